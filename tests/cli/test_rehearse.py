@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from exotrio.cli.dev.announcer import FirstRun
-from exotrio.cli.rehearsal import lane
+from exotrio.cli.rehearsal import lane, session
 from exotrio.cli.rehearsal.session import Session
 from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
 from exotrio.client import RunStatus
@@ -149,7 +149,10 @@ def test_a_lock_that_outlives_a_killed_process_is_found_and_the_trial_can_be_mad
     assert f"rehearse locked.py --seed {SEED} --only 3" in again.out
 
 
-def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(bare: Cli) -> None:
+def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(
+    bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LANES", 1)  # so that the old code runs again after the new code
     bare.write("old.py", STEPS)
     bare.write("new.py", STEPS.replace("old", "new"))
     arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "3", "--seed", SEED]
@@ -256,7 +259,7 @@ def test_a_node_that_hangs_breaks_its_own_run_and_not_the_next_one(
 
 def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    session = Session(
+    rehearsal = Session(
         target="none.py",
         successor=None,
         first_run=FirstRun(None, {}, {}),
@@ -270,10 +273,10 @@ def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pyt
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(session.main)
+            nursery.start_soon(rehearsal.main)
             await trio.testing.wait_all_tasks_blocked()
             assert os.listdir(tmp_path)
-            session.exiting()
+            rehearsal.exiting()
             assert os.listdir(tmp_path) == []
             nursery.cancel_scope.cancel()
 
