@@ -58,7 +58,7 @@ WORDS = block(GUIDE, "class Split(")
 WORDS_RUN = block(GUIDE, 'run words.py -i text="one three"')
 WORDS_PRINTS = block(GUIDE, "length: 5\n")
 PRICE = block(GUIDE, "class Price(")
-EXPLORE = block(GUIDE, "await explore(")
+EXPLORE = block(GUIDE, "await explore(graph")
 
 # Blocks that tests in other files run, or compare with the files that they describe.
 OTHERS = {
@@ -326,6 +326,14 @@ def test_the_breaking_change_of_the_words_is_found_as_printed(tmp_path: Path) ->
     code, printed = shell(command, tmp_path)
     assert code == 1, printed
     assert block(GUIDE, "breaking changes:").code in printed
+
+
+async def test_the_update_of_the_words_is_explored(
+    words: dict[str, Any], monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setitem(sys.modules, "old", sys.modules["words"])
+    names = execute(block(GUIDE, "import old"))
+    await names["test_runs_in_progress_survive_the_update"](autojump_clock)
 
 
 def test_the_words_are_run_on_several_machines(tmp_path: Path) -> None:

@@ -13,27 +13,35 @@
     async def test_a_crash_charges_no_card_twice(autojump_clock):
         await explore(graph, [Charge], setup=fresh_bank, check=charged_once)
 
-==============  ==================================================================================
-``_nodes``      ``run_node``
-``_graphs``     ``run_graph``, and the result of a run
-``_explore``    ``explore``: makes a run for each point, and reports those that broke the check
-``_points``     faults, and where they strike
-``_case``       one run with a fault: the state manager, the runtimes, their connections
-``_visits``     executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
-``_asyncio``    the asyncio loop of a runtime in ``explore``, which a Trio task runs
-==============  ==================================================================================
+================  ================================================================================
+``_nodes``        ``run_node``
+``_graphs``       ``run_graph``, and the result of a run
+``_explore``      ``explore``: finds the points, and has a run made for each
+``_exploration``  its result: the runs that broke the check
+``_runs``         makes one run after the other under the same conditions, and checks each
+``_comparison``   whether a run ended like another one
+``_breaking``     what new code breaks in runs that old code began
+``_points``       faults, and where they strike
+``_case``         one run with a fault: the state manager, the runtimes, their connections
+``_visits``       executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
+``_asyncio``      the asyncio loop of a runtime in ``explore``, which a Trio task runs
+================  ================================================================================
 """
 
 from __future__ import annotations
 
 from exotrio._nodes.outcome import Errored, Executed, HandedOver, Outcome, Pruned, Requeued
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.testing._explore import CheckFailed, Exploration, Failure, explore
+from exotrio.testing._breaking import BreakingChange
+from exotrio.testing._comparison import Version
+from exotrio.testing._exploration import CheckFailed, Exploration, Failure
+from exotrio.testing._explore import explore
 from exotrio.testing._graphs import GraphRun, TestedState, run_graph
 from exotrio.testing._nodes import run_node
 from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point
 
 __all__ = [
+    "BreakingChange",
     "CheckFailed",
     "CrashRun",
     "Errored",
@@ -52,6 +60,7 @@ __all__ = [
     "RunStatus",
     "StateStatus",
     "TestedState",
+    "Version",
     "explore",
     "run_graph",
     "run_node",

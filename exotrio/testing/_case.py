@@ -43,11 +43,16 @@ MAX_SUSPENDED = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """The settings that all cases of an exploration share."""
+    """The settings that all cases of an exploration share.
+
+    Attributes:
+        successor: The node classes of the runtime that takes over.
+    """
 
     graph: Graph
     namespace: str
     nodes: Sequence[type[BaseNode]]
+    successor: Sequence[type[BaseNode]]
     inputs: Values | None
     store: Mapping[str, object] | None
 
@@ -99,6 +104,11 @@ class Wire(httpx.AsyncBaseTransport):
 class Process:
     """A runtime with all its tasks, as a separate process.
 
+    Args:
+        number: From 1.
+        nodes: Its node classes.
+        has_asyncio: Whether some of them run on asyncio.
+
     Attributes:
         killed: It never continues.
         resumed: It is not suspended.
@@ -107,17 +117,23 @@ class Process:
     """
 
     def __init__(
-        self, name: str, case: Case, server: httpx.AsyncBaseTransport, nursery: trio.Nursery
+        self,
+        number: int,
+        namespace: str,
+        nodes: Sequence[type[BaseNode]],
+        server: httpx.AsyncBaseTransport,
+        nursery: trio.Nursery,
+        has_asyncio: bool,
     ) -> None:
         self.wire = Wire(server, nursery)
-        self.runtime = Runtime(case.scenario.namespace, name, case.nodes, key=KEY, transport=self.wire)
+        self.runtime = Runtime(namespace, f"runtime {number}", nodes, key=KEY, transport=self.wire)
         self.hold = Hold()
         self.killed = False
         self.resumed = trio.Event()
         self.resumed.set()
         self.ended = trio.Event()
         self._scope = trio.CancelScope()
-        self._has_asyncio = any(runs_in_of(node) == "asyncio" for node in case.scenario.nodes)
+        self._has_asyncio = has_asyncio
         self.asyncio: TrioHostedLoop
 
     async def run(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
@@ -159,7 +175,6 @@ class Case:
 
     def __init__(self, scenario: Scenario, point: Point | None) -> None:
         self.scenario = scenario
-        self.nodes: list[type[BaseNode]] = [observed(node, self) for node in scenario.nodes]
         self.records = point is None
         self.places: list[Place] = []
         self.reads_stopping: set[str] = set()
@@ -223,8 +238,15 @@ class Case:
 
     async def _start(self, *, task_status: trio.TaskStatus[Runtime] = trio.TASK_STATUS_IGNORED) -> None:
         """Run another runtime until it ends."""
-        name = f"runtime {len(self._processes) + 1}"
-        process = Process(name, self, self._server, self._nursery)
+        nodes = self.scenario.successor if self._processes else self.scenario.nodes
+        process = Process(
+            len(self._processes) + 1,
+            self.scenario.namespace,
+            [observed(node, self) for node in nodes],
+            self._server,
+            self._nursery,
+            has_asyncio=any(runs_in_of(node) == "asyncio" for node in nodes),
+        )
         self._processes.append(process)
         async with trio.open_nursery() as nursery:
             with self._tracker.starting(process, process.hold):

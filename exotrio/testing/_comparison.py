@@ -30,6 +30,11 @@ class Version(StrEnum):
     MIXED = "mixed"
     """Each output is one that the old code or the new one makes."""
 
+    @property
+    def outputs(self) -> str:
+        """Of what it has outputs, as in "outputs of the old code"."""
+        return "both" if self is Version.MIXED else f"{self} code"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:

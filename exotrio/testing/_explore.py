@@ -2,110 +2,43 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
-import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.testing import MockClock
 
 from exotrio._fields.models import Values
 from exotrio._nodes.base import BaseNode
-from exotrio._nodes.checks import node_problems
-from exotrio._util.words import listed, plural, shortened
-from exotrio.errors import ConfigurationError
+from exotrio._nodes.checks import models_of, node_problems
+from exotrio._util.words import plural
+from exotrio.errors import ConfigurationError, GraphInvalid, RequestRefused
 from exotrio.graph import Graph
+from exotrio.testing._breaking import breaking_changes
+from exotrio.testing._comparison import Ending, Fields, Usual, Version, differing_fields
+from exotrio.testing._exploration import MAX_SHOWN, Exploration, Failure, fail, first_line, more_often
 from exotrio.testing._graphs import namespace_of
 from exotrio.testing._points import FAULTS, CrashRun, Fault, Moment, Place, Point
+from exotrio.testing._runs import MadeRun, Runs, begin_second, ending_of
 
 if TYPE_CHECKING:
-    from exotrio.testing._case import Case, Scenario
+    from exotrio.testing._case import Case
 
 T = TypeVar("T")
-
-MAX_SHOWN = 10
-"""Failures in a message."""
-MAX_LINE = 200
-"""Characters of the error of one of them."""
-FIRST_SECOND = 2**20
-"""Where Trio's clock is when the first run begins, 12 days. Sums of times are rounded alike from here to
-twice that, and finely enough for the timers of asyncio: what is due at the same moment in one run is so in
-all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A case that broke the check.
-
-    Attributes:
-        point: The fault; None for the run without any.
-        error: The error of ``check``; ``trio.TooSlowError`` if the run did not end, or a node that was
-            cancelled.
-        what: Its first line at that time.
-        more_often: Nodes that were begun more often than without the fault, in words: ``charge ran twice``.
-    """
-
-    point: Point | None
-    error: BaseException
-    what: str
-    more_often: str = ""
-
-    def __str__(self) -> str:
-        if self.point is None:
-            return f"without any fault: {self.what}"
-        begun = f" ({self.more_often})" if self.more_often else ""
-        return f"{self.point.number}: {self.point}{begun}: {self.what}"
-
-
-@dataclass(frozen=True, slots=True)
-class Exploration:
-    """The result of an exploration.
-
-    Attributes:
-        points: All points, in order.
-        failures: The cases that broke the check.
-        tried: Points at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
-        missed: Points that a run with the fault did not reach: the nodes do not do the same each time.
-        without_awaits: Identifiers of nodes that ran without an await, such as a plain ``def``: no fault
-            strikes within them.
-    """
-
-    points: tuple[Point, ...]
-    failures: tuple[Failure, ...] = ()
-    tried: tuple[Point, ...] = ()
-    missed: tuple[Point, ...] = ()
-    without_awaits: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        missed = f"; {plural(len(self.missed), 'run')} did not reach its point" if self.missed else ""
-        if self.without_awaits:
-            missed += f"; nothing struck within {listed(self.without_awaits)}, without an await"
-        return f"tried {len(self.tried)} of {plural(len(self.points), 'point')}{missed}"
-
-
-class CheckFailed(AssertionError):
-    """A property does not hold under some fault; the message names each.
-
-    Attributes:
-        exploration: The points that were tried, and the failures.
-    """
-
-    def __init__(self, what: str, exploration: Exploration) -> None:
-        super().__init__(what)
-        self.exploration = exploration
 
 
 async def explore(
     graph: Graph,
     nodes: Sequence[type[BaseNode]],
     *,
-    check: Callable[[CrashRun[T]], object],
+    successor: Sequence[type[BaseNode]] | None = None,
+    successor_graph: Graph | None = None,
+    check: Callable[[CrashRun[T]], object] | None = None,
     setup: Callable[[], T] | None = None,
     inputs: Values | None = None,
     store: Mapping[str, object] | None = None,
@@ -119,6 +52,7 @@ async def explore(
     """Run a graph once to find the points where a fault can strike; then once for each, with that fault.
 
     After each run ``check`` tests a property that you promise: the card was charged once, no lock is left.
+    Without a ``check``, each run has to end like the one without a fault: with its status and its outputs.
     Every run has a state manager in memory and a real runtime, under virtual time, and a second runtime that
     takes over after the fault::
 
@@ -169,6 +103,11 @@ async def explore(
     ``trio.Path`` or ``asyncio.to_thread``, and sockets) has to be short: virtual time passes meanwhile,
     minutes in a second.
 
+    With a ``successor``, the runtime that takes over has other code, as in a deploy, and continues runs that
+    the old code began. Each run has to end like one of the old code or like one of the new code, or with
+    outputs of both. Fields of the new code that do not fit what such runs have are found by comparing the
+    classes, whether a fault strikes there or not: ``Exploration.changes``.
+
     All random numbers of ``random`` and the order in which Trio runs its tasks depend on ``seed`` alone, so
     that each point keeps its number. For the same reason each run begins at a whole second of Trio's clock,
     and the first one twelve days after the clock's begin: ``timeout`` limits it, not ``trio.fail_after``.
@@ -176,8 +115,12 @@ async def explore(
     Args:
         graph: The graph. All its nodes are in one namespace.
         nodes: The node classes it names.
+        successor: Those of the runtime that takes over: classes of the same names. Defaults to ``nodes``.
+        successor_graph: The graph as the new code has it, for an undisturbed run of it; the other runs keep
+            the graph that they began with. Defaults to ``graph``. If that does not fit the successor, outputs
+            are not compared.
         check: Called after each run with its result, while killed code is still held; plain or async. It
-            raises anything if the property is broken.
+            raises anything if the property is broken. Defaults to a comparison with the run without a fault.
         setup: Called before each run. It creates the objects on which nodes have effects. It is a plain def
             and returns the ``world`` of the result. Defaults to none: nodes have effects only in the run.
         inputs: As in ``run_graph``.
@@ -195,7 +138,8 @@ async def explore(
 
     Raises:
         CheckFailed: the check fails under some faults, each of which is named; or without a fault; or only in
-            a second run without a fault, since ``setup`` kept something of the first.
+            a second run without a fault, since ``setup`` kept something of the first. Or the successor breaks
+            all runs that the old code began.
         ConfigurationError: Trio's clock is not virtual, the nodes do not do the same each time, a node class
             cannot be used, or there is no point ``only``.
         trio.TooSlowError: the run without a fault did not end in time.
@@ -204,123 +148,126 @@ async def explore(
     Cancellation:
         Ends the run, as ``run_graph`` does. Killed code is cancelled, too.
     """
-    clock = _usable_clock(nodes)
+    clock = _usable_clock(nodes, successor or nodes)
     # Here, since it imports the state manager, which run_node does not need.
     from exotrio.testing._case import Scenario
 
-    scenario = Scenario(graph=graph, namespace=namespace_of(graph), nodes=nodes, inputs=inputs, store=store)
-    runs = _Runs(scenario=scenario, check=check, setup=setup, seed=seed, clock=clock)
-    _begin_second(clock)
+    scenario = Scenario(
+        graph=graph,
+        namespace=namespace_of(graph),
+        nodes=nodes,
+        successor=nodes if successor is None else successor,
+        inputs=inputs,
+        store=store,
+    )
+    runs = Runs(scenario=scenario, check=check, setup=setup, seed=seed, clock=clock)
+    begin_second(clock)
     begin = trio.current_time()
-    usual, failure = await runs.make(None, timeout)
+    usual = await runs.make(None, timeout)
     timeout += 2 * (trio.current_time() - begin)  # with a fault some of it is done twice
-    points = tuple(_points(usual, faults))
-    if failure is not None:
-        _fail("the check fails even without a fault", Exploration(points, (failure,)))
+    points = tuple(_points(usual.case, faults))
+    result = Exploration(points)
+    if usual.failure is not None:
+        fail("the check fails even without a fault", replace(result, failures=(usual.failure,)))
     chosen: Sequence[Point] = points
     if only is not None:
         if not 1 <= only <= len(points):
             raise ConfigurationError(f"there is no point {only}: they are numbered from 1 to {len(points)}")
         chosen = [points[only - 1]]
     else:
-        again, failure = await runs.make(None, timeout)
-        if failure is not None:
+        again = await runs.make(None, timeout)
+        if again.failure is not None:
             what = "the check holds without a fault, but not the second time: setup must make all fresh"
-            _fail(what, Exploration(points, (failure,)))
-        _check_same(usual.places, again.places)
+            fail(what, replace(result, failures=(again.failure,)))
+        _check_same(usual.case.places, again.case.places)
         if len(points) > max_points:
             drawn = random.Random(seed).sample(points, max_points)
             chosen = sorted(drawn, key=lambda point: point.number)
+    if successor is not None:
+        models = ({node.__name__: models_of(node) for node in code} for code in (nodes, successor))
+        result = replace(result, changes=tuple(breaking_changes(graph.nodes, *models)))
+        if any(not change.field for change in result.changes):
+            fail("runs would wait for a class that is missing", result)
+    if successor is not None or check is None:
+        usual_ending = await _usual(runs, usual, successor_graph or graph, timeout)
+        runs = replace(runs, usual=usual_ending)
+        result = replace(result, not_compared=usual_ending.unsteady)
 
     tried: list[Point] = []
     missed: list[Point] = []
     failures: list[Failure] = []
+    versions = Counter[Version]()
     for point in chosen:
-        case, failure = await runs.make(point, timeout)
-        (tried if case.struck else missed).append(point)
-        if failure is not None:
-            failures.append(replace(failure, more_often=_more_often(usual.begun, case.begun)))
+        run = await runs.make(point, timeout)
+        (tried if run.case.struck else missed).append(point)
+        if run.failure is not None:
+            failures.append(replace(run.failure, more_often=more_often(usual.case.begun, run.case.begun)))
             if only is not None:
-                failure.error.add_note(f"explore: point {failures[0]}")
-                raise failure.error
+                run.failure.error.add_note(f"explore: point {failures[0]}")
+                raise run.failure.error
             if len(failures) >= max_failures:
                 break
-    awaiting = {place.node for place in usual.places if place.moment is Moment.AWAIT}
-    without = tuple(node for node in usual.begun if node not in awaiting)
-    result = Exploration(points, tuple(failures), tuple(tried), tuple(missed), without)
+        elif successor is not None and run.version is not None:
+            versions[run.version] += 1
+    awaiting = {place.node for place in usual.case.places if place.moment is Moment.AWAIT}
+    result = replace(
+        result,
+        failures=tuple(failures),
+        tried=tuple(tried),
+        missed=tuple(missed),
+        without_awaits=tuple(node for node in usual.case.begun if node not in awaiting),
+        versions=versions,
+    )
     if failures:
         what = f"{plural(len(failures), 'fault')} broke the check; {result}; replay one with only=NUMBER"
-        _fail(what, result)
+        fail(what, result)
+    if any(change.certain for change in result.changes):
+        fail(f"the successor breaks runs that the old code began; {result}", result)
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Runs(Generic[T]):
-    """Makes the runs of an exploration, and checks each."""
-
-    scenario: Scenario
-    check: Callable[[CrashRun[T]], object]
-    setup: Callable[[], T] | None
-    seed: int
-    clock: MockClock
-
-    async def make(self, point: Point | None, timeout: float) -> tuple[Case, Failure | None]:
-        """Make a run with a fault, or without; return how the check failed, if it did."""
-        from exotrio.testing._case import Case  # as above
-
-        case = Case(self.scenario, point)
-        _begin_second(self.clock)
-        with _reproducible(self.seed):
-            # Without a setup, T is the type of None.
-            world = cast("T", None) if self.setup is None else self.setup()
-            if inspect.iscoroutine(world):
-                world.close()
-                raise ConfigurationError(
-                    "setup is an async def, which explore does not await", fix="write a plain def"
-                )
-            slow = failure = None
-            try:
-                async with case.run(timeout) as run:
-                    result = CrashRun(run.status, run.states, run.places, world, point, dict(case.begun))
-                    failure = await self._failure(result)
-            except trio.TooSlowError as error:
-                slow = error
-            if case.endless is not None:
-                slow = trio.TooSlowError(case.endless)
-            if slow is not None and failure is None:
-                if point is None:
-                    raise slow
-                failure = Failure(point, slow, _first_line(slow))
-            return case, failure
-
-    async def _failure(self, run: CrashRun[T]) -> Failure | None:
-        try:
-            checking = self.check(run)
-            if inspect.isawaitable(checking):
-                await checking
-        except (trio.Cancelled, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # pytest.fail() raises no Exception
-            return Failure(run.point, error, _first_line(error))
-        return None
+async def _usual(runs: Runs[T], made: MadeRun, new_graph: Graph, timeout: float) -> Usual:
+    """Return how runs end without a fault; ``made`` is one of them, ``new_graph`` that of the successor."""
+    assert made.run is not None
+    ending = ending_of(made.run)
+    unsteady = await _unsteady(runs, ending, timeout)
+    if runs.scenario.successor is runs.scenario.nodes:
+        return Usual(ending=ending, unsteady=unsteady)
+    scenario = replace(runs.scenario, graph=new_graph, nodes=runs.scenario.successor)
+    new = replace(runs, scenario=scenario)
+    try:
+        later = await new.make(None, timeout)
+    except (GraphInvalid, RequestRefused):  # it can only continue runs that the old code began
+        return Usual(ending=ending, unsteady=Fields((node, "") for node in ending.outputs))
+    assert later.run is not None
+    successor, failure = ending_of(later.run), later.failure
+    if failure is None and successor.status is not ending.status:
+        error = AssertionError(f"the run ended as {successor.status.value}: {successor.error}")
+        failure = Failure(None, error, first_line(error))
+    if failure is not None:
+        fail("the check fails with the successor even without a fault", Exploration((), (failure,)))
+    unsteady |= await _unsteady(new, successor, timeout)
+    return Usual(ending=ending, successor=successor, unsteady=unsteady)
 
 
-def _usable_clock(nodes: Sequence[type[BaseNode]]) -> MockClock:
+async def _unsteady(runs: Runs[T], ending: Ending, timeout: float) -> Fields:
+    """Return which fields differ in a run with other random numbers."""
+    other = await replace(runs, seed=runs.seed + 1, check=None).make(None, timeout)
+    assert other.run is not None
+    return differing_fields(ending, ending_of(other.run))
+
+
+def _usable_clock(*codes: Sequence[type[BaseNode]]) -> MockClock:
     clock = trio.lowlevel.current_clock()
     if not isinstance(clock, MockClock) or clock.autojump_threshold == math.inf:
         raise ConfigurationError(
             "explore waits for leases to expire, for hours of real time",
             fix="run it under virtual time: with autojump_clock of pytest-trio",
         )
-    if problems := node_problems(nodes):
-        raise ConfigurationError("the classes cannot be used as nodes", problems)
+    for nodes in codes:
+        if problems := node_problems(nodes):
+            raise ConfigurationError("the classes cannot be used as nodes", problems)
     return clock
-
-
-def _begin_second(clock: MockClock) -> None:
-    """Advance the clock to a whole second at which a run may begin."""
-    now = clock.current_time()
-    clock.jump(max(math.ceil(now), FIRST_SECOND) - now)
 
 
 def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
@@ -344,40 +291,3 @@ def _check_same(first: Sequence[Place], second: Sequence[Place]) -> None:
                 f"the nodes do not do the same each time: first came {once}, the second time {again}",
                 fix="let setup create everything again, and nothing depend on the time, or on os.urandom",
             )
-
-
-def _more_often(usual: Mapping[str, int], now: Mapping[str, int]) -> str:
-    """Return which nodes ran more often than usual: ``charge ran twice``."""
-    more = {node: times for node, times in now.items() if times > usual.get(node, 0)}
-    words = {1: "once", 2: "twice"}
-    return ", ".join(f"{node} ran {words.get(times, f'{times} times')}" for node, times in more.items())
-
-
-def _fail(what: str, result: Exploration) -> NoReturn:
-    """Raise CheckFailed, with the first failure as its cause."""
-    shown = [f"\n  {failure}" for failure in result.failures[:MAX_SHOWN]]
-    raise CheckFailed("".join([f"{what}:", *shown]), result) from result.failures[0].error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [type(error).__name__, *filter(None, map(str.strip, str(error).splitlines()))]
-    return shortened(": ".join(lines[:2]), MAX_LINE)
-
-
-@contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
-    """Let random numbers, and the order in which Trio runs its tasks, depend on ``seed`` alone.
-
-    pytest-trio does the same for Hypothesis: Trio has no public way to set the order of tasks.
-    """
-    scheduler: Any = sys.modules["trio._core._run"]
-    before = random.getstate(), scheduler._r.getstate(), scheduler._ALLOW_DETERMINISTIC_SCHEDULING
-    random.seed(seed)
-    scheduler._r.seed(seed)
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        scheduler._r.setstate(before[1])
-        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[2]

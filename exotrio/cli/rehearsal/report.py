@@ -14,8 +14,6 @@ from exotrio.cli.terminal.output import table
 from exotrio.testing._breaking import BreakingChange
 from exotrio.testing._comparison import Usual, Version, shown_fields
 
-_OUTPUTS_OF = {Version.OLD: "old code", Version.NEW: "new code", Version.MIXED: "both"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -81,7 +79,7 @@ class Report:
         if self.usual.changed:
             yield f"outputs that the new code changes: {shown_fields(self.usual.changed)}"
             versions = Counter(trial.version for trial in self.trials)
-            counts = [f"{versions[version]} {shown}" for version, shown in _OUTPUTS_OF.items()]
+            counts = [f"{versions[version]} {version.outputs}" for version in Version]
             yield f"runs that ended with outputs of the {listed(counts)}"
         if self.changes:
             yield "breaking changes:"
