@@ -29,7 +29,7 @@ from exotrio._link.port import (
     Settlement,
 )
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
-from exotrio._nodes.outcome import CheckpointText, Outcome, Released, Report
+from exotrio._nodes.outcome import CheckpointText, HandedOver, Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
@@ -316,7 +316,7 @@ class NativeLink:
 
     async def _release(self, items: Mapping[int, tuple[Claim, Released]]) -> dict[int, Settlement]:
         encoded = [
-            BatchItem(index, claim.state_id, encode(_held(claim) | ended_fields(released)))
+            BatchItem(index, claim.state_id, encode(_held(claim) | _released_fields(released)))
             for index, (claim, released) in items.items()
         ]
         return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
@@ -340,6 +340,11 @@ def _encoded(claim: Claim, outcome: Outcome) -> bytes:
     name, fields = name_and_fields(outcome)
     fields |= added_fields(outcome)
     return encode({**_held(claim), "outcome": name, **fields})
+
+
+def _released_fields(released: Released) -> dict[str, Any]:
+    fields = ended_fields(released)
+    return fields | {"handed_over": True} if isinstance(released, HandedOver) else fields
 
 
 def _held(claim: Claim) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.importing import target_of
 from exotrio._nodes.outcome import Report
 from exotrio._nodes.progress import Progress
+from exotrio._runtime import heartbeat
 from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, run_node
@@ -234,6 +235,70 @@ async def test_progress_is_sent_from_time_to_time_and_the_last_one_always() -> N
         await eventually(lambda: _progress(execution, "step 10000"), within=20)
         execution.drain(math.inf)
     assert len(reports) < 200
+
+
+async def test_checkpoints_pass_between_the_processes_in_both_directions() -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Keeps")
+    for first in (0, 10):
+        async with running(server, nodes.Keeps, grace=30, within=30) as rt:
+
+            async def is_waiting() -> None:
+                assert [str(run.progress) for run in rt.vitals.running] == ["inf"]
+
+            await eventually(is_waiting)
+            stored = server.states[state_id].checkpoint
+            assert stored is not None, "the node waited for it"
+            assert stored["value"] == f'{{"step":"{first + 1}"}}'
+        stored = server.states[state_id].checkpoint
+        assert stored == {"number": 3 if first == 0 else 6, "value": f'{{"step":"{first + 10}"}}'}
+        assert rt.summary.handed_over == 1
+
+
+async def test_a_coroutine_in_a_process_waits_for_its_checkpoint() -> None:
+    server = NativeServer()
+    server.add("KeepsOnLoop")
+    async with running(server, nodes.KeepsOnLoop, within=30):
+        await server.until(EXECUTED=1)
+    assert any(item.get("checkpoint") for call in server.routes("heartbeat") for item in call.body["states"])
+
+
+async def test_the_time_that_is_left_is_known_in_a_process() -> None:
+    execution = execution_of("KeepsOnLoop")
+    async with bench(nodes.KeepsOnLoop) as there:
+        assert await there.run("KeepsOnLoop", execution) == Executed([])
+    assert execution.progress.last is not None
+    assert 55 < float(execution.progress.last.text) <= 60
+    execution = execution_of("Keeps")
+    async with bench(nodes.Keeps) as there, trio.open_nursery() as nursery:
+        nursery.start_soon(there.run, "Keeps", execution)
+        await eventually(lambda: _progress(execution, "inf"), within=20)
+        execution.drain(trio.current_time() + 8)
+    assert execution.progress.last is not None
+    assert 5 < float(execution.progress.last.text) <= 8
+
+
+async def test_a_process_that_is_killed_leaves_its_newest_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat, "CHECKPOINT_INTERVAL", 0.2)
+    server = NativeServer()
+    (state_id,) = server.add("KeepsOn")
+    async with running(server, nodes.KeepsOn, grace=0, within=30) as rt:
+        await server.until(QUEUED=1)
+
+        async def has_some() -> None:
+            assert any(item.get("checkpoint") for item in server.routes("heartbeat")[-1].body["states"])
+
+        await eventually(has_some, within=20)
+        stored = server.states[state_id].checkpoint
+        assert stored is not None
+        last = stored["number"]
+        await trio.sleep(2 * process_worker.NEWS_INTERVAL)
+    stored = server.states[state_id].checkpoint
+    assert rt.summary.cancelled == 1
+    assert stored is not None
+    assert stored["number"] > last, "the release has a newer one than the heartbeats"
 
 
 def test_a_signal_handler_of_a_node_reports_progress_while_the_last_one_is_sent(

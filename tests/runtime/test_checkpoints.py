@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, CheckpointNotSaved, HandOver, PruneSignal, ReQueueAfterSignal
+from exotrio._shared import deadlines
 from tests.support.doubles import Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
 
@@ -298,6 +299,8 @@ async def test_a_node_hands_over_and_its_runtime_does_not_take_it_again_while_it
     assert trio.current_time() < at + 1, "a drain that waits for nothing is over at once"
     assert (rt.summary.handed_over, rt.summary.cancelled, rt.summary.exit_code) == (1, 0, 0)
     assert "handed over 1" in str(rt.summary)
+    (released,) = server.routes("release")[-1].body["states"]
+    assert released["handed_over"] is True
     state = server.states[state_id]
     assert (state.status, state.deliveries, state.checkpoint) == (
         "CREATED",
@@ -364,19 +367,25 @@ async def test_an_older_execution_does_not_replace_what_another_runtime_stored(
     assert sent(server, "release") == []
 
 
-async def test_an_outcome_in_the_outbox_has_its_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
-    autojump_clock.autojump_threshold = math.inf
-    autojump_clock.rate = 1
+async def test_an_outcome_in_the_outbox_has_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks(Steps):
+        async def execute(self) -> None:
+            self.checkpoint = self.Checkpoint(step=1)
+            raise ValueError
+
+    monkeypatch.setattr(deadlines, "FLUSH", 0.1)
     server = NativeServer()
-    (state_id,) = server.add("Steps", steps="1", end="fails")
+    (state_id,) = server.add("Breaks", steps="1")
     outbox = tmp_path / "out.db"
     server.before = Fails(("outcomes",), lambda: reply(503))
-    async with running(server, Steps, outbox=outbox, grace=0, within=30) as rt:
+    async with running(server, Breaks, outbox=outbox, grace=0, within=30) as rt:
         await server.until(lambda: server.routes("outcomes"))
     assert rt.summary.kept == 1
     server.before = None
     server.calls.clear()
-    async with running(server, Steps, outbox=outbox, within=30):
+    async with running(server, Breaks, outbox=outbox, within=30):
         await server.until(ERRORED=1)
     assert sent(server, "outcomes") == [(1, text(1))]
     assert server.states[state_id].checkpoint == {"number": 1, "value": text(1)}

@@ -1,4 +1,4 @@
-"""Leases between real processes: workers that block, freeze and die, and a state manager that does."""
+"""Leases and checkpoints between real processes: workers that block, freeze and die, and a state manager that does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TTL = "1"
 APP = """
 import os, sys, time
 import trio
-from exotrio import BaseNode, Runtime
+from exotrio import BaseNode, HandOver, Runtime
 from pydantic import BaseModel
 
 NAME = os.environ["WORKER"]
@@ -59,6 +59,20 @@ class Blocks(Says):
     async def work(self):
         time.sleep(2.5)
 
+class Counts(Says):
+    class Checkpoint(BaseModel):
+        step: int = 0
+
+    async def work(self):
+        note(f"from {self.checkpoint.step}", self)
+        if NAME != "b":
+            await self.save_checkpoint(self.Checkpoint(step=self.checkpoint.step + 1))
+            self.checkpoint = self.Checkpoint(step=7)
+            note("saved", self)
+            while not self.stopping:
+                await trio.sleep(0.01)
+            raise HandOver
+
 class FillsTheLog(Says):
     async def work(self):
         if NAME == "unread":
@@ -68,7 +82,7 @@ class FillsTheLog(Says):
 runtime = Runtime(
     namespace=os.environ["NAMESPACE"],
     name=NAME,
-    nodes=[Waits, Stubborn, Blocks, FillsTheLog],
+    nodes=[Waits, Stubborn, Blocks, Counts, FillsTheLog],
     workers=2,
     batch_size=2,
     poll_interval=0.05,
@@ -209,6 +223,30 @@ async def test_states_of_a_killed_worker_run_elsewhere_after_the_lease(place: Pl
     place.worker("b")
     assert [await place.finished(run_id) for run_id in runs] == ["b"] * 4
     assert place.log.count("end Waits b") == 4
+
+
+async def test_a_worker_that_is_stopped_hands_over_its_work_with_its_state(place: Place) -> None:
+    first = place.worker("a")
+    run_id = await place.trigger("Counts")
+    await place.until(lambda: "saved Counts a" in place.log)
+    end = first.stop(code=0)
+    assert "handed over 1" in end.err
+    place.worker("b")
+    assert await place.finished(run_id) == "b"
+    assert "from 7 Counts b" in place.log
+    (state,) = (await place.manager.run(run_id)).nodes
+    events = (await place.manager.history(state.id)).events
+    assert [each.kind for each in events if "over" in each.kind] == ["handed over"]
+
+
+async def test_after_a_kill_the_work_continues_from_what_was_saved(place: Place) -> None:
+    first = place.worker("a")
+    run_id = await place.trigger("Counts")
+    await place.until(lambda: "saved Counts a" in place.log)
+    first.kill()
+    place.worker("b")
+    assert await place.finished(run_id) == "b"
+    assert {"from 1 Counts b", "from 7 Counts b"} & {*place.log}, place.log
 
 
 async def test_nodes_outlive_a_state_manager_that_is_away_for_longer_than_their_leases(

@@ -27,7 +27,7 @@ import trio
 import trio.lowlevel
 from pydantic import BaseModel
 
-from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal
+from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal
 from exotrio._execution import output
 
 log = logging.getLogger("tests.process_nodes")
@@ -265,6 +265,41 @@ class Drains(InProcess):
         while not self.stopping:
             time.sleep(0.002)
         return self.Outputs(text=self.stopping)
+
+
+class Keeps(InProcess):
+    """Saves a checkpoint, sets another one, and hands over with a third once the runtime stops."""
+
+    class Checkpoint(BaseModel):
+        step: int = 0
+
+    def execute(self) -> Any:
+        step = self.checkpoint.step
+        self.save_checkpoint_sync(self.Checkpoint(step=step + 1))
+        self.checkpoint = self.Checkpoint(step=step + 2)
+        self.progress(None, f"{self.seconds_left:.2f}")
+        while not self.stopping:
+            time.sleep(0.002)
+        self.progress(None, f"{self.seconds_left:.2f}")
+        self.checkpoint = self.Checkpoint(step=step + 10)
+        raise HandOver
+
+
+class KeepsOnLoop(Keeps):
+    timeout = 60
+
+    async def execute(self) -> Any:
+        await self.save_checkpoint(self.Checkpoint(step=1))
+        self.progress(None, f"{self.seconds_left:.2f}")
+
+
+class KeepsOn(Keeps):
+    """Goes on, whatever the runtime does."""
+
+    def execute(self) -> Any:
+        while True:
+            self.checkpoint = self.Checkpoint(step=self.checkpoint.step + 1)
+            time.sleep(0.001)
 
 
 class Reports(InProcess):
