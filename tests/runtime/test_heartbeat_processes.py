@@ -1,4 +1,4 @@
-"""Leases and checkpoints between real processes: workers that block, freeze and die, and a state manager that does."""
+"""Leases and checkpoints between real processes: workers and state managers that block, freeze and die."""
 
 from __future__ import annotations
 
