@@ -43,7 +43,7 @@ import trio
 
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import CheckpointText
+from exotrio._nodes.outcome import CheckpointText, Outcome
 from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
@@ -359,12 +359,15 @@ class HeartbeatSender:
 
 def _state(held: HeldClaim, claim: Claim, runs: bool, checkpoint: CheckpointText | None) -> HeartbeatState:
     last = held.progress if runs else None
-    buffered = held.buffered if runs else None
+    # As the outcome says it: this thread cannot read the clock by which the node ran.
+    outcome = held.report if isinstance(held.report, Outcome) else None
+    buffered = held.buffered if outcome is None else outcome.buffered
     return HeartbeatState(
         state_id=claim.state_id,
         token=claim.token or "",
         running=runs,
         buffered_ms=None if buffered is None else to_ms(buffered),
+        ran_ms=None if outcome is None else to_ms(outcome.ran or 0.0),
         progress=None if last is None else HeartbeatProgress(fraction=last.fraction, text=last.text),
         checkpoint=None
         if checkpoint is None

@@ -297,14 +297,16 @@ class HeartbeatProgress(Body):
 
 
 class HeartbeatState(HeldState):
-    """A held state in a heartbeat: a worker has it (``running``), or it waits for one.
+    """A held state in a heartbeat: a worker has it (``running``), or it waits for one, or its node has ended.
 
-    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began. ``checkpoint`` is stored if it
-    is newer than the stored one.
+    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began. So is ``ran_ms``, which is None
+    until the node has ended, and 0 if ``execute`` did not begin. ``checkpoint`` is stored if it is newer than
+    the stored one.
     """
 
     running: bool = False
     buffered_ms: TookMs = None
+    ran_ms: TookMs = None
     progress: HeartbeatProgress | None = None
     checkpoint: Checkpoint | None = None
 

@@ -194,6 +194,7 @@ class StateHistory(StateDetail, StateTimes):
         claimed_at, worker: The last claim, and the process that made it, if under a lease.
         begun_at: When ``execute`` began under that claim, if that was reported.
         holder: The process that holds it, if it is QUEUED.
+        stage: Then ``running``, ``buffered`` or ``reporting``, counted as in ``Overview``.
         paused_at: Since when its node is paused, if it waits for that.
         attempts: This state and all others that are attempts at the same work, oldest first.
         logs: Captured lines of its last execution that logged or printed something.
@@ -212,6 +213,7 @@ class StateHistory(StateDetail, StateTimes):
     finished_at: Moment | None
     worker: str | None
     holder: StateHolder | None
+    stage: str | None = None
     paused_at: Moment | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]

@@ -32,8 +32,8 @@ class RuntimeInfo(Body):
         live: Whether it sent a request within the last minute, and has not stopped.
         asked_to_drain: Whether a drain was requested that has not begun.
         workers: How many states it runs at once; 0 if unknown.
-        busy, buffered: States that it runs, and those that wait for a worker, counted as in ``Overview``.
-        reporting: States at its last heartbeat that had ended, and whose outcome was not yet accepted.
+        busy, buffered, reporting: States that it runs, those that wait for a worker, and those that have
+            ended, counted as in ``Overview``.
         holds: All states that it holds.
         heard_ago, polled_ago: Seconds since its last request, and since its last claim, if any.
         nodes: Names of the nodes that it claims states of.
@@ -145,6 +145,7 @@ class NodeLoad(Body):
             that a runtime claimed first count as running, as many as it has workers. Of states that were
             claimed through v0, all.
         buffered: States that runtimes claimed and have not begun.
+        reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
         ended, failed: Attempts of the last hour.
         unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
         waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
@@ -161,6 +162,7 @@ class NodeLoad(Body):
     oldest_due: Seconds = Field(alias="oldest_ms")
     running: int
     buffered: int = 0
+    reporting: int = 0
     ended: int
     failed: int
     unreported: int = 0
@@ -177,8 +179,8 @@ class Overview(Body):
 
     Fields:
         at: When, by the clock of the state manager.
-        running, buffered: States whose ``execute`` runs, and those that are claimed and have not begun, as
-            in ``NodeLoad``.
+        running, buffered, reporting: States whose ``execute`` runs, those that are claimed and have not
+            begun, and those that have ended and are not reported yet, as in ``NodeLoad``.
         waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
         throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
@@ -192,6 +194,7 @@ class Overview(Body):
     at: Moment
     running: int
     buffered: int = 0
+    reporting: int = 0
     waiting: int
     waiting_is_more: bool
     errored: int

@@ -175,7 +175,6 @@ class StateManager(StateCalls):
         """Return the runtimes of the namespace, and the clients that claim through v0. Needs our server.
 
         Those that sent a request in the last ten minutes are listed, and those that stopped in the last one.
-        ``busy`` and ``buffered`` are of the last heartbeat; ``holds`` is of the database.
         """
         return await self._calls.fetch_native(RuntimeList, "GET", ("workers",), "runtimes cannot be listed")
 

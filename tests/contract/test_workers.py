@@ -33,12 +33,16 @@ async def test_a_worker_is_listed_with_its_last_heartbeat_and_what_it_holds(api:
     assert (first.worker_id, first.phase, first.live, first.holds) == ("w", "starting", True, 1)
     assert first.nodes == [node_name("a")]
     assert first.polled_ago is not None
-    ok(await api.heartbeat("w", runtime="Greeter", phase="running", reporting=2, workers=1, shows_tasks=True))
+    ok(await api.heartbeat("w", runtime="Greeter", phase="running", workers=1, shows_tasks=True))
     (worker,) = (await workers(api)).workers
     assert (worker.runtime, worker.phase, worker.asked_to_drain) == ("Greeter", "running", False)
-    assert (worker.workers, worker.busy, worker.reporting, worker.shows_tasks) == (1, 1, 2, True)
+    assert (worker.workers, worker.busy, worker.reporting, worker.shows_tasks) == (1, 1, 0, True)
     assert (worker.holds, worker.buffered) == (1, 0)
     assert 0 <= worker.heard_ago <= first.heard_ago + 60
+    ended = item_for(state, running=False, buffered_ms=0, ran_ms=0)
+    ok(await api.heartbeat("w", runtime="Greeter", phase="running", workers=1, states=[ended]))
+    (worker,) = (await workers(api)).workers
+    assert (worker.busy, worker.reporting, worker.holds) == (0, 1, 1)
     ok(await api.release(states=[item_for(state)]))
     assert (await workers(api)).workers[0].holds == 0
     assert (await workers(api.elsewhere())).workers == []

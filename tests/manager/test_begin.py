@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from exotrio.manager import embedded
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
+from tests.contract.native import OK, A, claim, claim_one, executed_item, item_for, report
 from tests.support.doubles import NativeServer, running
 from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, place, virtual_ms
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
@@ -389,22 +390,26 @@ async def test_heartbeats_say_which_states_have_begun_and_when(engine: str) -> N
         await Flow.start(manager.remote, place("a"), runs=4)
         one, two, three, four = await claim(manager.remote, worker_id="w", announces=True)
 
-        async def counts() -> tuple[int, int]:
+        async def counts() -> tuple[int, int, int]:
             shown = Overview.model_validate(ok(await second.api.overview()))
-            assert shown.nodes[0].running == shown.running
-            assert shown.nodes[0].buffered == shown.buffered
-            return shown.running, shown.buffered
+            (node,), (runtime,) = shown.nodes, shown.runtimes
+            counted = shown.running, shown.buffered, shown.reporting
+            assert (node.running, node.buffered, node.reporting) == counted
+            assert (runtime.busy, runtime.buffered, runtime.reporting) == counted
+            assert runtime.holds == sum(counted)
+            return counted
 
-        assert await counts() == (0, 4), "the runtime has not said how many workers it has"
+        assert await counts() == (0, 4, 0), "the runtime has not said how many workers it has"
         ok(await manager.remote.heartbeat("w", workers=2))
-        assert await counts() == (2, 2)
+        assert await counts() == (2, 2, 0)
         three = item_for(three, running=True, buffered_ms=0)
         beats = [item_for(one), item_for(two), three, three, item_for(four, running=True)]
         ok(await manager.remote.heartbeat("w", workers=2, states=beats))
-        assert await counts() == (2, 2), "those that have begun, and not those that were claimed first"
+        assert await counts() == (2, 2, 0), "those that have begun, and not those that were claimed first"
         begun = await history_of(second.api, three)
         assert begun.begun_at == begun.claimed_at
-        assert (begun.buffered, begun.ran is not None) == (0, True)
+        assert (begun.buffered, begun.ran is not None, begun.stage) == (0, True, "running")
+        assert (await history_of(second.api, two)).stage == "buffered"
         held = await history_of(second.api, four)
         assert (held.begun_at, held.ran) == (None, None), "a worker has it, and execute has not begun"
         ok(
@@ -417,7 +422,48 @@ async def test_heartbeats_say_which_states_have_begun_and_when(engine: str) -> N
         (again,) = await claim(manager.remote, worker_id="w", announces=True)
         assert again["state_id"] == four["state_id"]
         assert (await history_of(second.api, again)).begun_at is None
-        assert await counts() == (2, 2)
+        assert await counts() == (2, 2, 0)
+        beats = [three | {"running": False, "ran_ms": 0}, item_for(again, running=False, ran_ms=0)]
+        ok(await manager.remote.heartbeat("w", workers=2, states=beats))
+        assert await counts() == (2, 0, 2), "also of a state whose node ended before execute"
+        ended = await history_of(second.api, three)
+        assert (ended.status, ended.stage, ended.ran) == ("QUEUED", "reporting", 0)
+        ok(await manager.remote.release(states=[item_for(again)]))
+        (again,) = await claim(manager.remote, worker_id="w", announces=True)
+        assert (await history_of(second.api, again)).stage == "buffered"
+        assert await report(manager.remote, {**three, "outcome": "executed", "outputs": [OK]}) == ["ok"]
+        assert await counts() == (2, 1, 0)
+
+
+class Refusing(httpx.AsyncBaseTransport):
+    """Passes requests on, but no outcomes while ``refuses``."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.transport, self.refuses = transport, False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.refuses and request.url.path.endswith("/outcomes"):
+            return httpx.Response(503)
+        return await self.transport.handle_async_request(request)
+
+
+async def test_a_runtime_with_one_worker_is_never_shown_with_two_busy_ones(
+    autojump_clock: MockClock,
+) -> None:
+    async with embedded(":memory:", clock=virtual_ms) as transport:
+        refusing = Refusing(transport)
+        async with working(refusing) as work:
+            await trio.sleep(5)
+            refusing.refuses = True
+            await trio.sleep(20)
+            overview = await work.manager.overview()
+            assert (overview.running, overview.reporting) == (1, 2)
+            (runtime,) = overview.runtimes
+            assert (runtime.busy, runtime.reporting, runtime.workers) == (1, 2, 1)
+            assert rounded(*[state.ran for state in await work.states()])[:3] == (10.0, 10.0, 5.0)
+            refusing.refuses = False
+            run = await work.manager.wait(work.run_id, poll_interval=5)
+            assert (run.status, rounded(run.ran)) == ("SUCCESS", (8.6,))
 
 
 async def test_the_begin_that_an_older_state_manager_left_of_an_earlier_claim_does_not_count(
@@ -488,3 +534,16 @@ async def test_pages_show_which_claimed_states_run_and_which_are_buffered(clock:
         nodes = await site.browser.page("/ns/shop/nodes")
         assert '<td data-label="Running" class="num">1</td>' in nodes
         assert '<td data-label="Buffered" class="num">2</td>' in nodes
+
+        ended = item_for(held[0], running=False, buffered_ms=500, ran_ms=SECOND)
+        ok(await site.api.heartbeat("w", runtime="r", phase="running", workers=1, states=[ended]))
+        assert "b: 1 reporting, 1 running, 1 buffered" in text_of(await site.browser.page(run))
+        listed = await site.browser.fragments(f"{run}?status=reporting", "states")
+        assert listed.count('<tr data-key="') == 1
+        assert '<span class="chip c-reporting">reporting</span>' in listed
+        page = await site.browser.page(f"/ns/shop/states/{held[0]['state_id']}")
+        assert "waited 0 ms, buffered 500 ms, ran 1.0 s" in page
+        overview = text_of(await site.browser.page("/ns/shop"))
+        assert "and 1 buffered: claimed by a runtime, not begun; 1 reporting: ended, outcome not" in overview
+        runtimes = await site.browser.page("/ns/shop/runtimes")
+        assert re.findall('data-label="(?:Buffered|Reporting)" class="num">([0-9]+)<', runtimes) == ["1", "1"]

@@ -52,6 +52,11 @@ async def test_a_heartbeat_in_process_does_not_wait_for_states_that_another_tran
     held.other.execute("SELECT seq FROM states FOR UPDATE")
     assert await beat(held.manager.api, held.state, running=True) == "ok"
     held.other.rollback()
+    ended: dict[str, Any] = {"running": False, "buffered_ms": 0, "ran_ms": 5}
+    assert await beat(held.manager.api, held.state, **ended) == "ok"
+    held.other.execute("SELECT seq FROM states FOR UPDATE")
+    assert await beat(held.manager.api, held.state, **ended) == "ok", "it said that before"
+    held.other.rollback()
 
 
 async def test_a_heartbeat_in_process_does_not_mark_the_claim_of_another_runtime_as_running(

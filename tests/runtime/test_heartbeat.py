@@ -125,6 +125,8 @@ async def test_leases_are_renewed_until_the_last_outcome_is_delivered(autojump_c
         body = beats(server)[-1].body
         assert body["phase"] == "draining"
         assert [body[part] for part in ("busy", "buffered", "reporting")] == [0, 0, 1]
+        (ended,) = body["states"]
+        assert (ended["running"], ended["buffered_ms"], ended["ran_ms"]) == (False, 0, 1_000)
         server.before = None
     assert server.statuses() == {"EXECUTED": 1}
     assert rt.summary.exit_code == 0

@@ -51,8 +51,9 @@ def command() -> None:
 def ls(connection: Connection) -> None:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
-    Busy, free, buffered and reporting come from a runtime's last heartbeat; held is counted in the database
-    now, so it may differ from their sum. Stopped runtimes are listed for a minute, silent ones for ten.
+    Held = busy + buffered + reporting: busy workers run a state, buffered states wait for a worker, and those
+    that are reporting have ended, and their outcome is not accepted yet. Stopped runtimes are listed for a
+    minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
     reporting, holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).

@@ -262,7 +262,7 @@ def _times(state: StateDetail) -> list[str]:
     ]
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
     if state.waited is not None:
-        ended = state.finished_at is not None
+        ended = state.finished_at is not None or state.stage == "reporting"
         lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
     return lines
 
@@ -277,7 +277,8 @@ def _history(state: StateHistory) -> list[str]:
         lines.append(f"waits: node {state.node_name} is paused since {iso_time(state.paused_at)}")
     if state.holder:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
-        lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{ttl}")
+        stage = f", {state.stage}" if state.stage else ""
+        lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{stage}{ttl}")
     if state.deliveries:
         lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
     if len(state.attempts) > 1:

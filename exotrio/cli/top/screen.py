@@ -108,6 +108,7 @@ def _now(overview: Overview) -> Text:
     line = _figures(
         (f"{overview.running:,}", "running", "blue"),
         *([(f"{overview.buffered:,}", "buffered", "")] if overview.buffered else []),
+        *([(f"{overview.reporting:,}", "reporting", "")] if overview.reporting else []),
         (f"{overview.waiting:,}{more}", "waiting", ""),
         (f"{overview.errored:,}", "errored within 24 h", "red" if overview.errored else ""),
     )
@@ -237,7 +238,8 @@ def _is_stuck(node: NodeLoad) -> bool:
 def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
     # Not by counts: rows that keep moving cannot be read.
     stuck = _is_stuck(node)
-    return not stuck, not (node.waiting or node.buffered or node.running), not node.ended, node.name
+    has_work = node.waiting or node.buffered or node.running or node.reporting
+    return not stuck, not has_work, not node.ended, node.name
 
 
 def _node(node: NodeLoad) -> tuple[Text, ...]:

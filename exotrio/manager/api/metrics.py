@@ -42,7 +42,12 @@ GAUGES = (
     ),
     (
         "exotrio_manager_buffered_states",
-        "QUEUED states whose execute has not begun: they wait in the buffers of runtimes; the others run.",
+        "QUEUED states whose execute has not begun: they wait in the buffers of runtimes.",
+        ["namespace", "node"],
+    ),
+    (
+        "exotrio_manager_reporting_states",
+        "QUEUED states that have ended, and whose outcome is not accepted yet; the others run.",
         ["namespace", "node"],
     ),
     (
@@ -162,14 +167,15 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
-        states, buffered, eligible, oldest, paused, schedules = gauges
+        states, buffered, reporting, eligible, oldest, paused, schedules = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for each in self._backlog:
             node = [each.namespace, each.node]
             states.add_metric([*node, "CREATED"], each.waiting)
-            states.add_metric([*node, "QUEUED"], each.running + each.buffered)
+            states.add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
             buffered.add_metric(node, each.buffered)
+            reporting.add_metric(node, each.reporting)
             eligible.add_metric(node, each.eligible)
             oldest.add_metric(node, each.oldest)
             paused.add_metric(node, each.paused_at is not None)

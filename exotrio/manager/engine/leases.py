@@ -100,19 +100,19 @@ def renew(
         changing = [
             state["seq"]
             for beat, state in zip(beats, states, strict=True)
-            if state is not None and _is_written(beat, state)
+            if state is not None and _is_written(beat, state, tx.now_ms)
         ]
         if changing:
             # Read again: an outcome may have been recorded before the lock.
             known |= _reported(tx, namespace, changing, locked=True)
             states = [find_held(beat) for beat in beats]
     held = {state["seq"]: state for state in states if state is not None and _is_held(state)}
-    begun_at = {
-        state["seq"]: None if beat.buffered_ms is None else state["claimed_at"] + beat.buffered_ms
+    news = {
+        state["seq"]: said
         for beat, state in zip(beats, states, strict=True)
-        if state is not None and state["seq"] in held and _begins(beat, state)
+        if state is not None and state["seq"] in held and (said := _news(beat, state, tx.now_ms))
     }
-    _renew(tx, list(held.values()), begun_at, now + terms.lease_ttl_ms)
+    _renew(tx, list(held.values()), news, now + terms.lease_ttl_ms)
     stored = save_checkpoints(
         tx,
         [
@@ -143,13 +143,18 @@ def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: b
     return {
         state["seq"]: state
         for state in tx.execute(
-            "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at"
+            "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at,"
+            " ran_ms"
             f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
             " ORDER BY seq"
             f"{tx.for_update('states') if locked else ''}",
             (tx.items(seqs), namespace),
         )
     }
+
+
+Execution = tuple[int, int | None, int | None]
+"""``begun``, ``begun_at`` and ``ran_ms`` of a state that is, or was, executed."""
 
 
 def _is_held(state: Row) -> bool:
@@ -160,20 +165,27 @@ def _is_held(state: Row) -> bool:
     return state["status"] == QUEUED or (state["status"] == CREATED and state["lease_until"] is not None)
 
 
-def _is_written(beat: HeartbeatState, state: Row) -> bool:
-    """Whether a heartbeat changes a state: it has a deadline, or its node began, or has a checkpoint."""
+def _is_written(beat: HeartbeatState, state: Row, now_ms: int) -> bool:
+    """Whether a heartbeat changes a state: it has a deadline, or the heartbeat has news or a checkpoint."""
     is_leased = state["manager"] is None or state["status"] == CREATED
-    return _is_held(state) and (is_leased or _begins(beat, state) or beat.checkpoint is not None)
+    has_news = beat.checkpoint is not None or _news(beat, state, now_ms) is not None
+    return _is_held(state) and (is_leased or has_news)
 
 
-def _begins(beat: HeartbeatState, state: Row) -> bool:
-    """Whether a heartbeat is the first that says that a worker has the state, or that ``execute`` began."""
-    is_known = state["begun_at"] is not None and state["begun_at"] >= state["claimed_at"]
-    return beat.running and (not state["begun"] or (beat.buffered_ms is not None and not is_known))
+def _news(beat: HeartbeatState, state: Row, now_ms: int) -> Execution | None:
+    """Return what a heartbeat is the first to say: that a worker has the state, that ``execute`` began, or
+    that the node has ended. None if it says nothing new."""
+    if not beat.running and beat.ran_ms is None:
+        return None
+    begun_at, claimed_at = state["begun_at"], state["claimed_at"]
+    if begun_at is None or begun_at < claimed_at:
+        begun_at = None if beat.buffered_ms is None else min(claimed_at + beat.buffered_ms, now_ms)
+    said = (1, begun_at, beat.ran_ms)
+    return None if said == (state["begun"], state["begun_at"], state["ran_ms"]) else said
 
 
-def _renew(tx: Transaction, held: Sequence[Row], begun_at: Mapping[int, int | None], deadline: int) -> None:
-    """Renew leases; ``begun_at`` has the states that a worker has now, and when ``execute`` began, if so."""
+def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], deadline: int) -> None:
+    """Renew leases, and write the ``news`` of states."""
     leased = [state["seq"] for state in held if state["status"] == QUEUED and state["manager"] is None]
     if leased:
         tx.execute(
@@ -188,8 +200,8 @@ def _renew(tx: Transaction, held: Sequence[Row], begun_at: Mapping[int, int | No
             (deadline, tx.items([state["seq"] for state in lapsed])),
         )
         add_events(tx, "lease regained", lapsed)
-    rows = [(seq, QUEUED, 1, at and min(at, tx.now_ms)) for seq, at in sorted(begun_at.items())]
-    tx.update("states", ("seq", "status"), ("begun", "begun_at"), rows)
+    rows = [(seq, QUEUED, *said) for seq, said in sorted(news.items())]
+    tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
 
 
 def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:

@@ -25,11 +25,18 @@ MAX_HELD = 20_000
 """Maximum of states that are read."""
 
 
+_ENDED = "(ran_ms IS NOT NULL AND (begun_at IS NULL OR begun_at >= claimed_at))"
+"""Whether a heartbeat has said that the node of a state has ended. State managers of earlier versions leave
+the times of an earlier claim."""
+
+
 def _held(condition: str) -> str:
     return (
         "(SELECT states.seq, run, place, node_id, worker, claimed_at, nodes.namespace,"
-        " CASE WHEN worker IS NULL OR begun = 1 OR row_number() OVER (PARTITION BY nodes.namespace, worker"
-        " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots THEN 1 ELSE 0 END AS running"
+        f" CASE WHEN {_ENDED} THEN 'REPORTING' WHEN worker IS NULL OR begun = 1"
+        f" OR row_number() OVER (PARTITION BY nodes.namespace, worker, {_ENDED}"
+        " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots"
+        " THEN 'QUEUED' ELSE 'BUFFERED' END AS stage"
         " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
         " LEFT JOIN workers ON workers.namespace = nodes.namespace AND worker_id = worker"
         f" WHERE status = 'QUEUED' AND {condition}) AS held"
@@ -37,14 +44,15 @@ def _held(condition: str) -> str:
 
 
 HELD = _held("TRUE")
-"""The states that are claimed, as a table, and which of them are ``running``.
+"""The states that are claimed, as a table, and the ``stage`` of each.
 
-A heartbeat says which states its runtime has begun. Until the next one, those that it claimed first count as
-running, as many as it has workers: it begins them in this order. What was claimed through v0 counts as
-running, since no more is known of it.
+A heartbeat says which states its runtime has begun, and which have ended. Until the next one, those that it
+claimed first count as running, as many as it has workers: it begins them in this order. What was claimed
+through v0 counts as running, since no more is known of it.
 """
-BUFFERED = "BUFFERED"
-"""Stands for QUEUED, which is the status of both, where states that wait in buffers are counted apart."""
+BUFFERED, REPORTING = "BUFFERED", "REPORTING"
+"""Stages of states that are QUEUED and do not run: they wait in a buffer, or their node has ended and their
+outcome is not accepted yet. QUEUED itself, as a stage, is that of states that run."""
 HOUR, DAY = 60, 24 * 60
 """In minutes."""
 FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
@@ -60,7 +68,8 @@ class Backlog:
         eligible: Those of them that a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of those is due; 0 without any.
         running: Claimed ones that run; of those that were claimed through v0, all.
-        buffered: The other claimed ones, which wait in the buffers of runtimes.
+        buffered: Claimed ones that wait in the buffers of runtimes.
+        reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
         paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
 
@@ -71,19 +80,12 @@ class Backlog:
     oldest: float
     running: int
     buffered: int
+    reporting: int
     paused_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How many states run, and how many wait in buffers: of each node, by its number, and at each runtime, by
-    its id."""
-
-    running: Counter[int | str]
-    buffered: Counter[int | str]
-
-
-NOTHING_HELD = Held(Counter(), Counter())
+Held = Counter[tuple[str, int | str]]
+"""How many states are claimed: by stage, and by the number of their node, or by the id of their runtime."""
 
 
 def count_held(view: View, namespace: str | None = None) -> Held:
@@ -91,24 +93,25 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     where = Where()
     if namespace is not None:
         where.add("namespace = ?", namespace)
-    held = Held(Counter(), Counter())
-    for node_id, worker, running, number in view.execute(
-        f"SELECT node_id, worker, running, count(*) FROM {HELD} WHERE {where}"
-        " GROUP BY node_id, worker, running",
+    held = Held()
+    for node_id, worker, stage, number in view.execute(
+        f"SELECT node_id, worker, stage, count(*) FROM {HELD} WHERE {where} GROUP BY node_id, worker, stage",
         tuple(where.parameters),
     ):
-        counts = held.running if running else held.buffered
-        counts[node_id] += number
+        held[stage, node_id] += number
         if worker is not None:
-            counts[worker] += number
+            held[stage, worker] += number
     return held
 
 
-def buffered_among(view: View, statuses: Mapping[int, str]) -> set[int]:
-    """Return the numbers of those of these states that wait in buffers; ``statuses`` is by number."""
+def stages_among(view: View, statuses: Mapping[int, str]) -> dict[int, str]:
+    """Return ``BUFFERED`` and ``REPORTING`` of those of these states to which they apply.
+
+    ``statuses`` is by number, and so is what is returned.
+    """
     claimed = [seq for seq, status in statuses.items() if status == QUEUED]
     if not claimed:
-        return set()
+        return {}
     workers = [
         row["worker"]
         for row in view.execute(
@@ -118,18 +121,21 @@ def buffered_among(view: View, statuses: Mapping[int, str]) -> set[int]:
     ]
     # To number the states of all other runtimes, too, would take 100 ms if many are held.
     rows = view.execute(
-        f"SELECT seq FROM {_held(view.any_of('worker'))} WHERE {view.any_of('seq')} AND running = 0",
+        f"SELECT seq, stage FROM {_held(view.any_of('worker'))} WHERE {view.any_of('seq')}"
+        f" AND stage <> '{QUEUED}'",
         (view.items(workers), view.items(claimed)),
     )
-    return {row["seq"] for row in rows}
+    return {row["seq"]: row["stage"] for row in rows}
 
 
-def count_buffered(view: View, run: int) -> dict[int, int]:
-    """Return how many states of a run wait in buffers, by place."""
-    rows = view.execute(
-        f"SELECT place, count(*) AS number FROM {HELD} WHERE run = ? AND running = 0 GROUP BY place", (run,)
-    )
-    return {row["place"]: row["number"] for row in rows}
+def count_stages(view: View, run: int) -> dict[int, dict[str, int]]:
+    """Return how many states of a run are in which stage, by place."""
+    counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for place, stage, number in view.execute(
+        f"SELECT place, stage, count(*) FROM {HELD} WHERE run = ? GROUP BY place, stage", (run,)
+    ):
+        counts[place][stage] = number
+    return counts
 
 
 def backlog(
@@ -166,8 +172,9 @@ def backlog(
                 waiting=min(row["due"] + row["later"], MAX_COUNTED),
                 eligible=row["due"] if is_eligible else 0,
                 oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
-                running=held.running[row["id"]],
-                buffered=held.buffered[row["id"]],
+                running=held[QUEUED, row["id"]],
+                buffered=held[BUFFERED, row["id"]],
+                reporting=held[REPORTING, row["id"]],
                 paused_at=row["paused_at"],
             )
         )

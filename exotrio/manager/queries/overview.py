@@ -35,6 +35,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     return {
         "running": sum(each.running for each in backlogs),
         "buffered": sum(each.buffered for each in backlogs),
+        "reporting": sum(each.reporting for each in backlogs),
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
@@ -84,6 +85,7 @@ def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> 
         "oldest_ms": round(backlog.oldest * 1000),
         "running": backlog.running,
         "buffered": backlog.buffered,
+        "reporting": backlog.reporting,
         "ended": recent.ended,
         "failed": recent.failed,
         "unreported": recent.unreported,

@@ -12,7 +12,7 @@ from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
-from exotrio.manager.queries.load import BUFFERED, FAILED, count_buffered, paused_nodes
+from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.runs import run_size, summarize_run
 from exotrio.manager.rules.template import Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
@@ -64,13 +64,11 @@ def missing_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) ->
 
 
 def stages_of(view: View, run: int, counts: Mapping[int, dict[str, int]]) -> dict[int, dict[str, int]]:
-    """Return what ``counts_of`` returned, with states that wait in buffers as ``BUFFERED``."""
+    """Return what ``counts_of`` returned, with the stages of states that are claimed."""
     has_claimed = any(QUEUED in each for each in counts.values())
-    buffered = count_buffered(view, run) if has_claimed else {}
+    stages = count_stages(view, run) if has_claimed else {}
     return {
-        place: each | {QUEUED: each[QUEUED] - buffered[place], BUFFERED: buffered[place]}
-        if place in buffered
-        else each
+        place: each | {QUEUED: 0} | stages[place] if place in stages else each
         for place, each in counts.items()
     }
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from exotrio.manager.engine.states import ENDED, ERRORED
-from exotrio.manager.queries.load import FAILED, buffered_among
+from exotrio.manager.queries.load import FAILED, stages_among
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.run import counts_of, further_of
 from exotrio.manager.queries.runs import run_size
@@ -121,7 +121,7 @@ class Spans:
     def has_unreported(self) -> bool:
         """Whether one that ended, or that runs if they are few, has no begin, as through v0."""
         at = (span.at for span in self.spans if span.at.finished is not None or not self.many)
-        return any(each.claimed is not None and each.begun is None and not each.is_buffered for each in at)
+        return any(each.claimed is not None and each.begun is None and each.stage is None for each in at)
 
 
 class _Working:
@@ -162,9 +162,9 @@ def spans_of(view: View, run: Row) -> Spans:
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
         (run["id"], each, first, last),
     ).fetchall()
-    buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+    stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
     for row in rows:
-        at = times(row, buffered)
+        at = times(row, stages)
         latest = max(latest, at.finished or 0)
         spans.append(
             Span(

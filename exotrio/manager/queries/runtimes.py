@@ -11,8 +11,9 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
+from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import NOTHING_HELD, Held, count_held
+from exotrio.manager.queries.load import BUFFERED, REPORTING, Held, count_held
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -54,8 +55,7 @@ def runtimes_of(view: View, namespace: str, now: int, held: Held | None = None) 
         f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
         (namespace, *_remembered_since(now)),
     )
-    held = held or NOTHING_HELD
-    runtimes = [_runtime(row, now, held) for row in rows]
+    runtimes = [_runtime(row, now, held or Held()) for row in rows]
     return sorted(runtimes, key=lambda runtime: not runtime.live)
 
 
@@ -67,7 +67,7 @@ def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> Runtim
     )
     if row is None:
         raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
-    return _runtime(row, now, NOTHING_HELD)
+    return _runtime(row, now, Held())
 
 
 def _remembered_since(now: int) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         return None if at is None else max(0, now - at)
 
     beat, phase = row["beat"], row["phase"] or "starting"
-    busy, buffered = held.running[row["worker_id"]], held.buffered[row["worker_id"]]
+    busy, buffered, reporting = (held[stage, row["worker_id"]] for stage in (QUEUED, BUFFERED, REPORTING))
     heartbeat = HeartbeatRequest.model_validate_json(beat or to_json({"worker_id": row["worker_id"]}))
     return RuntimeRow(
         worker_id=row["worker_id"],
@@ -91,8 +91,8 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         workers=heartbeat.workers,
         busy=busy,
         buffered=buffered,
-        reporting=heartbeat.reporting,
-        holds=busy + buffered,
+        reporting=reporting,
+        holds=busy + buffered + reporting,
         heard_ms=max(0, now - row["seen_at"]),
         polled_ms=age(row["polled_at"]),
         nodes=from_json(row["nodes"]),

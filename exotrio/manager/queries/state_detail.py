@@ -15,7 +15,7 @@ from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import CREATED, PRUNED, QUEUED, RETRYABLE, SUCCESS, find_state, get_state
-from exotrio.manager.queries.load import buffered_among
+from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import LINE_OF_ERROR, spent_fields, times
 from exotrio.manager.rules.errors import NotFound
@@ -49,9 +49,10 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
+    stages = stages_among(view, {state["seq"]: state["status"]})
     return StateHistory(
         **_detail(view, state),
-        **spent_fields(state, view.now_ms, buffered_among(view, {state["seq"]: state["status"]})),
+        **spent_fields(state, view.now_ms, stages),
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
         deliveries=state["deliveries"],
@@ -62,6 +63,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         finished_at=from_unix_ms(state["finished_at"]),
         worker=state["worker"],
         holder=_holder_of(state, now) if state["status"] == QUEUED else None,
+        stage=stages.get(state["seq"], "RUNNING").lower() if state["status"] == QUEUED else None,
         paused_at=from_unix_ms(_paused_since(view, state)),
         events=[
             StateEvent(at=from_unix_ms(row["at"]), kind=row["kind"], worker=row["worker"])

@@ -7,7 +7,7 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED
 from exotrio.manager.queries.graphs import find_node
-from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, buffered_among
+from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
@@ -69,7 +69,7 @@ class Times:
         begun: When ``execute`` began; None if it did not, or that was not reported.
         ended: When ``execute`` was over; None if it is not, or that was not reported.
         finished: When it ended.
-        is_buffered: Whether it is claimed and waits in the buffer of its runtime.
+        stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
     """
 
     waits: int
@@ -77,7 +77,12 @@ class Times:
     begun: int | None
     ended: int | None
     finished: int | None
-    is_buffered: bool = False
+    stage: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its ``execute`` is over, or it ended without."""
+        return self.finished is not None or self.ended is not None
 
     def mapped(self, function: Callable[[int], int]) -> Times:
         """Return what a function makes of each of them."""
@@ -94,7 +99,7 @@ class Times:
             return Spent(waited=max(0, until - self.waits))
         waited, held = self.claimed - self.waits, max(0, until - self.claimed)
         if self.begun is None:
-            return Spent(waited=waited, buffered=held if self.is_buffered else None, held=held)
+            return Spent(waited=waited, buffered=held if self.stage == BUFFERED else None, held=held)
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
         return Spent(waited=waited, buffered=self.begun - self.claimed, ran=ran, held=held)
 
@@ -110,7 +115,7 @@ class Spent:
 
 
 class ListedState(StateSummary):
-    """A state on a page: also its status or ``BUFFERED``, its times in ms, and the beginning of its values as
+    """A state on a page: also its stage or its status, its times in ms, and the beginning of its values as
     JSON."""
 
     stage: str
@@ -128,8 +133,8 @@ def was_cancelled(status: str, error: str | None) -> bool:
     return status == ERRORED and error == "cancelled"
 
 
-def times(state: Row, buffered: Collection[int] = ()) -> Times:
-    """Return when a state waited, was held and ran; ``buffered`` has what ``buffered_among`` returned."""
+def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
+    """Return when a state waited, was held and ran; ``stages`` is what ``stages_among`` returned."""
     claimed = None if state["status"] == CREATED else state["claimed_at"]
     finished, begun = state["finished_at"], state["begun_at"]
     # A state manager of an earlier version claimed it again, and left what was reported before.
@@ -145,13 +150,13 @@ def times(state: Row, buffered: Collection[int] = ()) -> Times:
         begun=begun,
         ended=None if begun is None else ended,
         finished=finished,
-        is_buffered=state["seq"] in buffered,
+        stage=(stages or {}).get(state["seq"]),
     )
 
 
-def spent_fields(state: Row, now_ms: int, buffered: Collection[int]) -> dict[str, Any]:
+def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:
     """Return the times of a state in the wire format of ``StateTimes``."""
-    return {f"{name}_ms": ms for name, ms in asdict(times(state, buffered).spent(now_ms)).items()}
+    return {f"{name}_ms": ms for name, ms in asdict(times(state, stages).spent(now_ms)).items()}
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
@@ -195,8 +200,8 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     sizes = accumulate(row["size"] for row in rows[: query.limit])
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
-    buffered = buffered_among(view, {row["seq"]: row["status"] for row in page})
-    states = [_summary(view, row, buffered) for row in page]
+    stages = stages_among(view, {row["seq"]: row["status"] for row in page})
+    states = [_summary(view, row, stages) for row in page]
     if query.outputs:
         seqs = [row["seq"] for row in page]
         for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):
@@ -244,16 +249,19 @@ def list_states_of_run(
 ) -> Page[ListedState]:
     """Return a page of a run's states in one of ``ORDERS``, after a cursor.
 
-    Any status matches if there are no ``statuses``, which may have ``BUFFERED``. States of one rank are in
-    the order of their creation.
+    Any status matches if there are no ``statuses``, which may have stages, too. States of one rank are in the
+    order of their creation.
     """
     where = Where()
     if place is not None:
         where.add("place = ?", place)
-    where.add_one_of("status", [QUEUED if status == BUFFERED else status for status in statuses])
-    if (QUEUED in statuses) != (BUFFERED in statuses):
-        which = f"seq IN (SELECT seq FROM {HELD} WHERE run = ? AND running = ?)"
-        where.add(f"(status <> 'QUEUED' OR {which})", run["id"], int(QUEUED in statuses))
+    stages = {QUEUED, BUFFERED, REPORTING}.intersection(statuses)
+    where.add_one_of("status", [QUEUED if status in stages else status for status in statuses])
+    if 0 < len(stages) < 3:
+        held = Where()
+        held.add_one_of("stage", sorted(stages))
+        which = f"seq IN (SELECT seq FROM {HELD} WHERE run = ? AND {held})"
+        where.add(f"(status <> 'QUEUED' OR {which})", run["id"], *held.parameters)
     if order in SORTED:
         page = _sorted(view, run, where, order, int(after[:9]) if after.isdecimal() else 0)
     elif order in ("newest", "oldest"):
@@ -323,12 +331,12 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     begins = ", ".join(f"substr({column}, 1, {MAX_BEGIN}) AS {column}" for column in ("inputs", "outputs"))
     states = []
     rows = read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}")
-    buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+    stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
     for row in rows:
         fields = {
-            **_summary(view, row, buffered),
-            "spent": times(row, buffered).spent(view.now_ms),
-            "stage": BUFFERED if row["seq"] in buffered else row["status"],
+            **_summary(view, row, stages),
+            "spent": times(row, stages).spent(view.now_ms),
+            "stage": stages.get(row["seq"], row["status"]),
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
         }
@@ -353,7 +361,7 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
     ).fetchall()
 
 
-def _summary(view: View, row: Row, buffered: Collection[int]) -> dict[str, Any]:
+def _summary(view: View, row: Row, stages: Mapping[int, str]) -> dict[str, Any]:
     """Return a row with ``LINE_OF_ERROR`` in the wire format of ``StateSummary``."""
     return {
         "id": view.state_id(row["seq"]),
@@ -367,5 +375,5 @@ def _summary(view: View, row: Row, buffered: Collection[int]) -> dict[str, Any]:
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
-        **spent_fields(row, view.now_ms, buffered),
+        **spent_fields(row, view.now_ms, stages),
     }

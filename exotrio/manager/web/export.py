@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from markupsafe import Markup
 
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.queries.load import BUFFERED, buffered_among
+from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
 from exotrio.manager.queries.run_detail import (
     choose_states,
@@ -137,12 +137,12 @@ def _pick_states(
     for place in places:
         states = []
         rows = read_states(view, chosen[place.index], error=2 * MAX_ERROR)
-        buffered = buffered_among(view, {row["seq"]: row["status"] for row in rows})
+        stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
         for row in rows:
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
-            state = _shown(view, row, buffered, texts, values=with_values)
-            states.append({**state, "stage": BUFFERED if row["seq"] in buffered else row["status"]})
+            state = _shown(view, row, stages, texts, values=with_values)
+            states.append({**state, "stage": stages.get(row["seq"], row["status"])})
         if totals[place.index]:
             groups.append({"place": place, "total": totals[place.index], "states": states})
     total = sum(totals)
@@ -157,8 +157,8 @@ def _pick_states(
     }
 
 
-def _shown(view: View, row: Row, buffered: Collection[int], texts: ShownTexts, *, values: bool) -> Data:
-    at = times(row, buffered)
+def _shown(view: View, row: Row, stages: Mapping[int, str], texts: ShownTexts, *, values: bool) -> Data:
+    at = times(row, stages)
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]
@@ -168,7 +168,7 @@ def _shown(view: View, row: Row, buffered: Collection[int], texts: ShownTexts, *
         "short": short(state_id),
         "cancelled": cancelled,
         "attempt": row["retry_count"] + 1,
-        "times": spent_text(at.spent(view.now_ms), ended=at.finished is not None),
+        "times": spent_text(at.spent(view.now_ms), ended=at.is_over),
         # The name that a runtime gives itself may have any characters.
         "worker": texts.begin(row["worker"] or ""),
         "created_at": row["created_at"],

@@ -18,7 +18,7 @@ from exotrio._util.times import (
 from exotrio._wire.runs import times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
-from exotrio.manager.queries.load import BUFFERED, Performance
+from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
 from exotrio.manager.queries.states import Spent
 
 MAX_VALUE = 20_000
@@ -28,6 +28,7 @@ _STATUSES = {
     "CREATED": ("waiting", "waiting"),
     "QUEUED": ("running", "running"),
     BUFFERED: ("buffered", "buffered"),
+    REPORTING: ("reporting", "reporting"),
     "EXECUTED": ("finishing", "running"),
     "SUCCESS": ("success", "success"),
     "ERRORED": ("errored", "errored"),
@@ -39,7 +40,7 @@ SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
 """The word that a page shows for a status."""
 STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
 """The class that it counts a status under, and colours it by."""
-CLASSES = ("success", "pruned", "running", "buffered", "waiting", "retried", "errored")
+CLASSES = ("success", "pruned", "reporting", "running", "buffered", "waiting", "retried", "errored")
 """The classes of statuses, in the order of a bar."""
 CANCELLED = "cancelled"
 """Replaces ``errored`` where a run was cancelled, since its counts do not tell the two apart."""

@@ -654,7 +654,7 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
     ok(await site.api.native("POST", "heartbeat", json=beat))
     html = await site.browser.page("/ns/shop/runtimes")
     assert f'href="/ns/shop/states/{state["state_id"]}"' in html
-    assert numbers_of(html) == ["1", "1 of 4", "0", "3"], "held and busy are those of the database"
+    assert numbers_of(html) == ["1", "1 of 4", "0", "0"], "all are counted in the database"
     assert "40 %" in html
     assert "12 of 30" in html
     assert 'class="name">running ' in html

@@ -224,7 +224,7 @@ def test_a_state_whose_begin_was_not_reported_is_pale_from_claim_to_outcome() ->
 
 
 def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
-    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=None, is_buffered=True)
+    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=None, stage="BUFFERED")
     drawn = timeline([("a", 1)], [span(0, at=at, status="QUEUED")], until=10)
     assert 'class="buffered" x="20.00%" width="80.00%"' in drawn
     assert "s-running" not in drawn

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
-from exotrio.manager.queries.load import BUFFERED, buffered_among
+from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
 from exotrio.manager.queries.states import times, was_cancelled
@@ -29,9 +29,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         return {"page": page}
     cancelled = was_cancelled(state.status, state.error)
     numbers = {attempt.id: view.seq(attempt.id) or 0 for attempt in state.attempts}
-    buffered = buffered_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
-    took = times(row, buffered).spent(view.now_ms)
-    text = spent_text(took, ended=state.finished_at is not None)
+    stages = stages_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
+    at = times(row, stages)
+    took = at.spent(view.now_ms)
+    text = spent_text(took, ended=at.is_over)
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
@@ -48,8 +49,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "times": text,
             "split": None if took.held is None else split(took, status_class(state.status, cancelled), text),
             "stages": {
-                attempt.id: BUFFERED if numbers[attempt.id] in buffered else attempt.status
-                for attempt in state.attempts
+                attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
             "reason": reason,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
@@ -69,7 +69,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
     state = get_state(view, request.namespace, request.params["state_id"], or_run=True)
     moment = None if state["finished_at"] is not None else view.now_ms // 2_000
-    columns = ("status", "updated_at", "claimed_at", "begun_at", "cancelled_at")
+    columns = ("status", "updated_at", "claimed_at", "begun_at", "ran_ms", "cancelled_at")
     return {"state": (*(state[column] for column in columns), newest_event(view, state), moment)}
 
 

@@ -23,7 +23,9 @@ EDGE = 8
 """Margin of the picture, for lines and focus rings."""
 MAX_NAME, MAX_LINE = 20, 26
 """Characters that fit into a box: of its name, and of each other line."""
-URGENT = ("errored", "cancelled", "running", "buffered", "waiting", "retried", "pruned", "success")
+URGENT = (
+    *("errored", "cancelled", "running", "reporting", "buffered", "waiting", "retried", "pruned", "success"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

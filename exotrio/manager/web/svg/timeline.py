@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from markupsafe import Markup
 
 from exotrio._util.times import format_duration
+from exotrio.manager.queries.load import BUFFERED
 from exotrio.manager.queries.run_detail import Lane, Span, Spans
 from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share
@@ -162,7 +163,7 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
 
 def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     kind = status_class(span.status, span.cancelled)
-    times = spent_text(span.at.spent(until), ended=span.at.finished is not None)
+    times = spent_text(span.at.spent(until), ended=span.at.is_over)
     label = f"{lane} {span.state_id[-6:]}" if span.state_id else lane
     parts = [element("title", f"{label}: {kind}, {times}")]
     for name, begin, end in _phases(span, until):
@@ -187,7 +188,7 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     if at.claimed is None:
         return
     if at.begun is None:
-        yield "buffered" if at.is_buffered else "unreported", claimed, finished
+        yield "buffered" if at.stage == BUFFERED else "unreported", claimed, finished
         return
     begun = min(max(at.begun, claimed), finished)
     yield "buffered", claimed, begun
