@@ -31,8 +31,8 @@ Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHold
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary
 RuntimeInfo RuntimeList StateAttempt StateCheckpoint StateDetail StateEdge StateEvent StateHistory StateHolder
-StateManager StateNode StatePage StateRetry StateStatus StateSummary TableState Throughput V0Runtime
-ValidationStatus
+StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
+TableState Throughput V0Runtime ValidationStatus
 """
 ALL: list[str] = vars(exotrio)["__all__"]  # which type checkers do not see
 MONITORING = """

@@ -10,6 +10,7 @@
     planner        how much is claimed, and by       heartbeat     renews leases, even if the loop is blocked,
                    which request                                   in a heartbeat_thread
                                                      vitals        how the runtime is, from any thread
+                                                     receipt       how a stop goes
     reporter       delivers, and claims on the way   outbox        outcomes on disk
     failed_attempts  log lines about these           outbox_store  the file of the outbox
     server_errors  distinguishes an outcome with     stop          requests to stop

@@ -21,6 +21,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import ClaimPlanner
 from exotrio._runtime.poller import Poller, poll
+from exotrio._runtime.receipt import StopRecord
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.shutdown import run_shutdown
 from exotrio._runtime.stop import Stop
@@ -56,7 +57,7 @@ class Engine:
         loop_lag: Returns for how many seconds the loop has been blocked; called from any thread.
         tasks: What operators of the state manager may see of the tasks; None for nothing.
         find_run: Returns the only run whose states are claimed; None for any.
-        lost_claims: See ``Summary``; known at the end.
+        record: How the stop goes, once it has begun.
     """
 
     options: Options
@@ -69,9 +70,13 @@ class Engine:
     loop_lag: Callable[[], float]
     tasks: TaskView | None
     find_run: FindRun | None
-    lost_claims: int = field(default=0, init=False)
+    record: StopRecord = field(init=False)
     executor: Executor | None = field(default=None, init=False)
     reporter: Reporter | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        now = trio.lowlevel.current_clock().current_time
+        self.record = StopRecord(stop=self.stop, ledger=self.ledger, now=now)
 
     @property
     def stuck(self) -> str:
@@ -133,6 +138,7 @@ class Engine:
                         await self._work(link, executor, reporter, finished, replayed)
                 finally:
                     reporter.write_off()
+                    self._complete_record(link)
                     # All at the same time, the last heartbeat too: they share the time that is left.
                     around.cancel_scope.cancel()
                     with trio.move_on_after(deadlines.CLOSE, shield=True):
@@ -141,7 +147,17 @@ class Engine:
                                 if part is not None:
                                     closing.start_soon(part.aclose)
         finally:
-            self.lost_claims = link.lost_claims
+            self.record.lost_claims = link.lost_claims
+
+    def _complete_record(self, link: Link) -> None:
+        self.record.lost_claims = link.lost_claims
+        if self.options.exit_code is not None:
+            summary = self.ledger.summary(link.lost_claims)
+            self.record.exit_code = self.options.exit_code(self.stop.failure or summary)
+
+    def _enter_stop(self, phase: Phase) -> None:
+        self.record.enter(phase)
+        self.enter(phase)
 
     def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
         # Here, since it imports the bodies of the API, as the link does.
@@ -159,6 +175,7 @@ class Engine:
             phase=self.phase,
             loop_lag=self.loop_lag,
             tasks=self.tasks,
+            stop_report=self.record.report,
         )
         self._spawn(nursery, loop, "heartbeat")
 
@@ -206,7 +223,9 @@ class Engine:
                 spawn(partial(work, claimed.clone(), workers=workers), "work")
             spawn(partial(poll, poller, replayed=replayed), "poll")
             with claimed:
-                await run_shutdown(stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self.enter)
+                await run_shutdown(
+                    stop=stop, ledger=ledger, link=link, reporter=reporter, enter=self._enter_stop
+                )
             nursery.cancel_scope.cancel()
 
     async def _open_outbox(self) -> Outbox | None:

@@ -18,8 +18,8 @@ cancelled run and a command must arrive all the same, so heartbeats are frequent
 A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
 leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
 changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
-is answered. The last heartbeat says that the runtime has stopped, so that it is not
-waited for.
+is answered. From a request to stop on, each says how the stop goes, and the last one that the runtime has
+stopped: it becomes the receipt of the stop. (If a runtime is killed meanwhile, the one before does.)
 
 Heartbeats also bring the newest checkpoints to the state manager: every ``CHECKPOINT_INTERVAL`` those that it
 does not have yet, and at once one that its node waits for. A checkpoint counts as stored once an answer says
@@ -54,7 +54,8 @@ from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
 from exotrio._util.backoff import Backoff, Outage
 from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
-from exotrio._wire.vocabulary import HeartbeatResult, to_ms
+from exotrio._wire.stops import StopReport
+from exotrio._wire.vocabulary import DRAIN_COMMAND, HeartbeatResult, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.heartbeat")
@@ -97,6 +98,7 @@ async def heartbeat(
     phase: Callable[[], Phase],
     loop_lag: Callable[[], float] = float,
     tasks: TaskView | None = None,
+    stop_report: Callable[[], StopReport | None] = lambda: None,
 ) -> None:
     """Send heartbeats while the link has leases. Never returns unless cancelled.
 
@@ -105,13 +107,20 @@ async def heartbeat(
         phase: Returns the runtime's phase; called from any thread.
         loop_lag: Returns for how many seconds the runtime's loop has been blocked; called from any thread.
         tasks: Shown to the state manager on request; None if it must not see them.
+        stop_report: Returns how the stop goes, once it has begun; called from any thread.
 
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
     handler = HeartbeatHandler(ledger=ledger, stop=stop, grace=options.shutdown_grace, link=link)
     new_sender = partial(
-        HeartbeatSender, runtime_link=link, options=options, ledger=ledger, phase=phase, tasks=tasks
+        HeartbeatSender,
+        runtime_link=link,
+        options=options,
+        ledger=ledger,
+        phase=phase,
+        tasks=tasks,
+        stop_report=stop_report,
     )
     if open_own_link is None:
         sender = new_sender(
@@ -177,7 +186,7 @@ class HeartbeatHandler:
             self.link.register_again()
         if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
-            self.stop.request(self.grace, "the state manager")
+            self.stop.request(self.grace, DRAIN_COMMAND)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,6 +211,7 @@ class HeartbeatSender:
     options: Options
     phase: Callable[[], Phase]
     tasks: TaskView | None
+    stop_report: Callable[[], StopReport | None]
     _ending: bool = field(default=False, init=False)
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
     _answered: bool = field(default=False, init=False)
@@ -232,6 +242,7 @@ class HeartbeatSender:
                     runtime=self.options.name,
                     phase=Phase.STOPPED.value,
                     workers=self.options.workers,
+                    stop=self.stop_report(),
                 )
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, (), timeout=deadlines.LAST_HEARTBEAT)
@@ -354,6 +365,7 @@ class HeartbeatSender:
             nodes={node.name: node.fields[:MAX_FIELDS] for node in self.options.declarations},
             registered=dict(self.options.digests),
             registered_ms=to_ms(self.runtime_link.registered_for),
+            stop=self.stop_report(),
         )
 
 

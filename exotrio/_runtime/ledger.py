@@ -220,6 +220,7 @@ class Ledger:
         if held in self.alone:
             self.alone.remove(held)
         held.stage = Stage.DONE  # it may still be in the channel to the workers, which drop it then
+        held.ending = ending
         self._endings[ending] += 1
         self.reported += ending in DELIVERED.values()
         if ending.is_left_behind:
@@ -256,6 +257,10 @@ class Ledger:
         for stage in stages:  # sum() takes twice as long, a dozen times for each claim
             number += self._stages[stage]
         return number
+
+    def ended(self, ending: Ending) -> int:
+        """Return how many states ended in this way. From any thread."""
+        return self._endings[ending]
 
     def active(self, node_name: str) -> int:
         """Return how many states of one node wait for a worker or run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +15,7 @@ from exotrio._http.endpoint import Endpoint, argument_problems, resolve_endpoint
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode, checkpoint_class_of
 from exotrio._nodes.checks import declare, node_problems
+from exotrio._runtime.lifecycle import Summary
 from exotrio.errors import ConfigurationError
 from exotrio.graph import MAX_NAME, check_name
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from exotrio._wire.v0 import NodeDeclaration
 
+ExitCode = Callable[[Summary | BaseException], int]
 _NO_NODES = "nodes is empty: pass at least one node class"
 
 
@@ -38,6 +40,7 @@ class Options:
         declarations: The nodes as they are registered.
         digests: Registered name to the digest of its declaration.
         worker_id: Names this runtime to a state manager with leases.
+        exit_code: Returns the exit code of the process; None if that does not end with the runtime.
 
     Raises:
         ConfigurationError: an argument cannot be used; ``problems`` names each.
@@ -62,6 +65,7 @@ class Options:
     digests: Mapping[str, str] = field(init=False)
     outbox: Path | None = field(init=False)
     worker_id: str = field(init=False)
+    exit_code: ExitCode | None = field(default=None, init=False)
 
     def __post_init__(self, classes: Any, outbox_file: Any) -> None:
         problems = [*_name_problems("namespace", self.namespace), *_name_problems("name", self.name)]
@@ -115,8 +119,16 @@ class Options:
             raise ConfigurationError("the runtime has no state manager", problems)
         return endpoint
 
-    def adjust(self, *, process: int | None, shutdown_grace: float | None, outbox: str | None) -> None:
+    def adjust(
+        self,
+        *,
+        process: int | None,
+        shutdown_grace: float | None,
+        outbox: str | None,
+        exit_code: ExitCode | None,
+    ) -> None:
         """See ``Runtime.adjust``."""
+        self.exit_code = exit_code or self.exit_code
         if shutdown_grace is not None:
             self.shutdown_grace = shutdown_grace
         if outbox is not None and self.outbox is not None:

@@ -24,7 +24,7 @@ from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import Options, seconds_problems
+from exotrio._runtime.options import ExitCode, Options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, running_of
@@ -159,7 +159,7 @@ class Runtime:
     @property
     def summary(self) -> Summary:
         """The endings of the states claimed so far; final once the phase is STOPPED. From any thread."""
-        return self._ledger.summary(0 if self._engine is None else self._engine.lost_claims)
+        return self._ledger.summary(0 if self._engine is None else self._engine.record.lost_claims)
 
     @property
     def vitals(self) -> Vitals:
@@ -312,7 +312,7 @@ class Runtime:
                 self._stop.arm = lambda grace: None
                 guard.disarm()
             self._phase = advance(self._phase, Phase.STOPPED)
-            log.info("%s stopped: %s", self._options.name, self.summary)
+            log.info("%s stopped%s %s", self._options.name, engine.record.line(), self.summary)
             if self._stop.failure is not None:
                 # Without the groups that the nurseries put around it, and instead of a Cancelled.
                 raise self._stop.failure
@@ -340,6 +340,7 @@ class Runtime:
         process: int | None = None,
         shutdown_grace: float | None = None,
         outbox: str | None = None,
+        exit_code: ExitCode | None = None,
     ) -> None:
         """Replace arguments by options of the command line. For the command line.
 
@@ -348,13 +349,17 @@ class Runtime:
                 outbox, named by it.
             shutdown_grace: As in the constructor.
             outbox: The file for the outbox, if there is one.
+            exit_code: Returns the exit code of this process for the summary, or for the error that ended the
+                Runtime, if the process ends with it. The receipt of the stop says it.
 
         Raises:
             ConfigurationError: the state manager is in this process, so that each process would have another.
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot be changed")
-        self._options.adjust(process=process, shutdown_grace=shutdown_grace, outbox=outbox)
+        self._options.adjust(
+            process=process, shutdown_grace=shutdown_grace, outbox=outbox, exit_code=exit_code
+        )
 
     # -- inside the loop
 

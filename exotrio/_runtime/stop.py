@@ -33,6 +33,7 @@ class Stop:
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         flush_end: When it ends, on Trio's clock; inf before it begins.
+        asked_at: When the first request was made, on Trio's clock; inf before it.
         why: The source of the first request, for the log; or the reason why there is no drain.
         shortened_by: The source of a later request that ended the drain earlier; empty without one.
         failure: What made the runtime stop by itself, to be raised at the end.
@@ -47,11 +48,13 @@ class Stop:
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
         self.flush_end = math.inf
+        self.asked_at = math.inf
         self.why = ""
         self.shortened_by = ""
         self.failure: BaseException | None = None
         self.arm: Callable[[float], None] = lambda grace: None
-        self._requests: deque[tuple[float, str]] = deque()
+        self._requests: deque[tuple[float, str, float]] = deque()
+        self._now: Callable[[], float] = lambda: math.inf
         self._token: trio.lowlevel.TrioToken | None = None
         self._interrupted: set[trio.CancelScope] = set()
 
@@ -60,12 +63,13 @@ class Stop:
 
         ``why`` names the source of the request, for the log.
         """
-        self._requests.append((grace, why))
+        self._requests.append((grace, why, self._now()))
         self.arm(grace)  # here, too, since the loop may be blocked
         call_in_loop(self._token, self._take, once=True)
 
     def enter_loop(self) -> None:
         """Handle requests in this loop from now on, those made before included."""
+        self._now = trio.lowlevel.current_clock().current_time
         self._token = trio.lowlevel.current_trio_token()
         self._take()
 
@@ -104,7 +108,7 @@ class Stop:
             self.failure = error
         else:
             log.error("another failure while stopping", exc_info=error)
-        self._without_drain("a failure")
+        self._without_drain(f"a failure ({type(error).__name__})")
 
     # A Ctrl-C may go to any line of the loop's thread; it goes to the application's main task instead.
     @trio.lowlevel.enable_ki_protection
@@ -124,15 +128,16 @@ class Stop:
     def _without_drain(self, why: str) -> None:
         self.skip_drain = True
         self.why = why
-        self._begin(0.0, why)
+        self._begin(0.0, why, trio.current_time())
 
     def _take(self) -> None:
         while self._requests:
             self._begin(*self._requests.popleft())
 
-    def _begin(self, grace: float, why: str) -> None:
+    def _begin(self, grace: float, why: str, asked_at: float) -> None:
         self.arm(grace)
-        deadline = trio.current_time() + grace
+        now = trio.current_time()
+        deadline = now + grace
         if self.requested and deadline < self.draining.deadline:
             self.shortened_by = why
         if deadline < self.draining.deadline:
@@ -141,6 +146,7 @@ class Stop:
             self.moved = trio.Event()
         if not self.requested:
             self.why = why
+            self.asked_at = min(asked_at, now)  # earlier, if the loop was blocked
             self.arrived.set()
             for scope in self._interrupted:
                 scope.cancel()

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
+from exotrio._wire.stops import StopReport
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
@@ -328,6 +329,7 @@ class HeartbeatRequest(Body):
             them, cut to ``MAX_FIELDS`` characters.
         registered: The nodes that it registered, with ``NodeDeclaration.digest`` of each.
         registered_ms: How long ago that was.
+        stop: How its stop went, if ``phase`` is ``stopped``; how far it is, once it was asked to stop.
     """
 
     worker_id: Id
@@ -349,6 +351,7 @@ class HeartbeatRequest(Body):
         Field(max_length=MAX_BATCH),
     ] = Field(default_factory=dict)
     registered_ms: Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] = 0
+    stop: Annotated[StopReport | None, WrapValidator(_if_valid)] = None
 
 
 class HeartbeatStateReply(Body):

@@ -34,6 +34,8 @@ MAX_CHECKPOINT = 64 * 1024
 """Maximum number of bytes of a checkpoint, as text."""
 CHECKPOINTS = "checkpoints"
 """The capability of a state manager that stores checkpoints."""
+DRAIN_COMMAND = "the state manager"
+"""What asked a runtime to stop, by its own account, if the answer to a heartbeat did."""
 MAX_KEY = 256
 """Maximum number of characters of the key of a run."""
 
@@ -124,6 +126,16 @@ def check_key(key: str) -> str:
 def is_state_id(text: str) -> bool:
     """Whether ``text`` has the form that ids of states have on every server: 24 hex digits."""
     return re.fullmatch("[0-9a-f]{24}", text) is not None
+
+
+def work_lost(begun: float, ended: float, stored: float | None = None) -> float:
+    """Return how long an execution that ended without an outcome had worked for nothing.
+
+    Args:
+        begun, ended: When ``execute`` began, and when it ended.
+        stored: When the last checkpoint was stored that the next execution continues from; None without one.
+    """
+    return max(0, ended - (begun if stored is None else max(begun, stored)))
 
 
 def to_ms(seconds: float) -> int:

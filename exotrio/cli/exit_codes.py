@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from exotrio import errors
 from exotrio._util.exceptions import first_leaf
 from exotrio.errors import ExotrioError, ProblemsError
+
+if TYPE_CHECKING:
+    from exotrio import Summary
 
 SUCCESS = 0
 FAILED = 1
@@ -42,6 +46,13 @@ _CODES: list[tuple[type[ExotrioError], int]] = [
 def exit_code(error: ExotrioError) -> int:
     """Return the exit code for an error that ended a command."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def exit_code_after(end: Summary | BaseException) -> int:
+    """Return the exit code of a process that ends with a Runtime, by its summary or its error."""
+    if isinstance(end, ExotrioError):
+        return exit_code(end)
+    return FAILED if isinstance(end, BaseException) else end.exit_code
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from exotrio import Phase, Runtime
 from exotrio._children.parent_process import ParentProcess, unblock_signals
 from exotrio._runtime.entry import run_blocking
 from exotrio._shared import deadlines
-from exotrio.cli.exit_codes import ABANDONED, bare_errors
+from exotrio.cli.exit_codes import ABANDONED, bare_errors, exit_code_after
 from exotrio.cli.runtime_process import Order, Registered
 
 log = logging.getLogger("exotrio.cli")
@@ -60,6 +60,7 @@ class ParentCommand(ParentProcess):
 
     def run(self, runtime: Runtime, *background: Callable[[], Awaitable[object]]) -> int:
         """Run a Runtime until an order or a signal ends it, and ``background`` meanwhile; return its code."""
+        runtime.adjust(exit_code=exit_code_after)
         self.runtime, self._grace = runtime, runtime.shutdown_grace
 
         async def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from exotrio._wire.overview import (
     RuntimeList,
     TasksReply,
 )
+from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
+from exotrio._wire.vocabulary import to_ms
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
 from exotrio.client._graphs import list_graphs
@@ -30,6 +33,7 @@ from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DELETION_TIMEOUT = 120.0
 """Seconds for one request to delete a graph, after which it is repeated to continue."""
+DAY = 86_400.0
 TASKS_POLL = 0.25
 """Seconds between two requests for a task tree."""
 _PAUSED = {"node": "the node", "graph": "the schedule of graph"}
@@ -177,6 +181,23 @@ class StateManager(StateCalls):
         Those that sent a request in the last ten minutes are listed, and those that stopped in the last one.
         """
         return await self._calls.fetch_native(RuntimeList, "GET", ("workers",), "runtimes cannot be listed")
+
+    async def stops(self, *, within: float = DAY) -> StopList:
+        """Return how the runtimes ended that stopped, or vanished, a while ago. Needs our server.
+
+        Receipts are kept as long as runs are, at most 2,000 in a database. A runtime that talks to the state
+        manager through v0 leaves none.
+
+        Args:
+            within: Seconds; those that ended before that are left out. Defaults to a day.
+
+        Returns:
+            The receipts, the latest first. ``total`` sums them up, and ``text()`` of that is one line.
+        """
+        query = checked_query(StopsQuery, within_ms=to_ms(within) if math.isfinite(within) else within)
+        return await self._calls.fetch_native(
+            StopList, "GET", ("stops",), "stops cannot be listed", "see the logs of the runtimes", query=query
+        )
 
     async def drain(self, worker_id: str) -> None:
         """Drain a runtime: it claims no more states, lets running nodes end, releases the rest, and stops.

@@ -20,7 +20,7 @@ from exotrio.manager.engine.deletion import MAX_PENDING, delete_graph, pending_r
 from exotrio.manager.engine.leases import Terms, recover, restart
 from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
-from exotrio.manager.engine.workers import ClaimsKept, forget_all, keep_claim, send_command
+from exotrio.manager.engine.workers import ClaimsKept, ask_for_tasks, forget_all, keep_claim
 from exotrio.manager.queries.runtimes import find_runtime
 from exotrio.manager.rules.errors import (
     Conflict,
@@ -138,7 +138,7 @@ class Service:
         runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id, self.monotonic())
         if not runtime.shows_tasks:
             raise Conflict(f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
-        await self.store.write(send_command, namespace, worker_id, "tasks")
+        await self.store.write(ask_for_tasks, namespace, worker_id)
 
     def claimer(
         self,
@@ -173,7 +173,7 @@ async def take_over(store: Store, manager: str, monotonic: Clock, terms: Terms) 
     while await store.write(recover, manager, terms):
         pass
     await store.write(restart, monotonic(), terms)
-    await store.write(forget_all)
+    await store.write(forget_all, monotonic(), terms)
 
 
 @asynccontextmanager

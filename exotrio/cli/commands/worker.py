@@ -9,6 +9,7 @@ import click
 from exotrio._http.endpoint import ambient_endpoint
 from exotrio._runtime.entry import run_blocking
 from exotrio.cli import options
+from exotrio.cli.exit_codes import exit_code_after
 from exotrio.cli.folder import DATABASE, served_here
 from exotrio.cli.program import CalledAs, run_until_stopped
 from exotrio.cli.terminal.logs import configure_logs, log_format_option
@@ -110,7 +111,7 @@ def command(
     from exotrio.cli.load import load  # here, since the parent of several processes never loads the file
 
     runtime = load(target).runtime()
-    runtime.adjust(shutdown_grace=grace)
+    runtime.adjust(shutdown_grace=grace, exit_code=exit_code_after)
     if runtime.outbox is not None:
         from exotrio.cli.processes.outboxes import warn_of_absent  # here, since it imports sqlite3
 

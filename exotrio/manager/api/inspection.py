@@ -20,15 +20,17 @@ from exotrio._wire.overview import (
     RuntimeList,
     TasksReply,
 )
+from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import pausing
-from exotrio.manager.engine.workers import send_command
+from exotrio.manager.engine.stops import AskedBy
+from exotrio.manager.engine.workers import ask_to_drain
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
-from exotrio.manager.queries.runtimes import find_runtime, list_runtimes
+from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -75,9 +77,13 @@ class Inspection:
         now = self._service.monotonic()
         return reply(await self._store.read_with_deadline(list_runtimes, namespace, now))
 
+    @ApiRoute("GET", NS + "/stops", "List how runtimes ended", StopList)
+    async def stops(self, request: Request, namespace: str, query: StopsQuery) -> Response:
+        return reply(await self._store.read_with_deadline(list_stops, namespace, query.within_ms))
+
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
-        await self._store.write(send_command, namespace, worker_id, "drain")
+        await self._store.write(ask_to_drain, namespace, worker_id, AskedBy.API)
         return reply({"worker_id": worker_id, "command": "drain"})
 
     @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply)

@@ -262,11 +262,12 @@ class Native:
 
     @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply)
     async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
-        terms, now, in_process = self._service.terms, self._service.monotonic(), LOCAL in request.scope
+        terms, now = self._service.terms, self._service.monotonic()
+        manager = self._service.manager if LOCAL in request.scope else None
         items, commands = await self._store.write(
-            workers.heartbeat, namespace, body, now, terms, in_process=in_process
+            workers.heartbeat, namespace, body, now, terms, manager=manager
         )
-        ttl_ms = None if in_process else terms.lease_ttl_ms
+        ttl_ms = terms.lease_ttl_ms if manager is None else None
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
 

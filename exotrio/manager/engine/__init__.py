@@ -20,6 +20,7 @@
 ``retention``       delete finished runs
 ``deletion``        delete a graph with everything in it
 ``workers``         runtimes as their heartbeats and claims show them, and commands to them
+``stops``           receipts: how each runtime ended
 ==================  ===============================================================================
 
 Nothing here awaits, knows HTTP or reads a clock: the time is ``tx.now_ms``, and the time of leases is an

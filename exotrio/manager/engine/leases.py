@@ -37,6 +37,7 @@ from exotrio.manager.engine.states import (
     add_events,
     numbered,
 )
+from exotrio.manager.engine.stops import Cause, find_vanished, record_vanished
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
@@ -212,10 +213,6 @@ def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
     return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
-Cause = tuple[str, tuple[int | str, ...]]
-"""Which held states are lost: a condition, and its parameters."""
-
-
 def _held_in_lost_managers(manager: str) -> Cause:
     # States that are held inside a state manager have no deadline; the index leaves out all others.
     which = (
@@ -230,7 +227,7 @@ def recover(tx: Transaction, manager: str, terms: Terms) -> WithEffects[int]:
 
     ``manager`` is the caller, which is not lost.
     """
-    return _lose(tx, terms, _held_in_lost_managers(manager))
+    return _lose(tx, terms, [_held_in_lost_managers(manager)])
 
 
 def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> WithEffects[int]:
@@ -239,12 +236,26 @@ def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = Non
     With ``sweeper``, the calling state manager, also do what ``recover`` does. Both happen in one step: the
     second of two would lock runs while states are locked.
     """
-    lost = () if sweeper is None else (_held_in_lost_managers(sweeper),)
-    return _lose(tx, terms, ("lease_until <= ?", (now,)), *lost)
+    lost = [] if sweeper is None else [_held_in_lost_managers(sweeper)]
+    overdue: Cause = ("lease_until <= ?", (now,))
+    return _lose(tx, terms, [overdue, *lost], silent_since=now - terms.lease_ttl_ms)
 
 
-def _lose(tx: Transaction, terms: Terms, *causes: Cause) -> WithEffects[int]:
-    """Take some states back from lost runtimes; return how many those were."""
+def _lose(
+    tx: Transaction, terms: Terms, causes: Sequence[Cause], *, silent_since: int | None = None
+) -> WithEffects[int]:
+    """Take some states back from lost runtimes, and record which of these vanished; return how many states
+    those were."""
+    vanished = find_vanished(tx, causes, silent_since=silent_since)
+    count, effects = _take_back(tx, terms, causes)
+    stops = record_vanished(tx, vanished)
+    if stops is not NO_EFFECTS:
+        stops.add(effects)
+        effects = stops
+    return WithEffects(count, effects)
+
+
+def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEffects[int]:
     seqs = [
         state["seq"]
         for which, parameters in causes
@@ -339,6 +350,11 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
                 f" WHERE {tx.any_of('seq')} AND token IS {of}",
                 (by_ms, now + term, now + term, by_ms, held),
             )
+    tx.execute(
+        "UPDATE workers SET lease_until = CASE WHEN lease_until + ? > ? THEN ? ELSE lease_until + ? END"
+        " WHERE lease_until IS NOT NULL",
+        (by_ms, now + terms.lease_ttl_ms, now + terms.lease_ttl_ms, by_ms),
+    )
 
 
 def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[int]:

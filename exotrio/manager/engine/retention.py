@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from exotrio.manager.engine.managers import RETENTION, take_duty
+from exotrio.manager.engine.stops import remove_old_receipts
 from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.transaction import Transaction
 
@@ -36,6 +37,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
     if take_duty(tx, RETENTION) is None:
         return 0
     finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
+    remove_old_receipts(tx, finished_before)
     deleted = 0
     # A run that is locked, for a retry by hand, is left for the next time.
     while runs := tx.execute(

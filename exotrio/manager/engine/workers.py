@@ -15,7 +15,15 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases, renew
+from exotrio.manager.engine.stops import (
+    AskedBy,
+    find_vanished,
+    record_stop,
+    record_vanished,
+    remove_receipt,
+)
 from exotrio.manager.rules.errors import NotFound
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 FORGOTTEN_AFTER_MS = 600_000
@@ -24,11 +32,8 @@ STOPPED_FORGOTTEN_AFTER_MS = 60_000
 """After this a stopped runtime is forgotten."""
 MAX_WORKERS = 10_000
 """Maximum of rows: a client that claims under ever new names must not fill the database."""
-MAX_TRIMMED = 1_000
-"""Maximum of rows that one use case deletes."""
 CLAIM_KEPT_FOR_MS = 10_000
 """Within this time another claim for the same nodes is not stored."""
-COMMANDS = ("drain", "tasks")
 _NOT_KEPT: Mapping[str, IncEx | bool] = {
     "tasks": True,
     "registered": True,
@@ -44,18 +49,26 @@ def heartbeat(
     now: int,
     terms: Terms,
     *,
-    in_process: bool = False,
-) -> tuple[list[HeartbeatStateReply], list[str]]:
-    """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands."""
+    manager: str | None = None,
+) -> WithEffects[tuple[list[HeartbeatStateReply], list[str]]]:
+    """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands.
+
+    The last heartbeat of a runtime also becomes the receipt of its stop. ``manager`` is the calling state
+    manager, if the runtime is in its process.
+    """
+    has_stopped = beat.phase == "stopped"
     commands = ["register"] if _lacks_nodes_of(tx, namespace, beat) else []
-    replies = renew(tx, namespace, beat.states, now, terms, in_process=in_process)
+    replies = renew(tx, namespace, beat.states, now, terms, in_process=manager is not None)
     (row,) = tx.execute(
         "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at,"
-        " slots) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, worker_id) DO UPDATE SET"
+        " slots, beat_at, lease_until, manager) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (namespace, worker_id) DO UPDATE SET"
         " seen_at = excluded.seen_at, heard = workers.heard + 1, runtime = excluded.runtime,"
         " phase = excluded.phase, beat = excluded.beat, tasks = coalesce(excluded.tasks, workers.tasks),"
         " tasks_at = coalesce(excluded.tasks_at, workers.tasks_at), slots = excluded.slots,"
-        " drain_asked = CASE WHEN excluded.phase = 'running' THEN workers.drain_asked ELSE 0 END,"
+        " drain_asked = CASE WHEN excluded.phase = 'running' THEN workers.drain_asked"
+        " ELSE -abs(workers.drain_asked) END,"
+        " beat_at = excluded.beat_at, lease_until = excluded.lease_until, manager = excluded.manager,"
         " tasks_asked = CASE WHEN excluded.tasks IS NULL THEN workers.tasks_asked ELSE 0 END"
         " RETURNING heard, drain_asked, tasks_asked",
         (
@@ -68,10 +81,16 @@ def heartbeat(
             beat.tasks,
             None if beat.tasks is None else now,
             beat.workers,
+            tx.now_ms,
+            None if has_stopped or manager is not None else now + terms.lease_ttl_ms,
+            None if has_stopped else manager,
         ),
     ).fetchall()
-    _forget_some(tx, row["heard"], now)
-    return replies, commands + [command for command in COMMANDS if row[f"{command}_asked"]]
+    _greet(tx, namespace, beat.worker_id, row["heard"], now)
+    effects = record_stop(tx, namespace, beat, row["drain_asked"]) if has_stopped else NO_EFFECTS
+    commands += ["drain"] if row["drain_asked"] > 0 else []
+    commands += ["tasks"] if row["tasks_asked"] else []
+    return WithEffects((replies, commands), effects)
 
 
 def _lacks_nodes_of(tx: Transaction, namespace: str, beat: HeartbeatRequest) -> bool:
@@ -112,7 +131,7 @@ def keep_claim(
             "UPDATE workers SET nodes = ? WHERE namespace = ? AND worker_id = ?",
             (to_json(sorted(known | nodes)).decode(), namespace, worker_id),
         )
-    _forget_some(tx, row["heard"], now)
+    _greet(tx, namespace, worker_id, row["heard"], now)
     return frozenset(nodes | known)
 
 
@@ -125,49 +144,70 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
         " heard = v0_runtimes.heard + 1 RETURNING heard",
         (namespace, digest, nodes.decode(), now),
     ).fetchall()
-    _forget_some(tx, row["heard"], now)
+    if row["heard"] == 1:
+        _forget_some(tx, now)
 
 
-def send_command(tx: Transaction, namespace: str, worker_id: str, command: str) -> None:
-    """Send a runtime one of ``COMMANDS`` with the reply to its next heartbeat; NotFound if it is unknown."""
-    assert command in COMMANDS
-    update = f"UPDATE workers SET {command}_asked = 1 WHERE namespace = ? AND worker_id = ?"
-    if not tx.execute(update, (namespace, worker_id)).rowcount:
+def ask_to_drain(tx: Transaction, namespace: str, worker_id: str, by: AskedBy) -> None:
+    """Have a runtime drain after its next heartbeat; NotFound if it is unknown."""
+    _ask(tx, namespace, worker_id, "drain_asked", by)
+
+
+def ask_for_tasks(tx: Transaction, namespace: str, worker_id: str) -> None:
+    """Have a runtime send its task tree after its next heartbeat; NotFound if it is unknown."""
+    _ask(tx, namespace, worker_id, "tasks_asked", 1)
+
+
+def _ask(tx: Transaction, namespace: str, worker_id: str, column: str, value: int) -> None:
+    update = f"UPDATE workers SET {column} = ? WHERE namespace = ? AND worker_id = ?"
+    if not tx.execute(update, (value, namespace, worker_id)).rowcount:
         raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
 
 
-def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> None:
+def forget(tx: Transaction, namespace: str, worker_id: str, now: int) -> WithEffects[None]:
     """Forget a runtime whose process has ended, and end its leases."""
+    has_no_receipt = "namespace = ? AND worker_id = ? AND (lease_until IS NOT NULL OR manager IS NOT NULL)"
+    vanished = find_vanished(tx, [(has_no_receipt, (namespace, worker_id))])
     end_leases(tx, namespace, worker_id, now)
+    effects = record_vanished(tx, vanished)
     tx.execute("DELETE FROM workers WHERE namespace = ? AND worker_id = ?", (namespace, worker_id))
+    return WithEffects(None, effects)
 
 
-def forget_all(tx: Transaction) -> None:
-    """Forget all runtimes. For a start at which the clock of leases begins again."""
-    tx.execute("DELETE FROM workers")
+def forget_all(tx: Transaction, now: int, terms: Terms) -> None:
+    """Forget all runtimes until they send a request. For a start at which the clock of leases begins again.
+
+    One that sends none for the term of a lease has vanished: only for that its row is kept.
+    """
+    tx.execute("DELETE FROM workers WHERE lease_until IS NULL")
+    tx.execute(
+        "UPDATE workers SET seen_at = ?, polled_at = NULL, tasks_at = NULL, tasks = NULL, heard = 0,"
+        " lease_until = ?",
+        (now - FORGOTTEN_AFTER_MS - 1, now + terms.lease_ttl_ms),
+    )
     tx.execute("DELETE FROM v0_runtimes")
 
 
-def _forget_some(tx: Transaction, count: int, now: int) -> None:
-    """If this is the first request of a runtime (``count`` of 1), forget those that were silent for too long,
-    and the oldest ones of too many."""
-    if count > 1:
-        return
+def _greet(tx: Transaction, namespace: str, worker_id: str, count: int, now: int) -> None:
+    """Do what the first request of a runtime needs, or the first since it counted as vanished: ``count`` is
+    1 then."""
+    if count == 1:
+        remove_receipt(tx, namespace, worker_id)
+        _forget_some(tx, now)
+
+
+def _forget_some(tx: Transaction, now: int) -> None:
+    """Forget runtimes that were silent for too long, and the oldest ones of too many."""
+    stopped_or_silent = "(seen_at < ? OR phase = 'stopped')"
     silent, stopped = now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
     for table, which, parameters in (
         # The times first: the index is by them.
-        ("workers", "seen_at < ? AND (seen_at < ? OR phase = 'stopped')", (stopped, silent)),
+        # One with a lease is kept: when that has ended, its receipt is written.
+        ("workers", f"seen_at < ? AND {stopped_or_silent} AND lease_until IS NULL", (stopped, silent)),
         ("v0_runtimes", "seen_at < ?", (silent,)),
     ):
-        trim(tx, table, f"WHERE {which} ORDER BY seen_at LIMIT ?", (*parameters, MAX_TRIMMED))
-        trim(tx, table, "ORDER BY seen_at DESC, id DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_WORKERS))
-
-
-def trim(tx: Transaction, table: str, which: str, parameters: tuple[int, ...], *, key: str = "id") -> None:
-    """Delete those rows of a table that a SELECT with this end returns."""
-    # Without locked ones: another transaction deletes or changes them.
-    rows = f"SELECT {key} FROM {table} {which}{tx.skip_locked(table)}"
-    tx.execute(f"DELETE FROM {table} WHERE {key} IN ({rows})", parameters)
+        tx.trim(table, f"WHERE {which} ORDER BY seen_at", parameters)
+        tx.trim(table, "ORDER BY seen_at DESC, id DESC", beyond=MAX_WORKERS)
 
 
 class ClaimsKept:

@@ -1,4 +1,4 @@
-"""The runtimes of a namespace: which are live, and what each offers and holds.
+"""The runtimes of a namespace: which are live, what each offers and holds, and how others ended.
 
 The tables and the API call them workers.
 """
@@ -11,7 +11,9 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import Disagreement, NodeVersion, RuntimeInfo, RuntimeList, V0Runtime
+from exotrio._wire.stops import StopList, StopReceipt
 from exotrio.manager.engine.states import QUEUED
+from exotrio.manager.engine.stops import MAX_STOPS
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Held, count_held
 from exotrio.manager.rules.errors import NotFound
@@ -87,7 +89,7 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         runtime=row["runtime"],
         phase=phase,
         live=now - row["seen_at"] < SILENT_AFTER_MS and phase != "stopped",
-        asked_to_drain=bool(row["drain_asked"]),
+        asked_to_drain=row["drain_asked"] > 0,
         workers=heartbeat.workers,
         busy=busy,
         buffered=buffered,
@@ -122,6 +124,16 @@ def live_v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
 def list_runtimes(view: View, namespace: str, now: int) -> RuntimeList:
     runtimes = runtimes_of(view, namespace, now, count_held(view, namespace))
     return RuntimeList(workers=list[RuntimeInfo](runtimes), v0=v0_runtimes(view, namespace, now))
+
+
+def list_stops(view: View, namespace: str, within_ms: int, limit: int = MAX_STOPS) -> StopList:
+    """Return the receipts of the runtimes that ended within so many ms, the latest first."""
+    rows = view.execute(
+        "SELECT receipt FROM stops WHERE ended_at >= ? AND namespace = ?"
+        " ORDER BY ended_at DESC, id DESC LIMIT ?",
+        (view.now_ms - within_ms, namespace, limit),
+    )
+    return StopList(receipts=[StopReceipt.model_validate_json(row["receipt"]) for row in rows])
 
 
 def progress_of(runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:

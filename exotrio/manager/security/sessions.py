@@ -17,7 +17,6 @@ from hashlib import sha256
 import trio
 from pydantic_core import from_json, to_json
 
-from exotrio.manager.engine.workers import MAX_TRIMMED, trim
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
@@ -145,8 +144,8 @@ def _hash(text: str) -> bytes:
 
 def open_session(tx: Transaction, session: str) -> None:
     """Begin a session. If there are too many, the oldest ends."""
-    trim(tx, "sessions", "WHERE used_at < ? OR opened_at < ? LIMIT ?", (*_oldest(tx), MAX_TRIMMED))
-    trim(tx, "sessions", "ORDER BY opened_at DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_SESSIONS - 1))
+    tx.trim("sessions", "WHERE used_at < ? OR opened_at < ?", _oldest(tx))
+    tx.trim("sessions", "ORDER BY opened_at DESC", beyond=MAX_SESSIONS - 1)
     tx.insert("sessions", ("id", "opened_at", "used_at"), [(session, tx.now_ms, tx.now_ms)])
 
 
@@ -194,8 +193,8 @@ def _locked_flashes(tx: Transaction, session: str) -> list[str]:
 
 def add_link(tx: Transaction, link: str) -> None:
     """Keep a link that opens one session within ``LINK_LASTS_MS``. Of too many the oldest is deleted."""
-    trim(tx, "sign_in_links", "WHERE until < ? LIMIT ?", (tx.now_ms, MAX_TRIMMED))
-    trim(tx, "sign_in_links", "ORDER BY until DESC LIMIT ? OFFSET ?", (MAX_TRIMMED, MAX_LINKS - 1))
+    tx.trim("sign_in_links", "WHERE until < ?", (tx.now_ms,))
+    tx.trim("sign_in_links", "ORDER BY until DESC", beyond=MAX_LINKS - 1)
     tx.insert("sign_in_links", ("id", "until"), [(link, tx.now_ms + LINK_LASTS_MS)])
 
 

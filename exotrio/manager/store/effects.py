@@ -10,10 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from exotrio.manager.store.tallies import Key
 from exotrio.manager.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from exotrio._wire.stops import StopReceipt
 
 T_co = TypeVar("T_co", covariant=True)
 K = TypeVar("K")
@@ -35,6 +38,7 @@ class Effects:
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
         final: How many states got a status in which they stay, by (namespace, node, status).
         ended_runs: How many runs ended, by (namespace, graph, status).
+        stops: Receipts of runtimes that ended, each with its namespace.
         tally: How many states and runs ended; less than none, if runs go on that were counted before.
         undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
@@ -49,6 +53,7 @@ class Effects:
     reopened: set[int] = field(default_factory=set)
     final: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
     ended_runs: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
+    stops: list[tuple[str, StopReceipt]] = field(default_factory=list)
     tally: Counts[Key] = field(default_factory=partial(defaultdict, int))
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
@@ -68,6 +73,7 @@ class Effects:
         self.announced |= other.announced
         self.claimable |= other.claimable
         self.reopened |= other.reopened
+        self.stops += other.stops
         for name in ("final", "ended_runs", "tally"):
             counts = getattr(self, name)
             for key, count in getattr(other, name).items():

@@ -274,7 +274,7 @@ CREATE TABLE workers (
     beat TEXT,                           -- its last HeartbeatRequest, without its tasks
     tasks TEXT,
     tasks_at INTEGER,
-    drain_asked INTEGER NOT NULL DEFAULT 0,
+    drain_asked INTEGER NOT NULL DEFAULT 0,  -- by what (engine.stops); below zero: the drain has begun
     tasks_asked INTEGER NOT NULL DEFAULT 0,
     slots INTEGER NOT NULL DEFAULT 0,    -- maximum of states that it runs at once; 0: not known
     beat_at INTEGER,                     -- wall time of its last heartbeat

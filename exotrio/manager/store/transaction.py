@@ -12,6 +12,9 @@ from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Rows
 from exotrio.manager.store.view import View
 
+MAX_TRIMMED = 1_000
+"""Maximum of rows that one statement of ``Transaction.trim`` deletes."""
+
 
 class RowChanged(Exception):
     """Another transaction changed a row between reading and writing it. The store runs the use case again."""
@@ -161,6 +164,15 @@ class Transaction(View):
             self._connection.execute("ROLLBACK TO attempt")
             self._connection.execute("RELEASE attempt")
             raise
+
+    def trim(self, table: str, which: str, parameters: tuple[int, ...] = (), *, beyond: int = 0) -> None:
+        """Delete some of the rows that a SELECT with this end returns, but not the first ``beyond``.
+
+        ``id`` is the table's key.
+        """
+        # Without locked ones: another transaction deletes or changes them.
+        rows = f"SELECT id FROM {table} {which} LIMIT ? OFFSET ?{self.skip_locked(table)}"
+        self.execute(f"DELETE FROM {table} WHERE id IN ({rows})", (*parameters, MAX_TRIMMED, beyond))
 
     def secure_delete(self) -> AbstractContextManager[None]:
         """Overwrite in the file what the body deletes or replaces, where supported."""

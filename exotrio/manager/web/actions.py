@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import pausing, retries, runs, schedules, workers
+from exotrio.manager.engine.stops import AskedBy
 from exotrio.manager.rules.errors import Conflict, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
@@ -149,7 +150,9 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
 
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to stop claiming, finish running states, and end."""
-    await request.service.store.write(workers.send_command, request.namespace, field(form, "worker"), "drain")
+    await request.service.store.write(
+        workers.ask_to_drain, request.namespace, field(form, "worker"), AskedBy.DASHBOARD
+    )
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 
 

@@ -1,0 +1,81 @@
+"""How the stop of a runtime goes: for its log and, by its heartbeats, for the state manager's receipt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
+from exotrio._runtime.ledger import Ledger
+from exotrio._runtime.lifecycle import Ending, Phase
+from exotrio._runtime.stop import Stop
+from exotrio._util.words import shortened
+from exotrio._wire.vocabulary import to_ms
+
+if TYPE_CHECKING:
+    from exotrio._wire.stops import StopReport
+
+FINISHED = frozenset(DELIVERED.values())
+CUT = frozenset({Ending.CANCELLED, Ending.DROPPED, Ending.LOST_LEASES, Ending.ABANDONED})
+"""Endings of executions that worked for nothing. Of others it is not known, or their run was cancelled."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StopRecord:
+    """What happens from the request to stop on. Written in the runtime's loop, read from any thread.
+
+    Attributes:
+        now: Returns the time on the clock of the runtime's loop; from any thread.
+        lost_claims: See ``Summary``; known at the end.
+        exit_code: Of the process, if that ends with the runtime; known at the end.
+    """
+
+    stop: Stop
+    ledger: Ledger
+    now: Callable[[], float]
+    lost_claims: int = 0
+    exit_code: int | None = None
+    _running: list[HeldClaim] = field(default_factory=list)
+    _entered: list[tuple[Phase, float]] = field(default_factory=list)
+
+    def enter(self, phase: Phase) -> None:
+        """Record that a phase of the stop begins."""
+        if not self._entered:
+            self._running = self.ledger.all(Stage.RUNNING)
+        self._entered.append((phase, self.now()))
+
+    def line(self) -> str:
+        """Return how the stop went, as it stands in the log before the summary."""
+        report = self.report()
+        return ":" if report is None else f" {report.text()};"
+
+    def report(self) -> StopReport | None:
+        """Return how the stop went so far; None before it begins."""
+        from exotrio._wire.stops import MAX_WHY, StopReport  # here, as all bodies of the API
+
+        if not self._entered:
+            return None
+        now, phases = self.now(), list(self._entered)
+        took = dict.fromkeys(Phase, None) | {
+            phase: to_ms(until - since)
+            for (phase, since), (_, until) in zip(phases, [*phases[1:], (None, now)], strict=True)
+        }
+        running = list(self._running)
+        cut = [held for held in running if held.ending in CUT and held.ran(now) is not None]
+        return StopReport(
+            why=shortened(self.stop.why, MAX_WHY),
+            shortened_by=shortened(self.stop.shortened_by, MAX_WHY),
+            took_ms=to_ms(max(0.0, now - self.stop.asked_at)),
+            drain_ms=took[Phase.DRAINING],
+            clean_up_ms=took[Phase.CANCELLING],
+            flush_ms=took[Phase.FLUSHING],
+            finished=sum(held.ending in FINISHED for held in running),
+            cut=len(cut),
+            work_lost_ms=to_ms(math.fsum(held.at_risk(now) for held in cut)),
+            unknown=self.ledger.ended(Ending.UNKNOWN) + self.lost_claims,
+            abandoned=self.ledger.ended(Ending.ABANDONED),
+            kept=self.ledger.ended(Ending.KEPT),
+            exit_code=self.exit_code,
+        )

@@ -1,0 +1,164 @@
+"""Bodies about the stops of runtimes: what a runtime reports of its stop, and the receipts of stops."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field, computed_field
+
+from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._util.times import format_duration
+from exotrio._util.words import plural
+from exotrio._wire.body import Body, Moment, Seconds
+
+MAX_WHY = 200
+"""Maximum number of characters of the source of a stop: programs may give any."""
+
+Count = Annotated[int, Field(ge=0)]
+Reason = Annotated[str, Field(max_length=MAX_WHY)]
+
+
+class StopReport(Body):
+    """How the stop of a runtime went, by its last heartbeat; in one before that, how far it is.
+
+    Fields:
+        why: What asked for the stop: a signal, ``stop()``, ...; empty if that is not known.
+        shortened_by: What asked later, and shortened the grace; empty if nothing did.
+        took: Seconds from the first request to the last heartbeat; None if no stop had begun.
+        drain, clean_up, flush: Seconds of each phase; None for one that was skipped.
+        finished: Nodes that ran when the stop began, and whose outcomes were accepted.
+        handed_over: Those that gave their state back.
+        cut: Those that were cancelled or killed, or whose outcomes were not accepted.
+        work_lost: Seconds for which these had run, without what checkpoints keep.
+        unknown, abandoned, kept: States whose fate is unknown, which are abandoned, and whose outcome is in
+            the outbox, in the whole life of the runtime.
+        exit_code: Of a process that ends with its runtime; None for others.
+    """
+
+    why: Reason = ""
+    shortened_by: Reason = ""
+    took: Seconds | None = Field(default=None, alias="took_ms")
+    drain: Seconds | None = Field(default=None, alias="drain_ms")
+    clean_up: Seconds | None = Field(default=None, alias="clean_up_ms")
+    flush: Seconds | None = Field(default=None, alias="flush_ms")
+    finished: Count = 0
+    handed_over: Count = 0
+    cut: Count = 0
+    work_lost: Seconds = Field(default=0.0, alias="work_lost_ms")
+    unknown: Count = 0
+    abandoned: Count = 0
+    kept: Count = 0
+    exit_code: int | None = None
+
+    @property
+    def left_behind(self) -> int:
+        """How many states are unknown, abandoned or in the outbox."""
+        return self.unknown + self.abandoned + self.kept
+
+    def text(self) -> str:
+        """Return how the stop went, as one line."""
+        about = "; ".join(filter(None, (self.reason, self.phases)))
+        return (
+            f"after {format_duration(self.took)} ({about}): {plural(self.finished, 'node')} finished,"
+            f" {self.handed_over:,} handed over, {self.cut:,} cut,"
+            f" {format_duration(self.work_lost)} of work lost"
+        )
+
+    @property
+    def phases(self) -> str:
+        """The time of each phase, in words; empty if no stop had begun."""
+        named = (("drain", self.drain), ("clean-up", self.clean_up), ("flush", self.flush))
+        return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in named if seconds)
+
+    @property
+    def reason(self) -> str:
+        """What asked for the stop, and what shortened it, in words."""
+        return ", then ".join(filter(None, (self.why, self.shortened_by)))
+
+
+class StopReceipt(StopReport):
+    """How a runtime ended.
+
+    Fields:
+        worker_id: Id of the process.
+        runtime: Name of the Runtime.
+        began_at: When the stop began; None if that is not known.
+        ended_at: When the last heartbeat came, by the clock of the state manager.
+        vanished: The heartbeats ended without one that said that the runtime stopped. Then the last of them
+            says the rest, and the nodes that ran at that time are cut.
+    """
+
+    worker_id: str
+    runtime: str
+    ended_at: Moment
+    vanished: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def began_at(self) -> Moment | None:
+        """When the stop began; None if that is not known."""
+        return None if self.took is None else self.ended_at - timedelta(seconds=self.took)
+
+    @property
+    def reason(self) -> str:
+        return ", then ".join(filter(None, (super().reason, "vanished" if self.vanished else "")))
+
+
+class StopTotal(Body):
+    """What several stops cost together: the sums of ``StopReceipt``.
+
+    Fields:
+        stops, vanished: How many receipts there are, and those of them of runtimes that vanished.
+        longest: Seconds of the longest one.
+    """
+
+    stops: int
+    vanished: int
+    took: Seconds = Field(alias="took_ms")
+    longest: Seconds = Field(alias="longest_ms")
+    finished: int
+    handed_over: int
+    cut: int
+    work_lost: Seconds = Field(alias="work_lost_ms")
+    left_behind: int
+
+    def text(self) -> str:
+        """Return it as one line."""
+        if not self.stops:
+            return "0 stops"
+        vanished = f", {self.vanished:,} vanished" if self.vanished else ""
+        return (
+            f"{plural(self.stops, 'stop')}: {format_duration(self.took)} in all,"
+            f" {format_duration(self.longest)} at most{vanished};"
+            f" {plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
+            f" {format_duration(self.work_lost)} of work lost;"
+            f" {plural(self.left_behind, 'state')} left behind"
+        )
+
+
+class StopList(Body):
+    """Receipts of stops, the latest first."""
+
+    receipts: list[StopReceipt]
+
+    @property
+    def total(self) -> StopTotal:
+        """What these stops cost together."""
+        of = self.receipts
+        took = [each.took for each in of if each.took is not None]
+        return StopTotal(
+            stops=len(of),
+            vanished=sum(each.vanished for each in of),
+            took_ms=sum(took) * 1000,
+            longest_ms=max(took, default=0.0) * 1000,
+            finished=sum(each.finished for each in of),
+            handed_over=sum(each.handed_over for each in of),
+            cut=sum(each.cut for each in of),
+            work_lost_ms=sum(each.work_lost for each in of) * 1000,
+            left_behind=sum(each.left_behind for each in of),
+        )
+
+
+class StopsQuery(Body):
+    """Query of the route that lists receipts: how long ago the last of these stops may have ended."""
+
+    within_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)] = 86_400_000

@@ -1,0 +1,204 @@
+"""Receipts: how each runtime ended.
+
+A runtime says it with its last heartbeat. One whose heartbeats end without that has vanished: the sweep that
+ends its leases writes the receipt, in the same transaction, by its last heartbeat and the states that it
+held. A runtime that is heard of again did not stop, and its receipt is removed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.native import HeartbeatRequest
+from exotrio._wire.stops import StopReceipt, StopReport
+from exotrio._wire.vocabulary import DRAIN_COMMAND, work_lost
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import NO_EFFECTS, Effects
+from exotrio.manager.store.transaction import Transaction
+
+MAX_STOPS = 2_000
+"""Maximum of receipts in a database."""
+COLUMNS = ("namespace", "worker_id", "ended_at", "receipt")
+MAX_VANISHED = 1_000
+"""Maximum of vanished runtimes that one use case records."""
+
+
+class AskedBy(IntEnum):
+    """What asked a runtime to drain: the values of ``workers.drain_asked``, below zero once it has begun."""
+
+    API = 1
+    DASHBOARD = 2
+
+
+ASKED_BY = {AskedBy.API: "a drain from the API", AskedBy.DASHBOARD: "a drain from the dashboard"}
+Cause = tuple[str, tuple[int | str, ...]]
+"""Which runtimes and held states are lost: a condition, and its parameters. The tables ``workers`` and
+``states`` have the same columns for it: ``lease_until`` and ``manager``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """A runtime that vanished: the number of its row, when its last heartbeat came, and the receipt."""
+
+    row: int
+    namespace: str
+    beat_at: int
+    receipt: StopReceipt
+
+
+def record_stop(tx: Transaction, namespace: str, beat: HeartbeatRequest, drain_asked: int) -> Effects:
+    """Store the receipt of a runtime that says, with its last heartbeat, that it stopped."""
+    report = _report(beat.stop, drain_asked)
+    receipt = _receipt(report, worker_id=beat.worker_id, runtime=beat.runtime, ended_at=tx.now_ms)
+    tx.insert(
+        "stops",
+        COLUMNS,
+        [_row(namespace, tx.now_ms, receipt)],
+        "(namespace, worker_id) DO UPDATE SET ended_at = excluded.ended_at, receipt = excluded.receipt",
+    )
+    _trim(tx)
+    return Effects(stops=[(namespace, receipt)])
+
+
+def find_vanished(
+    tx: Transaction, causes: Iterable[Cause], *, silent_since: int | None = None
+) -> list[Vanished]:
+    """Return the runtimes that vanished, before the states that they held are taken back.
+
+    ``silent_since`` leaves out those that sent a request since then, on the clock of leases, unless a lease
+    of theirs is over: a state manager of the version before may have got their heartbeats.
+    """
+    rows = [
+        row
+        for which, parameters in causes
+        for row in tx.execute(
+            "SELECT id, namespace, worker_id, runtime, beat, beat_at, seen_at, drain_asked, lease_until"
+            f" FROM workers WHERE {which} ORDER BY id LIMIT ?",
+            (*parameters, MAX_VANISHED),
+        )
+    ]
+    if not rows:
+        return []
+    held = _held_by(tx, [row["worker_id"] for row in rows])
+    return [
+        Vanished(
+            row["id"], row["namespace"], row["beat_at"], _receipt_of_vanished(row, held[row["worker_id"]])
+        )
+        for row in rows
+        if silent_since is None
+        or row["lease_until"] is None
+        or row["seen_at"] <= silent_since
+        or any((state["lease_until"] or 0) <= row["lease_until"] for state in held[row["worker_id"]])
+    ]
+
+
+def record_vanished(tx: Transaction, vanished: Sequence[Vanished]) -> Effects:
+    """Store the receipts of runtimes that vanished.
+
+    It comes last in a transaction, and waits for no heartbeat: that one may wait for states.
+    """
+    if not vanished:
+        return NO_EFFECTS
+    # Race: a heartbeat may have come, or be on its way.
+    unchanged = {
+        (row["id"], row["beat_at"])
+        for row in tx.execute(
+            "SELECT id, beat_at FROM workers"
+            f" WHERE {tx.any_of('id')} AND (lease_until IS NOT NULL OR manager IS NOT NULL)"
+            f"{tx.skip_locked('workers')}",
+            (tx.items([each.row for each in vanished]),),
+        )
+    }
+    ended = [each for each in vanished if (each.row, each.beat_at) in unchanged]
+    tx.execute(
+        f"UPDATE workers SET lease_until = NULL, manager = NULL, heard = 0 WHERE {tx.any_of('id')}",
+        (tx.items([each.row for each in ended]),),
+    )
+    tx.insert(
+        "stops",
+        COLUMNS,
+        sorted(_row(each.namespace, each.beat_at, each.receipt) for each in ended),
+        "DO NOTHING",
+    )
+    _trim(tx)
+    return Effects(stops=[(each.namespace, each.receipt) for each in ended])
+
+
+def remove_receipt(tx: Transaction, namespace: str, worker_id: str) -> None:
+    """Remove the receipt of a runtime that is heard of again."""
+    tx.execute("DELETE FROM stops WHERE namespace = ? AND worker_id = ?", (namespace, worker_id))
+
+
+def remove_old_receipts(tx: Transaction, ended_before: int) -> None:
+    """Remove receipts of runtimes that ended before a time in Unix ms."""
+    tx.trim("stops", "WHERE ended_at < ? ORDER BY ended_at", (ended_before,))
+
+
+def _row(namespace: str, ended_at: int, receipt: StopReceipt) -> tuple[str, str, int, str]:
+    text = receipt.model_dump_json(exclude_defaults=True, exclude={"began_at"})
+    return (namespace, receipt.worker_id, ended_at, text)
+
+
+def _trim(tx: Transaction) -> None:
+    tx.trim("stops", "ORDER BY ended_at DESC, id DESC", beyond=MAX_STOPS)
+
+
+def _held_by(tx: Transaction, workers: Sequence[str]) -> defaultdict[str, list[Row]]:
+    """Return the states that some runtimes hold, by runtime."""
+    held: defaultdict[str, list[Row]] = defaultdict(list)
+    for state in tx.execute(
+        "SELECT worker, begun, begun_at, claimed_at, lease_until, at FROM states INDEXED BY states_held"
+        f" LEFT JOIN checkpoints ON state = seq WHERE status = 'QUEUED' AND {tx.any_of('worker')}",
+        (tx.items(workers),),
+    ):
+        held[state["worker"]].append(state)
+    return held
+
+
+def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
+    try:
+        # Its states are not parsed: another version of exotrio may have stored it.
+        said = from_json(row["beat"]).get("stop")
+        report = None if said is None else StopReport.model_validate(said)
+    except ValidationError:
+        report = None
+    report = _report(report, row["drain_asked"])
+    cut = [state for state in held if state["begun"]]
+    lost_ms = sum(
+        work_lost(state["begun_at"], row["beat_at"], state["at"])
+        for state in cut
+        # Otherwise execute had not begun, or the time is that of an earlier claim.
+        if state["begun_at"] is not None and state["begun_at"] >= state["claimed_at"]
+    )
+    report.cut += len(cut)
+    report.work_lost += lost_ms / 1000
+    return _receipt(
+        report, worker_id=row["worker_id"], runtime=row["runtime"], ended_at=row["beat_at"], vanished=True
+    )
+
+
+def _report(report: StopReport | None, drain_asked: int) -> StopReport:
+    """Return what a runtime said of its stop, with what the state manager knows of it."""
+    report = StopReport() if report is None else report.model_copy()
+    if drain_asked and report.why in ("", DRAIN_COMMAND):
+        report.why = ASKED_BY[AskedBy(abs(drain_asked))]
+    return report
+
+
+def _receipt(
+    report: StopReport, *, worker_id: str, runtime: str, ended_at: int, vanished: bool = False
+) -> StopReceipt:
+    return StopReceipt.model_construct(
+        **dict(report),
+        worker_id=worker_id,
+        runtime=runtime,
+        ended_at=from_unix_ms(ended_at),
+        vanished=vanished,
+    )

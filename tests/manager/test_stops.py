@@ -1,0 +1,318 @@
+"""Receipts: how a runtime stopped, by its own account, or how it vanished, by that of the state manager."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import BaseNode, Graph, Runtime, StateManager
+from exotrio._util.times import from_unix_ms
+from exotrio.client import StopReceipt
+from exotrio.errors import ConfigurationError
+from exotrio.manager import embedded
+from exotrio.manager.engine import managers, stops, workers
+from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.retention import discard
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, claim, executed_item, item_for, report
+from tests.support.helpers import SettableClock, ok, place
+from tests.support.manager import ENGINES, Manager, open_manager, open_two
+
+SECOND = 1_000
+TERMS = Terms()
+WALL = 1_800_000_000_000
+
+
+# -- what a runtime says
+
+
+class Sleeps(BaseNode):
+    class Inputs(BaseModel):
+        seconds: float
+
+    async def execute(self) -> None:
+        try:
+            await trio.sleep(self.inputs.seconds)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2 if self.stopping == "cancelling" else 0)
+
+
+graph = Graph("sleep", namespace="tests")
+graph.add(Sleeps, seconds=1)
+
+
+async def test_a_stop_leaves_a_receipt_that_says_when_why_how_long_and_what_it_cost(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("tests", transport=transport) as manager,
+        trio.open_nursery() as nursery,
+    ):
+        runtime = Runtime("tests", "r", [Sleeps], transport=transport, workers=3, batch_size=8)
+        await nursery.start(runtime.run)
+        await manager.upsert_graph(graph)
+        for seconds in (8, 30, 40, 50):
+            await manager.trigger("sleep", {"seconds": str(seconds)})
+        await trio.sleep(5)
+        runtime.stop(20, why="SIGTERM")
+        await trio.sleep(10)
+        runtime.stop(0, why="SIGINT")
+        await trio.sleep(10)
+        (receipt,) = (await manager.stops()).receipts
+    assert (receipt.worker_id, receipt.runtime, receipt.vanished) == (runtime.worker_id, "r", False)
+    assert receipt.reason == "SIGTERM, then SIGINT"
+    assert (receipt.drain, receipt.clean_up, receipt.flush) == pytest.approx((10, 2, 0), abs=0.01)
+    assert receipt.took == pytest.approx(12, abs=0.01)
+    assert (receipt.finished, receipt.handed_over, receipt.cut, receipt.left_behind) == (1, 0, 2, 0)
+    assert receipt.work_lost == pytest.approx(2 * (5 + 10 + 2), abs=0.1)
+    assert receipt.exit_code is None, "the process goes on"
+    assert runtime.summary.released == 1
+
+
+# -- what the state manager knows
+
+
+@dataclass
+class Lab:
+    """A state manager whose clocks are set, and runtimes in other processes, for which the test speaks."""
+
+    manager: Manager
+    clock: SettableClock
+
+    @property
+    def api(self) -> Api:
+        return self.manager.remote
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(round(seconds * SECOND))
+
+    async def beat(
+        self, worker: str = "w", *states: dict[str, Any], phase: str = "running", **more: Any
+    ) -> None:
+        ok(await self.api.heartbeat(worker, runtime="r", phase=phase, states=list(states), **more))
+
+    async def sweep(self) -> None:
+        """Do what a state manager does every few seconds."""
+        await self.manager.service.store.write(expire, self.clock(), TERMS)
+
+    async def receipts(self) -> list[StopReceipt]:
+        answer = ok(await self.api.native("GET", "stops"))
+        return [StopReceipt.model_validate(each) for each in answer["receipts"]]
+
+
+@asynccontextmanager
+async def lab(db: str | Path = ":memory:", now: int = WALL) -> AsyncIterator[Lab]:
+    clock = SettableClock(now)
+    async with open_manager(db, clock=clock, monotonic=clock) as manager:
+        yield Lab(manager, clock)
+
+
+def runs(state: dict[str, Any], buffered: float = 0.0) -> dict[str, Any]:
+    return {**item_for(state), "running": True, "buffered_ms": round(buffered * SECOND)}
+
+
+async def begin(lab: Lab, count: int = 1, worker: str = "w") -> list[dict[str, Any]]:
+    """Claim so many states, and say by a heartbeat that they run, each two seconds after its claim."""
+    await Flow.start(lab.api, place("a"), runs=count)
+    states: list[dict[str, Any]] = ok(await lab.api.native_claim({A: count}, worker_id=worker))["states"]
+    lab.pass_time(2)
+    await lab.beat(worker, *(runs(state, 2) for state in states))
+    return states
+
+
+async def test_a_runtime_that_vanishes_gets_a_receipt_with_the_work_that_its_heartbeats_told() -> None:
+    async with lab() as at:
+        first, second, third = await begin(at, 3)
+        at.pass_time(20)
+        await at.beat("w", runs(first, 2), runs(second, 2), runs(third, 2))
+        last = at.clock()
+        assert await report(at.api, executed_item(second)) == ["ok"]
+        at.pass_time(59)
+        await at.sweep()
+        assert await at.receipts() == []
+        at.pass_time(1)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.worker_id, receipt.runtime, receipt.reason) == ("w", "r", "vanished")
+        assert receipt.ended_at == from_unix_ms(last)
+        assert (receipt.began_at, receipt.took, receipt.phases) == (None, None, "")
+        assert (receipt.cut, receipt.work_lost) == (2, 40.0), "the outcome of one was accepted"
+        at.pass_time(5)
+        await at.sweep()
+        assert await at.receipts() == [receipt]
+        assert await claim(at.api, {A: 3}), "its states can be claimed"
+
+
+async def test_claims_after_the_last_heartbeat_hide_nothing() -> None:
+    async with lab() as at:
+        await begin(at)
+        at.pass_time(15)
+        await claim(at.api, {A: 1}, worker_id="w")
+        at.pass_time(45)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.cut, receipt.work_lost) == (1, 0.0)
+
+
+async def test_what_a_checkpoint_keeps_is_not_lost() -> None:
+    async with lab() as at:
+        (state,) = await begin(at)
+        at.pass_time(18)
+        await at.beat("w", {**runs(state, 2), "checkpoint": {"number": 1, "value": "{}"}})
+        at.pass_time(2)
+        await at.beat("w", runs(state, 2))
+        at.pass_time(60)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.cut, receipt.work_lost) == (1, 2.0)
+
+
+async def test_a_runtime_that_is_killed_while_it_stops_has_said_when_and_why_the_stop_began() -> None:
+    async with lab() as at:
+        (state,) = await begin(at)
+        at.pass_time(3)
+        said = {"why": "SIGTERM", "took_ms": 1_000, "drain_ms": 1_000, "finished": 2}
+        await at.beat("w", runs(state, 2), phase="draining", stop=said)
+        at.pass_time(60)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.reason, receipt.phases) == ("SIGTERM, then vanished", "drain 1.0 s")
+        assert receipt.began_at == receipt.ended_at - timedelta(seconds=1)
+        assert (receipt.finished, receipt.cut, receipt.work_lost) == (2, 1, 3.0)
+
+
+@pytest.mark.parametrize("by_claim", [False, True])
+async def test_the_receipt_of_a_runtime_that_is_heard_of_again_is_removed(by_claim: bool) -> None:
+    async with lab() as at:
+        await begin(at)
+        at.pass_time(61)
+        await at.sweep()
+        assert [receipt.vanished for receipt in await at.receipts()] == [True]
+        if by_claim:
+            await claim(at.api, {A: 1}, worker_id="w")
+        else:
+            await at.beat("w")
+        assert await at.receipts() == []
+        await at.beat("w", phase="stopped", stop={"why": "SIGTERM", "took_ms": 5, "exit_code": 75})
+        at.pass_time(100)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.reason, receipt.vanished, receipt.exit_code) == ("SIGTERM", False, 75)
+
+
+async def test_a_runtime_of_an_earlier_version_gets_a_receipt_with_what_the_state_manager_knows() -> None:
+    async with lab() as at:
+        for worker in ("old", "drained"):
+            await at.beat(worker)
+        ok(await at.api.worker("POST", "drained", "drain"))
+        for worker in ("old", "drained"):
+            for phase in ("running", "draining", "stopped"):
+                await at.beat(worker, phase=phase)
+        reasons = {receipt.worker_id: receipt.reason for receipt in await at.receipts()}
+        assert reasons == {"old": "", "drained": "a drain from the API"}
+
+
+async def test_a_report_that_cannot_be_read_costs_no_lease() -> None:
+    async with lab() as at:
+        (state,) = await begin(at)
+        await at.beat("w", runs(state, 2), phase="draining", stop={"took_ms": "long", "finished": -1})
+        at.pass_time(59)
+        await at.sweep()
+        assert await report(at.api, executed_item(state)) == ["ok"]
+
+
+async def test_time_in_which_no_state_manager_worked_ends_no_runtime() -> None:
+    async with lab() as at:
+        await begin(at)
+        at.pass_time(300)
+        sweep = partial(managers.sweep, last=at.clock() - 300 * SECOND)
+        await at.manager.service.store.write(sweep, "m", at.clock(), TERMS)
+        await at.sweep()
+        assert await at.receipts() == []
+        at.pass_time(60)
+        await at.sweep()
+        assert len(await at.receipts()) == 1
+
+
+async def test_after_a_restart_runtimes_have_the_term_of_a_lease_to_be_heard_of(tmp_path: Path) -> None:
+    db = tmp_path / "state.db"
+    async with lab(db) as at:
+        (state,) = await begin(at)
+        at.pass_time(10)
+        await at.beat("w", runs(state, 2))
+        await at.beat("lives")
+        ok(await at.manager.api.heartbeat("inside", runtime="run", phase="running"))
+        last = at.clock()
+    async with lab(db, last) as at:
+        (inside,) = await at.receipts()
+        assert (inside.worker_id, inside.reason) == ("inside", "vanished"), "it was in the process that ended"
+        at.pass_time(59)
+        await at.beat("lives")
+        at.pass_time(2)
+        await at.sweep()
+        receipt = (await at.receipts())[0]
+        assert (receipt.worker_id, receipt.ended_at) == ("w", from_unix_ms(last))
+        assert (receipt.cut, receipt.work_lost) == (1, 10.0)
+        assert len(await at.receipts()) == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_several_state_managers_write_one_receipt(engine: str) -> None:
+    async with open_two(engine) as pair:
+        first, second = (each.service for each in pair)
+        api = pair[0].remote
+        await Flow.start(api, place("a"))
+        state = ok(await api.native_claim({A: 1}, worker_id="w"))["states"][0]
+        ok(await api.heartbeat("w", runtime="r", phase="running", states=[runs(state)]))
+        later = first.monotonic() + 61 * SECOND
+        async with trio.open_nursery() as nursery:
+            for service in (first, second, first, second):
+                nursery.start_soon(service.store.write, expire, later, TERMS)
+        for each in pair:
+            (receipt,) = ok(await each.remote.native("GET", "stops"))["receipts"]
+            assert (receipt["vanished"], receipt["cut"]) == (True, 1)
+
+
+async def test_a_runtime_whose_process_has_ended_leaves_a_receipt_at_once() -> None:
+    async with lab() as at:
+        (state,) = await begin(at)
+        at.pass_time(4)
+        await at.beat("w", runs(state, 2))
+        await at.manager.service.store.write(workers.forget, "tests", "w", at.clock())
+        (receipt,) = await at.receipts()
+        assert (receipt.vanished, receipt.cut, receipt.work_lost) == (True, 1, 4.0)
+
+
+async def test_receipts_are_kept_as_long_as_runs_and_of_a_number_of_them_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stops, "MAX_STOPS", 5)
+    async with lab() as at:
+        for number in range(8):
+            at.pass_time(10)
+            await at.beat(f"w{number}", phase="stopped", stop={"why": "SIGTERM", "took_ms": 1})
+        assert [receipt.worker_id for receipt in await at.receipts()] == ["w7", "w6", "w5", "w4", "w3"]
+        await at.manager.service.store.write(discard, 25 * SECOND)
+        assert [receipt.worker_id for receipt in await at.receipts()] == ["w7", "w6", "w5"]
+        async with StateManager("tests", transport=at.manager.api.client._transport) as client:
+            listed = await client.stops(within=15)
+            assert [receipt.worker_id for receipt in listed.receipts] == ["w7", "w6"]
+            assert (
+                await StateManager("other", transport=at.manager.api.client._transport).stops()
+            ).receipts == []
+            for within in (0, -1, float("inf"), float("nan")):
+                with pytest.raises(ConfigurationError, match="within"):
+                    await client.stops(within=within)
