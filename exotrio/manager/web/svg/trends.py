@@ -56,22 +56,22 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
 
 
 def draw_times(
-    medians: Sequence[float | None], slowest: Sequence[float | None], *, first_ms: int, width_ms: int
+    medians: Sequence[float | None], longest: Sequence[float | None], *, first_ms: int, width_ms: int
 ) -> Markup:
-    """Return a mark for the median of each slot, and a bar from it to the slowest. The scale is logarithmic.
+    """Return a mark for the median of each slot, and a bar from it to the longest. The scale is logarithmic.
 
     Durations are in ms; slots as for ``draw_counts``.
     """
     axis = HEAD + PLOT
-    known = [max(1.0, ms) for ms in (*medians, *slowest) if ms is not None]
+    known = [max(1.0, ms) for ms in (*medians, *longest) if ms is not None]
     low, high = min(known, default=1.0) / 2, max(known, default=1.0)
 
     def height(ms: float) -> float:
         return max(2.0, PLOT * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
 
-    scale = f"slowest: about {format_duration(high / 1000)}" if known else "nothing ended"
+    scale = f"longest: about {format_duration(high / 1000)}" if known else "nothing ended"
     parts = _frame(scale, axis, len(medians), first_ms, width_ms)
-    for index, (median, slow) in enumerate(zip(medians, slowest, strict=True)):
+    for index, (median, slow) in enumerate(zip(medians, longest, strict=True)):
         if median is None or slow is None:
             continue
         at = first_ms + index * width_ms
@@ -80,13 +80,13 @@ def draw_times(
         parts.append(
             element(
                 "g",
-                element("title", f"{_when(at, width_ms)} UTC: median {texts[0]}, slowest {texts[1]}"),
+                element("title", f"{_when(at, width_ms)} UTC: median {texts[0]}, longest {texts[1]}"),
                 _bar("whole", index, len(medians), HEAD, PLOT),
-                _bar("slowest", index, len(medians), top, max(1.0, middle - top)),
+                _bar("longest", index, len(medians), top, max(1.0, middle - top)),
                 _bar("median", index, len(medians), middle - 1.5, 3),
             )
         )
-    return _chart("Median and slowest over time, on a logarithmic scale", parts)
+    return _chart("Median and longest time, over time, on a logarithmic scale", parts)
 
 
 def _chart(title: str, parts: list[Markup]) -> Markup:
