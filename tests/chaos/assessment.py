@@ -17,14 +17,17 @@ from psycopg.rows import dict_row
 
 from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
+from tests.chaos.checkpoints import broken_checkpoints
 from tests.chaos.graph import EDGES, NAMESPACE, STATES
-from tests.chaos.journal import Execution, Reading, key_of
+from tests.chaos.journal import GOES_ON, Execution, Reading, key_of
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
 from tests.support.postgres import Database
 
 OPEN = {"CREATED", "QUEUED", "EXECUTED"}
 ENDED_WELL = {"SUCCESS", "PRUNED", "RETRY_CREATED"}
+REPEATED = {"errored", "requeued", "handed-over"}
+"""Ends of executions after which another one is what is asked for."""
 BUFFERED = 16
 """Most states a worker holds ahead, the default of ``batch_size``."""
 
@@ -111,6 +114,7 @@ class _Assessor:
         self._check_outcomes()
         self._check_executions()
         self._check_reports()
+        self._check_checkpoints()
         self._check_canary()
         if self.evidence.plan.v0_only and (followed := self.evidence.proxy.followed):
             self._problem(f"a stock server would have cut requests behind an outcome: {dict(followed)}")
@@ -131,6 +135,8 @@ class _Assessor:
             for row in rows:
                 state = _state(row, stamp)
                 self.states[state.id] = state
+            for row in connection.execute("SELECT state FROM checkpoints"):
+                self._problem(f"state {_public_id(stamp, row['state'])} ended, and has a checkpoint")
             self.lost_leases = [
                 (_public_id(stamp, row["state"]), row["worker"])
                 for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'")
@@ -260,7 +266,7 @@ class _Assessor:
                 after = (each for each in by_pid[strike.pid] if each.began > strike.until)
                 touched.update(execution.key for execution in islice(after, self._held(strike)))
         for key, executions in self.evidence.reading.by_key.items():
-            again = len(executions) - 1 - sum(each.end in ("errored", "requeued") for each in executions)
+            again = len(executions) - 1 - sum(each.end in REPEATED for each in executions)
             self.counts.duplicates += max(0, again)
             self.counts.bound += touched[key]
             if again > touched[key]:
@@ -292,11 +298,7 @@ class _Assessor:
 
         But for signals of nodes that were told that their lease was lost, which are not sent.
         """
-        lost = {
-            (self.states[state_id].key, int(worker.split(":")[-2]))
-            for state_id, worker in self.lost_leases
-            if state_id in self.states and worker is not None
-        }
+        lost = self._lost()
         undone = max(
             (strike.until for strike in self.evidence.strikes if strike.kind == Fault.RESTORE), default=0
         )
@@ -311,6 +313,14 @@ class _Assessor:
             ):
                 self.counts.outcomes_lost += 1
                 self._problem(f"{execution.key} was {execution.end} by {execution.id} and never reported")
+
+    def _lost(self) -> set[tuple[str, int]]:
+        """What was done without a lease in the end, and by which process."""
+        return {
+            (self.states[state_id].key, int(worker.split(":")[-2]))
+            for state_id, worker in self.lost_leases
+            if state_id in self.states and worker is not None
+        }
 
     def _held(self, strike: Strike) -> int:
         """Return how many states a worker may have had in hand that were not entered as begun yet.
@@ -333,6 +343,28 @@ class _Assessor:
                 for by in _all_by(each.what):
                     times.setdefault(by, each.at)
         return times
+
+    # -- an execution goes on where those before it were
+
+    def _check_checkpoints(self) -> None:
+        """Check what executions began with. Over v0 they begin with nothing."""
+        if self.evidence.plan.v0_only:
+            return
+        lost = self._lost()
+
+        def is_handed_on(execution: Execution) -> bool:
+            in_order = execution.pid in self.evidence.in_order and not self.evidence.undone
+            return in_order and execution.end in GOES_ON and (execution.key, execution.pid) not in lost
+
+        for key, executions in self.evidence.reading.by_key.items():
+            stored = [*self.evidence.proxy.stored[key], *self.evidence.reading.stored[key]]
+            stored = [(at, parts) for at, parts in stored if not self._is_undone(at)]
+            problems = list(broken_checkpoints(key, executions, stored, is_handed_on))
+            self.counts.problems += problems
+            self.counts.checkpoints_lost += len(problems)
+            self.counts.parts_kept += sum(execution.received or 0 for execution in executions)
+        if not self.counts.parts_kept:
+            self._problem("no execution began with a checkpoint: nothing is proved of them")
 
     # -- the secret is nowhere
 

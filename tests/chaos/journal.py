@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-ENDS = frozenset({"done", "errored", "pruned", "requeued", "cancelled"})
+ENDS = frozenset({"done", "errored", "pruned", "requeued", "handed-over", "cancelled"})
+GOES_ON = frozenset({"errored", "requeued", "handed-over", "cancelled"})
+"""Those after which the next execution goes on from the checkpoint of this one."""
 
 
 def key_of(node: str, inputs: Mapping[str, Any]) -> str:
@@ -31,6 +33,9 @@ class Execution:
         id: Unique; the node gives it out as its output ``by``.
         ended: When it ended, or None if it was cut.
         end: How, of ``ENDS``.
+        owner: Whose checkpoint it received: the key of that work; ``-`` if it received none.
+        received: How many parts were done, as this says. None: it was cut before it entered that.
+        parts: How many are done, as the newest checkpoint says that it has set; 0 if it has set none.
     """
 
     id: str
@@ -39,6 +44,9 @@ class Execution:
     began: float
     ended: float | None = None
     end: str = ""
+    owner: str = "-"
+    received: int | None = None
+    parts: int = 0
 
 
 class Journal:
@@ -64,19 +72,37 @@ class Journal:
         assert how in ENDS
         self._write(how, execution, key)
 
-    def _write(self, what: str, execution: str, key: str) -> None:
+    def receive(self, execution: str, key: str, owner: str, parts: int) -> None:
+        """Enter the checkpoint it begins with: whose work it is, and how many parts of it are done."""
+        self._write("received", execution, key, parts, owner or "-")
+
+    def set(self, execution: str, key: str, parts: int) -> None:
+        """Enter that it has set a checkpoint."""
+        self._write("set", execution, key, parts)
+
+    def store(self, execution: str, key: str, parts: int) -> None:
+        """Enter that its checkpoint is on disk, as the state manager says."""
+        self._write("stored", execution, key, parts)
+
+    def _write(self, what: str, execution: str, key: str, parts: int = 0, owner: str = "-") -> None:
         # One write, so that lines of several processes do not mix.
-        os.write(self._file, f"{what} {execution} {key} {self._pid} {time.monotonic():.6f}\n".encode())
+        at = f"{time.monotonic():.6f}"
+        os.write(self._file, f"{what} {execution} {key} {self._pid} {at} {parts} {owner}\n".encode())
         os.fsync(self._file)
 
 
 @dataclass(slots=True)
 class Reading:
-    """The journal so far, read as it grows."""
+    """The journal so far, read as it grows.
+
+    Attributes:
+        stored: When a checkpoint of each piece of work was on disk, and how many parts are done, as it says.
+    """
 
     path: Path
     executions: dict[str, Execution] = field(default_factory=dict)
     by_key: dict[str, list[Execution]] = field(default_factory=lambda: defaultdict(list))
+    stored: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     _running: dict[int, dict[str, Execution]] = field(default_factory=lambda: defaultdict(dict))
     _offset: int = 0
 
@@ -90,16 +116,24 @@ class Reading:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.decode().splitlines():
-            what, execution_id, key, pid, at = line.split(" ")
-            if what == "begin":
-                execution = Execution(execution_id, key, int(pid), float(at))
-                self.executions[execution_id] = execution
-                self.by_key[key].append(execution)
-                self._running[execution.pid][execution_id] = execution
-            else:
-                execution = self.executions[execution_id]
-                execution.ended, execution.end = float(at), what
-                del self._running[execution.pid][execution_id]
+            what, execution_id, key, pid, at, parts, owner = line.split(" ")
+            match what:
+                case "begin":
+                    execution = Execution(execution_id, key, int(pid), float(at))
+                    self.executions[execution_id] = execution
+                    self.by_key[key].append(execution)
+                    self._running[execution.pid][execution_id] = execution
+                case "received":
+                    execution = self.executions[execution_id]
+                    execution.owner, execution.received = owner, int(parts)
+                case "set":
+                    self.executions[execution_id].parts = int(parts)
+                case "stored":
+                    self.stored[key].append((float(at), int(parts)))
+                case _:
+                    execution = self.executions[execution_id]
+                    execution.ended, execution.end = float(at), what
+                    del self._running[execution.pid][execution_id]
 
     def running(self, pid: int) -> list[Execution]:
         """Return what a process runs; of a process that ended, what it was running then."""

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 from pydantic import BaseModel
 
-from exotrio import BaseNode, PruneSignal, ReQueueAfterSignal, Runtime
+from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
 from exotrio._nodes.importing import is_worker_process
 from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
 from tests.chaos.journal import Journal, key_of
@@ -47,15 +47,18 @@ if is_worker_process():
 
 
 @contextmanager
-def entered(node: str, inputs: BaseModel) -> Iterator[str]:
-    """Enter begin and end of the body in the journal; give the execution's id."""
+def entered(node: str, inputs: BaseModel) -> Iterator[tuple[str, str]]:
+    """Enter begin and end of the body in the journal; give the ids of the execution and of the work."""
     key = key_of(node, inputs.model_dump())
     execution = journal.begin(key)
     how = "done"
     try:
-        yield execution
+        yield execution, key
     except trio.Cancelled:
         how = "cancelled"
+        raise
+    except HandOver:
+        how = "handed-over"
         raise
     except PruneSignal:
         how = "pruned"
@@ -79,6 +82,53 @@ class OfItem(BaseModel):
     index: str
 
 
+class Checkpoint(BaseModel):
+    """Whose work it is, and how many parts of it are done."""
+
+    owner: str = ""
+    done: int = 0
+
+
+PARTS = 3
+STORED = 2
+"""After so many parts a node waits until its checkpoint is on disk."""
+
+
+class InParts(BaseNode):
+    """A node whose work has parts. It sets a checkpoint after each, and hands its state over between two."""
+
+    Checkpoint = Checkpoint
+
+    async def do_parts(self, by: str, key: str, seconds: float) -> None:
+        for part in self._left(by, key):
+            await trio.sleep(seconds / PARTS)
+            if part == STORED:
+                await self.save_checkpoint(Checkpoint(owner=key, done=part))
+                journal.store(by, key, part)
+            self._set(by, key, part)
+
+    def do_parts_sync(self, by: str, key: str, seconds: float) -> None:
+        for part in self._left(by, key):
+            time.sleep(seconds / PARTS)
+            if part == STORED:
+                self.save_checkpoint_sync(Checkpoint(owner=key, done=part))
+                journal.store(by, key, part)
+            self._set(by, key, part)
+
+    def _left(self, by: str, key: str) -> Iterator[int]:
+        """Yield for each part that is left the number of parts that are done after it."""
+        done = self.checkpoint.done
+        journal.receive(by, key, self.checkpoint.owner, done)
+        for part in range(done + 1, PARTS + 1):
+            yield part
+            if self.stopping and part < PARTS:
+                raise HandOver
+
+    def _set(self, by: str, key: str, done: int) -> None:
+        self.checkpoint = Checkpoint(owner=key, done=done)
+        journal.set(by, key, done)
+
+
 class Seed(BaseNode):
     class Inputs(OfRun):
         pass
@@ -88,12 +138,12 @@ class Seed(BaseNode):
         by: str
 
     async def execute(self) -> Outputs:
-        with entered("seed", self.inputs) as by:
+        with entered("seed", self.inputs) as (by, _):
             await trio.sleep(plan.seconds)
         return self.Outputs(run=self.inputs.run, by=by)
 
 
-class Fan(BaseNode):
+class Fan(InParts):
     """Runs in a separate process."""
 
     runs_in = "process"
@@ -106,12 +156,12 @@ class Fan(BaseNode):
 
     async def execute(self) -> list[Outputs]:
         run = self.inputs.run
-        with entered("fan", self.inputs) as by:
-            await trio.sleep(plan.seconds)
+        with entered("fan", self.inputs) as (by, key):
+            await self.do_parts(by, key, plan.seconds)
         return [self.Outputs(run=run, index=str(index), by=by) for index in range(FAN_OUT)]
 
 
-class Step(BaseNode):
+class Step(InParts):
     class Inputs(OfItem):
         pass
 
@@ -123,19 +173,17 @@ class Step(BaseNode):
 
     async def execute(self) -> Outputs:
         run, index = self.inputs.run, self.inputs.index
-        with entered("step", self.inputs) as by:
+        with entered("step", self.inputs) as (by, key):
+            if plan.blocking and index == BLOCKING and int(run) % 8 == 1:
+                time.sleep(plan.blocking)  # noqa: ASYNC251 - such nodes exist, and must keep their leases
+            is_long = plan.long and index == LONG and int(run) % 4 == 0
+            await self.do_parts(by, key, plan.long if is_long else plan.seconds)
             if index == FAILING and int(run) % 3 == 0 and plan.first_time(f"{run}/step/{index}"):
                 raise RuntimeError(f"the service does not accept {self.secrets.CANARY}, try again")
-            if plan.long and index == LONG and int(run) % 4 == 0:
-                await trio.sleep(plan.long)
-            elif plan.blocking and index == BLOCKING and int(run) % 8 == 1:
-                time.sleep(plan.blocking)  # noqa: ASYNC251 - such nodes exist, and must keep their leases
-            else:
-                await trio.sleep(plan.seconds)
         return self.Outputs(run=run, index=index, by=by)
 
 
-class Note(BaseNode):
+class Note(InParts):
     """A plain function, in a thread."""
 
     class Inputs(OfItem):
@@ -146,8 +194,8 @@ class Note(BaseNode):
 
     def execute(self) -> Outputs:
         run, index = self.inputs.run, self.inputs.index
-        with entered("note", self.inputs) as by:
-            time.sleep(plan.seconds)
+        with entered("note", self.inputs) as (by, key):
+            self.do_parts_sync(by, key, plan.seconds)
             if index == PRUNING:
                 raise PruneSignal({"by": by})
             if index == REQUEUEING and plan.first_time(f"{run}/note/{index}"):
@@ -163,7 +211,7 @@ class Join(BaseNode):
         by: str
 
     async def execute(self) -> Outputs:
-        with entered("join", self.inputs) as by:
+        with entered("join", self.inputs) as (by, _):
             indexes = json.loads(self.inputs.indexes)
             if indexes != [str(index) for index in range(FAN_OUT)]:
                 raise ValueError(f"united before all ten, or not in order: {indexes}")

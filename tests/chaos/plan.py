@@ -185,6 +185,8 @@ class Figures:
         unexplained: Duplicates beyond that, key by key.
         stale_accepted: Stored outcomes of a runtime that was not the last to claim the state.
         wrong: Stored outcomes of executions of another state.
+        parts_kept: Parts of work that were not done again, since a checkpoint said that they were done.
+        checkpoints_lost: Executions that began with a checkpoint other than the newest stored one.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
@@ -205,6 +207,8 @@ class Figures:
     unexplained: int = 0
     stale_accepted: int = 0
     wrong: int = 0
+    parts_kept: int = 0
+    checkpoints_lost: int = 0
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
@@ -226,6 +230,7 @@ class Figures:
             "duplicates": f"{self.duplicates} of at most {self.bound} ({self.unexplained} unexplained)",
             "stale accepted": f"{self.stale_accepted}",
             "of another state": f"{self.wrong}",
+            "checkpoints lost": f"{self.checkpoints_lost} ({self.parts_kept} parts were not done again)",
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",

@@ -104,6 +104,7 @@ class Proxy:
         answered: Executions whose outcome the state manager itself has answered, whatever it said.
         claimed: When each v0 claim that gave out a state was sent and answered, by the state's id.
         closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
+        stored: When the state manager said that it has a checkpoint of a piece of work, with how many parts.
         followed: Requests that came on a connection that was to be cut under them, by route.
     """
 
@@ -116,6 +117,7 @@ class Proxy:
     accepted: dict[str, list[Accepted]] = field(default_factory=lambda: defaultdict(list))
     answered: set[str] = field(default_factory=set)
     claimed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    stored: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     closed: set[str] = field(default_factory=set)
     followed: Counter[str] = field(default_factory=Counter)
     _answering_404: int = 0
@@ -285,6 +287,8 @@ class Proxy:
         if request.start[1].endswith("/states/enqueue") and response.start[1] == "200":
             for state in _json(response.body)["states"]:
                 self.claimed[state["state_id"]].append((began, now))
+        if re.search(r"/(outcomes|release|heartbeat)$", request.start[1]) and response.start[1] == "200":
+            self._remember_checkpoints(_json(request.body), _json(response.body), now)
         if _route(request) not in ("report", "release") or response.start[1] >= "500":
             return
         path, body = request.start[1], _json(request.body)
@@ -303,6 +307,19 @@ class Proxy:
                     self.accepted[item["state_id"]].append(Accepted(what, reply["result"] == "ok", now))
         elif (match := re.search(r"/state/([0-9a-f]{24})/(executed|errored|prune)$", path)) is not None:
             self.accepted[match[1]].append(Accepted(_comparable(match[2], body), True, now))
+
+    def _remember_checkpoints(self, body: Any, reply: Any, now: float) -> None:
+        """Remember which checkpoints of a native request the state manager said that it has."""
+        # Without the claim after outcomes; a claim that was given up is released without its states.
+        sent = body if isinstance(body, list) else body.get("states") or ()
+        answers = {each["state_id"]: each for each in reply["items"]}
+        for item in sent:
+            if (checkpoint := item.get("checkpoint")) is not None:
+                answer = answers[item["state_id"]]
+                stored = answer.get("checkpoint", checkpoint["number"])
+                if answer["result"] == "ok" and stored == checkpoint["number"]:
+                    value = _json(checkpoint["value"])
+                    self.stored[value["owner"]].append((now, int(value["done"])))
 
 
 def _comparable(outcome: str, item: dict[str, Any]) -> str:

@@ -1,0 +1,36 @@
+"""Whether executions go on where those before them were, as the journal of nodes with checkpoints shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from tests.chaos.journal import Execution
+
+
+def broken_checkpoints(
+    key: str,
+    executions: Sequence[Execution],
+    stored: Collection[tuple[float, int]],
+    is_handed_on: Callable[[Execution], bool],
+) -> Iterator[str]:
+    """Yield what is wrong with the checkpoints that the executions of one piece of work began with.
+
+    Only the holder of a state changes its checkpoint. So what was stored before an execution began was stored
+    before it got the state, even if its worker had held that for a while by then.
+
+    Args:
+        key: Of the work.
+        executions: All of it, in the order in which they began.
+        stored: When its checkpoints were stored, and how many parts were done.
+        is_handed_on: Whether the newest checkpoint of an execution was stored with its end.
+    """
+    for number, execution in enumerate(executions):
+        if execution.received is None:
+            continue
+        if execution.owner not in ("-", key):
+            yield f"{key} began with a checkpoint of {execution.owner}: {execution.id}"
+        least = max((parts for at, parts in stored if at < execution.began), default=0)
+        if number and is_handed_on(executions[number - 1]):
+            least = max(least, executions[number - 1].parts)
+        if execution.received < least:
+            yield f"{key} began after {execution.received} parts although {least} were done: {execution.id}"
