@@ -4,8 +4,7 @@ run.
 A pause is a column of the row of the node or graph, so it is the same at every state manager, and stays when
 a node is registered again or a graph is stored again. Running states are not affected. A claim reads the
 column in the statement that searches for states (``claims``), so that no claim that begins after the pause
-takes one. State managers of version 1 of the tables, which may be there during an update, do not know these
-columns: they pause nothing.
+takes one.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
 
 def _newest_below(view: View, number: int) -> int:
     """Return the highest number of a state below that one, 0 if there is none. Many numbers in a row may be
-    unused (``store.schema``)."""
+    unused (``store.numbers``)."""
     return int(view.one("SELECT coalesce(max(seq), 0) FROM states WHERE seq < ?", (number,))[0])
 
 

@@ -116,19 +116,22 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
         return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, node.offered_by), 5)
-        what = f"{due}, although {offers} has it: {_why(runtimes)}"
+        why = _why([runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes])
+        what = f"{due}, although {offers} has it{why}"
         return Finding(what, "start more runtimes, or give them more workers", page=page)
     return None
 
 
 def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
-    running = [runtime for runtime in runtimes if runtime.live and runtime.phase == "running"]
-    free = sum(max(0, runtime.workers - runtime.busy) for runtime in running)
+    """Return why states wait that these runtimes could claim; empty if only others could, through v0."""
+    if not runtimes:
+        return ""
+    running = [runtime for runtime in runtimes if runtime.phase == "running"]
     if not running:
-        return "no runtime claims new states"
-    if free:
-        return f"{plural(free, 'worker')} {are(free)} free, so it waits for a limit of its class"
-    return "all workers are busy"
+        return ": no runtime that has it claims new states"
+    if free := sum(max(0, runtime.workers - runtime.busy) for runtime in running):
+        return f": {plural(free, 'worker')} {are(free)} free, so it waits for a limit of its class"
+    return ": all their workers are busy"
 
 
 def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
