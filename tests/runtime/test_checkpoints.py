@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
+import time
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, CheckpointNotSaved, HandOver, PruneSignal, ReQueueAfterSignal
+from exotrio._runtime import heartbeat
 from exotrio._shared import deadlines
 from tests.support.doubles import Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
@@ -139,6 +142,29 @@ async def test_a_thousand_values_a_second_cost_one_stored_value_every_few_second
     async with running(server, Often):
         await server.until(EXECUTED=1)
     assert 3 <= len(sent(server, "heartbeat")) <= 4
+
+
+async def test_a_thread_that_sets_a_thousand_values_a_second_costs_as_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class InThread(Steps):
+        def execute(self) -> None:  # type: ignore[override]
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                self.checkpoint = self.Checkpoint(step=self.checkpoint.step + 1)
+            raise HandOver if not self.stopping else ValueError
+
+    monkeypatch.setattr(heartbeat, "CHECKPOINT_INTERVAL", 0.2)
+    server = NativeServer()
+    server.add("InThread", steps="1")
+    async with running(server, InThread, within=30) as rt:
+        await server.until(lambda: server.routes("release"))
+        rt.stop(0)
+    (_, last), *_ = sent(server, "release")
+    assert last == text(int(json.loads(last)["step"]))
+    numbers = [number for number, _ in sent(server, "heartbeat")]
+    assert len(numbers) <= 4
+    assert sent(server, "release")[0][0] > 500, "as many were set"
 
 
 async def test_many_large_values_come_in_several_heartbeats_at_once(autojump_clock: MockClock) -> None:
