@@ -35,6 +35,8 @@ class RuntimeInfo(Body):
         busy, buffered, reporting: States that it runs, those that wait for a worker, and those that have
             ended, counted as in ``Overview``.
         holds: All states that it holds.
+        work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
+            worked since their last stored checkpoints, or since they began. None from an older server.
         heard_ago, polled_ago: Seconds since its last request, and since its last claim, if any.
         nodes: Names of the nodes that it claims states of.
         shows_tasks: Whether its task tree can be requested.
@@ -50,6 +52,7 @@ class RuntimeInfo(Body):
     buffered: int
     reporting: int = 0
     holds: int
+    work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
     heard_ago: Seconds = Field(alias="heard_ms")
     polled_ago: Seconds | None = Field(alias="polled_ms")
     nodes: list[str]
@@ -146,6 +149,8 @@ class NodeLoad(Body):
             claimed through v0, all.
         buffered: States that runtimes claimed and have not begun.
         reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
+        work_at_risk: Seconds that the running states have worked since their last stored checkpoints, or
+            since they began; of those claimed through v0, since their claim. None from an older server.
         ended, failed: Attempts of the last hour.
         unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
         waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
@@ -163,6 +168,7 @@ class NodeLoad(Body):
     running: int
     buffered: int = 0
     reporting: int = 0
+    work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
     ended: int
     failed: int
     unreported: int = 0
@@ -181,6 +187,7 @@ class Overview(Body):
         at: When, by the clock of the state manager.
         running, buffered, reporting: States whose ``execute`` runs, those that are claimed and have not
             begun, and those that have ended and are not reported yet, as in ``NodeLoad``.
+        work_at_risk: Of all nodes, as in ``NodeLoad``.
         waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
         throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
@@ -195,6 +202,7 @@ class Overview(Body):
     running: int
     buffered: int = 0
     reporting: int = 0
+    work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
     waiting: int
     waiting_is_more: bool
     errored: int

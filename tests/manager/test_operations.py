@@ -338,6 +338,10 @@ async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockC
         assert later[ended(node_name("a"), "SUCCESS")] == 2, "each output of a fan-out is a state"
         assert later[ended(node_name("a"), "ERRORED")] == 1
         assert later["exotrio_manager_commit_group_size_count"] > 5
+        clock.advance(2_500)
+        await trio.sleep(6)
+        # One is held.
+        assert (await manager.values())[f"exotrio_manager_work_at_risk_seconds{labels}"] == 2.5
 
 
 async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
@@ -348,6 +352,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_buffered_states": {"namespace", "node"},
+        "exotrio_manager_work_at_risk_seconds": {"namespace", "node"},
         "exotrio_manager_eligible_states": {"namespace", "node"},
         "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
         "exotrio_manager_node_paused": {"namespace", "node"},

@@ -51,6 +51,11 @@ GAUGES = (
         ["namespace", "node"],
     ),
     (
+        "exotrio_manager_work_at_risk_seconds",
+        "How long the running states have worked since their last stored checkpoints, or since they began.",
+        ["namespace", "node"],
+    ),
+    (
         "exotrio_manager_eligible_states",
         "States a runtime could claim now, counted up to 100,000.",
         ["namespace", "node"],
@@ -167,7 +172,7 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
-        states, buffered, reporting, eligible, oldest, paused, schedules = gauges
+        states, buffered, reporting, at_risk, eligible, oldest, paused, schedules = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for each in self._backlog:
@@ -176,6 +181,7 @@ class ManagerMetrics:
             states.add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
             buffered.add_metric(node, each.buffered)
             reporting.add_metric(node, each.reporting)
+            at_risk.add_metric(node, each.work_at_risk)
             eligible.add_metric(node, each.eligible)
             oldest.add_metric(node, each.oldest)
             paused.add_metric(node, each.paused_at is not None)

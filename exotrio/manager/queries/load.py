@@ -32,7 +32,8 @@ the times of an earlier claim."""
 
 def _held(condition: str) -> str:
     return (
-        "(SELECT states.seq, run, place, node_id, worker, claimed_at, nodes.namespace,"
+        "(SELECT states.seq, run, place, node_id, worker, claimed_at, begun, checkpoint_size,"
+        " nodes.namespace, CASE WHEN begun_at >= claimed_at THEN begun_at ELSE claimed_at END AS begun_at,"
         f" CASE WHEN {_ENDED} THEN 'REPORTING' WHEN worker IS NULL OR begun = 1"
         f" OR row_number() OVER (PARTITION BY nodes.namespace, worker, {_ENDED}"
         " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots"
@@ -70,6 +71,7 @@ class Backlog:
         running: Claimed ones that run; of those that were claimed through v0, all.
         buffered: Claimed ones that wait in the buffers of runtimes.
         reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
+        work_at_risk: As in ``NodeLoad``, in seconds.
         paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
 
@@ -81,11 +83,21 @@ class Backlog:
     running: int
     buffered: int
     reporting: int
+    work_at_risk: float
     paused_at: int | None
 
 
 Held = Counter[tuple[str, int | str]]
-"""How many states are claimed: by stage, and by the number of their node, or by the id of their runtime."""
+"""How many states are claimed: by stage, and by the number of their node, or by the id of their runtime. And
+``AT_RISK``: the milliseconds that running ones have worked since their last checkpoints."""
+AT_RISK = "AT RISK"
+_AT_RISK_SINCE = (
+    "CASE WHEN begun = 0 AND worker IS NOT NULL THEN NULL WHEN checkpoint_size IS NULL THEN begun_at"
+    " ELSE (SELECT CASE WHEN at > begun_at THEN at ELSE begun_at END FROM checkpoints WHERE state = held.seq)"
+    " END"
+)
+"""Since when the work of a running state is at risk, in Unix ms: ``execute`` began, or its checkpoint was
+stored. NULL before a heartbeat says that it began: it may have waited in the buffer for hours."""
 
 
 def count_held(view: View, namespace: str | None = None) -> Held:
@@ -94,13 +106,14 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     if namespace is not None:
         where.add("namespace = ?", namespace)
     held = Held()
-    for node_id, worker, stage, number in view.execute(
-        f"SELECT node_id, worker, stage, count(*) FROM {HELD} WHERE {where} GROUP BY node_id, worker, stage",
-        tuple(where.parameters),
+    for node_id, worker, stage, number, at_risk_ms in view.execute(
+        f"SELECT node_id, worker, stage, count(*), CAST(sum(? - {_AT_RISK_SINCE}) AS BIGINT) FROM {HELD}"
+        f" WHERE {where} GROUP BY node_id, worker, stage",
+        (view.now_ms, *where.parameters),
     ):
-        held[stage, node_id] += number
-        if worker is not None:
-            held[stage, worker] += number
+        for key in (node_id,) if worker is None else (node_id, worker):
+            held[stage, key] += number
+            held[AT_RISK, key] += max(0, at_risk_ms or 0) if stage == QUEUED else 0
     return held
 
 
@@ -175,6 +188,7 @@ def backlog(
                 running=held[QUEUED, row["id"]],
                 buffered=held[BUFFERED, row["id"]],
                 reporting=held[REPORTING, row["id"]],
+                work_at_risk=held[AT_RISK, row["id"]] / 1000,
                 paused_at=row["paused_at"],
             )
         )

@@ -15,7 +15,7 @@ from exotrio._wire.stops import StopList, StopReceipt
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.engine.stops import MAX_STOPS
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import BUFFERED, REPORTING, Held, count_held
+from exotrio.manager.queries.load import AT_RISK, BUFFERED, REPORTING, Held, count_held
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -95,6 +95,7 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         buffered=buffered,
         reporting=reporting,
         holds=busy + buffered + reporting,
+        work_at_risk_ms=held[AT_RISK, row["worker_id"]],
         heard_ms=max(0, now - row["seen_at"]),
         polled_ms=age(row["polled_at"]),
         nodes=from_json(row["nodes"]),

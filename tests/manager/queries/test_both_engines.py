@@ -28,6 +28,7 @@ from exotrio.manager.store.port import Store
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import item_for
 from tests.support.both_engines import copied, plain
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place
 from tests.support.manager import tallied
@@ -89,8 +90,12 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     run_id = ok(await api.history(lost["state_id"]))["run_id"]
     shown.append((held.graph, run_id, lost["state_id"]))
     await store.write(leases.expire, site.service.monotonic() + 10**7, site.service.terms)
-    ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-1"))
-    ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}))
+    held_by_w1 = ok(await remote.native_claim({node_name("held"): 1}, worker_id="w-1"))["states"][0]
+    checkpoint = {"number": 1, "value": '{"row": "\N{SNOWMAN}"}'}
+    running = item_for(held_by_w1, running=True, checkpoint=checkpoint)
+    ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}, states=[running]))
+    clock.advance(2_000)
+    shown.append((held.graph, held_by_w1["run_id"], held_by_w1["state_id"]))
     done = await Flow.start(api, place("done"), graph="done")
     shown.append((done.graph, done.run_id, await done.run("done", {"v": LONG}, {"v": "2"})))
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
