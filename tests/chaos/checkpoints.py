@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 from tests.chaos.journal import Execution
 
@@ -34,3 +36,16 @@ def broken_checkpoints(
             least = max(least, executions[number - 1].parts)
         if execution.received < least:
             yield f"{key} began after {execution.received} parts although {least} were done: {execution.id}"
+
+
+def acknowledged(request: Any, reply: Any) -> Iterator[dict[str, Any]]:
+    """Yield the checkpoints of a native request that the state manager says it has."""
+    # A claim that was given up is released without its states; and one that is sent with outcomes has none.
+    sent = request if isinstance(request, list) else request.get("states") or ()
+    answers = {answer["state_id"]: answer for answer in reply["items"]}
+    for item in sent:
+        if (checkpoint := item.get("checkpoint")) is not None:
+            answer = answers[item["state_id"]]
+            stored = answer.get("checkpoint", checkpoint["number"])
+            if answer["result"] == "ok" and stored == checkpoint["number"]:
+                yield json.loads(checkpoint["value"])

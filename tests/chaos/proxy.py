@@ -19,6 +19,8 @@ from typing import Any
 
 import trio
 
+from tests.chaos.checkpoints import acknowledged
+
 CUT_NEXT = "cut under the next"
 """As stock does it where what follows an outcome fails: the next request is executed, and not answered."""
 KINDS = ("drop", "delay", "replay", "html 502", "json 503", "502 after commit", CUT_NEXT)
@@ -288,7 +290,8 @@ class Proxy:
             for state in _json(response.body)["states"]:
                 self.claimed[state["state_id"]].append((began, now))
         if re.search(r"/(outcomes|release|heartbeat)$", request.start[1]) and response.start[1] == "200":
-            self._remember_checkpoints(_json(request.body), _json(response.body), now)
+            for checkpoint in acknowledged(_json(request.body), _json(response.body)):
+                self.stored[checkpoint["owner"]].append((now, int(checkpoint["done"])))
         if _route(request) not in ("report", "release") or response.start[1] >= "500":
             return
         path, body = request.start[1], _json(request.body)
@@ -307,19 +310,6 @@ class Proxy:
                     self.accepted[item["state_id"]].append(Accepted(what, reply["result"] == "ok", now))
         elif (match := re.search(r"/state/([0-9a-f]{24})/(executed|errored|prune)$", path)) is not None:
             self.accepted[match[1]].append(Accepted(_comparable(match[2], body), True, now))
-
-    def _remember_checkpoints(self, body: Any, reply: Any, now: float) -> None:
-        """Remember which checkpoints of a native request the state manager said that it has."""
-        # Without the claim after outcomes; a claim that was given up is released without its states.
-        sent = body if isinstance(body, list) else body.get("states") or ()
-        answers = {each["state_id"]: each for each in reply["items"]}
-        for item in sent:
-            if (checkpoint := item.get("checkpoint")) is not None:
-                answer = answers[item["state_id"]]
-                stored = answer.get("checkpoint", checkpoint["number"])
-                if answer["result"] == "ok" and stored == checkpoint["number"]:
-                    value = _json(checkpoint["value"])
-                    self.stored[value["owner"]].append((now, int(value["done"])))
 
 
 def _comparable(outcome: str, item: dict[str, Any]) -> str:

@@ -7,11 +7,13 @@ at one request, or often. ``pytest -m chaos tests/chaos/test_requests.py`` takes
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -27,6 +29,7 @@ from exotrio import (
     BaseNode,
     Graph,
     GraphInvalid,
+    HandOver,
     Phase,
     ReQueueAfterSignal,
     RetryPolicyModel,
@@ -39,6 +42,8 @@ from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
+from tests.chaos.checkpoints import acknowledged, broken_checkpoints
+from tests.chaos.journal import GOES_ON, Execution
 from tests.support.helpers import virtual_ms
 from tests.support.manager import recount
 
@@ -71,8 +76,9 @@ F = Fault
 BEFORE = tuple(Fault)
 AFTER = (F.RESET, F.SILENCE, F.HTTP_500, F.HTTP_502, F.STOP, F.KILL)
 """Faults once the state manager has handled the request: only its answer is lost."""
+CHECKPOINT = "heartbeat with a checkpoint"
 ROUTES = {
-    "native": ("discovery", "nodes", "claim", "outcomes", "heartbeat", "secrets", "release"),
+    "native": ("discovery", "nodes", "claim", "outcomes", "heartbeat", CHECKPOINT, "secrets", "release"),
     "v0": ("discovery", "nodes", "enqueue", "executed", "errored", "re-enqueue-after", "secrets"),
 }
 NTH = {"claim": 2, "outcomes": 2, "enqueue": 2, "executed": 2}
@@ -115,6 +121,19 @@ def cases() -> Iterator[Any]:
 
 
 executions = Counter[str]()
+began = defaultdict[str, list[Execution]](list)
+"""The executions of each leaf."""
+stored = defaultdict[str, list[tuple[float, int]]](list)
+"""When a checkpoint of a leaf was stored, and how many of its parts were done."""
+runtime_number = ContextVar[int]("runtime_number")
+
+
+ENDS: dict[type[BaseException], str] = {
+    HandOver: "handed-over",
+    RuntimeError: "errored",
+    ReQueueAfterSignal: "requeued",
+    trio.Cancelled: "cancelled",
+}
 
 
 class Root(BaseNode):
@@ -133,10 +152,14 @@ class Split(BaseNode):
 
 
 class Leaf(BaseNode):
-    """One fails in its first execution, and one is requeued in its first one."""
+    """One fails in its first execution, and one is requeued in its first one. Each has three parts."""
 
     class Inputs(BaseModel):
         key: str
+
+    class Checkpoint(BaseModel):
+        owner: str = "-"
+        done: int = 0
 
     class Outputs(BaseModel):
         key: str
@@ -148,11 +171,26 @@ class Leaf(BaseNode):
         key = self.inputs.key
         assert self.secrets.token == SECRET
         executions[key] += 1
-        await trio.sleep(3)
-        if key == "1" and executions[key] == 1:
-            raise RuntimeError("fails once")
-        if key == "2" and executions[key] == 1:
-            raise ReQueueAfterSignal(timedelta(seconds=2))
+        execution = Execution(f"{key}/{executions[key]}", key, runtime_number.get(), trio.current_time())
+        execution.owner, execution.received = self.checkpoint.owner, self.checkpoint.done
+        began[key].append(execution)
+        try:
+            for part in range(self.checkpoint.done + 1, 4):
+                await trio.sleep(1)
+                self.checkpoint = self.Checkpoint(owner=key, done=part)
+                execution.parts = part
+                if part == 2:
+                    await self.save_checkpoint(self.checkpoint)
+                    stored[key].append((trio.current_time(), part))
+                if self.stopping and part < 3:
+                    raise HandOver
+            if key == "1" and executions[key] == 1:
+                raise RuntimeError("fails once")
+            if key == "2" and executions[key] == 1:
+                raise ReQueueAfterSignal(timedelta(seconds=2))
+        except BaseException as ended:
+            execution.end = ENDS[type(ended)]
+            raise
         return self.Outputs(key=key)
 
 
@@ -255,12 +293,15 @@ class Wire(httpx.AsyncBaseTransport):
     def __init__(self, world: World, name: str, *nodes: type[BaseNode], **options: Any) -> None:
         self.runtime = Runtime(NAMESPACE, name, nodes, key=KEY, transport=self, **options)
         self.scope = trio.CancelScope()
+        self.has_stopped = False
         self._world = world
         world.wires.append(self)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
         route = request.url.path.strip("/").rpartition("/")[2].replace("v1", "discovery")
+        if route == "heartbeat" and b'"checkpoint"' in request.content:
+            route = CHECKPOINT
         if (fault := await self._world.faults(route, "before")) is not None:
             return await self._strike(fault) or await self._handle(request)
         response = await self._handle(request)
@@ -273,7 +314,9 @@ class Wire(httpx.AsyncBaseTransport):
         answer, receive = trio.open_memory_channel[httpx.Response](1)
 
         async def handle() -> None:
-            answer.send_nowait(await self._world.server.handle_async_request(request))
+            response = await self._world.server.handle_async_request(request)
+            await _note_checkpoints(request, response)
+            answer.send_nowait(response)
 
         self._world.nursery.start_soon(handle)
         response = await receive.receive()
@@ -305,6 +348,14 @@ class Wire(httpx.AsyncBaseTransport):
         return None
 
 
+async def _note_checkpoints(request: httpx.Request, response: httpx.Response) -> None:
+    route = request.url.path.rpartition("/")[2]
+    if route in ("heartbeat", "outcomes", "release") and response.status_code == 200:
+        reply = json.loads(await response.aread())
+        for checkpoint in acknowledged(json.loads(request.content), reply):
+            stored[checkpoint["owner"]].append((trio.current_time(), int(checkpoint["done"])))
+
+
 # -- the tests
 
 
@@ -326,7 +377,8 @@ async def made(api: str, faults: Faults) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize("case", list(cases()))
 async def test_a_run_ends_as_planned_although_a_request_fails(case: Case, autojump_clock: MockClock) -> None:
-    executions.clear()
+    for kept in (executions, began, stored):
+        kept.clear()
     over = trio.Event()
     once = Once(case)
     async with made(case.api, once) as world, trio.open_nursery() as slots:
@@ -337,10 +389,17 @@ async def test_a_run_ends_as_planned_although_a_request_fails(case: Case, autoju
             over.set()
             for wire in world.wires:
                 wire.runtime.stop(30.0)
+        lost = await world.service.store.read(_lost_leases)
+
+    def is_handed_on(execution: Execution) -> bool:
+        return execution.end in GOES_ON and world.wires[execution.pid].has_stopped and not lost
+
     assert once.has_struck or case.route == "release"
     assert run.status is RunStatus.SUCCESS
     for key, planned in PLANNED.items():
         assert planned <= executions[key] <= planned + case.may_repeat, executions
+    for key, found in began.items() if case.api == "native" else ():
+        assert list(broken_checkpoints(key, found, stored[key], is_handed_on)) == []
 
 
 @pytest.mark.parametrize("way", ["stop", "stop twice", "cancel"])
@@ -387,6 +446,10 @@ async def test_a_stop_ends_in_time_and_every_state_ends_is_free_again_or_is_name
         assert summary.completed == len(ids["SUCCESS"])
 
 
+def _lost_leases(view: View) -> bool:
+    return bool(list(view.execute("SELECT state FROM events WHERE kind = 'lease lost'")))
+
+
 def _ids_by_status(view: View) -> defaultdict[str, set[str]]:
     ids = defaultdict[str, set[str]](set)
     for state in view.execute("SELECT seq, status FROM states"):
@@ -398,8 +461,10 @@ async def _keep_running(slot: str, world: World, over: trio.Event) -> None:
     """Run one runtime after the other until the run is over."""
     for life in itertools.count(1):
         wire = Wire(world, f"{slot}{life}", *NODES, workers=2, batch_size=2, poll_interval=0.5)
+        runtime_number.set(world.wires.index(wire))
         with wire.scope:
             await wire.runtime.run()
+            wire.has_stopped = True
         if over.is_set():
             return
         await trio.sleep(0.5)
