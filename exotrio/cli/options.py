@@ -41,7 +41,7 @@ output = click.option(
     show_default=True,
     help="Format of the output.",
 )
-secrets = click.option(
+_secrets = click.option(
     "--secret",
     "secrets",
     multiple=True,
@@ -63,7 +63,6 @@ def _values_file(what: str) -> Callable[[F], F]:
     )
 
 
-secrets_file = _values_file("secrets")
 _inputs = click.option(
     "-i",
     "--input",
@@ -121,14 +120,29 @@ def run_key(
     return add
 
 
+def _with_file(name: str, option: str) -> Callable[[F], F]:
+    """Return what adds the option for a file with values to ``option``; the command gets all as ``name``."""
+
+    def add(function: F) -> F:
+        @functools.wraps(function)
+        def with_all(*args: Any, **values_of: Any) -> Any:
+            from_options, from_file = values_of.pop(name), values_of.pop(f"{name}_file")
+            merged = values.merged(from_options, from_file, option, f"--{name}-file")
+            return function(*args, **{name: merged}, **values_of)
+
+        return cast("F", _values_file(name)(with_all))
+
+    return add
+
+
 def run_values(function: F) -> F:
     """Add the options for the values of a run; the command gets ``inputs`` and ``store``."""
+    return _inputs(_with_file("inputs", "-i")(_store(function)))
 
-    @functools.wraps(function)
-    def with_inputs(*args: Any, inputs: dict[str, str], inputs_file: dict[str, str], **others: Any) -> Any:
-        return function(*args, inputs=values.merged(inputs, inputs_file, "-i", "--inputs-file"), **others)
 
-    return cast("F", _inputs(_values_file("inputs")(_store(with_inputs))))
+def secrets(function: F) -> F:
+    """Add the options for the secrets of graphs; the command gets ``secrets``."""
+    return _secrets(_with_file("secrets", "--secret")(function))
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.support import gated
+from tests.support.commands import fails
 from tests.support.gated import Log, until
 from tests.support.processes import (
     EXOTRIO,
@@ -60,6 +61,24 @@ graph = Graph("greeting", retry_policy=RetryPolicyModel(max_retries=0), nodes=[
     GraphNodeModel(node_name="Greet", namespace="n", identifier="greet", inputs={"name": "you"}),
 ])
 runtime = Runtime(namespace="n", name="greeter", nodes=[Greet], poll_interval=0.05)
+"""
+LOCK = """
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, Runtime
+
+class Lock(BaseNode):
+    class Inputs(BaseModel):
+        turns: int
+
+    class Secrets(BaseModel):
+        token: str
+
+    async def execute(self) -> None:
+        print("turned", self.inputs.turns, "times by", len(self.secrets.token))
+
+graph = Graph("lock", namespace="n")
+graph.add(Lock, turns=1)
+runtime = Runtime(namespace="n", name="locks", nodes=[Lock], poll_interval=0.05)
 """
 WORDS = 'GREETING = "Hello"\n'
 GATED = gated.APP.replace("grace=600", "grace=20") + "\nprint('loaded by', os.getpid())\n"
@@ -177,6 +196,25 @@ def test_values_that_do_not_fit_end_it_before_anything_is_done(tmp_path: Path) -
     end = ended("dev", "app.py", "--port", "0", "-i", "nmae=x", cwd=make(tmp_path), code=2)
     assert "has no input 'nmae'; it has: name; did you mean 'name'?" in end.err
     assert "dashboard" not in end.err
+    end = ended("dev", "app.py", "--port", "0", "-i", "turns=no", cwd=make(tmp_path, LOCK), code=2)
+    assert "input 'turns' of 'lock' in graph 'lock' must be a whole number; it is 'no'" in end.err
+    assert "graph lock" not in end.err, "it is refused when the code is loaded, before nodes are registered"
+
+
+def test_a_secret_that_is_not_in_the_file_is_given_in_the_same_way_to_dev_and_to_run(
+    processes: Processes, tmp_path: Path
+) -> None:
+    folder = make(tmp_path, LOCK)
+    dev = Dev(processes, folder, "--secret", "token", "--trigger", token="four")
+    dev.says("^turned 1 times by 4")
+    dev.says("^run .* of graph 'lock': SUCCESS")
+    dev.stop(code=0)
+    (folder / "secrets.json").write_text('{"token": "5char"}')
+    end = ended("run", "app.py", "--secrets-file", "secrets.json", "-i", "turns=2", cwd=folder, code=0)
+    assert "turned 2 times by 5" in end.out
+    fails(ended("run", "app.py", cwd=folder), 3, "secrets: 'token', which node 'Lock' needs, is missing")
+    refused = ended("run", "app.py", "--resume", "1", "--secrets-file", "secrets.json", cwd=folder)
+    fails(refused, 2, "--resume continues a run as it is: it takes no", "--secret")
 
 
 def test_a_database_in_memory_has_its_key_in_a_file_as_long_as_it_lasts(

@@ -25,6 +25,7 @@ PORTS = (*range(8000, 8020), 0)
 )
 @click.option("--graph", metavar="NAME", help="The Graph to start a run of, if the code has several.")
 @options.run_values
+@options.secrets
 @options.run_key()
 @click.option(
     "--port",
@@ -44,6 +45,7 @@ def command(
     graph: str | None,
     inputs: dict[str, str],
     store: dict[str, str],
+    secrets: dict[str, str],
     run_key: str | None,
     port: int | None,
     db: str | None,
@@ -52,7 +54,8 @@ def command(
     """Run the Runtime in FILE_OR_MODULE with a state manager and its dashboard, until Ctrl-C.
 
     The state manager is served on 127.0.0.1. Every Graph in the file is declared, so that runs of it
-    can be started from the dashboard, or with the command that is printed.
+    can be started from the dashboard, or with the command that is printed. Secrets given here are added to
+    those of each Graph, or replace them.
 
     With --reload it watches the file and the modules of yours that it imports. When one changes, the
     runtime drains, then the new code is loaded in a new process; the state manager and open pages stay.
@@ -74,6 +77,7 @@ def command(
         open_browser=open_browser,
         reload=reload,
         first_run=FirstRun(graph, inputs, store, run_key) if starts else None,
+        secrets=secrets,
         verbose=verbose,
     )
     return run_until_stopped(session.main, session.stop, exiting=session.exiting)

@@ -20,7 +20,6 @@ from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about, find_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
-from exotrio.cli.values import merged
 from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
@@ -44,14 +43,12 @@ def command() -> None:
     help="Name for the graph of a JSON file, or which graph of a Python file.",
 )
 @options.secrets
-@options.secrets_file
 @options.seconds("--timeout", 60, "How long to wait for the validation.")
 @connection
 def apply(
     target: str,
     name: str | None,
     secrets: dict[str, str],
-    secrets_file: dict[str, str],
     timeout: float,
     connection: Connection,
 ) -> None:
@@ -63,7 +60,7 @@ def apply(
 
     JSON: as in `graph show`; for several graphs as in `graph ls`.
     """
-    drafts = read_complete(target, name, merged(secrets, secrets_file, "--secret", "--secrets-file"))
+    drafts = read_complete(target, name, secrets)
     applied: list[tuple[str, GraphReply]] = []
     if not connection.namespace and (own := {draft.namespace for draft in drafts if draft.namespace}):
         if len(own) > 1:

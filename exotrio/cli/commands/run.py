@@ -19,6 +19,7 @@ from exotrio.cli.terminal.progress import progress_for
 @options.target
 @click.option("--graph", "graph_name", metavar="NAME", help="The Graph to run, if the module has several.")
 @options.run_values
+@options.secrets
 @options.run_key()
 @options.database(
     "Database of the embedded state manager: a SQLite file, :memory:, or postgresql://USER@HOST/NAME.  "
@@ -43,6 +44,7 @@ def command(
     graph_name: str | None,
     inputs: dict[str, str],
     store: dict[str, str],
+    secrets: dict[str, str],
     run_key: str | None,
     db: str | None,
     resume: str | None,
@@ -59,6 +61,8 @@ def command(
     Progress goes to standard error, the result to standard output; what nodes print goes to standard error,
     too, if the result is JSON.
 
+    Secrets given here are added to those of the Graph, or replace them.
+
     If the graph already has a run with the same --run-key, that run is continued, or its result is printed.
     It is an error if that run has other inputs or another store.
 
@@ -70,8 +74,8 @@ def command(
     outputs (up to 20 of the last nodes: identifier, outputs), outputs_left (how many more there are), errors
     (up to 20: identifier, state_id, error), errors_left.
     """
-    if resume and (graph_name or inputs or store or run_key):
-        what = "--graph, --run-key, -i, --inputs-file or --store"
+    if resume and (graph_name or inputs or store or secrets or run_key):
+        what = "--graph, --run-key, -i, --inputs-file, --store or --secret"
         raise click.UsageError(f"--resume continues a run as it is: it takes no {what}")
     as_json = log_format == JSON
     # The JSON log has the progress and the messages, so it must not be silent.
@@ -82,11 +86,13 @@ def command(
         worker.addFilter(_is_not_in_result)
         click.get_current_context().call_on_close(lambda: worker.removeFilter(_is_not_in_result))
     loaded = load(target)
-    runtime = loaded.runtime()
+    runtime, graph = loaded.runtime(), None if resume else loaded.graph(graph_name)
+    if graph is not None:
+        graph = graph.model_copy(update={"secrets": {**graph.secrets, **secrets}})
     run = LocalRun(
         target=target,
         runtime=runtime,
-        graph=None if resume else loaded.graph(graph_name),
+        graph=graph,
         inputs=inputs,
         store=store,
         key=run_key,

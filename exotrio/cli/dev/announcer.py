@@ -48,7 +48,8 @@ class FirstRun:
         """
         graph = choose_graph("the code", {name: name for name in loaded.graphs}, self.graph)
         body = GraphBody.model_validate(loaded.graphs[graph])
-        check_of_values(graph, body.nodes, body.store_config, {})(self.inputs, self.store)
+        schemas = {(loaded.namespace, node): models["Inputs"] for node, models in loaded.nodes.items()}
+        check_of_values(graph, body.nodes, body.store_config, schemas)(self.inputs, self.store)
         return graph
 
 
@@ -67,12 +68,18 @@ class Announcer:
     """Whether a browser is opened."""
     first_run: FirstRun | None
     """Started once its graph is declared; None from then on."""
+    secrets: Mapping[str, str]
     background: trio.Nursery
     """For tasks that run until the end."""
     known: Loaded | None = field(default=None, init=False)
     """The code that was announced last."""
     _dashboard_shown: bool = field(default=False, init=False)
     _printing_runs: set[str] = field(default_factory=set, init=False)
+
+    def check_first_run(self, loaded: Loaded) -> None:
+        """Refuse values for the first run that do not fit, as ``FirstRun.graph_of`` does."""
+        if self.first_run is not None:
+            self.first_run.graph_of(loaded)
 
     async def announce(self, loaded: Loaded, *, tolerant: bool) -> None:
         """Declare the graphs of code whose nodes are registered, and print what can be done.
@@ -127,6 +134,7 @@ class Announcer:
     async def _declare(self, manager: StateManager, name: str, body: GraphBody, tolerant: bool) -> bool:
         """Create or replace a graph; return whether it is valid."""
         try:
+            body = body.model_copy(update={"secrets": {**body.secrets, **self.secrets}})
             await Draft(self.path, name, body).declare(manager, VALIDATION)
         except GraphInvalid as error:
             if not tolerant:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +47,8 @@ class Session:
     open_browser: bool
     reload: bool
     first_run: FirstRun | None
+    secrets: Mapping[str, str]
+    """Of each graph, besides those in the code."""
     verbose: int
     """Number of options -v."""
     _child: Child | None = field(default=None, init=False)
@@ -110,6 +112,7 @@ class Session:
                             page=page,
                             opens=self.open_browser,
                             first_run=self.first_run,
+                            secrets=self.secrets,
                             background=background,
                         )
                         print_message(f"loading {self._path}")
@@ -190,6 +193,7 @@ class Session:
         match message:
             case Loaded():
                 self._watch.loaded(message.files)
+                announcer.check_first_run(message)
             case MoreFiles():
                 self._watch.add(message.files)
             case Failed():
