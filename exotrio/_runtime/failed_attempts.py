@@ -6,6 +6,7 @@ Only the state manager knows whether a state is tried again, and when: it says s
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from exotrio._execution.handle import claim_fields
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from exotrio._wire.native import AfterError
 
 log = logging.getLogger("exotrio.worker")
+
+_FRAME = re.compile(r'^[ |]*File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+"""One of the lines of a traceback, which end with the one that raised the error."""
 
 
 def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> None:
@@ -43,12 +47,23 @@ def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> No
     if log.isEnabledFor(level):
         extra = claim_fields(held.claim) | ({} if after is None else {"final": is_final})
         args = (held, held.run_and_graph, attempt, follows, line)
-        record = log.makeRecord(log.name, level, __file__, 0, "%s%s%s failed%s: %s", args, None, extra=extra)
+        path, number, function = _place(errored.error)
+        record = log.makeRecord(
+            log.name, level, path, number, "%s%s%s failed%s: %s", args, None, function, extra
+        )
         if is_final:
             record.exc_text = traceback
         log.handle(record)
     if traceback and not is_final:
         log.debug("%s", traceback)
+
+
+def _place(error: str) -> tuple[str, int, str]:
+    """Return the file, the line and the function where the node raised an error, or this place if none did."""
+    if frames := _FRAME.findall(error):
+        path, number, function = frames[-1]
+        return path, int(number), function
+    return log.findCaller()[:3]
 
 
 def log_unreported_error(held: HeldClaim, errored: Errored) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from inspect import getsourcelines
 from typing import Any
 
 import httpx
@@ -56,6 +57,9 @@ async def test_an_attempt_that_is_followed_by_another_is_a_warning_in_one_line(
     assert last.getMessage().endswith(" of graph shop: attempt 3 of 3 failed: ValueError: declined")
     assert "Traceback" not in logging.Formatter().format(second)
     assert caplog.text.count("Traceback") == 1
+    line = getsourcelines(Pay.execute)[1] + 1
+    places = {(each.pathname, each.lineno, each.funcName) for each in (first, second, last)}
+    assert places == {(__file__, line, "execute")}, "where the node failed"
 
 
 async def test_the_traceback_of_an_attempt_that_is_followed_by_another_is_a_debug_line(
@@ -87,6 +91,7 @@ async def test_an_error_that_is_not_to_be_retried_is_the_last_attempt(
     await run_graph(graph(Refuse), [Refuse])
     (line,) = failures(caplog)
     assert line.levelname == "ERROR"
+    assert line.lineno > 0
     assert line.getMessage().endswith(
         ": attempt 1 of 3 failed, and is not tried again: exotrio.NoRetry: never"
     )
