@@ -59,7 +59,7 @@ def log_error(held: HeldClaim, errored: Errored, after: AfterError | None) -> No
 
 
 def _place(error: str) -> tuple[str, int, str]:
-    """Return the file, the line and the function where the node raised an error, or this place if none did."""
+    """Return the file, the line and the function where the node raised an error, or else this place."""
     if frames := _FRAME.findall(error):
         path, number, function = frames[-1]
         return path, int(number), function

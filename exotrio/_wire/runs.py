@@ -63,17 +63,18 @@ class NodeCounts(Body):
 def missing_of(
     nodes: Iterable[tuple[str, Mapping[str, int], int]], *, is_cancelled: bool = False
 ) -> list[str]:
-    """Return what the result of a run lacks: ``1 of 6 measure failed``.
+    """Return what the result of a run lacks: ``1 of 6 measure failed``, or that the run was cancelled.
 
     Args:
         nodes: Identifier, counts by status, and ``NodeCounts.further``.
     """
+    if is_cancelled:
+        return ["the run was cancelled"]
     missing = []
     for identifier, counts, further in nodes:
         if failed := sum(counts.get(status, 0) for status in FAILED):
             total = sum(counts.values()) - sum(counts.get(status, 0) for status in RETRIED) - further
-            how = "failed or ended when the run was cancelled" if is_cancelled else "failed"
-            missing.append(f"{failed:,} of {total:,} {identifier} {how}")
+            missing.append(f"{failed:,} of {total:,} {identifier} failed")
     return missing
 
 
@@ -114,7 +115,8 @@ class Run(RunSummary, StateTimes):
     """One run with its counts per place, in the order of the graph's nodes.
 
     Fields:
-        missing: What its result lacks because states failed, a text for each node; empty if none did.
+        missing: What its result lacks because states failed, a text for each node, or that it was cancelled;
+            empty if neither.
 
     Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
     reported, and if it has more than 20,000 states.
@@ -125,7 +127,7 @@ class Run(RunSummary, StateTimes):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def missing(self) -> list[str]:
-        """What its result lacks because states failed, a text for each node; empty if none did."""
+        """What its result lacks: see the class."""
         return missing_of(
             ((node.identifier, node.counts, node.further) for node in self.nodes),
             is_cancelled=self.cancelled_at is not None,

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from exotrio._util.times import moment_ms
+from exotrio._wire.runs import Run
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, node_name, ok, place, refused
@@ -42,6 +43,16 @@ async def test_every_failed_state_is_retried_and_no_other(api: Api) -> None:
         ok(await api.executed(state_id))
     summary = await flow.run_summary()
     assert (summary["status"], summary["retried_count"]) == ("SUCCESS", 2)
+
+
+async def test_the_result_of_a_cancelled_run_lacks_what_the_cancellation_ended(api: Api) -> None:
+    flow = await Flow.start(api, place("a", "b"), place("b"), retry_policy=NO_RETRY)
+    await flow.run("a", *({"v": str(index)} for index in range(6)))
+    state, *_ = await flow.take("b", 6)
+    ok(await api.executed(state["state_id"]))
+    ok(await api.native("POST", f"run/{flow.run_id}/cancel"))
+    body = ok(await api.native_run(flow.run_id))
+    assert body["missing"] == Run.model_validate(body).missing == ["the run was cancelled"]
 
 
 async def test_the_time_until_the_retry_is_told_apart_and_what_failed_is_missing(api: Api) -> None:

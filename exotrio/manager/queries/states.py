@@ -118,6 +118,8 @@ class ListedState(StateSummary):
     """A state on a page: also its stage or its status, its times in ms, and the beginning of its values as
     JSON."""
 
+    by_hand: bool
+    """It was retried by hand, or is of a united node after such a state."""
     stage: str
     spent: Spent
     begin_of_inputs: str
@@ -336,6 +338,7 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
         fields = {
             **_summary(view, row, stages),
             "spent": times(row, stages).spent(view.now_ms),
+            "by_hand": row["by_hand"],
             "stage": stages.get(row["seq"], row["status"]),
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
@@ -353,7 +356,8 @@ def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
 
 def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
     return view.execute(
-        "SELECT seq, place, states.status, retry_count, enqueue_after, states.created_at, claimed_at,"
+        "SELECT seq, place, states.status, retry_count, retry_of IS NOT NULL AND retry_count = 0 AS by_hand,"
+        " enqueue_after, states.created_at, claimed_at,"
         " begun_at, ran_ms, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",

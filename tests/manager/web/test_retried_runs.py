@@ -173,3 +173,10 @@ async def test_a_retry_breaks_the_axis_of_the_timeline(site: Site, flow: Flow) -
         assert re.findall(r'class="break" x1="([^"]*)"', page) == ["55.56%"], path
         assert "1 h left out" in page
         assert "the run had ended and was then retried: that time is left out" in page
+
+
+async def test_a_retry_by_hand_is_not_shown_as_the_first_attempt(site: Site, flow: Flow) -> None:
+    page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
+    assert re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page) == ["by hand", "1", "1"]
+    exported = await site.api.native("GET", f"run/{flow.run_id}/export")
+    assert exported.text.count(">retried by hand · ") == 1
