@@ -73,6 +73,14 @@ OTHERS = {
             block(GUIDE, "then, with the new values")
         ],
     },
+    "cli/test_runtimes": {
+        "test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for": [
+            block(GUIDE, "runtimes stops --since"),
+            block(GUIDE, "\nstopped "),
+            block(GUIDE, "await manager.stops("),
+            block(PRODUCTION, "runtimes stops --since"),
+        ],
+    },
     "execution/test_asyncio_nodes": {
         "test_an_asyncio_node_that_does_not_declare_it_gets_a_note": [block(GUIDE, "+    runs_in")],
     },

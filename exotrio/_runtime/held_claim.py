@@ -29,7 +29,6 @@ from exotrio._nodes.outcome import (
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending
 from exotrio._util.error_message import message_line
-from exotrio._wire.vocabulary import work_lost
 
 DELIVERED: dict[type[Report], Ending] = {
     Executed: Ending.COMPLETED,
@@ -68,7 +67,6 @@ class HeldClaim:
         report: What to send, once DONE: its outcome or its release.
         in_flight: Whether the report is being sent.
         announced: The state manager knows that its node runs.
-        stored_at: When the last checkpoint was set that is stored, on Trio's clock; None without one.
         ending: How it ended; None while it is held.
     """
 
@@ -83,7 +81,6 @@ class HeldClaim:
     report: Report | None = None
     in_flight: bool = False
     announced: bool = False
-    stored_at: float | None = None
     ending: Ending | None = None
 
     @property
@@ -153,13 +150,6 @@ class HeldClaim:
         if execution is None or execution.begun_at == math.inf:
             return None
         return max(0.0, min(execution.ended_at, now) - execution.begun_at)
-
-    def at_risk(self, now: float) -> float:
-        """Return how many seconds of work are lost if it ends without an outcome; 0 before ``execute``."""
-        execution = self.execution
-        if execution is None or execution.begun_at == math.inf:
-            return 0.0
-        return work_lost(execution.begun_at, min(execution.ended_at, now), self.stored_at)
 
     @property
     def checkpoint(self) -> CheckpointView | None:

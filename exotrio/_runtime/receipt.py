@@ -17,7 +17,7 @@ from exotrio._wire.vocabulary import to_ms
 if TYPE_CHECKING:
     from exotrio._wire.stops import StopReport
 
-FINISHED = frozenset(DELIVERED.values())
+FINISHED = frozenset(DELIVERED.values()) - {Ending.HANDED_OVER}
 CUT = frozenset({Ending.CANCELLED, Ending.DROPPED, Ending.LOST_LEASES, Ending.ABANDONED})
 """Endings of executions that worked for nothing. Of others it is not known, or their run was cancelled."""
 
@@ -72,8 +72,9 @@ class StopRecord:
             clean_up_ms=took[Phase.CANCELLING],
             flush_ms=took[Phase.FLUSHING],
             finished=sum(held.ending in FINISHED for held in running),
+            handed_over=sum(held.ending is Ending.HANDED_OVER for held in running),
             cut=len(cut),
-            work_lost_ms=to_ms(math.fsum(held.at_risk(now) for held in cut)),
+            work_lost_ms=to_ms(math.fsum(held.seconds_at_risk(now) for held in cut)),
             unknown=self.ledger.ended(Ending.UNKNOWN) + self.lost_claims,
             abandoned=self.ledger.ended(Ending.ABANDONED),
             kept=self.ledger.ended(Ending.KEPT),

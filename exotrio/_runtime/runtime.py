@@ -375,6 +375,7 @@ class Runtime:
             with collections, self._loop_watch.trio_watched(), captured(enabled=self._options.capture_logs):
                 await self._stop.guard(partial(engine.run, started), "the runtime")
             self._tasks.leave()
+        self._stop.is_over = True
         outside.cancel()
 
     def _refuse_if_started(self, why: str) -> None:

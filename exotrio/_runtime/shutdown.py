@@ -78,10 +78,10 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
 
 async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Cancel running nodes and the claim in flight; give up nodes that do not end in time."""
-    if stop.skip_drain:
-        cause = f"no time to drain: {stop.why}"
+    if stop.shortened_by:
+        cause = f"the grace is over, shortened by {stop.shortened_by}"
     else:
-        cause = "the grace is over" + (f", shortened by {stop.shortened_by}" if stop.shortened_by else "")
+        cause = f"no time to drain: {stop.why}" if stop.skip_drain else "the grace is over"
     # Cancelled nodes need a warning; a claim that has to be given up does not.
     level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
     log.log(level, "%s; %s", cause, waiting_for(ledger) or "nothing runs")

@@ -34,7 +34,8 @@ class Stop:
         flushing: Set when the flush begins.
         flush_end: When it ends, on Trio's clock; inf before it begins.
         asked_at: When the first request was made, on Trio's clock; inf before it.
-        why: The source of the first request, for the log; or the reason why there is no drain.
+        is_over: The stop is done.
+        why: The source of the first request, for the log.
         shortened_by: The source of a later request that ended the drain earlier; empty without one.
         failure: What made the runtime stop by itself, to be raised at the end.
         arm: Called with the grace of each request, from any thread or signal handler.
@@ -48,6 +49,7 @@ class Stop:
         self.polling = trio.CancelScope()
         self.flushing = trio.Event()
         self.flush_end = math.inf
+        self.is_over = False
         self.asked_at = math.inf
         self.why = ""
         self.shortened_by = ""
@@ -100,7 +102,8 @@ class Stop:
         try:
             await trio.sleep_forever()
         finally:
-            self._without_drain("the scope around it was cancelled")
+            if not self.is_over:
+                self._without_drain("the cancellation of the scope around it")
 
     def fail(self, error: BaseException) -> None:
         """Stop without drain because of ``error``, which is raised once the stop is done."""
@@ -127,7 +130,6 @@ class Stop:
 
     def _without_drain(self, why: str) -> None:
         self.skip_drain = True
-        self.why = why
         self._begin(0.0, why, trio.current_time())
 
     def _take(self) -> None:

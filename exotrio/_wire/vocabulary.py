@@ -128,16 +128,6 @@ def is_state_id(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{24}", text) is not None
 
 
-def work_lost(begun: float, ended: float, stored: float | None = None) -> float:
-    """Return how long an execution that ended without an outcome had worked for nothing.
-
-    Args:
-        begun, ended: When ``execute`` began, and when it ended.
-        stored: When the last checkpoint was stored that the next execution continues from; None without one.
-    """
-    return max(0, ended - (begun if stored is None else max(begun, stored)))
-
-
 def to_ms(seconds: float) -> int:
     """Return ``seconds`` in whole milliseconds, rounded up so that no delay becomes zero."""
     return math.ceil(round(seconds * 1000, 6))

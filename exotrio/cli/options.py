@@ -12,6 +12,7 @@ import click
 
 from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
+from exotrio._util.times import parse_duration
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import completion, values
 from exotrio.cli.folder import DATABASE, keys_of, read_key
@@ -162,6 +163,18 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in olde
             limits = f"{self._lowest:g} to {MAX_SECONDS:,}"
             self.fail(f"{str(value)!r} is not a number of seconds from {limits}", param, ctx)
         return seconds
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A duration such as ``2h``, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Port(click.IntRange):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from exotrio._wire.overview import RuntimeInfo
@@ -24,6 +25,7 @@ from tests.support.client_double import worker
 from tests.support.commands import NODES, Cli, fails
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer
+from tests.support.pages import GUIDE, block
 from tests.support.processes import Process, Processes, Server, server
 
 BEATS_EVERY_SECOND = ("--lease-ttl", "3")
@@ -142,7 +144,9 @@ def test_a_task_tree_that_does_not_come_in_time_is_an_error(cli: Cli) -> None:
 # -- drain
 
 
-def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli, place: Place) -> None:
+def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(
+    cli: Cli, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = place.worker()
     both = heard(cli, 2)
     (other,) = [each for each in both if not each["shows_tasks"]]
@@ -157,6 +161,34 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(cli: Cli
     assert sorted(states.values()) == ["running", "stopped"]
     again = cli.json("runtimes", "drain", other["worker_id"], "--wait")
     assert again["runtimes"] == [], "it has stopped already"
+
+    # The receipt of its stop, as the guide shows it.
+    command = block(GUIDE, "runtimes stops --since").code.split()[3:]
+    listed = cli.json(*command)
+    (stop,) = listed["stops"]
+    assert (stop["worker_id"], stop["runtime"]) == (other["worker_id"], "r")
+    assert (stop["why"], stop["exit_code"], stop["vanished"]) == ("a drain from the API", 0, False)
+    assert 0 < stop["took_ms"] < 30_000
+    assert stop["began_at"] < stop["ended_at"]
+    assert listed["total"]["stops"] == 1
+    heads, line, total = cli("runtimes", "stops", code=0).out.splitlines()
+    guide = block(GUIDE, "\nstopped ").code.splitlines()
+    assert heads.split() == guide[0].split()
+    assert re.fullmatch(
+        rf"\d+ s ago +r +{re.escape(other['worker_id'])} +a drain from the API +\S+ m?s +drain .* m?s"
+        r" +0 +0 +0 +- +0 +0",
+        line,
+    )
+    assert re.sub(r"[\d.]+ m?s\b", "T", total) == (
+        "1 stop: T in all, T at most; 0 nodes finished, 0 handed over, 0 cut; T of work lost;"
+        " 0 states left behind"
+    )
+    names: dict[str, Any] = {"StateManager": StateManager}
+    exec(compile(block(GUIDE, "await manager.stops(").code, GUIDE, "exec", dont_inherit=True), names)
+    capsys.readouterr()
+    trio.run(names["show_cost"], StateManager("n"))
+    assert capsys.readouterr().out == f"{total}\n"
+    fails(cli("runtimes", "stops", "--since", "2"), 2, "'2' is not a duration", "30d or 12h")
 
 
 def test_a_drain_continues_after_the_wait_has_timed_out(cli: Cli, place: Place) -> None:
@@ -249,7 +281,7 @@ def v0_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("command", ["ls", "drain --all", "tasks r"])
+@pytest.mark.parametrize("command", ["ls", "stops", "drain --all", "tasks r"])
 def test_a_state_manager_that_speaks_only_v0_knows_no_runtimes(
     bare: Cli, v0_server: Server, command: str
 ) -> None:

@@ -347,6 +347,7 @@ async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockC
 async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
     flow = await Flow.start(manager.api, place("a"), triggers=CRON)
     await flow.run("a")
+    ok(await manager.api.heartbeat("w", phase="stopped", stop={"took_ms": 1}))
     text = (await manager.outside.get("/metrics")).text
     text += (await manager.outside.get("/metrics")).text  # now with the request before
     assert labels_in(text) == {
@@ -360,6 +361,8 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
         "exotrio_manager_runs_ended_total": {"namespace", "graph", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
+        "exotrio_manager_stop_duration_seconds": {"namespace"},
+        "exotrio_manager_work_lost_seconds_total": {"namespace", "end"},
         "exotrio_manager_commit_group_size": set(),
         "exotrio_manager_connections": set(),
         "exotrio_manager_build_info": {"version"},
@@ -398,10 +401,25 @@ async def test_states_of_a_cancelled_run_count_as_ended_in_metrics(
     assert (await manager.values())[f"exotrio_manager_states_ended_total{name}"] == 1
 
 
+async def test_stops_and_the_work_that_they_cost_are_counted(
+    manager: Operated, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_LABELS", 1)
+    stop = {"took_ms": 4_000, "work_lost_ms": 2_500}
+    for worker, api in (("a", manager.api), ("b", manager.api), ("c", manager.api.elsewhere())):
+        ok(await api.heartbeat(worker, phase="stopped", stop=stop))
+    values = await manager.values()
+    for namespace, stops in (("tests", 2), (metrics.OTHER_NAMESPACES, 1)):
+        name = f'namespace="{namespace}"'
+        assert values[f"exotrio_manager_stop_duration_seconds_sum{{{name}}}"] == 4 * stops
+        assert values[f"exotrio_manager_stop_duration_seconds_count{{{name}}}"] == stops
+        assert values[f'exotrio_manager_work_lost_seconds_total{{end="stopped",{name}}}'] == 2.5 * stops
+
+
 async def test_runs_that_ended_are_counted_by_graph(
     manager: Operated, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "MAX_GRAPHS", 2)
+    monkeypatch.setattr(metrics, "MAX_LABELS", 2)
 
     async def counted() -> dict[tuple[str, ...], float]:
         await trio.sleep(6)

@@ -222,5 +222,6 @@ async def test_a_cancelled_scope_is_logged_as_the_reason_for_no_drain(
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
     assert (
-        "no time to drain: the scope around it was cancelled; waiting for 1 node, 1 s of work" in caplog.text
+        "no time to drain: the cancellation of the scope around it; waiting for 1 node, 1 s of work"
+        in caplog.text
     )

@@ -1,14 +1,15 @@
-"""``python -m exotrio runtimes``: list runtimes, drain them, show their tasks."""
+"""``python -m exotrio runtimes``: list runtimes, and how others stopped; drain them, show their tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from enum import Enum
 
 import click
 import trio
 
-from exotrio._util.times import format_coarse
+from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import one_line, plural
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -16,9 +17,13 @@ from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import STOPPED, find_runtime, find_runtimes
 from exotrio.cli.terminal.output import print_message
-from exotrio.client import RuntimeInfo, StateManager
+from exotrio.client import RuntimeInfo, StateManager, StopReceipt
 from exotrio.errors import ExotrioError, RequestRefused
 
+STOP_COLUMNS = (
+    *("stopped", "runtime", "worker", "why", "took", "phases", "finished", "handed over", "cut"),
+    *("work lost", "left behind", "exit"),
+)
 POLL_INTERVAL = 0.5
 UNKNOWN = 30.0
 """Seconds after which a runtime that the state manager does not know counts as stopped. If the state manager
@@ -39,7 +44,7 @@ class Fate(Enum):
 
 @click.group(name="runtimes", cls=Commands)
 def command() -> None:
-    """List runtimes, drain them, and show where their tasks wait.
+    """List runtimes, and how others stopped; drain them, and show where their tasks wait.
 
     RUNTIME is the id of one as `runtimes ls` shows it, the part of it after the last colon, the first 6
     characters of either, or the name of a Runtime. Only exotrio's own state manager knows its runtimes.
@@ -72,6 +77,39 @@ def ls(connection: Connection) -> None:
         hint="" if runtimes.v0 else "start one with: python -m exotrio worker FILE",
         runtimes=body["workers"],
         v0=body["v0"],
+    )
+
+
+@command.command(name="stops")
+@click.option(
+    "--since",
+    type=options.Duration(),
+    default="24h",
+    show_default=True,
+    help="How long ago the stops ended at most: 45m, 2h, 7d.",
+)
+@connection
+def stops(since: float, connection: Connection) -> None:
+    """List how runtimes stopped, the last one first, and what that cost; the last line is the sum.
+
+    "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
+    those that were cut had run, without what their checkpoints keep. Left behind are states that are unknown,
+    abandoned, or in the outbox. A runtime that was killed or cut off is listed as vanished a minute later:
+    once its leases have ended.
+
+    JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
+    drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, work_lost_ms, unknown, abandoned, kept,
+    exit_code) and total (stops, vanished, took_ms, longest_ms, finished, handed_over, cut, work_lost_ms,
+    left_behind).
+    """
+    listed = connection.ask(lambda manager: manager.stops(within=since))
+    body, now = listed.model_dump(mode="json"), datetime.now(UTC)
+    connection.print_list(
+        STOP_COLUMNS,
+        [_stop_row(receipt, now) for receipt in listed.receipts],
+        listed.total.text(),
+        stops=body["receipts"],
+        total=listed.total.model_dump(mode="json"),
     )
 
 
@@ -173,6 +211,23 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         str(worker.holds),
         f"{format_coarse(worker.heard_ago)} ago",
         ", ".join(worker.nodes),
+    )
+
+
+def _stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
+    return (
+        f"{format_coarse((now - receipt.ended_at).total_seconds())} ago",
+        receipt.runtime,
+        receipt.worker_id,
+        receipt.reason,
+        "-" if receipt.took is None else format_duration(receipt.took),
+        receipt.phases or "-",
+        str(receipt.finished),
+        str(receipt.handed_over),
+        str(receipt.cut),
+        format_duration(receipt.work_lost) if receipt.work_lost else "-",
+        str(receipt.left_behind),
+        "-" if receipt.exit_code is None else str(receipt.exit_code),
     )
 
 

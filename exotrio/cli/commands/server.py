@@ -11,7 +11,6 @@ from typing import Any
 import click
 import trio
 
-from exotrio._util.times import parse_duration
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.program import run_until_stopped
@@ -22,13 +21,6 @@ logger = logging.getLogger("exotrio.cli")
 
 MAX_CONNECTIONS = 4_000
 """Upper limit, whatever the limit on open files is: an open connection needs up to 40 kB of memory."""
-
-
-def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command(name="server")
@@ -83,7 +75,7 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--keep",
     metavar="DURATION",
-    callback=_seconds,
+    type=options.Duration(),
     help="Delete runs that finished longer ago: 30d, 12h, 90m, 45s.  [default: keep all]",
 )
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")

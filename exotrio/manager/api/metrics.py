@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from starlette.routing import Route
@@ -23,16 +23,20 @@ from exotrio.manager.store.port import Store
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+K = TypeVar("K")
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The text format that every Prometheus reads."""
-MAX_GRAPHS = 1_000
-"""Graphs whose runs are counted separately: clients may store any number of them."""
+MAX_LABELS = 1_000
+"""Graphs, and namespaces, that are counted separately: clients may make any number of them."""
 OTHER_GRAPHS = "(other graphs)"
+OTHER_NAMESPACES = "(other namespaces)"
 RUN_STATUSES = {"SUCCESS": "SUCCESS", "ERRORED": "FAILED", "CANCELLED": "CANCELLED"}
 """How a run ended, to the value of the label."""
 CACHED = 5.0
 """Seconds for which the counts of one query are served to all scrapers."""
 MAX_QUERY = 3.0
+STOP_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300, 1_800, 7_200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 GAUGES = (
     (
@@ -117,7 +121,21 @@ class ManagerMetrics:
             ["namespace", "graph", "status"],
             registry=self.registry,
         )
+        self._stops: Any = Histogram(
+            "exotrio_manager_stop_duration_seconds",
+            "From the request to stop a runtime to its last heartbeat; not of runtimes that vanished.",
+            ["namespace"],
+            buckets=STOP_BUCKETS,
+            registry=self.registry,
+        )
+        self._work_lost: Any = Total(
+            "exotrio_manager_work_lost_seconds_total",
+            "How long nodes had run that a stop cut, or that ran in a runtime that vanished.",
+            ["namespace", "end"],
+            registry=self.registry,
+        )
         self._graphs: set[tuple[str, str]] = set()
+        self._namespaces: set[str] = set()
         self._groups: Any = Histogram(
             "exotrio_manager_commit_group_size",
             "Writes that shared one sync to disk.",
@@ -201,7 +219,7 @@ class ManagerMetrics:
             with trio.move_on_after(MAX_QUERY):
                 try:
                     self._backlog, self._schedules, graphs = await self._store.read(
-                        lambda view: (backlog(view), schedules_paused(view), oldest_graphs(view, MAX_GRAPHS))
+                        lambda view: (backlog(view), schedules_paused(view), oldest_graphs(view, MAX_LABELS))
                     )
                 except DatabaseError:
                     return  # logged by requests that needed an answer; the other numbers still help
@@ -209,12 +227,18 @@ class ManagerMetrics:
                 for namespace, graph in graphs:
                     # From 0 on: a rate does not see a first failure that is the first value, too.
                     self._count_runs(namespace, graph, "ERRORED", 0)
+                    for end in ("stopped", "vanished"):
+                        self._count_work_lost(namespace, end, 0.0)
 
     def _count_runs(self, namespace: str, graph: str, status: str, count: int) -> None:
-        if len(self._graphs) < MAX_GRAPHS:
-            self._graphs.add((namespace, graph))
-        name = graph if (namespace, graph) in self._graphs else OTHER_GRAPHS
+        name = graph if _is_separate((namespace, graph), self._graphs) else OTHER_GRAPHS
         self._runs_ended.labels(namespace, name, RUN_STATUSES[status]).inc(count)
+
+    def _count_work_lost(self, namespace: str, end: str, seconds: float) -> None:
+        self._work_lost.labels(self._shown(namespace), end).inc(seconds)
+
+    def _shown(self, namespace: str) -> str:
+        return namespace if _is_separate(namespace, self._namespaces) else OTHER_NAMESPACES
 
     def _committed(self, writes: int, effects: Sequence[Effects]) -> None:
         if writes:
@@ -225,3 +249,15 @@ class ManagerMetrics:
             for (namespace, graph, status), count in each.ended_runs.items():
                 if count:
                     self._count_runs(namespace, graph, status, count)
+            for namespace, receipt in each.stops:
+                if receipt.took is not None and not receipt.vanished:
+                    self._stops.labels(self._shown(namespace)).observe(receipt.took)
+                end = "vanished" if receipt.vanished else "stopped"
+                self._count_work_lost(namespace, end, receipt.work_lost)
+
+
+def _is_separate(key: K, separate: set[K]) -> bool:
+    """Whether this is counted separately: the first ``MAX_LABELS`` are."""
+    if len(separate) < MAX_LABELS:
+        separate.add(key)
+    return key in separate

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.stops import StopReceipt, StopReport
-from exotrio._wire.vocabulary import DRAIN_COMMAND, work_lost
+from exotrio._wire.vocabulary import DRAIN_COMMAND
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects
 from exotrio.manager.store.transaction import Transaction
@@ -171,17 +171,21 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
         report = None
     report = _report(report, row["drain_asked"])
     cut = [state for state in held if state["begun"]]
-    lost_ms = sum(
-        work_lost(state["begun_at"], row["beat_at"], state["at"])
-        for state in cut
-        # Otherwise execute had not begun, or the time is that of an earlier claim.
-        if state["begun_at"] is not None and state["begun_at"] >= state["claimed_at"]
-    )
     report.cut += len(cut)
-    report.work_lost += lost_ms / 1000
+    report.work_lost += sum(work_lost_ms(state, row["beat_at"]) for state in cut) / 1000
     return _receipt(
         report, worker_id=row["worker_id"], runtime=row["runtime"], ended_at=row["beat_at"], vanished=True
     )
+
+
+def work_lost_ms(state: Row, until: int) -> int:
+    """Return how long the execution of a claimed state had worked, by a time in Unix ms, since its last
+    checkpoint was stored. ``at`` is the time of that; None without one."""
+    begun_at = state["begun_at"]
+    if begun_at is None or begun_at < state["claimed_at"]:
+        return 0  # execute has not begun as far as is known: the time is that of an earlier claim
+    since: int = max(begun_at, state["at"] or 0)
+    return max(0, until - since)
 
 
 def _report(report: StopReport | None, drain_asked: int) -> StopReport:

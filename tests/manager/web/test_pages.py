@@ -848,3 +848,36 @@ async def test_a_united_node_that_has_no_state_yet_says_what_it_waits_for(site: 
         await flow.run(identifier)
     page = text_of(await site.browser.page(f"/ns/shop/runs/{flow.run_id}?node=u"))
     assert "unites s, and 1 of its group did not end yet (x)" in page
+
+
+async def test_the_runtimes_page_lists_how_runtimes_stopped_and_what_that_cost(
+    site: Site, clock: SettableClock
+) -> None:
+    assert "No runtime stopped within 24 hours." in await site.browser.page("/ns/shop/runtimes")
+    for worker in ("w1", "w2"):
+        ok(await site.api.heartbeat(worker, runtime="words", phase="running"))
+    await site.browser.do("/ns/shop/runtimes/drain", {"worker": "w1"})
+    report = {
+        "why": "the state manager",
+        "shortened_by": SCRIPT,
+        "took_ms": 5_300,
+        "drain_ms": 1_100,
+        "clean_up_ms": 4_200,
+        "finished": 3,
+        "cut": 1,
+        "work_lost_ms": 41_000,
+        "unknown": 1,
+        "exit_code": 75,
+    }
+    ok(await site.api.heartbeat("w1", runtime="words", phase="stopped", stop=report))
+    clock.advance(90_000)
+    ok(await site.api.heartbeat("w2", runtime="words", phase="stopped"))
+    html = await site.browser.fragments("/ns/shop/runtimes", "stops")
+    assert SCRIPT not in html
+    text = text_of(html)
+    assert f"a drain from the dashboard, then {SCRIPT}" in text
+    assert ">drain 1.1 s, clean-up 4.2 s<" in text
+    assert "2 stops: 5.3 s in all, 5.3 s at most; 3 nodes finished, 0 handed over, 1 cut" in text
+    assert text.index("w2") < text.index("w1"), "the last one is first"
+    clock.advance(86_400_001)
+    assert "No runtime stopped" in await site.browser.fragments("/ns/shop/runtimes", "stops")

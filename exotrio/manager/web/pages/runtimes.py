@@ -1,17 +1,20 @@
-"""The list of runtimes: the states that each holds, and a button that drains it."""
+"""The list of runtimes: the states that each holds, a button that drains it, and how others stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from exotrio.manager.queries.load import count_held, states_held
-from exotrio.manager.queries.runtimes import disagreements, progress_of, v0_runtimes
+from exotrio.manager.queries.runtimes import disagreements, list_stops, progress_of, v0_runtimes
 from exotrio.manager.queries.states import show_states
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 STATES_SHOWN = 200
 """States of all runtimes, or of the one in the address, longest held first."""
+
+STOPS_SHOWN = 50
+DAY_MS = 86_400_000
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
@@ -35,12 +38,19 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
             "disagreements": disagreements(runtimes.values()),
         }
+    if "stops" in parts:
+        stops = list_stops(view, request.namespace, DAY_MS)
+        data["stops"] = {
+            "receipts": stops.receipts[:STOPS_SHOWN],
+            "total": stops.total.text(),
+            "hidden": len(stops.receipts[STOPS_SHOWN:]),
+        }
     return data
 
 
 PAGE = Page(
     path="/ns/{namespace}/runtimes",
     folder="runtimes",
-    fragments={"list": Fragment(ages=2, pace=0.5)},
+    fragments={"list": Fragment(ages=2, pace=0.5), "stops": Fragment(ages=10, pace=2.0)},
     load=load,
 )
