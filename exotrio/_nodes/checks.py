@@ -64,7 +64,12 @@ def declare(node: type[BaseNode]) -> NodeDeclaration:
 
 def models_of(node: type[BaseNode]) -> dict[str, dict[str, Any]]:
     """Return the JSON schemas of the models of a checked node class, except ``Secrets``."""
-    return {"Inputs": _schema(node.Inputs), "Outputs": _schema(node.Outputs)}
+    models = {"Inputs": _schema(node.Inputs), "Outputs": _schema(node.Outputs)}
+    if (checkpoint := checkpoint_class_of(node)) is not None:
+        # Other than inputs, unknown fields are refused unless the model says what happens to them.
+        ignores = checkpoint.model_config.get("extra") in ("ignore", "allow")
+        models["Checkpoint"] = {**_schema(checkpoint), "additionalProperties": ignores}
+    return models
 
 
 def returns_list(node: type[BaseNode]) -> bool:

@@ -1,7 +1,7 @@
 """What new code breaks in runs that old code began: the models of both versions are compared. Pure.
 
 A run keeps the graph that it began with. So the new code gets the inputs that the old graph names, and has to
-return the outputs that the old graph reads.
+return the outputs that the old graph reads. It also has to read the checkpoints that the old code stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from exotrio.graph import GraphNodeModel
 from exotrio.graph.placeholders import OutputRef, parse_placeholders
 
 Models = Mapping[str, Mapping[str, Any]]
-"""The JSON schemas of a node class: of its ``Inputs`` and ``Outputs``, by these names."""
+"""The JSON schemas of a node class: of its ``Inputs``, ``Outputs`` and ``Checkpoint``, by these names."""
 MAX_REFERENCES = 10
 """References that are followed to one schema."""
 _UNTIL = "until the runs of the old code have ended"
@@ -87,6 +87,7 @@ def _of_place(
             fix=f"keep it {_UNTIL}",
         )
         return
+    yield from _of_checkpoint(node, old.get(node, {}), new[node])
     before, after = _fields(old.get(node, {}).get("Inputs")), _fields(new[node].get("Inputs"))
     for name, schema in after.items():
         if name not in place.inputs:
@@ -98,6 +99,36 @@ def _of_place(
         for reference in parse_placeholders(place.inputs[name]):
             if isinstance(reference, OutputRef):
                 yield from _lost_output(place, name, places[reference.identifier], reference.field, old, new)
+
+
+def _of_checkpoint(node: str, old: Models, new: Models) -> Iterator[BreakingChange]:
+    if "Checkpoint" not in old:
+        return
+    before, model = _fields(old["Checkpoint"]), new.get("Checkpoint", {})
+    after = _fields(model)
+    or_restart = "or retry such states with --from-beginning"
+    gone = [] if model.get("additionalProperties") else [name for name in before if name not in after]
+    for name, schema in after.items():
+        if name in before:
+            yield from _changed(node, f"Checkpoint.{name}", before[name], schema)
+        elif name in model.get("required", ()):
+            yield BreakingChange(
+                node=node,
+                field=f"Checkpoint.{name}",
+                old=None,
+                new=_form(schema),
+                what="checkpoints of the old code lack it, and it has no default",
+                fix=f"give it a default, {or_restart}",
+            )
+    for name in gone:
+        yield BreakingChange(
+            node=node,
+            field=f"Checkpoint.{name}",
+            old=_form(before[name]),
+            new=None,
+            what="checkpoints of the old code have it",
+            fix=f"keep it {_UNTIL}, or set extra='ignore' in the model_config of Checkpoint, {or_restart}",
+        )
 
 
 def _new_input(

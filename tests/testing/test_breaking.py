@@ -111,6 +111,36 @@ def test_each_change_that_breaks_runs_in_progress_is_named(
     assert changes([SPLIT, WORK], new) == expected
 
 
+def with_checkpoint(**fields: Any) -> type[BaseNode]:
+    cls = node("Work", {"n": int})
+    config = fields.pop("config", {})
+    given: dict[str, Any] = {name: (of, ...) for name, of in fields.items()}
+    model = create_model("Checkpoint", __config__=config, **given)
+    return type("Work", (cls,), {"Checkpoint": model})
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (with_checkpoint(row=int), []),
+        (
+            with_checkpoint(row=int, line=str),
+            [
+                "Work.Checkpoint.line (old code: no such field; new code: a text): checkpoints of the old code"
+                " lack it, and it has no default; give it a default, or retry such states with --from-beginning"
+            ],
+        ),
+        (with_checkpoint(line=int), ["Work.Checkpoint.line", "Work.Checkpoint.row"]),
+        (with_checkpoint(config={"extra": "ignore"}), []),
+        (WORK, ["Work.Checkpoint.row"]),
+        (with_checkpoint(row=date), ["perhaps Work.Checkpoint.row"]),
+    ],
+)
+def test_changes_of_checkpoints_are_named(new: type[BaseNode], expected: list[str]) -> None:
+    found = changes([SPLIT, with_checkpoint(row=int)], [SPLIT, new])
+    assert [each if each in expected else each.partition(" (")[0] for each in found] == expected
+
+
 class Item(BaseModel):
     name: str
     size: Literal["s", "m", "l"] = "s"
