@@ -16,13 +16,26 @@ from exotrio import (
     ExotrioError,
     Graph,
     GraphInvalid,
+    HandOver,
+    NoRetry,
     NotFound,
     PruneSignal,
     RequestRefused,
     ReQueueAfterSignal,
     RetryPolicyModel,
 )
-from exotrio.testing import Executed, GraphRun, RunStatus, StateStatus, run_graph, run_node
+from exotrio.graph.references import AddedNode
+from exotrio.testing import (
+    Errored,
+    Executed,
+    GraphRun,
+    HandedOver,
+    Released,
+    RunStatus,
+    StateStatus,
+    run_graph,
+    run_node,
+)
 
 
 class Split(BaseNode):
@@ -228,3 +241,95 @@ async def test_outputs_are_read_by_what_add_returned_or_by_the_class(autojump_cl
         run.outputs(Join)
     with pytest.raises(NotFound, match="'split' of the graph is Split, not Price: another graph's node"):
         run.outputs(Graph("other", namespace="ns").add(Price, identifier="split", day=DAY, rates=[]))
+
+
+# -- checkpoints
+
+
+class Steps(BaseNode):
+    """Makes five steps of a second each."""
+
+    class Inputs(BaseModel):
+        fails_at: int = 9
+
+    class Checkpoint(BaseModel):
+        step: int = 0
+
+    class Outputs(BaseModel):
+        made: int
+
+    async def execute(self) -> Outputs:
+        made = 0
+        for step in range(self.checkpoint.step, 5):
+            if step == self.inputs.fails_at:
+                raise NoRetry("it is worn out")
+            await trio.sleep(1)
+            made += 1
+            self.checkpoint = self.Checkpoint(step=step + 1)
+            if self.stopping and self.seconds_left < 5:
+                raise HandOver
+        return self.Outputs(made=made)
+
+
+class PlainSteps(Steps):
+    def execute(self) -> Steps.Outputs:  # type: ignore[override]
+        return self.Outputs(made=5 - self.checkpoint.step)
+
+
+async def test_a_node_is_run_from_a_checkpoint_and_the_result_says_what_it_saved(
+    autojump_clock: MockClock,
+) -> None:
+    outcome = await run_node(Steps)
+    assert outcome == Executed([{"made": "5"}])
+    assert outcome.checkpoint_of(Steps) == Steps.Checkpoint(step=5)
+    for stored in (Steps.Checkpoint(step=3), {"step": 3}, {"step": "3"}):
+        assert await run_node(Steps, checkpoint=stored) == Executed([{"made": "2"}])
+    assert (await run_node(Steps, checkpoint={"step": 5})).checkpoint_of(Steps) is None  # nothing was saved
+    failed = await run_node(Steps, {"fails_at": 4}, checkpoint={"step": 3})
+    assert isinstance(failed, Errored)
+    assert failed.checkpoint_of(Steps) == Steps.Checkpoint(step=4)
+
+
+async def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_node(autojump_clock: MockClock) -> None:
+    errored = await run_node(Steps, checkpoint={"row": 3})
+    assert isinstance(errored, Errored)
+    assert "the stored checkpoint does not fit Steps.Checkpoint:\n  row: it is stored" in errored.error
+    with pytest.raises(ConfigurationError, match="Greet has no checkpoint"):
+        await run_node(Greet, checkpoint={"row": 3})
+    with pytest.raises(ConfigurationError, match=r"an instance of Greet.Inputs, not of Steps.Checkpoint"):
+        await run_node(Steps, checkpoint=Greet.Inputs(name="Ada", word="Hi"))
+
+
+async def test_a_node_is_run_in_a_runtime_that_stops(autojump_clock: MockClock) -> None:
+    outcome = await run_node(Steps, grace=7.5)
+    assert outcome == HandedOver()
+    assert outcome.checkpoint_of(Steps) == Steps.Checkpoint(step=3)
+    begin = trio.current_time()
+    released = await run_node(Steps, grace=0.5)
+    assert released == Released()
+    assert released.checkpoint_of(Steps) is None
+    assert trio.current_time() - begin == pytest.approx(0.5)
+
+
+def steps(node: type[Steps]) -> tuple[Graph, AddedNode[Steps.Outputs]]:
+    made = Graph("steps", namespace="ns", retry_policy=RetryPolicyModel(max_retries=1))
+    return made, made.add(node, identifier="steps")
+
+
+async def test_a_graph_is_run_from_checkpoints_and_shows_those_of_states_that_failed(
+    autojump_clock: MockClock,
+) -> None:
+    made, added = steps(Steps)
+    run = await run_graph(made, [Steps], checkpoints={added: Steps.Checkpoint(step=4)})
+    assert run.outputs(added)[0].made == 1
+    assert [state.checkpoint for state in run.states] == [None]
+    run = await run_graph(made, [Steps], inputs={"fails_at": 4}, checkpoints={"steps": {"step": "3"}})
+    assert [state.checkpoint for state in run.states] == [{"step": "4"}]
+    with pytest.raises(NotFound, match="no node with the identifier 'step'; did you mean 'steps'"):
+        await run_graph(made, [Steps], checkpoints={"step": {"step": "3"}})
+
+
+async def test_a_graph_is_run_from_the_checkpoint_of_a_node_in_a_thread() -> None:
+    made, added = steps(PlainSteps)
+    run = await run_graph(made, [PlainSteps], checkpoints={PlainSteps: {"step": 4}})
+    assert run.outputs(added)[0].made == 1

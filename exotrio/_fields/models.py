@@ -32,6 +32,7 @@ from exotrio._fields.codecs import (
     text_of,
 )
 from exotrio._fields.declared import VALUES, kind_of, lenient_fields, values_schema
+from exotrio._util.json import NotJson, decode
 from exotrio._util.words import readable_errors
 from exotrio.errors import ConfigurationError, FieldsInvalid
 
@@ -53,6 +54,13 @@ class HasOutputs(Protocol[Model]):
 
     @property
     def Outputs(self) -> type[Model]: ...
+
+
+class HasCheckpoint(Protocol[Model]):
+    """A node with a ``Checkpoint``, likewise."""
+
+    @property
+    def Checkpoint(self) -> type[Model]: ...
 
 
 class Fields:
@@ -172,6 +180,33 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
     values = _checked(model).decode(texts)
     assert isinstance(values, model), "a model validates to itself"
     return values
+
+
+def checkpoint_of_text(model: type[BaseModel], text: str) -> BaseModel:
+    """Return the value of a text that was stored, perhaps by other code.
+
+    Raises:
+        FieldsInvalid: it does not fit the class; ``problems`` has the fields, and last the stored form.
+    """
+    texts: Any = None
+    with suppress(NotJson):
+        texts = decode(text.encode())
+    if not isinstance(texts, dict):
+        raise FieldsInvalid("the stored text", ["it is not an object in JSON"])
+    fields = fields_of(model)
+    problems: list[str] = []
+    if "extra" not in model.model_config:
+        known = names_of(model)
+        problems = [f"{name}: it is stored, but is not a field" for name in texts if name not in known]
+    try:
+        value = model.model_validate(texts) if fields is None else fields.decode(texts)
+        if not problems:
+            return value
+    except FieldsInvalid as error:
+        problems += error.problems
+    except ValidationError as error:
+        problems += readable_errors(error)
+    raise FieldsInvalid("the stored text", [*problems, f"stored are: {', '.join(texts) or 'no fields'}"])
 
 
 def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = None) -> dict[str, str]:

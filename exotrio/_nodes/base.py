@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, ove
 
 from pydantic import BaseModel
 
+from exotrio._fields.models import HasCheckpoint
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.progress import ProgressView, checked_progress
 
@@ -126,11 +127,6 @@ class _SecretsOfTheClass:
         raise NotImplementedError
 
 
-class _HasCheckpoint(Protocol[Model]):
-    @property
-    def Checkpoint(self) -> type[Model]: ...
-
-
 class _HasDefaultCheckpoint(Protocol[Model]):
     @property
     def Checkpoint(self) -> Callable[[], Model]: ...
@@ -145,11 +141,11 @@ class _CheckpointOfTheClass:
     @overload
     def __get__(self, node: _HasDefaultCheckpoint[Model], owner: object) -> Model: ...
     @overload
-    def __get__(self, node: _HasCheckpoint[Model], owner: object) -> Model | None: ...
+    def __get__(self, node: HasCheckpoint[Model], owner: object) -> Model | None: ...
     def __get__(self, node: Any, owner: object) -> Any:
         return self if node is None else _checkpoint_of(node).read()
 
-    def __set__(self, node: _HasCheckpoint[M], value: M) -> None:
+    def __set__(self, node: HasCheckpoint[M], value: M) -> None:
         _checkpoint_of(node).set(value)
 
 
@@ -255,7 +251,7 @@ class BaseNode(ABC):
         """
         return self._stop_view.seconds_left
 
-    async def save_checkpoint(self: _HasCheckpoint[M], value: M) -> None:
+    async def save_checkpoint(self: HasCheckpoint[M], value: M) -> None:
         """Set ``checkpoint``, and wait until the state manager has it on disk. For an ``async def``.
 
         While the state manager is away, it waits. One that stores no checkpoints (it speaks only v0, or is of
@@ -272,7 +268,7 @@ class BaseNode(ABC):
         """
         await _checkpoint_of(self).save(value)
 
-    def save_checkpoint_sync(self: _HasCheckpoint[M], value: M) -> None:
+    def save_checkpoint_sync(self: HasCheckpoint[M], value: M) -> None:
         """As ``save_checkpoint``, for a plain ``def`` and for threads: it blocks the thread.
 
         Args:

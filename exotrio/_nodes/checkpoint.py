@@ -10,18 +10,16 @@ import math
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from exotrio._fields.models import fields_of, names_of
+from exotrio._fields.models import checkpoint_of_text, fields_of
 from exotrio._nodes.outcome import CheckpointText
-from exotrio._util.json import NotJson, decode, encode
-from exotrio._util.words import readable_errors
+from exotrio._util.json import NotJson, encode
 from exotrio._wire.vocabulary import MAX_CHECKPOINT
-from exotrio.errors import CheckpointNotSaved, FieldsInvalid, LifecycleError
+from exotrio.errors import CheckpointNotSaved, LifecycleError
 
 STOP_CHECK_INTERVAL = 0.2
 """Seconds after which a thread that waits for its checkpoint notices that it should end."""
@@ -129,33 +127,6 @@ def text_of_checkpoint(name: str, model: type[BaseModel], value: object) -> str:
             "allowed: keep what is large elsewhere, and its name in the checkpoint"
         )
     return text.decode()
-
-
-def checkpoint_of_text(model: type[BaseModel], text: str) -> BaseModel:
-    """Return the value of a text that was stored, perhaps by other code.
-
-    Raises:
-        FieldsInvalid: it does not fit the class; ``problems`` has the fields, and last the stored form.
-    """
-    texts: Any = None
-    with suppress(NotJson):
-        texts = decode(text.encode())
-    if not isinstance(texts, dict):
-        raise FieldsInvalid("the stored text", ["it is not an object in JSON"])
-    fields = fields_of(model)
-    problems: list[str] = []
-    if "extra" not in model.model_config:
-        known = names_of(model)
-        problems = [f"{name}: it is stored, but is not a field" for name in texts if name not in known]
-    try:
-        value = model.model_validate(texts) if fields is None else fields.decode(texts)
-        if not problems:
-            return value
-    except FieldsInvalid as error:
-        problems += error.problems
-    except ValidationError as error:
-        problems += readable_errors(error)
-    raise FieldsInvalid("the stored text", [*problems, f"stored are: {', '.join(texts) or 'no fields'}"])
 
 
 class NodeCheckpoint:

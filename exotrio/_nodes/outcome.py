@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from exotrio._fields.models import HasOutputs, M, from_text
+from exotrio._fields.models import HasCheckpoint, HasOutputs, M, checkpoint_of_text, from_text
 from exotrio.errors import ExotrioError
 
 _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
@@ -97,7 +97,7 @@ class _Ended:
     trace: str | None = field(default=None, repr=False)
     buffered: float | None = field(default=None, repr=False, compare=False)
     ran: float | None = field(default=None, repr=False, compare=False)
-    checkpoint: CheckpointText | None = field(default=None, repr=False)
+    checkpoint: CheckpointText | None = field(default=None, repr=False, compare=False)
 
     def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
         """Return what the node returned, each as an ``Outputs`` of its class.
@@ -110,6 +110,16 @@ class _Ended:
         """
         how = self.error if isinstance(self, Errored) else repr(self)
         raise ExotrioError(f"{node.__name__} returned no outputs: {how}")
+
+    def checkpoint_of(self, node: type[HasCheckpoint[M]]) -> M | None:
+        """Return the newest checkpoint that this execution set, as a ``Checkpoint`` of its class, or None.
+
+        Args:
+            node: The class of the node.
+        """
+        model: Any = node.Checkpoint  # to mypy it is a property
+        value: Any = None if self.checkpoint is None else checkpoint_of_text(model, self.checkpoint.value)
+        return cast("M | None", value)
 
 
 @dataclass(frozen=True, slots=True)

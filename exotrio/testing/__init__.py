@@ -30,7 +30,7 @@
 
 from __future__ import annotations
 
-from exotrio._nodes.outcome import Errored, Executed, HandedOver, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import Errored, Executed, HandedOver, Outcome, Pruned, Released, Report, Requeued
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.testing._breaking import BreakingChange
 from exotrio.testing._comparison import Version
@@ -56,6 +56,8 @@ __all__ = [
     "Place",
     "Point",
     "Pruned",
+    "Released",
+    "Report",
     "Requeued",
     "RunStatus",
     "StateStatus",

@@ -11,6 +11,7 @@ import trio
 
 from exotrio._fields.models import HasOutputs, M, Values
 from exotrio._nodes.base import BaseNode
+from exotrio._nodes.outcome import CheckpointText
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
 from exotrio._util.words import listed
@@ -18,6 +19,7 @@ from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, S
 from exotrio.errors import ConfigurationError
 from exotrio.graph import Graph
 from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_outputs
+from exotrio.testing._nodes import continuing, stored_checkpoint
 
 if TYPE_CHECKING:
     from exotrio.client._state_manager import StateManager
@@ -38,6 +40,8 @@ class TestedState:
         inputs: Field to text.
         outputs: Field to text; empty without any.
         error: The text of its error, with the traceback; None without one.
+        checkpoint: Field to text of the checkpoint with which it would continue; None without one, as after a
+            success.
     """
 
     __test__ = False  # else pytest collects it, as every class that begins with Test
@@ -47,6 +51,7 @@ class TestedState:
     inputs: dict[str, Any]
     outputs: dict[str, Any]
     error: str | None
+    checkpoint: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ async def run_graph(
     *,
     inputs: Values | None = None,
     store: Mapping[str, object] | None = None,
+    checkpoints: Mapping[NodeOfRun, Values] | None = None,
     timeout: float = 3600.0,
 ) -> GraphRun:
     """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
@@ -131,6 +137,9 @@ async def run_graph(
         inputs: Inputs of its first node in place of those in the graph: an instance of its ``Inputs``, or a
             dict of values or their texts. Defaults to none.
         store: The run's store, values or their texts. Defaults to nothing.
+        checkpoints: Node (as for ``GraphRun.of``) to what an earlier execution of its states stored: an
+            instance of its ``Checkpoint``, or a dict as for ``inputs``. Not for nodes that run in processes.
+            Defaults to none.
         timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
 
     Returns:
@@ -139,6 +148,7 @@ async def run_graph(
     Raises:
         ConfigurationError: node classes that are not usable, nodes of several namespaces, or a value without
             a form as text.
+        NotFound: the graph has no node that ``checkpoints`` names.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph and its nodes.
         trio.TooSlowError: the run did not end in time; the message says which states have not ended.
@@ -155,7 +165,9 @@ async def run_graph(
         embedded(":memory:", clock=virtual_clock()) as transport,
         StateManager(namespace, transport=transport) as manager,
     ):
-        runtime = Runtime(namespace, "test", nodes, transport=transport)
+        runtime = Runtime(
+            namespace, "test", with_checkpoints(graph, nodes, checkpoints or {}), transport=transport
+        )
         with ungrouped():
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.run)
@@ -163,6 +175,20 @@ async def run_graph(
                 status = await wait(manager, graph, run_id, timeout)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
+
+
+def with_checkpoints(
+    graph: Graph, nodes: Sequence[type[BaseNode]], checkpoints: Mapping[NodeOfRun, Values]
+) -> list[type[BaseNode]]:
+    """Return the node classes so that their states begin with these checkpoints."""
+    places = {node.identifier: node.node_name for node in graph.nodes}
+    by_name = {node.__name__: node for node in nodes}
+    stored: dict[str, dict[str, CheckpointText]] = {name: {} for name in by_name}
+    for node, value in checkpoints.items():
+        identifier = place_of(node, places, "the graph")
+        if (name := places[identifier]) in by_name:
+            stored[name][identifier] = stored_checkpoint(by_name[name], value)
+    return [continuing(node, by_place) if (by_place := stored[node.__name__]) else node for node in nodes]
 
 
 def namespace_of(graph: Graph) -> str:
@@ -211,6 +237,12 @@ async def result(manager: StateManager, graph: Graph, run_id: str, status: RunSt
     """Return the result of a run of this status."""
     run = await manager.run(run_id)
     states = [await manager.state(graph.name, run_id, node.id) for node in run.nodes]
+    stored = {
+        state.id: checkpoint.value
+        for state in states
+        if state.status not in (StateStatus.SUCCESS, StateStatus.PRUNED)
+        and (checkpoint := (await manager.history(state.id)).checkpoint)
+    }
     return GraphRun(
         status,
         tuple(
@@ -220,6 +252,7 @@ async def result(manager: StateManager, graph: Graph, run_id: str, status: RunSt
                 inputs=state.inputs,
                 outputs=state.outputs,
                 error=state.error,
+                checkpoint=stored.get(state.id),
             )
             for state in states
         ),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import trio
 
 from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution
-from exotrio._fields.models import Values, texts_of
+from exotrio._execution.handle import Execution, execution_context
+from exotrio._fields.models import Values, checkpoint_of_text, texts_of
 from exotrio._link.port import Claim
-from exotrio._nodes.base import BaseNode
+from exotrio._nodes.base import BaseNode, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checks import node_problems
-from exotrio._nodes.outcome import HandedOver, Outcome
+from exotrio._nodes.outcome import CheckpointText, Report
+from exotrio._util.json import encode
 from exotrio.errors import ConfigurationError
 
 
@@ -20,24 +26,30 @@ async def run_node(
     inputs: Values | None = None,
     *,
     secrets: Mapping[str, str] | None = None,
-) -> Outcome | HandedOver:
+    checkpoint: Values | None = None,
+    grace: float | None = None,
+) -> Report:
     """Run one node as a runtime would, and return what would be reported.
 
     Args:
         node: The node class.
         inputs: An instance of its ``Inputs``, or a dict of values or their texts. Defaults to none.
         secrets: Its secrets. Defaults to none.
+        checkpoint: What an earlier execution stored: an instance of its ``Checkpoint``, or a dict as for
+            ``inputs``. Defaults to nothing.
+        grace: Seconds that the node has, since the runtime stops; then it is cancelled. Defaults to None: the
+            runtime does not stop.
 
     Returns:
-        ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned``, ``Requeued`` or
-        ``HandedOver``.
+        ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned``, ``Requeued``,
+        ``HandedOver``, or ``Released`` if the grace was over before the node ended.
         What the node raises is not raised here. ``outputs_of(node)`` of it returns the outputs as ``Outputs``
         of the class, and raises if there are none; ``Executed.outputs`` has them as the texts that would be
-        reported.
+        reported. ``checkpoint_of(node)`` returns the newest ``Checkpoint`` that the node set.
 
     Raises:
-        ConfigurationError: the class is not usable as a node, or a value not as an input; ``problems`` says
-            why. A text that does not fit is an error of the node.
+        ConfigurationError: the class is not usable as a node, or a value not as an input or a checkpoint;
+            ``problems`` says why. A text that does not fit is an error of the node.
 
     Cancellation:
         Cancels the node; there is no outcome then.
@@ -48,9 +60,81 @@ async def run_node(
     async def fetch_secrets(claim: Claim) -> Mapping[str, str]:
         return secrets or {}
 
-    texts = texts_of("inputs", inputs, node.Inputs)
-    claim = Claim(state_id="test", node_name=node.__name__, identifier=node.__name__, inputs=texts)
-    async with aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor:
-        report = await executor.run(Execution(claim))
-    assert isinstance(report, Outcome | HandedOver), "only a runtime that stops releases a state"
-    return report
+    claim = Claim(
+        state_id="test",
+        node_name=node.__name__,
+        identifier=node.__name__,
+        inputs=texts_of("inputs", inputs, node.Inputs),
+        checkpoint=None if checkpoint is None else stored_checkpoint(node, checkpoint),
+    )
+    execution = Execution(claim)
+
+    async def stop_after(grace: float) -> None:
+        await trio.sleep(grace)
+        execution.cancel()
+
+    async with (
+        aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor,
+        trio.open_nursery() as nursery,
+    ):
+        if grace is not None:
+            execution.drain(trio.current_time() + grace)
+            nursery.start_soon(stop_after, grace)
+        report = await executor.run(execution)
+        nursery.cancel_scope.cancel()
+    view = execution.checkpoint
+    return report if view is None else replace(report, checkpoint=view.unconfirmed)
+
+
+def stored_checkpoint(node: type[BaseNode], value: Values) -> CheckpointText:
+    """Return a value as what an earlier execution of a node stored.
+
+    Raises:
+        ConfigurationError: the node has no checkpoint, or the value has no form as text.
+    """
+    model = checkpoint_class_of(node)
+    if model is None:
+        raise ConfigurationError(
+            f"{node.__name__} has no checkpoint", fix="define class Checkpoint(BaseModel) in it"
+        )
+    return CheckpointText(1, encode(texts_of("values of the checkpoint", value, model)).decode())
+
+
+def continuing(node: type[BaseNode], stored: Mapping[str, CheckpointText]) -> type[BaseNode]:
+    """Return a class that does what ``node`` does, from a checkpoint at the first execution of each state.
+
+    Args:
+        stored: Identifier of the graph's node to what it begins with.
+
+    Raises:
+        ConfigurationError: the node runs in a process, which could not import this class.
+    """
+    if runs_in_of(node) == "process":
+        raise ConfigurationError(
+            f"{node.__name__} runs in a process: run_graph cannot give it a checkpoint", fix="use run_node"
+        )
+
+    model = checkpoint_class_of(node)
+    assert model is not None, "it has a checkpoint"
+
+    def begin(self: Any) -> None:
+        execution = execution_context.get()
+        assert execution is not None, "a node runs for a state"
+        if execution.claim.checkpoint is None and (value := stored.get(execution.claim.identifier)):
+            self.checkpoint = checkpoint_of_text(model, value.value)
+
+    async def execute_in_loop(self: BaseNode) -> object:
+        begin(self)
+        return await node.execute(self)
+
+    def execute(self: BaseNode) -> object:
+        begin(self)
+        return node.execute(self)
+
+    body = {
+        "__module__": node.__module__,
+        "__qualname__": node.__qualname__,
+        "__doc__": node.__doc__,
+        "execute": execute_in_loop if inspect.iscoroutinefunction(node.execute) else execute,
+    }
+    return type(node.__name__, (node,), body)

@@ -126,8 +126,9 @@ def with_checkpoint(**fields: Any) -> type[BaseNode]:
         (
             with_checkpoint(row=int, line=str),
             [
-                "Work.Checkpoint.line (old code: no such field; new code: a text): checkpoints of the old code"
-                " lack it, and it has no default; give it a default, or retry such states with --from-beginning"
+                "Work.Checkpoint.line (old code: no such field; new code: a text): checkpoints of the old"
+                " code lack it, and it has no default; give it a default, or retry such states with"
+                " --from-beginning"
             ],
         ),
         (with_checkpoint(line=int), ["Work.Checkpoint.line", "Work.Checkpoint.row"]),
