@@ -85,12 +85,15 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
     }
 
 
-def first_due(view: View, run: Row, namespace: str, node: str) -> int:
-    """Return when the first state of a node that waits in a run is due, in Unix ms; 0 if none waits."""
+def first_due(view: View, run: Row, node: tuple[str, str]) -> int:
+    """Return when the first of a node's states that wait in a run is due, in Unix ms; 0 if none waits.
+
+    A node is given as (namespace, name).
+    """
     row = view.one(
         "SELECT coalesce(min(enqueue_after), 0) AS due FROM states WHERE status = 'CREATED' AND run = ?"
         " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)",
-        (run["id"], namespace, node),
+        (run["id"], *node),
     )
     return int(row["due"])
 

@@ -22,6 +22,8 @@ from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 60_000
 """A runtime without a request for this long is not live: three heartbeats are missing."""
+V0_RUNTIME = "a v0 runtime"
+"""Stands among the names of runtimes for those that claim through v0."""
 _REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
 
 
@@ -160,7 +162,7 @@ def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
             offers.setdefault(node, set()).add(row["runtime"] or row["worker_id"])
     for each in live_v0_runtimes(view, namespace, now):
         for node in each.nodes:
-            offers.setdefault(node, set()).add("a v0 runtime")
+            offers.setdefault(node, set()).add(V0_RUNTIME)
     return {node: sorted(names) for node, names in offers.items()}
 
 

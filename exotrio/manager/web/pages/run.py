@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from exotrio.manager.engine.runs import find_run
@@ -13,7 +13,6 @@ from exotrio.manager.queries.run import (
     counts_of,
     first_due,
     further_of,
-    paused_places,
     run_again_with_failed,
     stages_of,
     unreached_in,
@@ -32,12 +31,14 @@ from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ShownTexts
-from exotrio.manager.web.waiting import Reason, Waiting
+from exotrio.manager.web.waiting import Node, Reason, Waiting
 
 MAX_COMPARED = 2_000
 """Failed states that the page compares: more would take too long for a page that refreshes itself."""
 MAX_FAULTS = 8
 MAX_REASONS = 20
+OBSTACLES = {"paused": "its node is paused", "not offered": "no runtime offers this"}
+"""What the box of a node says of a ``Reason.kind``."""
 MAX_TRACE = 4_000
 
 
@@ -55,23 +56,15 @@ class _Run:
         self.to_state = partial(request.link, "states")
 
     def summary(self) -> Data:
+        waiting = Waiting(self.view, self.request)
+        reasons = [
+            waiting.reason(node, first_due(self.view, self.run, node))
+            for node in list(_waiting_nodes(self.template, self.counts))[:MAX_REASONS]
+        ]
         return {
-            "reasons": self._reasons(),
+            "reasons": list(filter(None, reasons)),
             "runs_again": run_again_with_failed(self.view, self.run),
         }
-
-    def _reasons(self) -> list[Reason]:
-        """Return why states of the run wait, by node, which may occur several times in the graph."""
-        paused, waiting = paused_places(self.view, self.run, self.counts), Waiting(self.view, self.request)
-        reasons = {}
-        for place in self.template.places:
-            node = place.namespace, place.node_name
-            if CREATED in self.counts.get(place.index, {}) and node not in reasons:
-                due = first_due(self.view, self.run, *node)
-                reasons[node] = waiting.reason(*node, paused_at=paused.get(place.index), due=due)
-                if len(reasons) == MAX_REASONS:
-                    break
-        return [reason for reason in reasons.values() if reason]
 
     def faults(self) -> Data:
         # Errors are stored with the secrets of the graph masked already.
@@ -94,8 +87,7 @@ class _Run:
 
     def graph(self) -> Data:
         run, places = self.run, self.template.places
-        paused = paused_places(self.view, run, self.counts)
-        not_offered = _not_offered(self.view, self.request, self.template)
+        obstacles = _obstacles(self.view, self.request, self.template, self.counts)
 
         def href(place: Place) -> str:
             # A click on the node that is chosen already shows all states again.
@@ -103,10 +95,10 @@ class _Run:
             return self.request.link("runs", run["run_id"], node=chosen) + "#states"
 
         def note(place: Place) -> str | None:
-            if place.index in paused:
-                return "its node is paused"
-            waits = CREATED in self.counts.get(place.index, {})
-            return "no runtime offers this" if waits and place.index in not_offered else None
+            obstacle = obstacles.get((place.namespace, place.node_name))
+            return (
+                OBSTACLES[obstacle.kind] if obstacle and CREATED in self.counts.get(place.index, {}) else None
+            )
 
         unreached = unreached_in(self.view, run, self.counts)
         # While the run goes on, other nodes may still be reached, unless the run is stuck.
@@ -224,14 +216,19 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     }
 
 
-def _not_offered(view: View, request: PageRequest, template: Template) -> frozenset[int]:
-    """Return the nodes that no live runtime offers. For nodes of other namespaces this is unknown."""
-    offers = request.offers(view)
-    return frozenset(
-        place.index
-        for place in template.places
-        if place.namespace == request.namespace and place.node_name not in offers
-    )
+def _waiting_nodes(template: Template, counts: Mapping[int, Mapping[str, int]]) -> dict[Node, None]:
+    """Return the nodes of which states wait; each may occur several times in the graph."""
+    waiting = (place for place in template.places if CREATED in counts.get(place.index, {}))
+    return dict.fromkeys((place.namespace, place.node_name) for place in waiting)
+
+
+def _obstacles(
+    view: View, request: PageRequest, template: Template, counts: Mapping[int, Mapping[str, int]]
+) -> dict[Node, Reason]:
+    """Return why no state of waiting nodes can be claimed."""
+    waiting = Waiting(view, request)
+    reasons = {node: waiting.obstacle(node) for node in _waiting_nodes(template, counts)}
+    return {node: reason for node, reason in reasons.items() if reason}
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
@@ -250,8 +247,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
             state,
             # Heartbeats tell which of the claimed states run.
             moment if any(each.get(QUEUED) for each in state[0].values()) else None,
-            _not_offered(view, request, view.template(run["template"])) if run["pending"] else None,
-            paused_places(view, run, state[0]),
+            _obstacles(view, request, view.template(run["template"]), state[0]) if run["pending"] else None,
         ),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),

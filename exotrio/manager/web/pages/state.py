@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio._util.times import moment_ms
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
@@ -37,11 +36,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
     same = [each for each in same if each["id"] != state.id]
-    reason = None
-    if state.status == CREATED:
-        paused_at = None if state.paused_at is None else moment_ms(state.paused_at)
-        node = row["namespace"], state.node_name
-        reason = Waiting(view, request).reason(*node, paused_at=paused_at, due=row["enqueue_after"])
+    node = row["namespace"], state.node_name
+    waits = state.status == CREATED
     return {
         "page": page,
         "state": {
@@ -51,7 +47,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "stages": {
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
-            "reason": reason,
+            "reason": Waiting(view, request).reason(node, row["enqueue_after"]) if waits else None,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
