@@ -32,6 +32,7 @@ class Server:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.version = "1"
+        self.capabilities = ["leases"]
         self.gone: set[str] = set()
         self.away: Exception | httpx.Response | None = None
         self.double = Double(self)
@@ -45,7 +46,7 @@ class Server:
         if path.startswith("/exotrio/") and self.kind != "native":
             return answer(404, {"detail": "Not Found"})
         if path == "/exotrio/v1":
-            return answer(200, {"version": self.version, "capabilities": []})
+            return answer(200, {"version": self.version, "capabilities": self.capabilities})
         if path.endswith("/nodes/"):
             if request.method == "GET":
                 return no_nodes()
@@ -120,6 +121,21 @@ async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
     await trio.sleep(60)
     await link.claim({"D": 1}, 1)
     assert link.is_native
+
+
+async def test_whether_checkpoints_are_stored_is_known_and_found_out_again_when_the_server_is_replaced() -> (
+    None
+):
+    server, link = await registered("native")
+    assert not link.stores_checkpoints, "a state manager of the version before"
+    for capabilities, kind, stores in ((["leases", "checkpoints"], "native", True), ([], "v0", False)):
+        server.capabilities, server.kind = capabilities, kind
+        server.away = httpx.ConnectError("refused")
+        with pytest.raises(ManagerUnavailable):
+            await link.claim({"D": 1}, 1)
+        server.away = None
+        await link.claim({"D": 1}, 1)
+        assert link.stores_checkpoints is stores
 
 
 @pytest.mark.parametrize("kind", ["native", "v0"])

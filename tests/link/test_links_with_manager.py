@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,18 @@ from exotrio import RetryPolicyModel
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._link.auto import AutoLink
 from exotrio._link.port import Fate, LinkKind
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import (
+    CheckpointText,
+    Errored,
+    Executed,
+    HandedOver,
+    Outcome,
+    Pruned,
+    Released,
+    Report,
+    Requeued,
+)
+from exotrio._wire.native import Checkpoint, HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.client._state_manager import StateManager
@@ -67,6 +79,36 @@ async def test_each_outcome_arrives(kind: LinkKind, outcome: Outcome, status: St
         assert settlement.fate is Fate.SETTLED
         states = {state.id: state.status for state in (await manager.run(run_id)).nodes}
         assert states[claim.state_id] is status
+
+
+@pytest.mark.parametrize("end", [Errored("why"), Requeued(0.001), Released(), HandedOver()])
+async def test_a_checkpoint_arrives_with_each_end_of_an_execution_and_the_next_claim_brings_it(
+    end: Report,
+) -> None:
+    async with world("auto") as (link, manager):
+        assert link.stores_checkpoints
+        await manager.trigger("g")
+        [claim] = await link.claim({"Digest": 4}, 4)
+        assert claim.checkpoint is None
+        checkpoint = CheckpointText(3, '{"row": "\N{SNOWMAN}"}')
+        [settlement] = await link.report([(claim, replace(end, checkpoint=checkpoint))])
+        assert settlement.fate is Fate.SETTLED
+        if isinstance(end, Errored):
+            await manager.manual_retry(claim.state_id)
+        [again] = await link.claim({"Digest": 4}, 4, wait=5)
+        assert again.checkpoint == checkpoint
+
+
+async def test_a_heartbeat_learns_which_checkpoint_of_each_state_is_stored() -> None:
+    async with world("auto") as (link, manager):
+        for _ in range(2):
+            await manager.trigger("g")
+        one, two = await link.claim({"Digest": 4}, 4)
+        held = [HeartbeatState(state_id=each.state_id, token=str(each.token)) for each in (one, two)]
+        held[1].checkpoint = Checkpoint(number=4, value="{}")
+        answer = await link.heartbeat(HeartbeatRequest(worker_id="me"), held, timeout=5)
+        assert answer is not None
+        assert answer.checkpoints == (None, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,70 @@
+"""Checkpoints next to state managers of the version before, which know none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from exotrio.manager.engine.checkpoints import CheckpointChanges
+from exotrio.manager.engine.retention import clear, discard
+from exotrio.manager.store.view import View
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one, executed_item, item_for, report
+from tests.support.helpers import FAST_RETRY, SettableClock, ok, place
+from tests.support.manager import Manager, open_manager
+
+
+def saved(number: int) -> dict[str, Any]:
+    return {"checkpoint": {"number": number, "value": f'{{"row": "{number}"}}'}}
+
+
+@contextmanager
+def version_before() -> Iterator[None]:
+    """Let a state manager change no checkpoint."""
+    with mock.patch.object(CheckpointChanges, "apply", return_value={}):
+        yield
+
+
+async def with_checkpoint(manager: Manager) -> dict[str, Any]:
+    """Return a claimed state that has a checkpoint."""
+    await Flow.start(manager.api, place("a"), retry_policy=FAST_RETRY)
+    state = await claim_one(manager.api)
+    ok(await manager.api.heartbeat(states=[item_for(state, **saved(5))]))
+    return state
+
+
+async def test_a_state_that_one_retried_starts_from_zero(manager: Manager) -> None:
+    state = await with_checkpoint(manager)
+    with version_before():
+        assert await report(manager.api, item_for(state, outcome="errored", error="x", **saved(6))) == ["ok"]
+    again = await claim_one(manager.api, wait_ms=5_000)
+    assert "checkpoint" not in again
+    (reply,) = ok(await manager.api.heartbeat(states=[item_for(again, **saved(1))]))["items"]
+    assert reply["checkpoint"] == 1
+
+
+@pytest.mark.parametrize("outcome", ["executed", "pruned"])
+async def test_what_one_left_of_a_success_is_not_shown_nor_used_and_goes_with_the_run(outcome: str) -> None:
+    def rows(view: View) -> list[int]:
+        return [row["state"] for row in view.execute("SELECT state FROM checkpoints")]
+
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        state = await with_checkpoint(manager)
+        item = executed_item(state) if outcome == "executed" else item_for(state, outcome="pruned", data={})
+        with version_before():
+            assert await report(manager.api, item) == ["ok"]
+        assert ok(await manager.api.history(state["state_id"]))["checkpoint"] is None
+        assert len(await manager.service.store.read(rows)) == 1
+        if outcome == "pruned":
+            ok(await manager.api.manual_retry(state["state_id"]))
+            assert "checkpoint" not in await claim_one(manager.api)
+            return
+        assert await manager.service.store.write(discard, -1) == 1
+        while await manager.service.store.write(clear):
+            pass
+        assert await manager.service.store.read(rows) == []
