@@ -7,16 +7,29 @@ import json
 import os
 import re
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.helpers import sql
 from tests.support.pages import README, assert_prints, block
-from tests.support.processes import EXAMPLES, TEST_TIMEOUT, Ended, Process, Processes, ended, exotrio
+from tests.support.processes import (
+    EXAMPLES,
+    TEST_TIMEOUT,
+    Ended,
+    Process,
+    Processes,
+    as_printed,
+    ended,
+    exotrio,
+)
 from tests.support.stock import KEY, Stock, on_a_port
 
 AUDIT = EXAMPLES / "audit.py"
@@ -27,6 +40,7 @@ UNREADABLE = Path("/proc/self/mem")
 def test_every_example_is_run_by_a_test_here() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
         "audit.py",
+        "backfill.py",
         "inside_trio.py",
         "pipeline.py",
         "polling.py",
@@ -200,6 +214,30 @@ def test_a_runtime_inside_a_trio_application_ends_with_it(tmp_path: Path) -> Non
     assert "the application is alive\n" in end.out
     assert end.out.endswith("SUCCESS: HELLO, ADA!\n")
     assert end.err == ""
+
+
+def test_a_backfill_that_is_interrupted_does_each_day_once(tmp_path: Path) -> None:
+    with exotrio("run", EXAMPLES / "backfill.py", "-vv", cwd=tmp_path) as process:
+        process.line("Backfill as backfill\\) begins")
+        until(lambda: sql(tmp_path / "totals.db", "SELECT count(*) FROM totals")[0][0] > 5)
+        end = process.stop(signal.SIGINT, code=130)
+    assert "handed over 1" in end.err
+    done = sql(tmp_path / "totals.db", "SELECT count(*) FROM totals")[0][0]
+    assert 5 < done < 90
+    end = as_printed(end.err, cwd=tmp_path, code=0)
+    assert "days: 90\n" in end.out
+    # Replacing a row would have given it another number.
+    assert sql(tmp_path / "totals.db", "SELECT count(*), max(rowid) FROM totals") == [(90, 90)]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + TEST_TIMEOUT
+    while True:
+        with suppress(sqlite3.OperationalError):  # the table is not there yet
+            if condition():
+                return
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
 
 
 def test_a_flaky_call_is_retried_and_each_attempt_shown(tmp_path: Path) -> None:

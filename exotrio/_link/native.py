@@ -8,9 +8,9 @@ Tokens guard reports and releases, so these may be repeated as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import trio
@@ -45,6 +45,8 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
+
+R = TypeVar("R", Outcome, Released)
 
 log = logging.getLogger("exotrio")
 
@@ -137,9 +139,9 @@ class NativeLink:
                 ended[index] = claim, report
         settlements: dict[int, Settlement] = {}
         if ended:
-            settlements |= await self._report(ended)
+            settlements |= await _essential(self._deliver, ended)
         if released:
-            settlements |= await self._release(released)
+            settlements |= await _essential(self._release, released)
         if unleased:
             results = await self._v0.report(list(unleased.values()))
             settlements |= zip(unleased, results, strict=True)
@@ -292,18 +294,6 @@ class NativeLink:
             return None
         return Exchanged([settle_failure(error)] * len(items), too_slow=isinstance(error, ResponseTooSlow))
 
-    async def _report(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
-        settlements = await self._deliver(items)
-        # An outcome may be refused, by a proxy, too, only because its log lines make it too large.
-        again = {
-            index: (claim, replace(outcome, logs=()))
-            for index, (claim, outcome) in items.items()
-            if outcome.logs and settlements[index].fate is Fate.REFUSED
-        }
-        if again:
-            settlements |= await self._deliver(again)
-        return settlements
-
     async def _deliver(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
         settlements: dict[int, Settlement] = {}
         encoded: list[BatchItem] = []
@@ -320,6 +310,23 @@ class NativeLink:
             for index, (claim, released) in items.items()
         ]
         return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
+
+
+async def _essential(
+    send: Callable[[dict[int, tuple[Claim, R]]], Awaitable[dict[int, Settlement]]],
+    items: dict[int, tuple[Claim, R]],
+) -> dict[int, Settlement]:
+    """Send items, and what is refused again without log lines and checkpoint.
+
+    They may make a report too large for something in between.
+    """
+    settlements = await send(items)
+    again = {
+        index: (claim, replace(report, logs=(), checkpoint=None))
+        for index, (claim, report) in items.items()
+        if (report.logs or report.checkpoint) and settlements[index].fate is Fate.REFUSED
+    }
+    return settlements | await send(again) if again else settlements
 
 
 class _ClaimReply(BaseModel):

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from pydantic import BaseModel
@@ -20,7 +21,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, CheckpointNotSaved, HandOver, PruneSignal, ReQueueAfterSignal
 from exotrio._runtime import heartbeat
 from exotrio._shared import deadlines
-from tests.support.doubles import Delays, Fails, NativeServer, V0Server, reply, running, runtime
+from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
 
 
@@ -286,6 +287,26 @@ async def test_a_value_that_is_stored_is_not_sent_again(autojump_clock: MockCloc
         await server.until(ERRORED=1)
     assert sent(server, "heartbeat") == [(1, text(1))]
     assert sent(server, "outcomes") == []
+
+
+@pytest.mark.parametrize("end", ["fails", "hands over"])
+async def test_what_is_refused_with_its_checkpoint_is_sent_without_it(
+    end: str, autojump_clock: MockClock
+) -> None:
+    async def refuse(call: Call) -> httpx.Response | None:
+        reports = call.body if call.route == "outcomes" else call.body.get("states") or []
+        with_one = call.route in ("outcomes", "release") and any("checkpoint" in each for each in reports)
+        return reply(413) if with_one else None
+
+    server = NativeServer()
+    server.add("Steps", steps="1", end=end)
+    async with running(server, Steps) as rt:
+        await server.until(QUEUED=1)
+        server.before = refuse
+        await server.until(lambda: server.statuses() != {"QUEUED": 1})
+        rt.stop()
+    assert rt.summary.errored == 1 if end == "fails" else rt.summary.handed_over >= 1
+    assert rt.summary.exit_code == 0
 
 
 async def test_a_node_that_is_cancelled_is_released_with_its_newest_value(autojump_clock: MockClock) -> None:
