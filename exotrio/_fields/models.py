@@ -41,6 +41,12 @@ Model = TypeVar("Model", bound=BaseModel, covariant=True)
 Values = BaseModel | Mapping[str, object]
 """Values by name: an instance of the model that has them as fields; or a dict, also with texts of values."""
 
+
+class NoneText(str):
+    """The text of None among values of unknown types: of which it is one, ``graph.values`` finds out."""
+
+
+NONE = NoneText("null")
 _ANY = TypeAdapter[object](object, config=ConfigDict(ser_json_inf_nan="constants"))  # NaN is not null
 _KEYS = (str, int, UUID, date, datetime)
 _ALLOWED = (
@@ -209,7 +215,13 @@ def checkpoint_of_text(model: type[BaseModel], text: str) -> BaseModel:
     raise FieldsInvalid("the stored text", [*problems, f"stored are: {', '.join(texts) or 'no fields'}"])
 
 
-def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = None) -> dict[str, str]:
+def texts_of(
+    what: str,
+    values: Values | None,
+    model: type[BaseModel] | None = None,
+    *,
+    none: NoneText | None = None,
+) -> dict[str, str]:
     """Return values by name as texts; nothing for None.
 
     Args:
@@ -217,6 +229,7 @@ def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = N
         values: The values. In a dict, each is a value or the text of one; an instance gives all its fields.
         model: The model that has them as fields, if it is known: then each value has to be one of its field.
             Texts are not checked.
+        none: The text of None where the type is not known. Without it, None is refused there.
 
     Raises:
         ConfigurationError: they have no form as text, or are of another model; no value is quoted.
@@ -242,6 +255,8 @@ def texts_of(what: str, values: Values | None, model: type[BaseModel] | None = N
                 texts[name] = value
             elif name in fields:
                 texts[name] = field_text(fields[name], value)
+            elif value is None and none is not None:
+                texts[name] = none
             elif value is None:
                 raise ValueError('it is None: leave it out, or write "null" if None is one of its values')
             else:

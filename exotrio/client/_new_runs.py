@@ -13,14 +13,14 @@ from uuid import uuid4
 import anyio
 from pydantic import BaseModel, ValidationError
 
-from exotrio._fields.models import Values, texts_of
+from exotrio._fields.models import NONE, NoneText, Values, texts_of
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.v0 import NodesReply
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph
 from exotrio.errors import ConfigurationError, InvalidResponse, RequestRefused
-from exotrio.graph.values import check_of
+from exotrio.graph.values import ValueCheck, check_of
 
 MAX_NAMED = 10
 """Runs of a list that an error names."""
@@ -58,7 +58,8 @@ class NewRun:
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
             )
         once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
-        inputs, store = texts_of("inputs", self.inputs), texts_of("store values", self.store)
+        inputs = texts_of("inputs", self.inputs, none=NONE)
+        store = texts_of("store values", self.store)
         return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
 
 
@@ -72,14 +73,8 @@ async def check_list(calls: Calls, graph_name: str, runs: Sequence[NewRun | Valu
         RequestRefused: inputs or store of a run do not fit what is registered.
         ConfigurationError: an entry is not a run, or a value has no form as text.
     """
-    try:
-        graph = GraphReply.model_validate(await get_graph(calls, graph_name))
-    except ValidationError as error:
-        what = f"the graph {graph_name!r} cannot be read: {'; '.join(readable_errors(error))}"
-        raise InvalidResponse(what) from error
-    nodes = (await calls.fetch_list(NodesReply, "nodes", "")).nodes
-    schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
-    if (check := check_of(graph_name, graph.nodes, schemas)) is None:
+    graph, check = await _fetch_check(calls, graph_name)
+    if check is None:
         return
     problems: list[str] = []
     for index, (inputs, store) in enumerate(_texts_of_each(runs)):
@@ -96,11 +91,39 @@ async def check_list(calls: Calls, graph_name: str, runs: Sequence[NewRun | Valu
         raise RequestRefused("\n".join([f"runs of graph {graph_name!r} are refused:", *problems]))
 
 
+class NoneCheck:
+    """Refuses None for inputs that do not accept it. The schemas are read only if there is one."""
+
+    def __init__(self, calls: Calls, graph_name: str) -> None:
+        self._calls = calls
+        self._graph_name = graph_name
+        self._check: ValueCheck | None = None
+
+    async def problems(self, inputs: Mapping[str, str]) -> list[str]:
+        """Return what is wrong with the inputs of a run that are None."""
+        nones = {name: text for name, text in inputs.items() if isinstance(text, NoneText)}
+        if nones and self._check is None:
+            _, self._check = await _fetch_check(self._calls, self._graph_name)
+        return [] if not nones or self._check is None else list(self._check.problems(nones, {}))
+
+
+async def _fetch_check(calls: Calls, graph_name: str) -> tuple[GraphReply, ValueCheck | None]:
+    """Return a graph, and the check of the values of its runs."""
+    try:
+        graph = GraphReply.model_validate(await get_graph(calls, graph_name))
+    except ValidationError as error:
+        what = f"the graph {graph_name!r} cannot be read: {'; '.join(readable_errors(error))}"
+        raise InvalidResponse(what) from error
+    nodes = (await calls.fetch_list(NodesReply, "nodes", "")).nodes
+    schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
+    return graph, check_of(graph_name, graph.nodes, schemas)
+
+
 def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     for index, item in enumerate(runs):
         run = run_of(index, item)
         try:
-            yield texts_of("inputs", run.inputs), texts_of("store values", run.store)
+            yield texts_of("inputs", run.inputs, none=NONE), texts_of("store values", run.store)
         except ConfigurationError as error:
             raise named(index, error) from None
 

@@ -77,7 +77,8 @@ class StockCalls:
         Args:
             graph_name: The graph.
             inputs: Inputs of its first node, in place of those in the graph: an instance of its ``Inputs``,
-                which gives all of them, or a dict of values or their texts.
+                which gives all of them, or a dict of values or their texts. None is a value of inputs that
+                are declared with it.
             store: The run's store, values or their texts.
             start_delay: Milliseconds before the run starts (milliseconds as in the stock SDK).
             run_id: A UUID for the run: a second call with the same one starts no second run. A state manager

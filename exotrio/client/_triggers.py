@@ -27,7 +27,7 @@ from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
-from exotrio.client._new_runs import NewRun, NewRuns, check_list, named, run_of
+from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, named, run_of
 from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
@@ -47,8 +47,14 @@ VALIDATION_TIMEOUT = 60.0
 async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
     """Start a run and return the reply as it came."""
     request = run.request()
+    if problems := await NoneCheck(calls, graph_name).problems(request["inputs"]):
+        raise RequestRefused("; ".join(problems))
+    return await _start(calls, graph_name, request)
+
+
+async def _start(calls: Calls, graph_name: str, request: Mapping[str, Any]) -> dict[str, Any]:
     with _trigger_span(calls, graph_name) as span:
-        reply = await _trigger(calls, graph_name, request | _trace(span))
+        reply = await _trigger(calls, graph_name, {**request, **_trace(span)})
         if span is not None:
             span.add({"messaging.message.id": reply["run_id"], "exotrio.run_id": reply["run_id"]})
         return reply
@@ -155,9 +161,10 @@ class ManyRuns:
 
     async def start_all(self, runs: NewRuns) -> list[str]:
         """Start the runs, and return their ids in the order of the list."""
+        nones = NoneCheck(self._calls, self._graph_name)
         try:
             with _trigger_span(self._calls, self._graph_name) as span:
-                async with aclosing(_parts(_entries(runs, _trace(span)))) as parts:
+                async with aclosing(_parts(_entries(runs, _trace(span), nones))) as parts:
                     # A list without runs, or with a mistake in the first ones, needs no state manager.
                     if (first := await anext(parts, None)) is not None:
                         if isinstance(runs, Sequence) and len(first) < len(runs):
@@ -264,7 +271,7 @@ class ManyRuns:
 
     async def _start_one(self, entry: _Entry) -> None:
         try:
-            reply = await trigger(self._calls, self._graph_name, entry.run)
+            reply = await _start(self._calls, self._graph_name, entry.run.request())
         except ManagerUnavailable:
             self._unknown += 1
             raise
@@ -294,17 +301,20 @@ class ManyRuns:
             error.add_note(f"trigger_many: {text}")
 
 
-async def _entries(runs: NewRuns, trace: Mapping[str, str]) -> AsyncGenerator[_Entry]:
+async def _entries(runs: NewRuns, trace: Mapping[str, str], nones: NoneCheck) -> AsyncGenerator[_Entry]:
     index = 0
     async with aclosing(_each_of(runs)) as each:
         async for item in each:
             run = run_of(index, item)
             try:
-                entry = _Entry(index, run, encode({**run.request(), **trace}))
+                request = run.request()
+                entry = _Entry(index, run, encode({**request, **trace}))
             except NotJson as error:
                 raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
             except ConfigurationError as error:
                 raise named(index, error) from None
+            if problems := await nones.problems(request["inputs"]):
+                raise RequestRefused(f"runs[{index}]: {'; '.join(problems)}")
             yield entry
             index += 1
 

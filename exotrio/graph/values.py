@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from exotrio._fields.declared import Declared, quoted, typed_inputs
+from exotrio._fields.models import NoneText
 from exotrio._util.words import listed, shortened, suggestion
 from exotrio.graph.declaration import MAX_NAME, GraphNodeModel
 from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeholders
@@ -61,6 +62,11 @@ class ValueCheck:
                 known = self.root.inputs
                 what = f"{self._name_of(self.root)} has no input {shortened(name, MAX_NAME)!r}"
                 yield f"{what}; it has: {listed(known)}{suggestion(name, known)}"
+            elif isinstance(text, NoneText):
+                values = self.typed_inputs(self.root).get(name)
+                if values is None or not values.is_optional:
+                    what = f"input {name!r} of {self._name_of(self.root)} is None"
+                    yield f"{what}, which is not one of its values: leave it out, or give one"
             elif problem := self.problem(self.root, name, text):
                 yield f"{problem}; it is {self.quote(text)}"
         for key, text in store.items():

@@ -374,7 +374,11 @@ def graph(node: str) -> dict[str, Any]:
 def test_exotrios_server_is_recognized_although_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
     with server(tmp_path, "--v0-only") as running:
         end = at(cli, running.uri)("doctor")
-        says(end, 0, "kind: exotrio, v0 only", "0 runs unfinished", *nothing_in("n"))
+        says(end, 1, "kind: exotrio, v0 only", "0 runs unfinished", "! nothing is registered in namespace n")
+        cli.write("g.json", graph("Gone"))
+        cli("graph", "apply", "g.json", "--name", "g")
+        end = at(cli, running.uri)("doctor")
+        assert "nothing is registered" not in end.out, "a namespace may have graphs before it has nodes"
 
 
 OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}

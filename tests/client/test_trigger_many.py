@@ -222,9 +222,29 @@ async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
             await client.trigger_many("graph", {"p": "x"})  # type: ignore[dict-item]
         with pytest.raises(ConfigurationError, match=r"runs\[0\] cannot be sent as JSON"):
             await client.trigger_many("graph", [{"p": "\ud800"}])
-        with pytest.raises(ConfigurationError, match='p: it is None: leave it out, or write "null"'):
-            await client.trigger("graph", {"p": None})
+        with pytest.raises(ConfigurationError, match='k: it is None: leave it out, or write "null"'):
+            await client.trigger("graph", {}, {"k": None})
         assert await total(manager) == 0
+
+
+async def test_none_is_a_value_of_inputs_that_are_declared_with_it_and_of_no_others() -> None:
+    async with world() as (client, manager):
+        whole = {"type": "integer"}
+        fields = {name: {"type": "string", "contentSchema": whole} for name in ("count", "limit")}
+        fields["limit"]["contentSchema"] = {"anyOf": [whole, {"type": "null"}]}
+        await Flow.deploy(manager.api, place("a", inputs={"count": "1", "limit": "2", "word": "w"}))
+        ok(await manager.api.register([declare(node_name("a"), {**fields, "word": {"type": "string"}})]))
+        await client.trigger("graph", {"limit": None})
+        await client.trigger_many("graph", [{"limit": 3}, {"limit": None}])
+        states = await claim(manager.api, {A: 10})
+        assert sorted(state["inputs"]["limit"] for state in states) == ["3", "null", "null"]
+        for name in ("count", "word"):
+            refused = f"input '{name}' of 'a' in graph 'graph' is None, which is not one of its values"
+            with pytest.raises(RequestRefused, match=refused):
+                await client.trigger("graph", {name: None})
+            with pytest.raises(RequestRefused, match=rf"runs\[1\]: {refused}"):
+                await client.trigger_many("graph", ({name: each} for each in ("1", None)))
+        assert await total(manager) == 3
 
 
 # -- requests

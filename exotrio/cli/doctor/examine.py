@@ -96,7 +96,10 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
                 await _examine_v0(report, server, manager, stale)
             report.examined.append("the state manager")
             if report.namespace is not None:
-                report.findings += findings.of_graphs(await manager.graphs())
+                graphs = await manager.graphs()
+                report.findings += findings.of_graphs(graphs)
+                if report.v0_claims is not None and not graphs and not report.v0_claims.runs:
+                    await _choose_namespace(report, server, endpoint)  # it may be misspelt
                 report.examined.append(f"namespace {report.namespace}")
     except ManagerError as error:
         report.findings.append(Finding(f"it could not be examined further: {error.what}", error.fix))

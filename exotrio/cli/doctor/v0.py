@@ -33,13 +33,16 @@ class V0Claims:
     """Number of them whose states were read."""
     created: dict[str, datetime] = field(default_factory=dict)
     """When claimed states were created; v0 does not show when they were claimed."""
+    runs: int = 0
+    """Number of all runs that were searched."""
 
 
 async def find_v0_claims(manager: StateManager) -> V0Claims:
     """Return the claims of a namespace, within the limits above."""
     claims = V0Claims()
-    pending = [run for run in (await manager.runs(1, MAX_RUNS)).runs if run.status is RunStatus.PENDING]
-    claims.pending_runs = len(pending)
+    runs = (await manager.runs(1, MAX_RUNS)).runs
+    pending = [run for run in runs if run.status is RunStatus.PENDING]
+    claims.runs, claims.pending_runs = len(runs), len(pending)
     claimed: list[tuple[str, str, StateNode]] = []
     left = MAX_STATES
     for run in pending[::-1]:  # the oldest first: they have the stuck states
