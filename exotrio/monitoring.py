@@ -24,6 +24,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.vitals import Running, Vitals
 from exotrio._shared.events import (
     POLL_RESULTS,
+    CheckpointStored,
     Event,
     LeaseLost,
     Observer,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from exotrio._runtime.runtime import Runtime
 
 __all__ = [
+    "CheckpointStored",
     "Event",
     "Health",
     "LeaseLost",
@@ -209,7 +211,7 @@ class RuntimeMetrics:
 
     def _observe(self, event: Event) -> None:
         match event:
-            case StateEnded(node, outcome, duration, _, buffered, waited):
+            case StateEnded(node, outcome, duration, _, buffered, waited, _):
                 self._states.labels(node, outcome).inc()
                 if duration is not None and buffered is not None:
                     self._durations.labels(node).observe(duration)

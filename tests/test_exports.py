@@ -36,7 +36,8 @@ TableState Throughput V0Runtime ValidationStatus
 """
 ALL: list[str] = vars(exotrio)["__all__"]  # which type checkers do not see
 MONITORING = """
-Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateBegan StateEnded Vitals
+CheckpointStored Event Health LeaseLost Observer Polled Progress Requested Running RuntimeMetrics StateBegan
+StateEnded Vitals
 """
 
 

@@ -36,11 +36,12 @@ class CheckpointView:
 
     Attributes:
         last: The newest value; None if there is none yet.
+        now: Returns the time, in any thread.
         set_at: When it was set here, on the clock of ``now``; minus infinity before.
         confirmed: The number of the value that the state manager is known to have.
     """
 
-    __slots__ = ("_is_stored", "_now", "_numbers", "_send", "_waiting", "confirmed", "last", "set_at")
+    __slots__ = ("_is_stored", "_numbers", "_send", "_waiting", "confirmed", "last", "now", "set_at")
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class CheckpointView:
         self.set_at = -math.inf
         self.confirmed = 0 if stored is None else stored.number
         self._numbers = count(self.confirmed + 1)
-        self._now, self._is_stored, self._send = now, is_stored, send
+        self.now, self._is_stored, self._send = now, is_stored, send
         self._waiting: dict[object, tuple[int, Callable[[], object]]] = {}
 
     def set(self, text: str) -> int:
@@ -65,7 +66,7 @@ class CheckpointView:
 
     def take(self, value: CheckpointText) -> None:
         """Keep a value that was numbered in another process."""
-        self.last, self.set_at = value, self._now()
+        self.last, self.set_at = value, self.now()
 
     @property
     def unconfirmed(self) -> CheckpointText | None:

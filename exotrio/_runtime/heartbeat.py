@@ -52,6 +52,7 @@ from exotrio._runtime.options import Options
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
+from exotrio._shared.events import CheckpointStored
 from exotrio._util.backoff import Backoff, Outage
 from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.stops import StopReport
@@ -299,6 +300,7 @@ class HeartbeatSender:
         request.tasks, self._task_tree = self._task_tree, None
         renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
         checkpoints = self._checkpoints(renewed)
+        set_at = {held: each.set_at for held in checkpoints if (each := held.checkpoint)}
         states = [_state(held, claim, runs, checkpoints.get(held)) for held, claim, runs in renewed]
         sent = self.clock()
         timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
@@ -320,9 +322,12 @@ class HeartbeatSender:
         stored = () if answer is None else answer.checkpoints
         if self._left_out and any(stored):
             self._checkpoints_due = -math.inf
-        for (held, _, _), number in zip_longest(renewed, stored):
+        for (held, claim, _), number in zip_longest(renewed, stored):
             if (checkpoint := held.checkpoint) is not None:
                 checkpoint.confirm(number or 0)
+                if (events := self.ledger.events) and number and held in set_at:
+                    age = checkpoint.now() - set_at[held]
+                    events.emit(CheckpointStored(claim.node_name, claim.state_id, age))
         self.deliver(renewed, answer, lambda: self.clock() - sent)
         shows_tasks = answer is not None and "tasks" in answer.commands and request.tasks is None
         if shows_tasks and self.tasks is not None:

@@ -226,10 +226,11 @@ class Ledger:
         if ending.is_left_behind:
             self._left_behind.append(held.claim.state_id)
         if self.events:
-            claim, ran = held.claim, held.ran(trio.current_time())
-            self.events.emit(
-                StateEnded(claim.node_name, ending.value, ran, claim.state_id, held.buffered, claim.waited)
-            )
+            claim, now = held.claim, trio.current_time()
+            ran = held.ran(now)
+            at_risk = None if ran is None else held.seconds_at_risk(now)
+            times = ran, claim.state_id, held.buffered, claim.waited, at_risk
+            self.events.emit(StateEnded(claim.node_name, ending.value, *times))
         self.notify()
 
     # -- reading

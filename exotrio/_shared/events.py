@@ -41,6 +41,7 @@ class StateEnded:
         state_id: Its id.
         buffered: Seconds from its claim until ``execute`` began; None likewise.
         waited: Seconds for which it waited to be claimed; None if the state manager does not say.
+        at_risk: Seconds that its node worked after its newest checkpoint, or without one; None likewise.
     """
 
     node: str
@@ -49,6 +50,22 @@ class StateEnded:
     state_id: str
     buffered: float | None = None
     waited: float | None = None
+    at_risk: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStored:
+    """The state manager has stored a checkpoint while its node runs.
+
+    Attributes:
+        node: Name of its node class.
+        state_id: The id of its state.
+        age: Seconds since the node set it.
+    """
+
+    node: str
+    state_id: str
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +106,7 @@ class LeaseLost:
 
 
 POLL_RESULTS = ("states", "empty", "failed", "refused")
-Event = StateBegan | StateEnded | Polled | Requested | LeaseLost
+Event = StateBegan | StateEnded | CheckpointStored | Polled | Requested | LeaseLost
 Observer = Callable[[Event], None]
 """Called in the runtime's loop and in the thread of its heartbeats, and should return at once."""
 

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from exotrio import Runtime
 from exotrio._http.endpoint import ambient_endpoint, resolve_endpoint
 from exotrio._nodes.checks import models_of
-from exotrio._shared.events import Event, StateBegan, StateEnded
+from exotrio._shared.events import CheckpointStored, Event, StateBegan, StateEnded
 from exotrio._util.exceptions import first_leaf
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.exit_codes import INTERRUPTED, exit_code
@@ -92,7 +92,7 @@ def _parser() -> ArgumentParser:
 
 def _journal(command: ParentCommand, event: Event) -> None:
     # Sent before the node begins: a message in the socket is not lost when this process is killed.
-    if isinstance(event, StateBegan | StateEnded):
+    if isinstance(event, StateBegan | StateEnded | CheckpointStored):
         command.send((time.monotonic(), event))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from exotrio.cli.rehearsal import lane, session
 from exotrio.cli.rehearsal.session import Session
 from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
 from exotrio.client import RunStatus
-from exotrio.monitoring import StateBegan, StateEnded
+from exotrio.monitoring import CheckpointStored, StateBegan, StateEnded
 from exotrio.testing._comparison import Ending, Usual
 from tests.support.commands import Cli, fails
 from tests.support.processes import exotrio, until_gone
@@ -147,6 +148,65 @@ def test_a_lock_that_outlives_a_killed_process_is_found_and_the_trial_can_be_mad
     again = bare("rehearse", "locked.py", "--times", "4", "--seed", SEED, "--only", "3", code=1)
     assert re.search(r"^3 +SIGKILL +[\d.]+ s +the run ended as FAILED", again.out, re.MULTILINE)
     assert f"rehearse locked.py --seed {SEED} --only 3" in again.out
+
+
+LONG = """
+import sqlite3
+from pathlib import Path
+
+import trio
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, HandOver, Runtime
+
+DATABASE = Path(__file__).with_name("orders.db")
+
+
+class Import(BaseNode):
+    class Inputs(BaseModel):
+        rows: int
+
+    class Checkpoint(BaseModel):
+        row: int = 0
+        total: int = 0
+
+    class Outputs(BaseModel):
+        total: int
+
+    async def execute(self) -> Outputs:
+        with sqlite3.connect(DATABASE, timeout=10) as database:
+            database.execute("CREATE TABLE IF NOT EXISTS orders (row INTEGER PRIMARY KEY, amount INTEGER)")
+        total = self.checkpoint.total
+        for row in range(self.checkpoint.row, self.inputs.rows):
+            await trio.sleep(0.1)
+            with sqlite3.connect(DATABASE, timeout=10) as database:
+                database.execute("INSERT OR REPLACE INTO orders VALUES (?, ?)", (row, row * row))
+            total += row * row
+            self.checkpoint = self.Checkpoint(row=row + 1, total=total)
+            if self.stopping:
+                raise HandOver()
+        return self.Outputs(total=total)
+
+
+graph = Graph("import", namespace="shop")
+orders = graph.add(Import, rows="15")
+runtime = Runtime(namespace="shop", name="imports", nodes=[Import])
+"""
+
+
+def test_a_long_node_as_the_guide_writes_it_survives_a_rehearsal(bare: Cli) -> None:
+    assert len(LONG.strip().splitlines()) <= 40
+    bare.write("imports.py", LONG)
+    report = json.loads(
+        bare("rehearse", "imports.py", "--times", "4", "--seed", SEED, "-o", "json", code=0).out
+    )
+    trials = {each["signal"]: each for each in report["trials"]}
+    # Handed over: nothing of what it had done is done again, and no effect happens twice.
+    assert trials["SIGTERM"]["cut"] == trials["SIGTERM"]["seconds_repeated"] == 0
+    assert trials["SIGTERM"]["ran_again"] == {}
+    assert trials["SIGKILL"]["ran_again"] == {"Import": 1}
+    database = sqlite3.connect("orders.db")
+    assert database.execute("SELECT count(*), sum(amount) FROM orders").fetchone() == (15, 1015)
+    database.close()
 
 
 def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(
@@ -334,6 +394,25 @@ def test_work_is_repeated_where_an_execution_was_cut_and_the_state_ran_again() -
     trial.count(first, second)
     assert (trial.cut, trial.repeated, trial.seconds_repeated) == (1, 1, 3.0)
     assert trial.ran_again == {"Work": 1}
+
+
+def test_only_work_after_the_last_stored_checkpoint_is_repeated() -> None:
+    first, second = Journal(), Journal()
+    for state in ("killed", "cancelled", "handed over", "none stored"):
+        first.add(10.0, StateBegan("Work", state, "work"))
+    first.add(14.0, CheckpointStored("Work", "killed", 0.5))
+    first.add(
+        15.0, StateEnded("Work", "cancelled", 4.0, "cancelled", at_risk=0.25)
+    )  # its release had the newest
+    first.add(15.0, StateEnded("Work", "handed_over", 4.0, "handed over", at_risk=0.25))
+    first.stopped(16.0)
+    for state in ("killed", "cancelled", "handed over", "none stored"):
+        second.add(17.0, StateBegan("Work", state, "work"))
+    trial = Trial(plan=Plan.of(1, 3), at=6.0)
+    trial.count(first, second)
+    assert (trial.cut, trial.repeated) == (3, 3)
+    assert trial.seconds_repeated == 2.5 + 0.25 + 6.0
+    assert trial.ran_again == {"Work": 3}
 
 
 def test_an_execution_whose_outcome_arrived_after_its_process_was_killed_was_not_cut() -> None:

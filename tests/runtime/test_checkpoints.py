@@ -21,6 +21,7 @@ from trio.testing import MockClock
 from exotrio import BaseNode, CheckpointNotSaved, HandOver, PruneSignal, ReQueueAfterSignal
 from exotrio._runtime import heartbeat
 from exotrio._shared import deadlines
+from exotrio.monitoring import CheckpointStored, Event, StateEnded
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.helpers import eventually
 
@@ -109,6 +110,20 @@ async def test_a_value_that_does_not_change_is_sent_once(autojump_clock: MockClo
     async with running(server, Once):
         await server.until(EXECUTED=1)
     assert sent(server, "heartbeat") == [(1, text(1))]
+
+
+async def test_observers_learn_what_is_stored_and_how_much_work_came_after(autojump_clock: MockClock) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Steps", steps="8", end="fails")
+    observed, events = runtime(server, Steps), list[Event]()
+    observed.observe(events.append)
+    async with running(observed):
+        await server.until(ERRORED=1)
+    stored = [each for each in events if isinstance(each, CheckpointStored)]
+    assert {(each.node, each.state_id) for each in stored} == {("Steps", state_id)}
+    assert all(0 <= each.age <= 1 for each in stored)
+    (ended,) = (each for each in events if isinstance(each, StateEnded))
+    assert (ended.duration, ended.at_risk) == pytest.approx((8.0, 0.0), abs=0.01)
 
 
 async def test_a_value_is_sent_again_until_an_answer_confirms_it(autojump_clock: MockClock) -> None:

@@ -27,7 +27,7 @@ from exotrio.client import Run, RunStatus, StateManager
 from exotrio.errors import ConfigurationError, ExotrioError
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.serving import Served, embedded_and_served
-from exotrio.monitoring import StateBegan, StateEnded
+from exotrio.monitoring import CheckpointStored, StateBegan, StateEnded
 from exotrio.testing._breaking import BreakingChange, breaking_changes
 from exotrio.testing._comparison import Ending, Fields, Usual, differing_fields
 
@@ -78,7 +78,7 @@ class Process(FileProcess):
 
     async def handle(self, message: object) -> None:
         match message:
-            case (float() as at, StateBegan() | StateEnded() as event):
+            case (float() as at, StateBegan() | StateEnded() | CheckpointStored() as event):
                 self.journal.add(at, event)
             case _:
                 await super().handle(message)

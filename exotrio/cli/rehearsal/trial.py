@@ -8,13 +8,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from exotrio.monitoring import StateBegan, StateEnded
+from exotrio.monitoring import CheckpointStored, StateBegan, StateEnded
 from exotrio.testing._comparison import Version
 
 MAX_PAUSE = 0.5
 """Seconds between two SIGTERM."""
-REQUEUED = "requeued"
-CUT = frozenset({"cancelled", "lost_leases", "dropped"})
+CANCELLED = "cancelled"
+"""The outcome of those whose newest checkpoint was stored with their release."""
+RUNS_AGAIN = frozenset({"requeued", "handed_over"})
+"""Outcomes of executions whose node asked for another one."""
+CUT = frozenset({CANCELLED, "lost_leases", "dropped"})
 """Outcomes of executions whose work did not count."""
 UNSURE = frozenset({None, "unknown", "abandoned", "kept"})
 """Those whose work counted if the outcome arrived, perhaps by an outbox. Otherwise the state ran again,
@@ -67,7 +70,9 @@ class Execution:
     """One execution of a node, by one process. Times are those of the monotonic clock.
 
     Attributes:
+        saved: When its newest checkpoint that was stored while it ran was set.
         outcome: As ``StateEnded`` names it; None if its process never said.
+        at_risk: As ``StateEnded`` has it.
     """
 
     node: str
@@ -75,7 +80,16 @@ class Execution:
     identifier: str
     began: float
     ended: float = math.inf
+    saved: float = -math.inf
     outcome: str | None = None
+    at_risk: float | None = None
+
+    @property
+    def repeated(self) -> float:
+        """Seconds of its work that the next execution of its state repeats, if it was cut."""
+        if self.outcome == CANCELLED and self.at_risk is not None:
+            return self.at_risk
+        return max(0.0, self.ended - max(self.began, self.saved))
 
 
 class Journal:
@@ -85,7 +99,7 @@ class Journal:
         self.executions: list[Execution] = []
         self._open: dict[str, Execution] = {}
 
-    def add(self, at: float, event: StateBegan | StateEnded) -> None:
+    def add(self, at: float, event: StateBegan | StateEnded | CheckpointStored) -> None:
         """Add an event that a process reported."""
         match event:
             case StateBegan():
@@ -93,7 +107,9 @@ class Journal:
                 self.executions.append(execution)
                 self._open[event.state_id] = execution
             case StateEnded() if (ended := self._open.pop(event.state_id, None)) is not None:
-                ended.ended, ended.outcome = at, event.outcome
+                ended.ended, ended.outcome, ended.at_risk = at, event.outcome, event.at_risk
+            case CheckpointStored() if (running := self._open.get(event.state_id)) is not None:
+                running.saved = at - event.age
 
     def stopped(self, at: float) -> None:
         """Note that its process did nothing useful from then on: it was killed, or suspended for too long."""
@@ -112,7 +128,7 @@ class Trial:
         version: Whose results the run has; None if those of no code.
         cut: Executions whose work did not count.
         repeated: The states that ran again because of that.
-        seconds_repeated: What those executions had worked.
+        seconds_repeated: What those executions had worked, since their last stored checkpoint if any.
         ran_again: How often nodes of each class did.
     """
 
@@ -135,9 +151,9 @@ class Trial:
             ran_again = last[each.state_id] is not each
             if each.outcome in CUT or (each.outcome in UNSURE and (ran_again or not run_ended)):
                 self.cut += 1
-                self.seconds_repeated += each.ended - each.began if ran_again else 0.0
-        requeued = Counter(each.state_id for each in executions if each.outcome == REQUEUED)
+                self.seconds_repeated += each.repeated if ran_again else 0.0
+        asked = Counter(each.state_id for each in executions if each.outcome in RUNS_AGAIN)
         for each in last.values():
-            if (more := times[each.state_id] - requeued[each.state_id] - 1) > 0:
+            if (more := times[each.state_id] - asked[each.state_id] - 1) > 0:
                 self.repeated += 1
                 self.ran_again[each.node] += more
