@@ -103,9 +103,9 @@ class Lease(Body):
 
 
 def _checkpoint_text(text: str) -> str:
-    if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_CHECKPOINT:
+    if (size := len(text.encode())) > MAX_CHECKPOINT:
         raise ValueError(f"has {size:,} bytes; at most {MAX_CHECKPOINT:,} are allowed")
-    if not isinstance(from_json(text), dict):
+    if not isinstance(from_json(text, allow_inf_nan=False), dict):
         raise ValueError("is not a JSON object")
     return text
 

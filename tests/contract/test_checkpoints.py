@@ -256,8 +256,9 @@ def text_of(row: str) -> str:
         ("{", "EOF"),
         (text_of("\0"), "control character"),
         ("[]", "is not a JSON object"),
+        ('{"row": NaN}', "expected value"),
     ],
-    ids=["too long", "too long in UTF-8", "not JSON", "NUL", "a list"],
+    ids=["too long", "too long in UTF-8", "not JSON", "NUL", "a list", "NaN"],
 )
 async def test_a_value_that_cannot_be_stored_is_refused_and_says_why(
     api: Api, value: str, problem: str

@@ -1,4 +1,5 @@
-"""Checkpoints next to state managers of the version before, which know none."""
+"""What stays in the database of checkpoints, also next to state managers of the version before, which know
+none."""
 
 from __future__ import annotations
 
@@ -37,6 +38,22 @@ async def with_checkpoint(manager: Manager) -> dict[str, Any]:
     return state
 
 
+def rows(view: View) -> list[int]:
+    return [row["state"] for row in view.execute("SELECT state FROM checkpoints")]
+
+
+@pytest.mark.parametrize(
+    "outcome", [{"outcome": "executed", "outputs": []}, {"outcome": "pruned", "data": {}}]
+)
+async def test_nothing_stays_of_the_checkpoint_of_a_state_that_succeeded_or_was_pruned(
+    manager: Manager, outcome: dict[str, Any]
+) -> None:
+    state = await with_checkpoint(manager)
+    assert len(await manager.service.store.read(rows)) == 1
+    assert await report(manager.api, item_for(state, **outcome, **saved(6))) == ["ok"]
+    assert await manager.service.store.read(rows) == []
+
+
 async def test_a_state_that_one_retried_starts_from_zero(manager: Manager) -> None:
     state = await with_checkpoint(manager)
     with version_before():
@@ -49,9 +66,6 @@ async def test_a_state_that_one_retried_starts_from_zero(manager: Manager) -> No
 
 @pytest.mark.parametrize("outcome", ["executed", "pruned"])
 async def test_what_one_left_of_a_success_is_not_shown_nor_used_and_goes_with_the_run(outcome: str) -> None:
-    def rows(view: View) -> list[int]:
-        return [row["state"] for row in view.execute("SELECT state FROM checkpoints")]
-
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
         state = await with_checkpoint(manager)

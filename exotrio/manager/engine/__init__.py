@@ -7,6 +7,7 @@
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
 ``claims``          claim states, also in the use case that records outcomes
 ``releases``        release claimed states
+``checkpoints``     the last value that the node of a state set, for its next execution
 ``outcomes``        record outcomes: what each does to a state, and when it is retried
 ``following``       the states that follow a finished one
 ``reported_texts``  errors and log lines that runtimes report: masked, bounded and stored
@@ -35,8 +36,9 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
 2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and
    store values that placeholders name.
-3. ``Changes.apply``: new states, states that ended, members of groups, counters of places, groups and runs.
-   The dialect of each engine builds these statements (``store.sqlite.dialect``, ``store.postgres.dialect``).
+3. ``Changes.apply``: new states, states that ended, their checkpoints, members of groups, counters of places,
+   groups and runs. The dialect of each engine builds these statements (``store.sqlite.dialect``,
+   ``store.postgres.dialect``).
 4. ``unites.commit_changes``: the counters of groups that changed. If united nodes run now, what they read,
    and step 3 again for them; then the groups around those.
 5. ``reported_texts.store_logs``: log lines, if there are any.

@@ -25,11 +25,11 @@ _COLUMNS = ("state", "token", "number", "value", "at")
 _REPLACED = f"(state) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
 
 
-def read_checkpoints(view: View, seqs: Collection[int]) -> dict[int, Row]:
+def read_checkpoints(view: View, seqs: Collection[int], columns: str = "number, value, at") -> dict[int, Row]:
     """Return the stored checkpoints of these states, by the number of the state."""
     if not seqs:
         return {}
-    which = f"SELECT {', '.join(_COLUMNS)} FROM checkpoints WHERE {view.any_of('state')}"
+    which = f"SELECT state, {columns} FROM checkpoints WHERE {view.any_of('state')}"
     return {row["state"]: row for row in view.execute(which, (view.items(sorted(seqs)),))}
 
 
@@ -69,7 +69,7 @@ class CheckpointChanges:
         sizes: dict[int, int | None] = {}
         stored = {
             seq: (row["token"], row["number"])
-            for seq, row in read_checkpoints(tx, {seq for seq, _, _ in self._saved}).items()
+            for seq, row in read_checkpoints(tx, {each[0] for each in self._saved}, "token, number").items()
         }
         rows: dict[int, tuple[object, ...]] = {}
         for seq, token, checkpoint in self._saved:
