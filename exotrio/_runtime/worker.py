@@ -31,6 +31,10 @@ MAX_ALONE_WAIT = 60.0
 others wait for it."""
 
 
+MIN_HAND_OVER = 1.0
+"""Seconds from the begin of an execution until its state is handed over, unless the runtime stops."""
+
+
 async def work(claimed: trio.MemoryReceiveChannel[HeldClaim], *, workers: Workers) -> None:
     """Run one state after another until ``claimed`` is closed and empty. Closes that.
 
@@ -167,10 +171,23 @@ class Workers:
             if execution.span is not None:
                 end_execution(execution.span, report, execution, held.buffered)
         if isinstance(report, Released):
+            if isinstance(report, HandedOver):
+                await self._hold_briefly(held)
             self.release(held, handed_over=isinstance(report, HandedOver))
         else:
             await self._pass_on(held, report)
         execution_context.set(None)
+
+    async def _hold_briefly(self, held: HeldClaim) -> None:
+        """Wait with a state that its node handed over at once, although nothing stops.
+
+        Else a node that always does so would be claimed and released without a pause.
+        """
+        early = MIN_HAND_OVER - (held.ran(trio.current_time()) or 0.0)
+        if early > 0 and not self.stop.requested:
+            log.warning("%s was handed over at once, though nothing stops: released in %.1f s", held, early)
+            with trio.move_on_after(early):
+                await self.stop.arrived.wait()
 
     async def _pass_on(self, held: HeldClaim, outcome: Outcome) -> None:
         # Into the ledger first: if this is cancelled afterwards, the outcome is not lost unnoticed.

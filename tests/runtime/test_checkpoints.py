@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -168,19 +167,16 @@ async def test_a_thread_that_sets_a_thousand_values_a_second_costs_as_little(
             end = time.monotonic() + 0.5
             while time.monotonic() < end:
                 self.checkpoint = self.Checkpoint(step=self.checkpoint.step + 1)
-            raise HandOver if not self.stopping else ValueError
+            raise ValueError
 
     monkeypatch.setattr(heartbeat, "CHECKPOINT_INTERVAL", 0.2)
     server = NativeServer()
     server.add("InThread", steps="1")
-    async with running(server, InThread, within=30) as rt:
-        await server.until(lambda: server.routes("release"))
-        rt.stop(0)
-    (_, last), *_ = sent(server, "release")
-    assert last == text(int(json.loads(last)["step"]))
-    numbers = [number for number, _ in sent(server, "heartbeat")]
-    assert len(numbers) <= 4
-    assert sent(server, "release")[0][0] > 500, "as many were set"
+    async with running(server, InThread, within=30):
+        await server.until(ERRORED=1)
+    assert len(sent(server, "heartbeat")) <= 4
+    ((number, last),) = sent(server, "outcomes")
+    assert (number > 500, last) == (True, text(number))
 
 
 async def test_many_large_values_come_in_several_heartbeats_at_once(autojump_clock: MockClock) -> None:
@@ -369,6 +365,21 @@ async def test_a_node_hands_over_and_its_runtime_does_not_take_it_again_while_it
         1,
         {"number": 1, "value": text(5)},
     )
+
+
+async def test_a_node_that_always_hands_over_is_not_run_without_a_pause(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Steps", steps="0", end="hands over")
+    async with running(server, Steps) as rt:
+        await server.until(QUEUED=1)
+        await trio.sleep(9.5)
+        rt.stop()
+        at = trio.current_time()
+    assert 9 <= rt.summary.handed_over <= 11
+    assert trio.current_time() < at + 0.5, "a stop waits for none of them"
+    assert "was handed over at once, though nothing stops: released in 1.0 s" in caplog.text
 
 
 async def test_the_next_execution_continues_and_so_do_the_numbers(autojump_clock: MockClock) -> None:
