@@ -526,6 +526,7 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     failures = await site.browser.fragments("/ns/shop/nodes/Node_other", "failures")
     assert '<span class="second">w-2</span>' in failures, "which runtime it was"
     assert "retry 1" in html
+    assert "attempt 1 of 3</span>" in html
     assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
     assert flow.run_id in html
 

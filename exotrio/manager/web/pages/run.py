@@ -208,7 +208,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         beginning = beginning_of(view, run.run, run.template, ShownTexts(()), values=True)
     return {
         "page": {
-            "title": f"Run {request.params['run_id'][:8]}",
+            "title": f"{run.run['graph_name']} {request.params['run_id'][:8]}",
             "run": read_run(run.run),
             "beginning": beginning,
         },
