@@ -51,21 +51,23 @@ _NOT_RETRIED = {
 
 
 def retry_by_hand(
-    tx: Transaction, namespace: str, state_id: str, fanout_id: str, *, from_beginning: bool = False
+    tx: Transaction, namespace: str | None, state_id: str, fanout_id: str, *, from_beginning: bool = False
 ) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    The new one continues from the checkpoint of the old one, unless it is to run ``from_beginning``. A state
-    whose next states could not be created is not run again: they are created from its outputs. A united state
-    that could not be built is built again.
+    Its node may be of any namespace if ``namespace`` is None. The new one continues from the checkpoint of
+    the old one, unless it is to run ``from_beginning``. A state whose next states could not be created is not
+    run again: they are created from its outputs. A united state that could not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None
     if seq is not None:
         tx.lock_runs_of([seq])
-        state, *_ = [*read_states(tx, "states.seq = ? AND nodes.namespace = ?", (seq, namespace)), None]
+        which = "states.seq = ? AND nodes.namespace = coalesce(?, nodes.namespace)"
+        state, *_ = [*read_states(tx, which, (seq, namespace)), None]
     if state is None:
-        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
+        where = "" if namespace is None else f" in namespace {namespace!r}"
+        raise NotFound(f"there is no state {state_id!r}{where}")
     if state.status not in RETRYABLE:
         raise Conflict(f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(
@@ -84,18 +86,6 @@ def retry_by_hand(
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
     return WithEffects(reply, effects)
-
-
-def retry_anywhere(
-    tx: Transaction, state_id: str, fanout_id: str, *, from_beginning: bool = False
-) -> WithEffects[RunRetry]:
-    """Retry a state as ``retry_by_hand`` does, whatever the namespace of its node is."""
-    row = tx.row(
-        "SELECT namespace FROM states JOIN nodes ON nodes.id = node_id WHERE seq = ?", (tx.seq(state_id),)
-    )
-    if row is None:
-        raise NotFound(f"there is no state {state_id!r}")
-    return retry_by_hand(tx, row["namespace"], state_id, fanout_id, from_beginning=from_beginning)
 
 
 def retry_run(

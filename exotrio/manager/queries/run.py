@@ -120,6 +120,14 @@ def run_again_with_failed(view: View, run: Row) -> list[str]:
     return run_again(view, template, [(row["place"], row["groups"]) for row in failed])
 
 
+def failed_with_checkpoint(view: View, run: Row) -> int:
+    """Return how many failed states of a run would continue from a checkpoint if it is retried."""
+    if not run["errored"] or run["cancelled_at"] is not None:
+        return 0
+    which = f"run = ? AND {FAILED} AND checkpoint_size IS NOT NULL"
+    return int(view.one(f"SELECT count(*) AS number FROM states WHERE {which}", (run["id"],))["number"])
+
+
 def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template, in the wire format of
     ``Run``."""

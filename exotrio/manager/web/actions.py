@@ -28,7 +28,13 @@ _FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
 
 async def retry_run(request: PageRequest, form: Form) -> Done:
     run_id = request.params["run_id"]
-    reply = await request.service.store.write(retries.retry_run, request.namespace, run_id, _request_id(form))
+    reply = await request.service.store.write(
+        retries.retry_run,
+        request.namespace,
+        run_id,
+        _request_id(form),
+        from_beginning="from_beginning" in form,
+    )
     flash = f"{reply.text()}."
     if reply.refused:
         flash += f" {len(reply.refused):,} could not be retried: {reply.refused[0].reason}."
@@ -76,7 +82,11 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
 async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
     reply = await request.service.store.write(
-        retries.retry_anywhere, request.params["state_id"], _request_id(form)
+        retries.retry_by_hand,
+        None,
+        request.params["state_id"],
+        _request_id(form),
+        from_beginning="from_beginning" in form,
     )
     new_id = reply.retried[0].new_state_id
     return (f"{reply.text()}. This is its new attempt.", request.link("states", new_id))

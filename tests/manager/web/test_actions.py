@@ -14,6 +14,7 @@ from exotrio.manager.queries.runs import PAGE_SIZE
 from exotrio.manager.web import actions
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow, fanned
+from tests.contract.native import claim_one, item_for, report
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, UNKNOWN_RUN, declare, node_name, ok, place, refused
 from tests.support.web import SCRIPT, Browser, Site, failed_run, text_of
 
@@ -52,6 +53,45 @@ async def test_all_failed_states_of_a_run_are_retried(site: Site) -> None:
     html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/retry")
     assert f"Nothing changed: the run {flow.run_id} has no failed states." in html
     assert f'action="/ns/shop/runs/{flow.run_id}/again"' in html, "it leads back to the run"
+
+
+@pytest.mark.parametrize("what", ["state", "run"])
+async def test_a_retry_continues_from_the_checkpoint_or_starts_from_the_beginning(
+    site: Site, what: str
+) -> None:
+    flow = await Flow.deploy(site.api, place("a"), retry_policy=NO_RETRY)
+    choices: tuple[tuple[dict[str, str], bool], ...] = (({}, True), ({"from_beginning": "on"}, False))
+    for form, continues in choices:
+        await flow.trigger()
+        state = await claim_one(site.api)
+        checkpoint = {"number": 1, "value": '{"row": "120"}'}
+        failed = item_for(state, outcome="errored", error="x", checkpoint=checkpoint)
+        assert await report(site.api, failed) == ["ok"]
+        path = f"/ns/shop/states/{state['state_id']}"
+        html = await site.browser.page(path)
+        assert '<h2 id="h-checkpoint">Checkpoint</h2>' in html
+        assert "Retry from the checkpoint" in html
+        if what == "run":
+            path = f"/ns/shop/runs/{flow.run_id}"
+            html = await site.browser.page(path)
+            assert "1 of them continues from a checkpoint." in html
+        assert re.search(
+            r'<button name="from_beginning" value="on" [^>]+>Retry (failed )?from the beginning<', html
+        )
+        await site.browser.do(f"{path}/retry", form)
+        again = await claim_one(site.api)
+        assert ("checkpoint" in again) is continues
+        shown = await site.browser.page(f"/ns/shop/states/{again['state_id']}")
+        assert ("<pre>120</pre>" in shown) is continues
+
+
+async def test_a_retry_offers_no_choice_without_a_checkpoint(site: Site) -> None:
+    flow, state = await failed_run(site.api)
+    for path in (f"/ns/shop/states/{state}", f"/ns/shop/runs/{flow.run_id}"):
+        html = await site.browser.page(path)
+        assert "Retry" in html
+        assert "checkpoint" not in html
+        assert "from the beginning" not in html
 
 
 async def test_a_graph_is_deleted_with_its_runs(site: Site) -> None:

@@ -11,6 +11,7 @@ from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run import (
     counts_of,
+    failed_with_checkpoint,
     first_due,
     further_of,
     run_again_with_failed,
@@ -64,6 +65,7 @@ class _Run:
         return {
             "reasons": list(filter(None, reasons)),
             "runs_again": run_again_with_failed(self.view, self.run),
+            "with_checkpoint": failed_with_checkpoint(self.view, self.run),
         }
 
     def faults(self) -> Data:
