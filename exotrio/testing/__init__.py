@@ -38,7 +38,7 @@ from exotrio.testing._exploration import CheckFailed, Exploration, Failure
 from exotrio.testing._explore import explore
 from exotrio.testing._graphs import GraphRun, TestedState, run_graph
 from exotrio.testing._nodes import run_node
-from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point
+from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point, Work
 
 __all__ = [
     "BreakingChange",
@@ -63,6 +63,7 @@ __all__ = [
     "StateStatus",
     "TestedState",
     "Version",
+    "Work",
     "explore",
     "run_graph",
     "run_node",

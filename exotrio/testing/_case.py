@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._execution.handle import Execution
 from exotrio._fields.models import Values
-from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, runs_in_of
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
@@ -24,8 +24,8 @@ from exotrio.graph import Graph
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
 from exotrio.testing._graphs import GraphRun, result, start, virtual_clock, wait
-from exotrio.testing._points import Fault, Place, Point
-from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, observed
+from exotrio.testing._points import Fault, Place, Point, Work
+from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, checkpoint_number, observed
 
 if TYPE_CHECKING:
     from exotrio.testing._asyncio import TrioHostedLoop
@@ -170,6 +170,7 @@ class Case:
         places: The places that the run reached, in order, if it records them.
         reads_stopping: Identifiers of nodes that read ``self.stopping``.
         begun: How often each node was begun.
+        repeated: What executions did whose states had to be run again.
         endless: Describes a node that did not end when it was cancelled; None if there was none.
     """
 
@@ -179,9 +180,12 @@ class Case:
         self.places: list[Place] = []
         self.reads_stopping: set[str] = set()
         self.begun: Counter[str] = Counter()
+        self.repeated = Work()
         self.endless: str | None = None
         self._point = point
         self._visits: Counter[str] = Counter()
+        self._last_visits: dict[str, Visit] = {}
+        """By the id of the state."""
         self._visit: Visit | None = None
         self._ended_elsewhere = trio.Event()
         self._tracker = TaskTracker()
@@ -268,10 +272,17 @@ class Case:
 
     # -- for visits
 
-    def begin(self, claim: Claim) -> Visit:
+    def begin(self, execution: Execution) -> Visit:
         """Return the execution of a node that begins in the current task."""
+        claim = execution.claim
         self._visits[claim.identifier] += 1
-        return Visit(self, self._tracker.current, claim, self._visits[claim.identifier])
+        before = self._last_visits.get(claim.state_id)
+        if before is not None and not before.asked:
+            work = before.work_after(checkpoint_number(claim))
+            self.repeated = Work(self.repeated.awaits + work.awaits, self.repeated.seconds + work.seconds)
+        visit = Visit(self, self._tracker.current, execution, self._visits[claim.identifier])
+        self._last_visits[claim.state_id] = visit
+        return visit
 
     def reach(self, visit: Visit, place: Place) -> None:
         """Record that an execution reached a place; if the fault belongs there, let it strike."""
@@ -302,6 +313,10 @@ class Case:
         if fault is Fault.ANSWER_LOST:
             process.wire.loses_answer_about = visit.state_id
             return
+        if fault is Fault.STORED:
+            visit.hold.begin()
+            self._nursery.start_soon(self._kill_once_stored, visit, process)
+            return
         self._nursery.start_soon(self._start)
         if fault is Fault.KILLED:
             process.killed = True
@@ -315,6 +330,17 @@ class Case:
             visit.hold.begin()
             self._nursery.start_soon(self._lift, visit.hold)
             process.runtime.stop(0 if fault is Fault.STOPPED else None)
+
+    async def _kill_once_stored(self, visit: Visit, process: Process) -> None:
+        try:
+            with trio.move_on_after(MAX_SUSPENDED):
+                while not visit.is_stored:  # noqa: ASYNC110  (a heartbeat confirms it, in the runtime)
+                    await trio.sleep(MOMENT)
+            process.killed = True
+            process.hold.begin()
+            self._nursery.start_soon(self._start)
+        finally:
+            visit.hold.lift()
 
     async def _lift(self, hold: Hold) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from exotrio._util.words import listed, plural, shortened
 from exotrio.testing._breaking import BreakingChange
 from exotrio.testing._comparison import Fields, Version, shown_fields
-from exotrio.testing._points import Point
+from exotrio.testing._points import NO_WORK, Point, Work
 
 MAX_SHOWN = 10
 """Failures in a message."""
@@ -53,6 +53,7 @@ class Exploration:
         changes: What the successor breaks in runs that the old code began.
         versions: How many runs ended with the outputs of the old code, of the successor, and of both.
         not_compared: Fields of outputs that were not compared, since they differ from run to run anyway.
+        repeated: The most work that a fault made nodes do again.
         without_awaits: Identifiers of nodes that ran without an await, such as a plain ``def``: no fault
             strikes within them.
     """
@@ -65,11 +66,15 @@ class Exploration:
     changes: tuple[BreakingChange, ...] = ()
     versions: Mapping[Version, int] = field(default_factory=dict)
     not_compared: Fields = frozenset()
+    repeated: Work = NO_WORK
 
     def __str__(self) -> str:
         missed = f"; {plural(len(self.missed), 'run')} did not reach its point" if self.missed else ""
         if self.without_awaits:
             missed += f"; nothing struck within {listed(self.without_awaits)}, without an await"
+        if any(point.place.checkpoint for point in self.points):
+            work = f"{plural(self.repeated.awaits, 'await')} ({self.repeated.seconds:.1f} s)"
+            missed += f"; at most {work} repeated"
         if self.versions:
             counts = [f"{self.versions.get(each, 0)} {each.outputs}" for each in Version]
             missed += f"; runs with outputs of the {listed(counts)}"

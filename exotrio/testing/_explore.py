@@ -23,7 +23,7 @@ from exotrio.testing._breaking import breaking_changes
 from exotrio.testing._comparison import Ending, Fields, Usual, Version, differing_fields
 from exotrio.testing._exploration import MAX_SHOWN, Exploration, Failure, fail, first_line, more_often
 from exotrio.testing._graphs import namespace_of
-from exotrio.testing._points import FAULTS, CrashRun, Fault, Moment, Place, Point
+from exotrio.testing._points import FAULTS, CrashRun, Fault, Moment, Place, Point, Work
 from exotrio.testing._runs import MadeRun, Runs, begin_second, ending_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ async def explore(
     ``Fault``    where              what happens
     ===========  =================  =====================================================================
     KILLED       begin, await, end  As ``kill -9``: no ``finally``, no ``except``, no report. The lease
-                                    expires, and the other runtime runs the state.
+                                    expires, and the other runtime runs the state. A checkpoint that was
+                                    set since the await before is not sent.
+    STORED       await              The same once that checkpoint is stored. Only where one was set.
     STOPPED      begin, await, end  SIGTERM, and the grace has ended: the node is cancelled, with its
                                     ``finally`` and ``except``, and its state released to the other runtime.
                                     A node that has ended is still reported.
@@ -97,11 +99,11 @@ async def explore(
     has to wait as well: ``await trio.lowlevel.checkpoint()`` before its effect.
 
     Nodes that run in threads or processes run on the Trio loop here, so faults strike a plain ``def`` only
-    before it begins and at its end, which the result says. Those with ``runs_in = "asyncio"`` run in an
-    asyncio loop that Trio runs, one for each runtime: ``asyncio.sleep`` takes virtual time, and killed code
-    is cancelled where it is held. What waits in real time (threads that a node starts by ``trio.to_thread``,
-    ``trio.Path`` or ``asyncio.to_thread``, and sockets) has to be short: virtual time passes meanwhile,
-    minutes in a second.
+    before it begins and at its end, which the result says; its ``save_checkpoint_sync`` does not wait. Those
+    with ``runs_in = "asyncio"`` run in an asyncio loop that Trio runs, one for each runtime:
+    ``asyncio.sleep`` takes virtual time, and killed code is cancelled where it is held. What waits in real
+    time (threads that a node starts by ``trio.to_thread``, ``trio.Path`` or ``asyncio.to_thread``, and
+    sockets) has to be short: virtual time passes meanwhile, minutes in a second.
 
     With a ``successor``, the runtime that takes over has other code, as in a deploy, and continues runs that
     the old code began. Each run has to end like one of the old code or like one of the new code, or with
@@ -197,9 +199,11 @@ async def explore(
     missed: list[Point] = []
     failures: list[Failure] = []
     versions = Counter[Version]()
+    repeated = Work()
     for point in chosen:
         run = await runs.make(point, timeout)
         (tried if run.case.struck else missed).append(point)
+        repeated = max(repeated, run.case.repeated, key=lambda work: (work.awaits, work.seconds))
         if run.failure is not None:
             failures.append(replace(run.failure, more_often=more_often(usual.case.begun, run.case.begun)))
             if only is not None:
@@ -217,6 +221,7 @@ async def explore(
         missed=tuple(missed),
         without_awaits=tuple(node for node in usual.case.begun if node not in awaiting),
         versions=versions,
+        repeated=repeated,
     )
     if failures:
         what = f"{plural(len(failures), 'fault')} broke the check; {result}; replay one with only=NUMBER"
@@ -276,7 +281,9 @@ def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
         (fault, place)
         for place in case.places
         for fault in FAULTS[place.moment]
-        if fault in faults and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
+        if fault in faults
+        and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
+        and (fault is not Fault.STORED or place.checkpoint)
     )
     for number, (fault, place) in enumerate(cases, 1):
         yield Point(number=number, fault=fault, place=place)

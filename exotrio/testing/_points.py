@@ -16,7 +16,10 @@ class Fault(StrEnum):
     """A fault that strikes at a point."""
 
     KILLED = "killed"
-    """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states."""
+    """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states. A
+    checkpoint that was set just now is not sent."""
+    STORED = "stored"
+    """The same once the checkpoint that was set just now is stored."""
     STOPPED = "stopped"
     """SIGTERM, and the grace has ended: the node is cancelled, and its state released to another runtime."""
     DRAINED = "drained"
@@ -38,11 +41,12 @@ class Moment(StrEnum):
 
 FAULTS = {
     Moment.BEGIN: (Fault.KILLED, Fault.STOPPED),
-    Moment.AWAIT: (Fault.KILLED, Fault.STOPPED, Fault.DRAINED, Fault.SUSPENDED),
+    Moment.AWAIT: (Fault.KILLED, Fault.STORED, Fault.STOPPED, Fault.DRAINED, Fault.SUSPENDED),
     Moment.END: (Fault.KILLED, Fault.STOPPED, Fault.ANSWER_LOST),
 }
 _SENTENCES = {
     Fault.KILLED: "was killed",
+    Fault.STORED: "was killed",
     Fault.STOPPED: "was stopped",
     Fault.DRAINED: "was asked to stop",
     Fault.SUSPENDED: "lost its lease",
@@ -58,6 +62,7 @@ class Place:
         execution: Number of the execution among those of the node, from 1.
         moment: Where in the execution.
         nth: Number of the await, from 1; 0 for other moments.
+        checkpoint: Number of the checkpoint that was set since the await before; 0 if none was.
         line: Line of the node's code; empty for other moments.
     """
 
@@ -65,6 +70,7 @@ class Place:
     execution: int
     moment: Moment
     nth: int = 0
+    checkpoint: int = 0
     line: str = field(default="", compare=False)
 
     @property
@@ -94,7 +100,26 @@ class Point:
         who = self.place.execution_name
         if self.fault is Fault.ANSWER_LOST:
             return f"the answer to the report of {who} was lost"
-        return f"{who} {_SENTENCES[self.fault]} {self.place}"
+        what = f"{who} {_SENTENCES[self.fault]} {self.place}"
+        if not (number := self.place.checkpoint):
+            return what
+        return f"{what}, its checkpoint {number} {'stored' if self.fault is Fault.STORED else 'not sent'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work of nodes that was repeated, from the last stored checkpoints on.
+
+    Attributes:
+        awaits: Number of awaits of their code.
+        seconds: On Trio's clock.
+    """
+
+    awaits: int = 0
+    seconds: float = 0.0
+
+
+NO_WORK = Work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +130,10 @@ class CrashRun(GraphRun, Generic[T]):
         world: The result of ``setup`` for this run; None without a ``setup``.
         point: The fault; None if this run had none.
         begun: How often each node was begun, by identifier; without nodes that never were.
+        repeated: What nodes did again because of the fault.
     """
 
     world: T
     point: Point | None
     begun: Mapping[str, int]
+    repeated: Work = NO_WORK

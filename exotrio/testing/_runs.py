@@ -82,7 +82,8 @@ class Runs(Generic[T]):
             result = version = None
             try:
                 async with case.run(timeout) as run:
-                    result = CrashRun(run.status, run.states, run.places, world, point, dict(case.begun))
+                    parts = run.status, run.states, run.places, world, point, dict(case.begun)
+                    result = CrashRun(*parts, case.repeated)
                     error = await self._error(result)
             except trio.TooSlowError as slow:
                 error = slow

@@ -20,11 +20,14 @@ from typing import Any, Protocol, cast
 
 import anyio
 import trio
+from pydantic import BaseModel
 
-from exotrio._execution.handle import execution_context
+from exotrio._execution.handle import Execution, execution_context
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, Stopping, runs_in_of
-from exotrio.testing._points import Moment, Place
+from exotrio._nodes.outcome import Signal
+from exotrio._util.exceptions import single_leaf
+from exotrio.testing._points import NO_WORK, Moment, Place, Work
 
 Coroutine = Any
 """Has ``send``, ``throw`` and ``close``; Trio's tasks have coroutines of more than one type."""
@@ -50,7 +53,7 @@ class Observer(Protocol):
     reads_stopping: set[str]
     begun: Counter[str]
 
-    def begin(self, claim: Claim) -> Visit: ...
+    def begin(self, execution: Execution) -> Visit: ...
     def reach(self, visit: Visit, place: Place) -> None: ...
     def kill_endless(self, visit: Visit, what: str) -> None: ...
     def finish(self, visit: Visit) -> None: ...
@@ -62,17 +65,28 @@ class Visit:
     Args:
         observer: Called at each point that the execution reaches.
         task: The task that runs the node. It and every task that it starts belong to this execution.
-        claim: Its state.
-        execution: Number of the execution among those of the node, from 1.
+        execution: It, as the runtime has it.
+        number: Its number among those of the node, from 1.
+
+    Attributes:
+        asked: It ended by a signal: the node asked for another execution, or for none.
     """
 
-    def __init__(self, observer: Observer, task: TrackedTask, claim: Claim, execution: int) -> None:
+    def __init__(self, observer: Observer, task: TrackedTask, execution: Execution, number: int) -> None:
         self.hold = Hold()
-        self.state_id = claim.state_id
+        self.state_id = execution.claim.state_id
         self.process = task.process
+        self.asked = False
         self._observer = observer
-        self._node = claim.identifier
-        self._execution = execution
+        self._node = execution.claim.identifier
+        self._number = number
+        self._checkpoint = execution.checkpoint
+        self._newest = checkpoint_number(execution.claim)
+        self._began = trio.current_time()
+        self._done = NO_WORK
+        """Until the last place that it reached."""
+        self._set = {self._newest: NO_WORK}
+        """The work that was done when a checkpoint was set, by its number."""
         self._awaits = 0
         self._cancelled_awaits = 0
         self._loop: str | None = None
@@ -100,17 +114,47 @@ class Visit:
                     self,
                     f"{self._node} continues however often it is cancelled: {_line(coroutine)}",
                 )
-            self.reach(Moment.AWAIT, self._awaits, _line(coroutine) if self._observer.records else "")
+            line = _line(coroutine) if self._observer.records else ""
+            self.reach(Moment.AWAIT, self._awaits, line, self._new_checkpoint())
 
     @property
     def is_on_asyncio(self) -> bool:
         """Whether the node's code runs on asyncio, and the Trio task of the execution waits for it."""
         return self._loop == "asyncio"
 
-    def reach(self, moment: Moment, nth: int = 0, line: str = "") -> None:
+    def reach(self, moment: Moment, nth: int = 0, line: str = "", checkpoint: int = 0) -> None:
         """Tell the observer where the execution is."""
-        place = Place(node=self._node, execution=self._execution, moment=moment, nth=nth, line=line)
-        self._observer.reach(self, place)
+        self._done = Work(self._awaits, trio.current_time() - self._began)
+        self._observer.reach(
+            self,
+            Place(
+                node=self._node,
+                execution=self._number,
+                moment=moment,
+                nth=nth,
+                checkpoint=checkpoint,
+                line=line,
+            ),
+        )
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the state manager has its newest checkpoint."""
+        return self._checkpoint is None or self._checkpoint.unconfirmed is None
+
+    def work_after(self, checkpoint: int) -> Work:
+        """Return what it did after it set the checkpoint of this number."""
+        before = self._set.get(checkpoint, NO_WORK)
+        return Work(self._done.awaits - before.awaits, self._done.seconds - before.seconds)
+
+    def _new_checkpoint(self) -> int:
+        """Return the number of the checkpoint that was set since the await before; 0 if none was."""
+        last = None if self._checkpoint is None else self._checkpoint.last
+        if last is None or last.number <= self._newest:
+            return 0
+        self._newest = last.number
+        self._set[last.number] = Work(self._awaits - 1, trio.current_time() - self._began)
+        return last.number
 
 
 def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
@@ -124,7 +168,7 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
     async def execute(self: BaseNode) -> Any:
         execution = execution_context.get()
         assert execution is not None, "a node runs for a state"
-        visit = observer.begin(execution.claim)
+        visit = observer.begin(execution)
         visit.reach(Moment.BEGIN)
         # Here it is held or cancelled if the fault strikes before it begins.
         await trio.lowlevel.checkpoint()
@@ -137,7 +181,8 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
                     value = node.execute(self)
                     if inspect.isawaitable(value):
                         value = await value
-        except BaseException:
+        except BaseException as error:
+            visit.asked = isinstance(single_leaf(error), Signal)
             await end(visit)
             raise
         await end(visit)
@@ -154,6 +199,9 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
             observer.reads_stopping.add(execution.claim.identifier)
         return self._stop_view.why
 
+    def set_checkpoint(self: Any, value: BaseModel) -> None:
+        self.checkpoint = value  # it cannot wait: this is not a separate thread
+
     body: dict[str, Any] = {
         "__module__": node.__module__,
         "__qualname__": node.__qualname__,
@@ -162,8 +210,15 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
         "execute": execute,
         "stopping": property(stopping),
     }
+    if runs_in_of(node) in ("thread", "process"):
+        body["save_checkpoint_sync"] = set_checkpoint
     fill: Callable[[dict[str, Any]], None] = lambda namespace: namespace.update(body)  # noqa: E731
     return types.new_class(node.__name__, (node,), exec_body=fill)
+
+
+def checkpoint_number(claim: Claim) -> int:
+    """Return the number of the checkpoint that a state continues from; 0 without one."""
+    return 0 if claim.checkpoint is None else claim.checkpoint.number
 
 
 def _line(coroutine: Coroutine) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import trio
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, create_model
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ConfigurationError, Graph
+from exotrio import BaseNode, ConfigurationError, Graph, RetryPolicyModel
 from exotrio.testing import CheckFailed, CrashRun, Fault, Version, explore
 
 Code = list[type[BaseNode]]
@@ -153,6 +153,30 @@ async def test_a_result_that_neither_version_has_is_a_failure_and_random_outputs
         "AssertionError: sign.text is 'old, then new' instead of 'old, then old' (old code)"
         " or 'new, then new' (new code)"
     )
+
+
+def counting(field: str) -> type[BaseNode]:
+    fields: Any = {field: (int, 0)}
+
+    class Import(BaseNode):
+        Checkpoint = create_model("Checkpoint", **fields)
+
+        async def execute(self) -> None:
+            while (row := getattr(self.checkpoint, field)) < 2:
+                await trio.sleep(1)
+                self.checkpoint = self.Checkpoint(**{field: row + 1})
+
+    return Import
+
+
+async def test_a_checkpoint_that_new_code_cannot_read_is_named(autojump_clock: MockClock) -> None:
+    imports = Graph("imports", namespace="ns", retry_policy=RetryPolicyModel(max_retries=0))
+    imports.add(counting("row"))
+    with pytest.raises(CheckFailed) as caught:
+        await explore(imports, [counting("row")], successor=[counting("line")], faults=[Fault.STORED])
+    _, change, failure = str(caught.value).splitlines()
+    assert change.startswith("  Import.Checkpoint.row (old code: a whole number; new code: no such field)")
+    assert "its checkpoint 1 stored: AssertionError: the run ended as FAILED: import: " in failure
 
 
 # -- without a check
