@@ -8,7 +8,7 @@ from typing import NamedTuple
 from exotrio.manager.queries.load import count_held, paused_nodes
 from exotrio.manager.queries.runtimes import V0_RUNTIME, RuntimeRow
 from exotrio.manager.store.view import View
-from exotrio.manager.web.page import PageRequest, link
+from exotrio.manager.web.page import PageRequest
 
 Node = tuple[str, str]
 """Its namespace and its name."""
@@ -27,18 +27,22 @@ class Reason(NamedTuple):
     node: Node
     value: int = 0
 
-    @property
-    def href(self) -> str:
-        namespace, name = self.node
-        return link(namespace, "nodes", name)
-
 
 class Waiting:
     """Finds the reasons for one page. Of nodes of other namespaces, the runtimes are not known."""
 
     def __init__(self, view: View, request: PageRequest) -> None:
         self._view, self._request = view, request
-        self._paused, self._offers = paused_nodes(view), request.offers(view)
+
+    # Each is read only if something waits.
+
+    @cached_property
+    def _paused(self) -> dict[Node, int]:
+        return paused_nodes(self._view)
+
+    @cached_property
+    def _offers(self) -> dict[str, list[str]]:
+        return self._request.offers(self._view)
 
     @cached_property
     def _runtimes(self) -> list[RuntimeRow]:
