@@ -33,7 +33,7 @@ GRACE = "20"
 """Seconds that Procrastinate gives to running jobs: as many as exotrio gives to nodes by default."""
 KILLED_AFTER = 30.0
 """Seconds after SIGTERM until Kubernetes, for example, kills a process."""
-START = 60.0
+START = 180.0
 """Seconds a worker may take to start, and to find its work."""
 SEED = 25
 

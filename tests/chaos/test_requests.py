@@ -81,7 +81,7 @@ ROUTES = {
     "native": ("discovery", "nodes", "claim", "outcomes", "heartbeat", CHECKPOINT, "secrets", "release"),
     "v0": ("discovery", "nodes", "enqueue", "executed", "errored", "re-enqueue-after", "secrets"),
 }
-NTH = {"claim": 2, "outcomes": 2, "enqueue": 2, "executed": 2}
+NTH = {"claim": 2, "outcomes": 3, "enqueue": 2, "executed": 2}
 """Which request of a route is hit, so that something is held by then. Defaults to the first."""
 
 
@@ -152,7 +152,10 @@ class Split(BaseNode):
 
 
 class Leaf(BaseNode):
-    """One fails in its first execution, and one is requeued in its first one. Each has three parts."""
+    """One fails in its first execution, and one is requeued in its first one. Each has three parts.
+
+    They take different times, so that what happens to one meets others whose checkpoint is not stored yet.
+    """
 
     class Inputs(BaseModel):
         key: str
@@ -176,10 +179,10 @@ class Leaf(BaseNode):
         began[key].append(execution)
         try:
             for part in range(self.checkpoint.done + 1, 4):
-                await trio.sleep(1)
+                await trio.sleep(1 + int(key) / 10)
                 self.checkpoint = self.Checkpoint(owner=key, done=part)
                 execution.parts = part
-                if part == 2:
+                if part == int(key) % 2 + 2:
                     await self.save_checkpoint(self.checkpoint)
                     stored[key].append((trio.current_time(), part))
                 if self.stopping and part < 3:

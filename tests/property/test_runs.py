@@ -28,10 +28,7 @@ MOVES = [
     "errored",
     "pruned",
     "requeued",
-    "released",
-    "saved",
-    "saved",
-    "saved by a former holder",
+    *["released", "saved"] * 3,
     "retry",
     "retry run",
     "forget",
@@ -82,6 +79,9 @@ class Driver:
             values = self.data.draw(st.sampled_from([{}, {"inputs": {"p": "x"}}, {"store": {"k": "v"}}]))
             through = self.data.draw(st.sampled_from(["v0", "native", "a list"]), label="through")
             await twin.trigger_again(through, **values)
+        elif move == "saved":
+            held = [state for state in queued if twin.tokens[state][-1]]
+            await twin.saved({state: self.checkpoint() for state in held})
         else:
             await self.report(move, self.pick(queued))
         return True
@@ -101,7 +101,7 @@ class Driver:
 
     async def report(self, move: str, state: State) -> None:
         twin = self.twin
-        *former, token = twin.tokens[state]
+        token = twin.tokens[state][-1]
         saves = self.checkpoint() if token and self.draw_bool("with a checkpoint") else None
         if move == "errored":
             await twin.errored(state, saves)
@@ -110,15 +110,9 @@ class Driver:
         elif move == "requeued":
             delay = self.data.draw(st.sampled_from([1, 700, 5000]), label="delay")
             await twin.requeued(state, delay, saves)
-        elif move == "saved by a former holder":
-            for old in filter(None, former):
-                await twin.saved(state, old, *self.checkpoint())
-        elif move in {"saved", "released"} and not token:
-            pass  # v0 has neither
-        elif move == "saved":
-            await twin.saved(state, token, *self.checkpoint())
         elif move == "released":
-            await twin.released(state, saves)
+            if token:  # v0 has no such request
+                await twin.released(state, saves)
         elif move == "none":
             await twin.executed(state, [], saves)
         else:

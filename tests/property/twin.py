@@ -15,8 +15,8 @@ GRAPH = "graph"
 TRIGGER = f"graph/{GRAPH}/trigger"
 KEY = "order 1"
 """Of the run: however often it is triggered, it is this one."""
-Saves = tuple[int, str] | None
-"""Number and value of the checkpoint that goes with the end of an execution."""
+Saves = tuple[int, str]
+"""Number and value of a checkpoint."""
 
 
 class Twin:
@@ -64,19 +64,23 @@ class Twin:
     def queued(self) -> list[State]:
         return [state for state in self.model.states if state.status == "QUEUED"]
 
-    async def saved(self, state: State, token: str, number: int, value: str) -> None:
-        """Save a checkpoint of the state's present holder, or of a former one, which has lost it."""
-        held = {"state_id": self.ids[state], "token": token, "checkpoint": _checkpoint(number, value)}
-        (reply,) = ok(await self.api.heartbeat(states=[held]))["items"]
-        if token == self.tokens[state][-1]:
-            self.model.saved(state, number, value)
-            assert state.checkpoint is not None
-            assert (reply["result"], reply["checkpoint"]) == ("ok", state.checkpoint.number)
-        else:
-            assert reply["result"] == "lost"
-        await self._check(state)
+    async def saved(self, saves: dict[State, Saves]) -> None:
+        """Save checkpoints as the holders of these states; former holders try the same in vain."""
+        beats = [
+            ({"state_id": self.ids[state], "token": token, "checkpoint": _checkpoint(*save)}, state, token)
+            for state, save in saves.items()
+            for token in reversed(self.tokens[state])
+            if token
+        ]
+        for state, save in saves.items():
+            self.model.saved(state, *save)
+        replies = ok(await self.api.heartbeat(states=[beat for beat, _, _ in beats]))["items"]
+        for reply, (_, state, token) in zip(replies, beats, strict=True):
+            assert reply["result"] == ("ok" if token == self.tokens[state][-1] else "lost")
+        for state in saves:
+            await self._check(state)
 
-    async def released(self, state: State, saves: Saves = None) -> None:
+    async def released(self, state: State, saves: Saves | None = None) -> None:
         held = self._held(state, saves)
         self.model.released(state)
         (reply,) = ok(await self.api.release(states=[held]))["items"]
@@ -84,7 +88,7 @@ class Twin:
         await self._check(state)
         await self.compare()
 
-    async def executed(self, state: State, outputs: list[Outputs], saves: Saves = None) -> None:
+    async def executed(self, state: State, outputs: list[Outputs], saves: Saves | None = None) -> None:
         held = self._held(state, saves)
         self.model.executed(state, outputs)
         if held is not None:
@@ -93,7 +97,7 @@ class Twin:
             ok(await self.api.executed(self.ids[state], *outputs))
         await self.compare()
 
-    async def errored(self, state: State, saves: Saves = None) -> None:
+    async def errored(self, state: State, saves: Saves | None = None) -> None:
         held = self._held(state, saves)
         retried = self.model.errored(state)
         if held is not None:
@@ -102,7 +106,7 @@ class Twin:
             assert ok(await self.api.errored(self.ids[state]))["retry_created"] is retried
         await self.compare()
 
-    async def pruned(self, state: State, saves: Saves = None) -> None:
+    async def pruned(self, state: State, saves: Saves | None = None) -> None:
         held = self._held(state, saves)
         self.model.pruned(state)
         if held is not None:
@@ -111,7 +115,7 @@ class Twin:
             ok(await self.api.prune(self.ids[state], {"why": "drawn"}))
         await self.compare()
 
-    async def requeued(self, state: State, delay_ms: int, saves: Saves = None) -> None:
+    async def requeued(self, state: State, delay_ms: int, saves: Saves | None = None) -> None:
         held = self._held(state, saves)
         self.model.requeued(state, delay_ms)
         if held is not None:
@@ -120,7 +124,7 @@ class Twin:
             assert ok(await self.api.requeue(self.ids[state], delay_ms))["enqueue_after"] == state.due_ms
         await self.compare()
 
-    def _held(self, state: State, saves: Saves) -> dict[str, Any] | None:
+    def _held(self, state: State, saves: Saves | None) -> dict[str, Any] | None:
         """Save a checkpoint in the model, and return the fields that name the state and have it.
 
         None if the state was claimed by v0.
