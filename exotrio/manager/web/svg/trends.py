@@ -16,7 +16,7 @@ HEAD, PLOT, DOWN, FOOT = 14, 114, 22, 16
 HEIGHT = HEAD + PLOT + FOOT
 """Of every chart, so that the times of two that are side by side are on one line."""
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
-LABEL_ROOM = 0.92
+LABEL_ROOM = 0.86
 """Part of the width after which no label begins: it would not fit into the picture."""
 
 
