@@ -17,6 +17,11 @@ Count = Annotated[int, Field(ge=0)]
 Reason = Annotated[str, Field(max_length=MAX_WHY)]
 
 
+def work_lost_text(seconds: float) -> str:
+    """Return the work lost, in words."""
+    return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
+
+
 class StopReport(Body):
     """How the stop of a runtime went, by its last heartbeat; in one before that, how far it is.
 
@@ -59,8 +64,7 @@ class StopReport(Body):
         about = "; ".join(filter(None, (self.reason, self.phases)))
         return (
             f"after {format_duration(self.took)} ({about}): {plural(self.finished, 'node')} finished,"
-            f" {self.handed_over:,} handed over, {self.cut:,} cut,"
-            f" {format_duration(self.work_lost)} of work lost"
+            f" {self.handed_over:,} handed over, {self.cut:,} cut, {work_lost_text(self.work_lost)}"
         )
 
     @property
@@ -126,12 +130,11 @@ class StopTotal(Body):
         if not self.stops:
             return "0 stops"
         vanished = f", {self.vanished:,} vanished" if self.vanished else ""
+        took = f"{format_duration(self.took)} in all, {format_duration(self.longest)} at most; "
         return (
-            f"{plural(self.stops, 'stop')}: {format_duration(self.took)} in all,"
-            f" {format_duration(self.longest)} at most{vanished};"
-            f" {plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
-            f" {format_duration(self.work_lost)} of work lost;"
-            f" {plural(self.left_behind, 'state')} left behind"
+            f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
+            f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
+            f" {work_lost_text(self.work_lost)}; {plural(self.left_behind, 'state')} left behind"
         )
 
 

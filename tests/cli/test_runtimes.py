@@ -180,7 +180,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(
         line,
     )
     assert re.sub(r"[\d.]+ m?s\b", "T", total) == (
-        "1 stop: T in all, T at most; 0 nodes finished, 0 handed over, 0 cut; T of work lost;"
+        "1 stop: T in all, T at most; 0 nodes finished, 0 handed over, 0 cut; no work lost;"
         " 0 states left behind"
     )
     names: dict[str, Any] = {"StateManager": StateManager}

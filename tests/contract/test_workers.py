@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exotrio._util.times import moment_ms
 from exotrio._wire.overview import CommandReply, RuntimeList, TasksReply
 from exotrio._wire.v0 import NodeDeclaration
 from tests.contract.api import Api
@@ -101,6 +102,19 @@ async def test_a_drain_is_requested_of_workers_with_any_name(api: Api, worker_id
         assert ok(await api.heartbeat(worker_id, phase=phase))["commands"] == commands
     refused(await api.elsewhere().worker("POST", worker_id, "drain"), 404)
     assert not any(each.asked_to_drain for each in (await workers(api)).workers)
+
+
+async def test_the_last_heartbeat_of_a_runtime_becomes_the_receipt_of_its_stop(api: Api) -> None:
+    for phase in ("draining", "stopped", "stopped"):
+        stop = {"why": "SIGTERM", "took_ms": 1_500, "drain_ms": 1_500, "finished": 2, "exit_code": 0}
+        ok(await api.heartbeat("w", runtime="r", phase=phase, stop=stop))
+    (receipt,) = ok(await api.native("GET", "stops", params={"within_ms": 60_000}))["receipts"]
+    assert moment_ms(receipt.pop("ended_at")) - moment_ms(receipt.pop("began_at")) == 1_500
+    nothing = ("handed_over", "cut", "work_lost_ms", "unknown", "abandoned", "kept")
+    absent = {"shortened_by": "", "clean_up_ms": None, "flush_ms": None, "vanished": False}
+    assert receipt == {**stop, **dict.fromkeys(nothing, 0), **absent, "worker_id": "w", "runtime": "r"}
+    refused(await api.native("GET", "stops", params={"within_ms": 0}), 422)
+    assert ok(await api.elsewhere().native("GET", "stops"))["receipts"] == []
 
 
 async def test_a_task_tree_is_sent_after_a_request_for_it(api: Api) -> None:

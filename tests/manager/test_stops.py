@@ -23,6 +23,7 @@ from exotrio.manager import embedded
 from exotrio.manager.engine import managers, stops, workers
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import discard
+from exotrio.manager.store.effects import Effects
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, item_for, report
@@ -135,6 +136,8 @@ async def begin(lab: Lab, count: int = 1, worker: str = "w") -> list[dict[str, A
 
 async def test_a_runtime_that_vanishes_gets_a_receipt_with_the_work_that_its_heartbeats_told() -> None:
     async with lab() as at:
+        committed: list[Effects] = []
+        at.manager.service.store.on_commit = lambda writes, effects: committed.extend(effects)
         first, second, third = await begin(at, 3)
         at.pass_time(20)
         await at.beat("w", runs(first, 2), runs(second, 2), runs(third, 2))
@@ -153,6 +156,7 @@ async def test_a_runtime_that_vanishes_gets_a_receipt_with_the_work_that_its_hea
         at.pass_time(5)
         await at.sweep()
         assert await at.receipts() == [receipt]
+        assert [each.stops for each in committed if each.stops] == [[("tests", receipt)]], "counted once"
         assert await claim(at.api, {A: 3}), "its states can be claimed"
 
 
@@ -257,6 +261,7 @@ async def test_after_a_restart_runtimes_have_the_term_of_a_lease_to_be_heard_of(
         ok(await at.manager.api.heartbeat("inside", runtime="run", phase="running"))
         last = at.clock()
     async with lab(db, last) as at:
+        await at.sweep()
         (inside,) = await at.receipts()
         assert (inside.worker_id, inside.reason) == ("inside", "vanished"), "it was in the process that ended"
         at.pass_time(59)
