@@ -84,19 +84,13 @@ class Logged:
 @dataclass(frozen=True, slots=True)
 class News:
     """The progress of a job, all lines that are kept of its output, and its newest checkpoint; None if these
-    have not changed."""
+    have not changed. ``waits``: its node waits until that checkpoint, or the last one, is stored."""
 
     job: int
     progress: Progress | None
     lines: Sequence[Line] | None
     checkpoint: CheckpointText | None
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """The node of a job waits until the checkpoint that was sent last is stored."""
-
-    job: int
+    waits: bool
 
 
 @dataclass(frozen=True, slots=True)

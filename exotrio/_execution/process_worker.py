@@ -35,7 +35,6 @@ from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_text
 from exotrio._execution.messages import (
     CONNECTION_LOST,
-    Awaited,
     Began,
     Drain,
     Ended,
@@ -235,6 +234,7 @@ class _Running(ProgressView):
         self._sent: Progress | None = None
         self._sent_checkpoint = job.checkpoint
         self._next = 0.0
+        self._waits = False
 
     def begin(self, timeout: float | None) -> None:
         """Record that the node begins, which has this ``timeout``."""
@@ -263,14 +263,15 @@ class _Running(ProgressView):
             progress = last if last is not self._sent else None
             checkpoint = value if value is not self._sent_checkpoint else None
             lines = None if self.output is None else self.output.news()
-            if progress is not None or lines is not None or checkpoint is not None:
+            waits, self._waits = self._waits, False
+            if progress is not None or lines is not None or checkpoint is not None or waits:
                 self._sent, self._sent_checkpoint = last, value
                 self._next = time.monotonic() + NEWS_INTERVAL
-                self._worker.send(News(self.job.number, progress, lines, checkpoint))
+                self._worker.send(News(self.job.number, progress, lines, checkpoint, waits))
 
     def _await_checkpoint(self) -> None:
+        self._waits = True
         self.send_news()
-        self._worker.send(Awaited(self.job.number))
 
     def send_last_news(self) -> None:
         """Take no more output, and send what was not sent yet."""

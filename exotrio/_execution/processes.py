@@ -30,7 +30,6 @@ from exotrio._execution.backends import ExecutionBackend
 from exotrio._execution.handle import Execution
 from exotrio._execution.messages import (
     CONNECTION_LOST,
-    Awaited,
     Began,
     Drain,
     Ended,
@@ -198,19 +197,19 @@ class WorkerProcess(ChildProcess):
                     _log(record)
                 else:  # of a thread that a node left, perhaps an earlier one
                     contextvars.Context().run(_log, record)
-            case News(job, progress, lines, value) if job == self._jobs:
+            case News(job, progress, lines, value, waits) if job == self._jobs:
                 if progress is not None:
                     execution.progress.say(progress.fraction, progress.text)
                 if lines is not None and execution.output is not None:
                     execution.output.take(lines)
-                if value is not None and execution.checkpoint is not None:
-                    execution.checkpoint.take(value)
-            case Awaited(job) if job == self._jobs and execution.checkpoint is not None:
-                if (last := execution.checkpoint.last) is not None:
-                    stored = Stored(job, last.number)
-                    token = trio.lowlevel.current_trio_token()
-                    wake = partial(call_in_loop, token, self.send_now, stored)  # another thread calls it
-                    execution.checkpoint.when_stored(last.number, wake)
+                if (checkpoint := execution.checkpoint) is not None:
+                    if value is not None:
+                        checkpoint.take(value)
+                    if waits and checkpoint.last is not None:
+                        number, token = checkpoint.last.number, trio.lowlevel.current_trio_token()
+                        # Another thread calls it.
+                        wake = partial(call_in_loop, token, self.send_now, Stored(job, number))
+                        checkpoint.when_stored(number, wake)
 
 
 def _setup() -> Setup:

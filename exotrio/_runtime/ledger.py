@@ -15,7 +15,7 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Errored, HandedOver, Outcome, Released, Report, Requeued
+from exotrio._nodes.outcome import Errored, Outcome, Released, Report, Requeued
 from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._shared.events import Events, LeaseLost, StateEnded
@@ -176,10 +176,10 @@ class Ledger:
         if held.claim.announce:
             self.heartbeat_due.set()
 
-    def release(self, held: HeldClaim, *, handed_over: bool = False) -> bool:
+    def release(self, held: HeldClaim, report: Released) -> bool:
         """Record that it is to be released. Return whether that is to be delivered."""
         trace = None if held.execution is None else held.execution.trace
-        return self.finish(held, HandedOver(trace=trace) if handed_over else Released(trace=trace))
+        return self.finish(held, replace(report, trace=trace))
 
     def finish(self, held: HeldClaim, report: Report) -> bool:
         """Record the report of a state. Return whether that is to be delivered.

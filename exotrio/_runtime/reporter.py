@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.error_text import bounded
+from exotrio._execution.handle import RELEASED
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
 from exotrio._runtime.failed_attempts import log_error, log_unreported_error
@@ -90,9 +91,9 @@ class Reporter:
         except trio.BrokenResourceError:
             pass  # the dispatcher has failed: the shutdown writes off what the ledger holds
 
-    def release(self, held: HeldClaim, *, handed_over: bool = False) -> None:
+    def release(self, held: HeldClaim, report: Released = RELEASED) -> None:
         """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
-        if self.ledger.release(held, handed_over=handed_over):
+        if self.ledger.release(held, report):
             self.add(held)
 
     def failures(self, held: HeldClaim) -> int:

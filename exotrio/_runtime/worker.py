@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -56,12 +55,6 @@ async def _next(claimed: trio.MemoryReceiveChannel[HeldClaim], *, at_once: bool)
     return await claimed.receive()
 
 
-class Release(Protocol):
-    """Releases a state."""
-
-    def __call__(self, held: HeldClaim, *, handed_over: bool = False) -> None: ...
-
-
 @dataclass(slots=True, kw_only=True)
 class Workers:
     """Runs states, for all workers of a runtime.
@@ -76,7 +69,7 @@ class Workers:
     namespace: str
     captures: bool
     deliver: Callable[[HeldClaim], Awaitable[None]]
-    release: Release
+    release: Callable[[HeldClaim, Released], None]
     turn: float
     executor: Executor
     ledger: Ledger
@@ -140,7 +133,7 @@ class Workers:
             return
         if self.stop.requested:
             # Race: the stop was requested after this state left the channel, or while it waited here.
-            self.release(held)
+            self.release(held, RELEASED)
             return
         span = begin_execution(held.claim, self.namespace)
         if span is not None:
@@ -165,7 +158,7 @@ class Workers:
             raise
         except BaseException:
             # A defect, or a Ctrl-C for the application. This state must not be lost because of it.
-            self.release(held)
+            self.release(held, RELEASED)
             raise
         finally:
             if execution.span is not None:
@@ -173,7 +166,7 @@ class Workers:
         if isinstance(report, Released):
             if isinstance(report, HandedOver):
                 await self._hold_briefly(held)
-            self.release(held, handed_over=isinstance(report, HandedOver))
+            self.release(held, report)
         else:
             await self._pass_on(held, report)
         execution_context.set(None)

@@ -158,7 +158,7 @@ async def test_a_node_that_blocks_the_loop_for_longer_than_its_lease_keeps_it(pl
     assert await place.finished(run_id) == "a"
     assert place.log == ["begin Blocks a", "end Blocks a"], "it ran once"
     end = first.stop(code=0)
-    assert "lost" not in end.err
+    assert "its lease is lost" not in end.err
 
 
 async def test_a_runtime_whose_standard_error_is_not_read_loses_its_leases_and_ends_at_the_third_signal(
