@@ -660,6 +660,7 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
     assert "12 of 30" in html
     assert 'class="name">running ' in html
     assert "Last poll" in html
+    ok(await site.api.heartbeat("w-3", runtime="r", phase="draining", workers=9))
     overview = re.sub("<[^>]*>", "", await site.browser.page("/ns/shop"))
     assert "1 of 4 workers are busy" in overview
     assert flow.run_id in await site.browser.page("/ns/shop/runs?status=running")
