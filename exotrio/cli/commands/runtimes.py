@@ -24,6 +24,10 @@ STOP_COLUMNS = (
     *("stopped", "runtime", "worker", "why", "took", "phases", "finished", "handed over", "cut"),
     *("work lost", "left behind", "exit"),
 )
+LS_COLUMNS = (
+    *("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "at risk"),
+    *("last seen", "nodes"),
+)
 POLL_INTERVAL = 0.5
 UNKNOWN = 30.0
 """Seconds after which a runtime that the state manager does not know counts as stopped. If the state manager
@@ -57,11 +61,12 @@ def ls(connection: Connection) -> None:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
     Held = busy + buffered + reporting: busy workers run a state, buffered states wait for a worker, and those
-    that are reporting have ended, and their outcome is not accepted yet. Stopped runtimes are listed for a
-    minute, silent ones for ten.
+    that are reporting have ended, and their outcome is not accepted yet. At risk is the work of the running
+    nodes since their last stored checkpoints, added up: it is repeated if the runtime is killed. Stopped
+    runtimes are listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
-    reporting, holds, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
+    reporting, holds, work_at_risk_ms, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
     """
     runtimes = connection.ask(StateManager.workers)
     body = runtimes.model_dump(mode="json")
@@ -70,7 +75,7 @@ def ls(connection: Connection) -> None:
         for each in runtimes.v0
     ]
     connection.print_list(
-        ("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "last seen", "nodes"),
+        LS_COLUMNS,
         [_row(runtime) for runtime in runtimes.workers],
         *v0,
         f"{plural(len(runtimes.workers), 'runtime')} in namespace {connection.namespace}",
@@ -209,6 +214,7 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         str(worker.buffered),
         str(worker.reporting),
         str(worker.holds),
+        format_duration(worker.work_at_risk),
         f"{format_coarse(worker.heard_ago)} ago",
         ", ".join(worker.nodes),
     )

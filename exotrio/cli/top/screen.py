@@ -279,6 +279,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
         Column("BUSY"),
         Column("FREE", missing=2),
         Column("BUFFERED", missing=1),
+        Column("AT RISK", missing=4),
         Column("HEARD"),
     )
     none = "" if overview.v0_runtimes else "no runtime is known; start one: python -m exotrio worker FILE"
@@ -306,6 +307,7 @@ def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
         Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
         Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
         _count(runtime.buffered),
+        Text(format_duration(runtime.work_at_risk) if runtime.work_at_risk else ""),
         Text(format_coarse(runtime.heard_ago), style="red" * silent),
     )
 

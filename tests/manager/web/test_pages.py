@@ -632,7 +632,7 @@ def numbers_of(html: str) -> list[str]:
     return [re.sub(r"<[^>]*>", "", cell) for cell in cells]
 
 
-async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
+async def test_a_runtime_shows_what_it_runs(site: Site, clock: SettableClock) -> None:
     flow = await Flow.start(site.api, place("work"))
     state = await claim_one(site.api, limits={"Node_work": 1}, worker_id="w-1")
     beat = {
@@ -653,7 +653,9 @@ async def test_a_runtime_shows_what_it_runs(site: Site) -> None:
         ],
     }
     ok(await site.api.native("POST", "heartbeat", json=beat))
+    clock.advance(5_000)
     html = await site.browser.page("/ns/shop/runtimes")
+    assert '<td data-label="At risk" class="num">5.0 s</td>' in html
     assert f'href="/ns/shop/states/{state["state_id"]}"' in html
     assert numbers_of(html) == ["1", "1 of 4", "0", "0"], "all are counted in the database"
     assert "40 %" in html
