@@ -44,8 +44,9 @@ class Times:
     longest: float | None
 
     @staticmethod
-    def of(slots: Sequence[Counter[int]], together: Counter[int]) -> Times:
-        """Return what the buckets of the slots, and of the whole span, hold."""
+    def of(slots: Sequence[Counter[int]]) -> Times:
+        """Return the times in the buckets of the slots."""
+        together = sum(slots, Counter[int]())
         return Times(
             medians=[tallies.quantile(buckets, 0.5) for buckets in slots],
             slowest=[tallies.quantile(buckets, 1.0) for buckets in slots],
@@ -69,12 +70,11 @@ def trend(
     width, slots = SPANS[span]
     by_slot = tallies.in_slots(view, width, slots, nodes=nodes, graphs=graphs, runs=runs)
     each = list(by_slot.values())
-    total = tallies.Counts.sum(each)
     return Trend(
         first_ms=min(by_slot) * width * tallies.MINUTE_MS,
         width_ms=width * tallies.MINUTE_MS,
         ended=[counts.statuses.total() for counts in each],
         failed=[failures(counts.statuses) for counts in each],
-        took=Times.of([counts.took for counts in each], total.took),
-        waited=Times.of([counts.waited for counts in each], total.waited),
+        took=Times.of([counts.took for counts in each]),
+        waited=Times.of([counts.waited for counts in each]),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -110,14 +111,9 @@ class Counts:
 
     @staticmethod
     def sum(each: Iterable[Counts]) -> Counts:
-        """Return all of these together."""
-        total = Counts()
-        for counts in each:
-            total.statuses.update(counts.statuses)
-            total.took.update(counts.took)
-            total.waited.update(counts.waited)
-            total.buffered.update(counts.buffered)
-        return total
+        """Return all of these together; there is at least one."""
+        parts = zip(*((one.statuses, one.took, one.waited, one.buffered) for one in each), strict=True)
+        return Counts(*(sum(part, Counter[Any]()) for part in parts))
 
 
 def of_node(view: View, node_id: int, minutes: int) -> Counts:

@@ -24,14 +24,10 @@ def show_trend(states: Trend, *, runs: Trend | None = None) -> Data:
     timed = states if runs is None else runs
     slots = {"first_ms": states.first_ms, "width_ms": states.width_ms}
     return {
-        "ended": sum(states.ended),
-        "failed": sum(states.failed),
-        "counts": draw_counts(states.ended, states.failed, **slots),
+        "states": states,
+        "timed": timed,
         "of_runs": runs is not None,
-        "timed": sum(timed.ended),
-        "timed_failed": sum(timed.failed),
-        "took": timed.took,
+        "counts": draw_counts(states.ended, states.failed, **slots),
         "times": draw_times(timed.took.medians, timed.took.slowest, **slots),
-        "waited": states.waited,
         "waits": draw_times(states.waited.medians, states.waited.slowest, **slots),
     }
