@@ -83,10 +83,11 @@ class Plan:
     def waits_for(self, united: Place) -> set[str]:
         """The identifiers of which no state may be pending: also what united nodes of the region wait for."""
         found = self.region(united)
-        for name in sorted(found):
-            if self[name].unites is not None:
-                found |= self.waits_for(self[name])
-        return found
+        while True:
+            more = found.union(*(self.region(self[name]) for name in found if self[name].unites is not None))
+            if more == found:
+                return found
+            found = more
 
     def topological(self) -> list[str]:
         order: list[str] = []
