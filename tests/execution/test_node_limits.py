@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
 from datetime import timedelta
@@ -35,6 +36,35 @@ class Text(BaseModel):
 
 def node(execute: Any, name: str = "Digest", **parts: Any) -> type[BaseNode]:
     return type(name, (BaseNode,), {"execute": execute, "Outputs": Text, **parts})
+
+
+class Left(BaseNode):
+    timeout = 60
+
+    class Outputs(BaseModel):
+        seconds: float
+
+    async def execute(self) -> Any:
+        return self.Outputs(seconds=self.seconds_left)
+
+
+class LeftOnAsyncio(Left):
+    runs_in = "asyncio"
+
+
+class LeftInThread(Left):
+    def execute(self) -> Any:
+        return self.Outputs(seconds=self.seconds_left)
+
+
+@pytest.mark.parametrize("node", [Left, LeftOnAsyncio, LeftInThread])
+async def test_the_time_that_is_left_is_known_wherever_a_node_runs(node: type[Left]) -> None:
+    for grace, least in ((None, 50), (20.0, 15)):
+        (outputs,) = (await run_node(node, grace=grace)).outputs_of(node)
+        assert least < outputs.seconds <= (grace or 60)
+    unlimited = type(node.__name__, (node,), {"timeout": None})
+    (outputs,) = (await run_node(unlimited)).outputs_of(node)
+    assert outputs.seconds == math.inf
 
 
 async def sleeps(self: BaseNode) -> None:

@@ -337,6 +337,19 @@ async def test_a_node_that_is_cancelled_is_released_with_its_newest_value(autoju
     assert rt.summary.cancelled == 1
 
 
+async def test_a_value_that_a_cancelled_node_waited_for_is_released_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    server = NativeServer()
+    (state_id,) = server.add("Saves")
+    async with running(server, Saves, registered=True, grace=0):
+        server.before = Fails(("heartbeat",))
+        await server.until(QUEUED=1)
+        await trio.sleep(1)
+    assert Saves.saved == []
+    assert server.states[state_id].checkpoint == {"number": 1, "value": text(1)}
+
+
 async def test_a_node_hands_over_and_its_runtime_does_not_take_it_again_while_it_drains(
     autojump_clock: MockClock,
 ) -> None:
