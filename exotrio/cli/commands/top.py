@@ -31,12 +31,12 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     \b
     DUE      waiting states that may run now; OLDEST: how long the first of them has been due
     BUFFERED states that runtimes have claimed and not begun; RUNNING: those whose execute runs;
-             reporting (in the head, if there are any): those that have ended, and whose outcome is not
-             accepted yet
+             reporting (in the head, if there are any): those that have ended, and whose outcome is
+             not accepted yet
     ENDED/H  attempts that ended in the last hour, FAILED of them
-    WAITED   95 % of these waited at most about so long until a runtime claimed them: if that is longer
-             than you like, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at
-             most (≤: of some only the time from claim to outcome is known, as through v0)
+    WAITED   95 % of these waited at most about so long until a runtime claimed them: if that is too
+             long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
+             (≤: of some only the time from claim to outcome is known, as through v0)
     OFFERED  live runtimes that have the node
     BUSY     workers of a runtime that run a state; FREE: its other ones
     AT RISK  work of its running nodes since their last stored checkpoints, added up
