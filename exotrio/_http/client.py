@@ -6,20 +6,18 @@ Nothing is repeated here and no redirect is followed: the caller knows what may 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing, contextmanager, nullcontext
-from functools import lru_cache
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 
-import trio
 from pydantic import BaseModel
 
-from exotrio._http.connections import Connections, HandshakeTrace, InsideAnswer, InsideTransport, Pool
+from exotrio._http.connections import Connections
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.event_loop import event_loop
+from exotrio._http.exchange import ConnectionFailed, Exchange, Sink
 from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
 from exotrio._shared.events import Events, Requested
 from exotrio._shared.settings import URI_VARIABLE
@@ -28,21 +26,16 @@ from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.errors import ConfigurationError, ManagerUnavailable
 
 if TYPE_CHECKING:
-    import httpx
+    import trio
 
 log = logging.getLogger("exotrio")
 
 M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
-MAX_ANSWER = 128 * 1024 * 1024
-"""Bytes of an answer that are read into memory."""
+_REQUEST_ID = REQUEST_ID_HEADER.lower()
 MIN_BANDWIDTH = 32 * 1024
 """Bytes a second; an exchange has as much more time as its request body takes at this rate."""
-CONNECT_TIMEOUT = 5.0
-"""Below REQUEST_TIMEOUT, so that a host that drops packets is known to have received nothing."""
-# The scope in ask limits the whole exchange; httpx's read timeout restarts with every read.
-_TIMEOUT = {"connect": CONNECT_TIMEOUT, "pool": CONNECT_TIMEOUT, "read": None, "write": None}
 
 
 class Options(TypedDict, total=False):
@@ -55,19 +48,6 @@ class Options(TypedDict, total=False):
     accept: Collection[int]
     close_after: bool
     chunk_timeout: float | None
-
-
-class _Sending(HandshakeTrace):
-    """Whether anything of a request may have left."""
-
-    def __init__(self) -> None:
-        self.sent = False
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith("send_request_headers.started"):
-            self.sent = True
-        elif event.startswith("connection."):
-            await super().trace(event, info)
 
 
 class HttpClient:
@@ -87,6 +67,12 @@ class HttpClient:
         # Not `or`: Events without observers are false.
         self._events = Events() if events is None else events
         self._connections = Connections(endpoint, tasks)
+        self._headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "exotrio",
+            **({} if endpoint.key is None else {KEY_HEADER.lower(): endpoint.key}),
+        }
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
         self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
 
@@ -106,7 +92,7 @@ class HttpClient:
         accept: Collection[int] = (),
         close_after: bool = False,
         chunk_timeout: float | None = None,
-        sink: Callable[[bytes], Awaitable[None]] | None = None,
+        sink: Sink | None = None,
     ) -> Answer:
         """Send one request and return its JSON answer.
 
@@ -140,8 +126,6 @@ class HttpClient:
         Cancellation:
             Safe for the connections. The request may have arrived all the same.
         """
-        from exotrio._http.body import body_chunks  # here, since it imports httpx
-
         loop = event_loop()
         pool = await self._connections.pool()
         request_line = f"{method} {self._shown}{path}"
@@ -151,103 +135,67 @@ class HttpClient:
             raise ConfigurationError(
                 f"an argument cannot be sent as JSON: {error}", where=f"request: {request_line}"
             ) from error
+        all_headers = {**self._headers, _REQUEST_ID: next(self._request_ids)}
+        if content is not None:
+            all_headers["content-type"] = "application/json"
+        if headers:
+            all_headers |= {name.lower(): text for name, text in headers.items()}
+        if close_after:
+            all_headers["connection"] = "close"
         timeout += len(content or b"") / MIN_BANDWIDTH
-        sending = _Sending()
-        if pool.inside is not None and sink is None:
-            with scope or nullcontext(), trio.move_on_after(timeout):
-                async with pool.limiter:
-                    sending.sent = True  # as far as is known: it may take effect from here on
-                    return await self._ask_inside(pool.inside, method, path, content, headers or {}, accept)
-            raise self._unanswered(timeout, request_line, sent=sending.sent)
-        response: httpx.Response | None = None
-        chunks: list[bytes] = []
-        received, is_complete = 0, False
         since = loop.current_time()
         with scope or nullcontext(), loop.CancelScope(deadline=since + timeout) as limit:
+            exchange = Exchange(
+                method,
+                path,
+                all_headers,
+                content,
+                at=self._at,
+                request_line=request_line,
+                loop=loop,
+                limit=limit,
+                sink=sink,
+                chunk_timeout=chunk_timeout,
+            )
             async with pool.limiter:
                 began = loop.current_time()
                 try:
-                    with self._translate_errors(request_line, sending):
-                        request = self._request(method, path, content, headers or {}, sending)
-                        if close_after:
-                            request.headers["connection"] = "close"
-                        response = await send(pool, request)
-                        # Headers of httpx are slow to read: only where they matter.
-                        if sink is not None and (
-                            not response.is_success
-                            or response.headers.get("content-type") != request.headers["accept"]
-                        ):
-                            sink = None
-                        max_size = math.inf if sink else MAX_ANSWER
-                        async with aclosing(
-                            body_chunks(response, self._at, request_line, max_size)
-                        ) as arriving:
-                            if chunk_timeout is not None:
-                                limit.deadline = loop.current_time() + chunk_timeout
-                            async for chunk in arriving:
-                                received += len(chunk)
-                                if sink is None:
-                                    chunks.append(chunk)
-                                else:
-                                    limit.deadline = math.inf
-                                    await sink(chunk)
-                                if chunk_timeout is not None:
-                                    limit.deadline = loop.current_time() + chunk_timeout
-                        is_complete = True
+                    await pool.sender.send(exchange)
+                except ConnectionFailed as error:
+                    raise self._failed(exchange, request_line, error) from error
                 finally:
                     if self._events:
-                        code = response.status_code if response is not None and is_complete else None
+                        code = exchange.status if exchange.is_complete else None
                         self._events.emit(Requested(_op(path), code, loop.current_time() - began))
-        if response is None:
-            raise self._unanswered(loop.current_time() - since, request_line, sent=sending.sent)
-        if not is_complete:
+        if exchange.status is None:
+            raise ManagerUnavailable(
+                f"{self._at} did not answer within {loop.current_time() - since:.3g} s",
+                sent=exchange.is_sent,
+                where=f"request: {request_line}",
+                fix="is it overloaded, or is the network to it down?",
+            )
+        if not exchange.is_complete:
             raise ResponseTooSlow(
                 f"the answer of {self._at} did not arrive as a whole within "
-                f"{chunk_timeout or timeout:.0f} s: {received} bytes did",
+                f"{chunk_timeout or timeout:.0f} s: {exchange.received} bytes did",
                 where=f"request: {request_line}",
                 fix="is the network to it slow, or overloaded?",
             )
-        if sink is None:
+        if exchange.sink is None:
             return parse_response(
-                response, b"".join(chunks), at=self._at, request_line=request_line, accept=accept
+                exchange.status,
+                exchange.answer_headers,
+                b"".join(exchange.chunks),
+                at=self._at,
+                request_line=request_line,
+                accept=accept,
             )
-        if response.headers.get("content-length") != str(received):
-            what = f"{self._at} answered with {received} bytes, which is not the length it had announced"
+        if exchange.answer_headers.get("content-length") != str(exchange.received):
+            what = f"{self._at} answered with {exchange.received} bytes, not with the length it had announced"
             raise invalid_response(what, request_line)
-        return Answer(response.status_code, received, request_line)
+        return Answer(exchange.status, exchange.received, request_line)
 
-    async def _ask_inside(
-        self,
-        inside: InsideTransport,
-        method: str,
-        path: str,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        accept: Collection[int],
-    ) -> Answer:
-        """Ask a state manager in this process, as ``ask`` says."""
-        began = trio.current_time()
-        answer: InsideAnswer | None = None
-        try:
-            answer = await inside.answer(method, path, headers, content)
-        finally:
-            if self._events:
-                code = None if answer is None else answer.status_code
-                self._events.emit(Requested(_op(path), code, trio.current_time() - began))
-        request_line = f"{method} {self._shown}{path}"
-        return parse_response(answer, answer.content, at=self._at, request_line=request_line, accept=accept)
-
-    def _unanswered(self, seconds: float, request_line: str, *, sent: bool) -> ManagerUnavailable:
-        return ManagerUnavailable(
-            f"{self._at} did not answer within {seconds:.3g} s",
-            sent=sent,
-            where=f"request: {request_line}",
-            fix="is it overloaded, or is the network to it down?",
-        )
-
-    async def download(
-        self, path: str, sink: Callable[[bytes], Awaitable[None]], *, timeout: float, media_type: str
-    ) -> int:
+    async def download(self, path: str, sink: Sink, *, timeout: float, media_type: str) -> int:
         """Fetch something large and pass it to ``sink`` chunk by chunk; return its length.
 
         Args:
@@ -270,86 +218,22 @@ class HttpClient:
             raise invalid_response(f"{self._at} answered without {media_type}", answer.request_line)
         return answer.body
 
-    def _request(
-        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], sending: _Sending
-    ) -> httpx.Request:
-        import httpx  # here, since `import exotrio` must not wait for it
-
-        from exotrio._http.body import RequestBody  # which imports httpx
-
-        all_headers = {
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "exotrio",
-            REQUEST_ID_HEADER: next(self._request_ids),
-        }
-        if self.endpoint.key is not None:
-            all_headers[KEY_HEADER] = self.endpoint.key
-        if content is not None:
-            all_headers["content-type"] = "application/json"
-        request = httpx.Request(
-            method,
-            _url(f"{self.endpoint.uri}{path}"),
-            content=content,
-            headers={**all_headers, **headers},
-            extensions={"trace": sending.trace, "timeout": _TIMEOUT},
-        )
-        request.stream = RequestBody(content or b"")
-        return request
-
-    @contextmanager
-    def _translate_errors(self, request_line: str, sending: _Sending) -> Iterator[None]:
-        """Raise errors of httpx as errors of ``exotrio.errors``."""
-        import httpx
-
-        # Transports in process report no progress: any request that they were given may have arrived.
-        sending.sent = sending.sent or self.endpoint.transport is not None
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise self._unreachable(request_line, error) from error
-        except httpx.InvalidURL as error:
-            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
-        except (httpx.HTTPError, OSError, UnicodeError) as error:
-            if not sending.sent:
-                raise self._unreachable(request_line, error) from error
-            raise ManagerUnavailable(
-                f"the connection to {self._at} broke before an answer: {_brief(error)}",
-                where=f"request: {request_line}",
-            ) from error
-
     async def aclose(self) -> None:
         """Close the connections of the caller's event loop. Safe to call twice."""
         await self._connections.aclose()
 
-    def _unreachable(self, request_line: str, error: Exception) -> ManagerUnavailable:
+    def _failed(self, exchange: Exchange, request_line: str, error: ConnectionFailed) -> ManagerUnavailable:
+        where = f"request: {request_line}"
+        if exchange.is_sent:
+            return ManagerUnavailable(
+                f"the connection to {self._at} broke before an answer: {error}", where=where
+            )
         return ManagerUnavailable(
-            f"{self._at} cannot be reached: {_brief(error)}",
+            f"{self._at} cannot be reached: {error}",
             sent=False,
-            where=f"request: {request_line}",
+            where=where,
             fix=f"is one running there? start one with `python -m exotrio server`, or set {URI_VARIABLE}",
         )
-
-
-async def send(pool: Pool, request: httpx.Request) -> httpx.Response:
-    """Send a request and return the response once its head is there.
-
-    It uses the transport directly: cookies, redirects and authentication of httpx's client are not used here,
-    and cost 75 us of the 120 that a short request in process took.
-    """
-    if request.url.userinfo:
-        import httpx
-
-        next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
-    return await pool.transport.handle_async_request(request)
-
-
-@lru_cache(maxsize=64)
-def _url(text: str) -> httpx.URL:
-    """Parse a URL, which takes 40 us; the native API has few of them."""
-    import httpx
-
-    return httpx.URL(text)
 
 
 _OPS = {"v1": "discover", "nodes": "register", "enqueue": "claim"}
@@ -359,7 +243,3 @@ def _op(path: str) -> str:
     """Return the operation that a path names: its last segment, never an id in requests of runtimes."""
     last = path.rstrip("/").rpartition("/")[2]
     return _OPS.get(last, last)
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -10,15 +10,17 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Hashable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.event_loop import closing_scope, event_loop, running_loop
+from exotrio._http.exchange import Sender
+from exotrio._http.network import Network
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("exotrio")
 
-KEEPALIVE_EXPIRY = 4.0
-"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
 MAX_LOOKUPS = 40
 """Lookups at once in one Trio loop. An unanswered one keeps its thread until the system gives it up."""
 
@@ -58,43 +58,19 @@ class Admission:
         self._limiter.release()
 
 
-class InsideAnswer(Protocol):
-    """What an ``InsideTransport`` answers."""
-
-    @property
-    def status_code(self) -> int: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def content(self) -> bytes: ...
-
-
-@runtime_checkable
-class InsideTransport(Protocol):
-    """A transport to a state manager in this process that also answers without messages of HTTP."""
-
-    async def answer(
-        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
-    ) -> InsideAnswer:
-        """Return the answer to a request with these headers, whose names are in lower case."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The connections of one event loop.
+    """The way to a state manager from one event loop.
 
     Attributes:
-        transport: Sends requests.
-        limiter: Admits as many exchanges at once as the pool has connections for. httpcore loses connections
-            for good when requests are cancelled while more than ``max_connections`` are queued in it.
-        inside: The same transport, if it leads into this process and answers without HTTP.
+        sender: Carries requests.
+        limiter: Admits a number of exchanges at once: each one over a network has a connection.
         closer: Closes the connections when it is closed, which the event loop does at its end. It refers to
             no other object here, so that a client is collected as garbage before its connections are.
     """
 
-    transport: httpx.AsyncBaseTransport
+    sender: Sender
     limiter: Admission
-    inside: InsideTransport | None = None
     closer: AsyncGeneratorType[None] | None = None
 
 
@@ -105,15 +81,10 @@ class Connections:
         self._endpoint = endpoint
         self._tasks = tasks
         self._pools: dict[Hashable, Pool] = {}
-        # The owner of a transport closes it: other clients may use it.
         self._embedded: Pool | None = None
         if endpoint.transport is not None:
-            transport = endpoint.transport
-            self._embedded = Pool(
-                transport=transport,
-                limiter=Admission(trio.CapacityLimiter(tasks)),
-                inside=transport if isinstance(transport, InsideTransport) else None,
-            )
+            limiter = Admission(trio.CapacityLimiter(tasks))
+            self._embedded = Pool(sender=_sender_of(endpoint.transport, endpoint), limiter=limiter)
 
     async def pool(self) -> Pool:
         """Return the pool of the caller's event loop. It connects when first used.
@@ -138,11 +109,11 @@ class Connections:
                 self._pools.pop(other, None)
         if trio.lowlevel.in_trio_task():
             _separate_lookups()
-        transport = open_transport(self._endpoint, self._tasks)
-        closer = cast("AsyncGeneratorType[None]", _close_at_the_end(transport))
+        network = open_network(self._endpoint)
+        closer = cast("AsyncGeneratorType[None]", _close_at_the_end(network))
         await anext(closer)
         pool = self._pools[loop] = Pool(
-            transport=transport,
+            sender=network,
             limiter=Admission(event_loop().CapacityLimiter(self._tasks)),
             closer=closer,
         )
@@ -161,7 +132,7 @@ def _is_closed(loop: Hashable) -> bool:
     return asyncio is not None and isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
-async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerator[None]:
+async def _close_at_the_end(network: Network) -> AsyncGenerator[None]:
     """Wait to be closed, then close the connections.
 
     Trio and asyncio close their async generators when they end, and asyncio also those that are collected as
@@ -171,42 +142,22 @@ async def _close_at_the_end(transport: httpx.AsyncBaseTransport) -> AsyncGenerat
         yield
     finally:
         with closing_scope():
-            await transport.aclose()
+            await network.aclose()
 
 
-class HandshakeTrace:
-    """Closes a connection whose TLS handshake was cancelled, which httpcore leaves open."""
-
-    _stream: Any = None
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Handle an event of httpcore: its ``trace`` extension."""
-        if event == "connection.connect_tcp.complete":
-            self._stream = info["return_value"]
-        elif event == "connection.start_tls.failed":
-            with closing_scope():
-                await self._stream.aclose()
-
-
-def open_transport(endpoint: Endpoint, tasks: int) -> httpx.AsyncBaseTransport:
-    """Return a transport that connects when first used, with connections for that many exchanges at once."""
-    import ssl
-
-    import httpx
-
+def open_network(endpoint: Endpoint) -> Network:
+    """Return a sender for one event loop, which connects when it is first used."""
     if endpoint.plaintext:
         _warn_of_plaintext(endpoint.shown)
-    https = endpoint.uri.startswith("https:")
-    pool = tasks + 4
-    return httpx.AsyncHTTPTransport(
-        # The system's certificates, as in the stock SDK. Without TLS an empty context, since loading
-        # certificates takes 20 ms.
-        verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        trust_env=False,  # only settings reads the environment; stock ignores proxy variables too
-        limits=httpx.Limits(
-            max_connections=pool, max_keepalive_connections=pool, keepalive_expiry=KEEPALIVE_EXPIRY
-        ),
-    )
+    return Network(endpoint)
+
+
+def _sender_of(transport: httpx.AsyncBaseTransport, endpoint: Endpoint) -> Sender:
+    if isinstance(transport, Sender):
+        return transport  # it leads into this process, without messages of HTTP
+    from exotrio._http.given import GivenTransport  # here, since it imports httpx
+
+    return GivenTransport(transport, endpoint)
 
 
 @cache

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,11 +22,6 @@ from exotrio.errors import (
     NotFound,
     RequestRefused,
 )
-
-if TYPE_CHECKING:
-    import httpx
-
-    from exotrio._http.connections import InsideAnswer
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,7 +76,8 @@ class Answer:
 
 
 def parse_response(
-    response: httpx.Response | InsideAnswer,
+    status: int,
+    headers: Mapping[str, str],
     content: bytes,
     *,
     at: str,
@@ -92,10 +88,9 @@ def parse_response(
 
     ``at`` names the server in messages; ``accept`` are statuses besides 2xx that do not raise.
     """
-    status = response.status_code
     where = f"request: {request_line}"
     if 300 <= status < 400:
-        location = response.headers.get("location", "nowhere")[:200]
+        location = headers.get("location", "nowhere")[:200]
         raise RequestRefused(
             f"{at} answered {status}, a redirect to {location}; redirects are not followed",
             status=status,
@@ -111,7 +106,7 @@ def parse_response(
             ) from error
         what = f"{at} answered {status} with a body that is not JSON"
         if status >= 500 or status in _NOT_ACCEPTED:  # a proxy answers this while the state manager is down
-            wait = retry_after(response.headers)
+            wait = retry_after(headers)
             raise ManagerUnavailable(
                 what, status=status, retry_after=wait, where=where, fix=CHECK_URI
             ) from None
@@ -119,7 +114,7 @@ def parse_response(
     if 200 <= status < 300 or status in accept:
         return Answer(status, body, request_line)
     detail = "\n".join(problems_in(body))[:MAX_DETAIL]
-    what, wait = f"{at} answered {status}: {detail}", retry_after(response.headers)
+    what, wait = f"{at} answered {status}: {detail}", retry_after(headers)
     if status == 500 and isinstance(body, dict) and isinstance(body.get("detail"), str):
         raise ServerError(what, status=status, where=where, retry_after=wait)
     raise _error(status, what, where, wait)

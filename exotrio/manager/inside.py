@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import trio
@@ -26,17 +25,22 @@ logger = logging.getLogger("exotrio.manager.http")
 _EXPECTED = tuple(kind for kind in EXCEPTION_HANDLERS if kind is not Exception)
 
 
-@dataclass(frozen=True, slots=True)
-class InsideAnswer:
-    """An answer as ``httpx.Response`` has it, with its whole content."""
+class Exchange(Protocol):
+    """A request of exotrio's client, which gets its answer in parts."""
 
-    status_code: int
+    method: str
+    path: str
     headers: Mapping[str, str]
-    content: bytes = field(repr=False)
+    content: bytes | None
+    is_sent: bool
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
+    async def take(self, chunk: bytes) -> None: ...
+    def end(self) -> None: ...
 
 
 class InsideTransport(httpx.ASGITransport):
-    """A transport for httpx, and a shorter way for the clients of exotrio, which use ``answer``.
+    """A transport for httpx, and a shorter way for the clients of exotrio, which use ``send``.
 
     An endpoint takes the same bodies and gives the same replies on both ways. The messages of HTTP, and the
     layers of ASGI that only check what comes from outside, took a third of the processor time of a hop.
@@ -51,45 +55,40 @@ class InsideTransport(httpx.ASGITransport):
         # Runtimes and clients call few paths again and again; those of runs, once or twice.
         self._find = lru_cache(maxsize=64)(self._find_uncached)
 
-    async def answer(
-        self, method: str, target: str, headers: Mapping[str, str], content: bytes | None
-    ) -> InsideAnswer:
-        """Return what the API answers to a request.
-
-        Args:
-            target: The encoded path, and the query after ``?`` if there is one.
-            headers: Their names in lower case.
+    async def send(self, exchange: Exchange) -> None:
+        """Answer a request.
 
         Cancellation:
             Of the endpoint. What a claim took is released then, as the store does it.
         """
-        path, _, query = target.partition("?")
+        path, _, query = exchange.path.partition("?")
         scope: dict[str, Any] = {
             "type": "http",
-            "method": method,
+            "method": exchange.method,
             "path": path,
             "root_path": "",
             "query_string": query.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(name.encode(), text.encode()) for name, text in exchange.headers.items()],
             "app": self._api,
             LOCAL: True,
         }
-        request = Request(scope, _receive_of(content or b""))
+        request = Request(scope, _receive_of(exchange.content or b""))
+        exchange.is_sent = True  # as far as is known: it may take effect from here on
         try:
-            route, scope["path_params"] = self._find(method, path)
+            route, scope["path_params"] = self._find(exchange.method, path)
             response = await route.endpoint(request)
         except _EXPECTED as error:
             response = await on_error(request, error)
         except Exception as error:
-            logger.exception("%s %s failed", method, path)
+            logger.exception("%s %s failed", exchange.method, path)
             response = await on_error(request, error)
+        exchange.begin(response.status_code, response.headers)
         if isinstance(response, StreamingResponse):
-            parts = [
-                part.encode() if isinstance(part, str) else bytes(part)
-                async for part in response.body_iterator
-            ]
-            return InsideAnswer(response.status_code, response.headers, b"".join(parts))
-        return InsideAnswer(response.status_code, response.headers, bytes(response.body))
+            async for part in response.body_iterator:
+                await exchange.take(part.encode() if isinstance(part, str) else bytes(part))
+        else:
+            await exchange.take(bytes(response.body))
+        exchange.end()
 
     def _find_uncached(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
         scope = {"type": "http", "method": method, "path": unquote(path), "root_path": ""}

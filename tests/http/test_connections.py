@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from exotrio._http.client import HttpClient
-from exotrio._http.connections import open_transport
+from exotrio._http.connections import open_network
 from exotrio._http.endpoint import Endpoint
 from exotrio.errors import ManagerUnavailable
 from tests.support.http_doubles import tcp_server
@@ -41,7 +41,7 @@ async def test_a_key_sent_in_clear_off_this_machine_is_warned_of_once(
     with caplog.at_level(logging.WARNING, "exotrio"):
         for _ in range(2):
             # What the first request does; sending one would leave this machine.
-            await open_transport(Endpoint(uri, "the-key"), tasks=1).aclose()
+            await open_network(Endpoint(uri, "the-key")).aclose()
     assert sum("unencrypted" in record.message for record in caplog.records) == warned
 
 
@@ -57,7 +57,7 @@ async def test_a_connection_is_not_used_again_when_a_server_may_be_about_to_clos
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
-    monkeypatch.setattr("httpcore._async.http11.time", clock)
+    monkeypatch.setattr("exotrio._http.network.time", clock)
     async with tcp_server(respond) as (uri, _):
         http = HttpClient(Endpoint(uri, "the-key"))
         await http.ask("GET", "/ping")

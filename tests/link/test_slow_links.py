@@ -12,7 +12,7 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-import exotrio._http.client
+import exotrio._http.exchange
 from exotrio import BaseNode, Graph, GraphNodeModel, ManagerUnavailable, StateManager
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
@@ -170,7 +170,7 @@ async def test_an_answer_that_was_compressed_unasked_is_not_decoded(coding: str)
 
 
 async def test_an_answer_without_end_is_given_up_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exotrio._http.client, "MAX_ANSWER", 100_000)
+    monkeypatch.setattr(exotrio._http.exchange, "MAX_ANSWER", 100_000)
     sent = 0
 
     async def long() -> AsyncIterator[bytes]:

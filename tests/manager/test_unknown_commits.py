@@ -59,7 +59,9 @@ def cut(proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch) -> Cut:
 async def test_what_may_have_happened_differs_from_what_was_refused(manager: Manager, cut: Cut) -> None:
     def check_unknown(answer: httpx.Response) -> None:
         with pytest.raises(ManagerUnavailable, match="not known") as caught:
-            parse_response(answer, answer.content, at="it", request_line="something")
+            parse_response(
+                answer.status_code, answer.headers, answer.content, at="it", request_line="something"
+            )
         assert not isinstance(caught.value, NotAccepted)
         assert caught.value.sent
 

@@ -1,0 +1,286 @@
+"""Connections to a state manager over a network: HTTP/1.1 by h11, over streams of Trio, or of anyio.
+
+httpx and httpcore do the same, and took 60 % of the processor time of a request.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import h11
+import trio
+
+from exotrio._http.endpoint import Endpoint
+from exotrio._http.event_loop import EventLoop, event_loop
+from exotrio._http.exchange import ConnectionFailed, Exchange
+from exotrio._util.exceptions import leaves
+from exotrio.errors import ConfigurationError
+
+KEEPALIVE_EXPIRY = 4.0
+"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
+CONNECT_TIMEOUT = 5.0
+"""Below ``client.REQUEST_TIMEOUT``, so that a host that drops packets is known to have received nothing."""
+MAX_HEAD = 100 * 1024
+"""Bytes of the head of an answer."""
+READ_SIZE = 64 * 1024
+SMALL = 64 * 1024
+"""Bytes of a body that is sent together with its head."""
+_BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Stream(Protocol):
+    """What is used of Trio's streams."""
+
+    async def send_all(self, data: bytes) -> None: ...
+    async def receive_some(self, max_bytes: int) -> bytes: ...
+    async def aclose(self) -> None: ...
+
+
+class Network:
+    """The connections of one event loop to one state manager. Each carries one exchange at a time.
+
+    Args:
+        endpoint: Its URI must have a host.
+
+    Raises:
+        ConfigurationError: the host has no form for name lookups.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        parts = urlsplit(endpoint.uri)
+        self._is_https = parts.scheme == "https"
+        name = parts.hostname or ""
+        try:
+            self._host = name if name.isascii() else name.encode("idna").decode()
+        except UnicodeError as error:
+            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
+        self._port = parts.port or (443 if self._is_https else 80)
+        self._base = parts.path.encode()
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        host = shown if parts.port is None else f"{shown}:{parts.port}"
+        self._headers = [(b"host", host.encode())]
+        if parts.username is not None or parts.password is not None:
+            user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            self._headers.append((b"authorization", b"Basic " + b64encode(user.encode())))
+        self._idle: list[Connection] = []
+
+    async def send(self, exchange: Exchange) -> None:
+        connection = await self._take_idle() or await self._connect()
+        try:
+            await connection.carry(exchange, self._base, self._headers)
+            is_reusable = connection.restart()
+        except BaseException:
+            await connection.close()
+            raise
+        if is_reusable:
+            self._idle.append(connection)
+        else:
+            await connection.close()
+
+    async def aclose(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _take_idle(self) -> Connection | None:
+        # The last one that was used is the least likely to have been closed.
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            await connection.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = event_loop()
+        with loop.CancelScope(deadline=loop.current_time() + CONNECT_TIMEOUT):
+            try:
+                return await _open(loop, self._host, self._port, is_https=self._is_https)
+            except _BROKEN as error:
+                raise ConnectionFailed(_reason(error)) from error
+        raise ConnectionFailed(f"no connection within {CONNECT_TIMEOUT:g} s")
+
+
+class Connection:
+    """One connection: a stream, and the state of HTTP on it."""
+
+    def __init__(self, stream: Stream, raw: Any, loop: EventLoop) -> None:
+        self._stream = stream
+        self._raw = raw
+        self._loop = loop
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._idle_since = 0.0
+
+    async def carry(self, exchange: Exchange, base: bytes, usual: list[tuple[bytes, bytes]]) -> None:
+        """Carry one exchange. ``base`` begins each path, and ``usual`` are headers of each request."""
+        content = exchange.content or b""
+        headers = [*usual, *((name.encode(), text.encode()) for name, text in exchange.headers.items())]
+        if exchange.content is not None or exchange.method not in ("GET", "DELETE"):
+            headers.append((b"content-length", b"%d" % len(content)))
+        request = h11.Request(method=exchange.method, target=base + exchange.path.encode(), headers=headers)
+        head = self._http.send(request) or b""
+        body = self._http.send(h11.Data(data=content)) or b""
+        end = self._http.send(h11.EndOfMessage()) or b""
+        exchange.is_sent = True
+        try:
+            try:
+                if len(body) <= SMALL:
+                    await self._stream.send_all(head + body + end)
+                else:
+                    for part in (head, body, end):
+                        await self._stream.send_all(part)
+            except _BROKEN:
+                # A server may refuse a body before it has read all of it, and close: its answer says why.
+                if not content:
+                    raise
+            await self._receive(exchange)
+        except (*_BROKEN, h11.RemoteProtocolError) as error:
+            raise ConnectionFailed(_reason(error)) from error
+
+    async def _receive(self, exchange: Exchange) -> None:
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                data = await self._stream.receive_some(READ_SIZE)
+                if not data and exchange.status is None:
+                    raise h11.RemoteProtocolError("it was closed")
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Response):
+                exchange.begin(event.status_code, _headers_of(event))
+            elif isinstance(event, h11.Data):
+                await exchange.take(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                exchange.end()
+                return
+            elif not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("it was closed")
+
+    def restart(self) -> bool:
+        """Return whether another exchange may follow."""
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            self._idle_since = time.monotonic()
+            return True
+        return False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it was idle for a short time only, and has not been closed by the server."""
+        return time.monotonic() - self._idle_since < KEEPALIVE_EXPIRY and not _is_readable(self._raw)
+
+    async def close(self) -> None:
+        """Close it at once; also if the caller is cancelled."""
+        with self._loop.CancelScope() as scope:
+            scope.cancel()
+            await self._stream.aclose()
+
+
+class _AnyioStream:
+    """A stream of anyio, as Trio has it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        import anyio
+
+        try:
+            await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise trio.BrokenResourceError from error
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        import anyio
+
+        try:
+            received: bytes = await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise trio.BrokenResourceError from error
+        return received
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _open(loop: EventLoop, host: str, port: int, *, is_https: bool) -> Connection:
+    """Connect; a connection whose TLS handshake fails or is cancelled is closed."""
+    raw: Any
+    tls: Any
+    if trio.lowlevel.in_trio_task():
+        tcp = await trio.open_tcp_stream(host, port)
+        raw = tcp.socket
+        connection = Connection(tcp, raw, loop)
+        if is_https:
+            tls = trio.SSLStream(tcp, tls_context(), server_hostname=host, https_compatible=True)
+            async with _closed_on_error(connection):
+                await tls.do_handshake()
+            connection = Connection(tls, raw, loop)
+        return connection
+    import anyio
+    from anyio.streams.tls import TLSStream
+
+    plain = await anyio.connect_tcp(host, port)
+    raw = plain.extra(anyio.abc.SocketAttribute.raw_socket)
+    connection = Connection(_AnyioStream(plain), raw, loop)
+    if is_https:
+        async with _closed_on_error(connection):
+            tls = await TLSStream.wrap(
+                plain, hostname=host, ssl_context=tls_context(), standard_compatible=False
+            )
+        connection = Connection(_AnyioStream(tls), raw, loop)
+    return connection
+
+
+@asynccontextmanager
+async def _closed_on_error(connection: Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        await connection.close()
+        raise
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Return what trusts the system's certificates, as the stock SDK does. To load them takes 20 ms."""
+    return ssl.create_default_context()
+
+
+def _reason(error: BaseException) -> str:
+    """Return why there is no connection, or no answer: what the system says, or the class of the error."""
+    if isinstance(error, h11.RemoteProtocolError):
+        return str(error)
+    causes = [cause for root in (error.__cause__, error) if root is not None for cause in leaves(root)]
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return str(cause.verify_message)
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _headers_of(response: h11.Response) -> Mapping[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in response.headers:
+        key, text = name.decode("ascii"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+def _is_readable(raw: Any) -> bool:
+    """Whether something arrived, or the end: between two exchanges nothing but the end can."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([raw.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
