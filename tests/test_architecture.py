@@ -103,7 +103,7 @@ DRIVERS = {
     # The settings of ``doctor`` show the version of SQLite.
     "sqlite3": ("manager.store.sqlite", "_runtime.outbox_store", "cli.doctor.settings", "client._backup"),
     "psycopg": ("manager.store.postgres",),
-    "h11": ("_httpd",),
+    "h11": ("_httpd", "_http.network"),
 }
 """A library, and the only modules that may import it."""
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE) [a-zA-Z_*(]")

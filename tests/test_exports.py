@@ -143,19 +143,20 @@ def test_declaring_nodes_and_a_runtime_loads_neither_bodies_nor_the_client_nor_a
     assert not loaded & {"exotrio._wire.v0", "exotrio._wire.native", "exotrio.client._state_manager"}
 
 
+REQUEST = """try: await exotrio.StateManager('n', 'http://127.0.0.1:1', 'k').nodes()
+    except exotrio.ManagerUnavailable: pass"""
+EMBEDDED = "async with exotrio.manager.embedded(':memory:'): pass"
+
+
 @pytest.mark.parametrize(
-    "main",
-    [
-        "try: await exotrio.StateManager('n', 'http://127.0.0.1:1', 'k').nodes()\n"
-        "    except exotrio.ManagerUnavailable: pass",
-        "async with exotrio.manager.embedded(':memory:'): pass",
-    ],
-    ids=["request", "embedded"],
+    ("main", "needs_httpx"), [(REQUEST, False), (EMBEDDED, True)], ids=["TCP", "embedded"]
 )
-def test_httpx_is_loaded_without_its_command_line(main: str) -> None:
+def test_httpx_is_loaded_for_embedded_state_managers_only_and_without_its_command_line(
+    main: str, needs_httpx: bool
+) -> None:
     imports = "import trio, exotrio.manager"
     loaded = loaded_by(f"{imports}\nasync def main():\n    {main}\ntrio.run(main)")
-    assert "httpx" in loaded
+    assert ("httpx" in loaded) is needs_httpx
     assert not loaded & {"httpx._main", "rich", "click"}
 
 

@@ -51,9 +51,6 @@ def configure_logs(
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(max(level, logging.INFO))
-        for name in ("httpx", "httpcore"):
-            # They log a line for every request.
-            logging.getLogger(name).setLevel(logging.WARNING)
         logging.captureWarnings(True)
         return
     ours.addHandler(handler)
