@@ -12,7 +12,6 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
 from starlette.routing import Match, Route
 from starlette.types import Message
 
@@ -82,12 +81,15 @@ class InsideTransport(httpx.ASGITransport):
         except Exception as error:
             logger.exception("%s %s failed", exchange.method, path)
             response = await on_error(request, error)
-        exchange.begin(response.status_code, response.headers)
-        if isinstance(response, StreamingResponse):
-            async for part in response.body_iterator:
-                await exchange.take(part.encode() if isinstance(part, str) else bytes(part))
-        else:
-            await exchange.take(bytes(response.body))
+
+        async def pass_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = {name.decode(): text.decode("latin-1") for name, text in message["headers"]}
+                exchange.begin(message["status"], headers)
+            elif part := message.get("body"):
+                await exchange.take(bytes(part))
+
+        await response(scope, request.receive, pass_on)
         exchange.end()
 
     def _find_uncached(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
