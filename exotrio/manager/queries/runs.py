@@ -6,7 +6,7 @@ texts of ``MAX_STATES_READ`` states; the page shows this and links to the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -38,19 +38,15 @@ def status_of(run: Row) -> RunStatus:
     return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
 
 
-def _is(status: RunStatus) -> Callable[[Row], bool]:
-    return lambda run: run["cancelled_at"] is None and status_of(run) is status
+STATUSES = ("running", "failed", "success", "cancelled", "errored")
+"""What pages call the status of a run; ``errored`` are runs with failed states, which may still run."""
 
 
-STATUS_FILTERS: dict[str, Callable[[Row], bool]] = {
-    "": lambda run: True,
-    "running": _is(RunStatus.PENDING),
-    "failed": _is(RunStatus.FAILED),
-    "success": _is(RunStatus.SUCCESS),
-    "cancelled": lambda run: run["cancelled_at"] is not None,
-    "errored": lambda run: run["cancelled_at"] is None and run["errored"] > 0,
-}
-"""What pages call the status of a run, and of those that may still run ``errored``: with failed states."""
+def _has_status(run: Row, status: str) -> bool:
+    if status == "cancelled" or run["cancelled_at"] is not None:
+        return status == "cancelled" and run["cancelled_at"] is not None
+    word = status_of(run).value.lower()
+    return status in ("running" if word == "pending" else word, "errored" if run["errored"] else "")
 
 
 def run_size(run: Row) -> int:
@@ -107,13 +103,12 @@ def find_runs(
 ) -> Page[FoundRun]:
     """Return one page of the runs that match every argument, newest first, after the cursor ``before``.
 
-    ``status`` is a key of ``STATUS_FILTERS``. ``text`` occurs in the run's key, or in an input, an output or
+    ``status`` is one of ``STATUSES``. ``text`` occurs in the run's key, or in an input, an output or
     an error of one of its states.
     """
     where = Where()
     where.add("runs.created_at >= ?", since_ms)
     reader = _Reader(view, text)
-    has_status = STATUS_FILTERS[status]
     matches: list[FoundRun] = []
     last: Row | None = None
     for searched, row in enumerate(_newest_first(view, namespace, where, before, READ_AT_ONCE)):
@@ -122,7 +117,11 @@ def find_runs(
             assert last is not None
             return Page(matches, _cursor(last), None if is_full else searched)
         last = row
-        if graph in ("", row["graph_name"]) and has_status(row) and (state := reader.find(row)) is not None:
+        if (
+            graph in ("", row["graph_name"])
+            and (not status or _has_status(row, status))
+            and (state := reader.find(row)) is not None
+        ):
             matches.append(FoundRun(read_run(row), state or None))
     return Page(matches)
 
