@@ -117,37 +117,34 @@ class Engine:
         reporter = self.reporter = Reporter(
             link=link, ledger=ledger, stop=self.stop, options=o, finished=finished_in, outbox=outbox
         )
-        try:
-            # The heartbeat is in a nursery around all else: it ends after the last delivery, since a state
-            # is held until it is delivered.
-            async with trio.open_nursery() as around:
-                try:
-                    # Into the ledger before anything else, so that a stop at any moment counts them.
-                    replayed = [] if outbox is None else outbox.restore(ledger)
-                    registered = await self._register(link)
-                    if registered and self.find_run is not None:
-                        with self.stop.interrupted():
-                            link.work_on(await self.find_run())
-                        registered = not self.stop.requested
-                    if registered:
-                        self.enter(Phase.RUNNING)
-                    started()
-                    if registered:
-                        self._warn_of_lost_checkpoints(link)
-                        self._start_heartbeat(around, link)
-                        await self._work(link, executor, reporter, finished, replayed)
-                finally:
-                    reporter.write_off()
-                    self._complete_record(link)
-                    # All at the same time, the last heartbeat too: they share the time that is left.
-                    around.cancel_scope.cancel()
-                    with trio.move_on_after(deadlines.CLOSE, shield=True):
-                        async with trio.open_nursery() as closing:
-                            for part in (link, executor, outbox):
-                                if part is not None:
-                                    closing.start_soon(part.aclose)
-        finally:
-            self.record.lost_claims = link.lost_claims
+        # The heartbeat is in a nursery around all else: it ends after the last delivery, since a state
+        # is held until it is delivered.
+        async with trio.open_nursery() as around:
+            try:
+                # Into the ledger before anything else, so that a stop at any moment counts them.
+                replayed = [] if outbox is None else outbox.restore(ledger)
+                registered = await self._register(link)
+                if registered and self.find_run is not None:
+                    with self.stop.interrupted():
+                        link.work_on(await self.find_run())
+                    registered = not self.stop.requested
+                if registered:
+                    self.enter(Phase.RUNNING)
+                started()
+                if registered:
+                    self._warn_of_lost_checkpoints(link)
+                    self._start_heartbeat(around, link)
+                    await self._work(link, executor, reporter, finished, replayed)
+            finally:
+                reporter.write_off()
+                self._complete_record(link)
+                # All at the same time, the last heartbeat too: they share the time that is left.
+                around.cancel_scope.cancel()
+                with trio.move_on_after(deadlines.CLOSE, shield=True):
+                    async with trio.open_nursery() as closing:
+                        for part in (link, executor, outbox):
+                            if part is not None:
+                                closing.start_soon(part.aclose)
 
     def _complete_record(self, link: Link) -> None:
         self.record.lost_claims = link.lost_claims

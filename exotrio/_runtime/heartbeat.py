@@ -238,13 +238,8 @@ class HeartbeatSender:
                 with trio.move_on_after(pause):
                     await self._until_due()
             if self._answered and self.runtime_link.is_native:
-                stopped = HeartbeatRequest(
-                    worker_id=self.options.worker_id,
-                    runtime=self.options.name,
-                    phase=Phase.STOPPED.value,
-                    workers=self.options.workers,
-                    stop=self.stop_report(),
-                )
+                stopped = self._request(Counter())
+                stopped.phase = Phase.STOPPED.value
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, (), timeout=deadlines.LAST_HEARTBEAT)
 

@@ -55,7 +55,7 @@ class StopReport(Body):
     exit_code: int | None = None
 
     @property
-    def left_behind(self) -> int:
+    def undelivered(self) -> int:
         """How many states are unknown, abandoned or in the outbox."""
         return self.unknown + self.abandoned + self.kept
 
@@ -123,7 +123,7 @@ class StopTotal(Body):
     handed_over: int
     cut: int
     work_lost: Seconds = Field(alias="work_lost_ms")
-    left_behind: int
+    undelivered: int
 
     def text(self) -> str:
         """Return it as one line."""
@@ -134,7 +134,7 @@ class StopTotal(Body):
         return (
             f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
             f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
-            f" {work_lost_text(self.work_lost)}; {plural(self.left_behind, 'state')} left behind"
+            f" {work_lost_text(self.work_lost)}; {plural(self.undelivered, 'state')} undelivered"
         )
 
 
@@ -157,7 +157,7 @@ class StopList(Body):
             handed_over=sum(each.handed_over for each in of),
             cut=sum(each.cut for each in of),
             work_lost_ms=sum(each.work_lost for each in of) * 1000,
-            left_behind=sum(each.left_behind for each in of),
+            undelivered=sum(each.undelivered for each in of),
         )
 
 

@@ -183,7 +183,7 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(
     )
     assert re.sub(r"[\d.]+ m?s\b", "T", total) == (
         "1 stop: T in all, T at most; 0 nodes finished, 0 handed over, 0 cut; no work lost;"
-        " 0 states left behind"
+        " 0 states undelivered"
     )
     names: dict[str, Any] = {"StateManager": StateManager}
     exec(compile(block(GUIDE, "await manager.stops(").code, GUIDE, "exec", dont_inherit=True), names)

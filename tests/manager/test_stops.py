@@ -77,7 +77,7 @@ async def test_a_stop_leaves_a_receipt_that_says_when_why_how_long_and_what_it_c
     assert receipt.reason == "SIGTERM, then SIGINT"
     assert (receipt.drain, receipt.clean_up, receipt.flush) == pytest.approx((10, 2, 0), abs=0.01)
     assert receipt.took == pytest.approx(12, abs=0.01)
-    assert (receipt.finished, receipt.handed_over, receipt.cut, receipt.left_behind) == (1, 0, 2, 0)
+    assert (receipt.finished, receipt.handed_over, receipt.cut, receipt.undelivered) == (1, 0, 2, 0)
     assert receipt.work_lost == pytest.approx(2 * (5 + 10 + 2), abs=0.1)
     assert receipt.exit_code is None, "the process goes on"
     assert runtime.summary.released == 1

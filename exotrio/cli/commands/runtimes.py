@@ -22,7 +22,7 @@ from exotrio.errors import ExotrioError, RequestRefused
 
 STOP_COLUMNS = (
     *("stopped", "runtime", "worker", "why", "took", "phases", "finished", "handed over", "cut"),
-    *("work lost", "left behind", "exit"),
+    *("work lost", "undelivered", "exit"),
 )
 LS_COLUMNS = (
     *("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "at risk"),
@@ -98,14 +98,14 @@ def stops(since: float, connection: Connection) -> None:
     """List how runtimes stopped, the last one first, and what that cost; the last line is the sum.
 
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
-    those that were cut had run, without what their checkpoints keep. Left behind are states that are unknown,
+    those that were cut had run, without what their checkpoints keep. Undelivered states are unknown,
     abandoned, or in the outbox. A runtime that was killed or cut off is listed as vanished a minute later:
     once its leases have ended.
 
     JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
     drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, work_lost_ms, unknown, abandoned, kept,
     exit_code) and total (stops, vanished, took_ms, longest_ms, finished, handed_over, cut, work_lost_ms,
-    left_behind).
+    undelivered).
     """
     listed = connection.ask(lambda manager: manager.stops(within=since))
     body, now = listed.model_dump(mode="json"), datetime.now(UTC)
@@ -232,7 +232,7 @@ def _stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
         str(receipt.handed_over),
         str(receipt.cut),
         format_duration(receipt.work_lost) if receipt.work_lost else "-",
-        str(receipt.left_behind),
+        str(receipt.undelivered),
         "-" if receipt.exit_code is None else str(receipt.exit_code),
     )
 

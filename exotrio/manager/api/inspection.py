@@ -25,7 +25,7 @@ from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import pausing
-from exotrio.manager.engine.stops import AskedBy
+from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.engine.workers import ask_to_drain
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
@@ -83,7 +83,7 @@ class Inspection:
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
-        await self._store.write(ask_to_drain, namespace, worker_id, AskedBy.API)
+        await self._store.write(ask_to_drain, namespace, worker_id, DrainSource.API)
         return reply({"worker_id": worker_id, "command": "drain"})
 
     @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply)

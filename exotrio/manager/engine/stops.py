@@ -30,14 +30,14 @@ MAX_VANISHED = 1_000
 """Maximum of vanished runtimes that one use case records."""
 
 
-class AskedBy(IntEnum):
+class DrainSource(IntEnum):
     """What asked a runtime to drain: the values of ``workers.drain_asked``, below zero once it has begun."""
 
     API = 1
     DASHBOARD = 2
 
 
-ASKED_BY = {AskedBy.API: "a drain from the API", AskedBy.DASHBOARD: "a drain from the dashboard"}
+DRAIN_TEXTS = {DrainSource.API: "a drain from the API", DrainSource.DASHBOARD: "a drain from the dashboard"}
 Cause = tuple[str, tuple[int | str, ...]]
 """Which runtimes and held states are lost: a condition, and its parameters. The tables ``workers`` and
 ``states`` have the same columns for it: ``lease_until`` and ``manager``."""
@@ -165,8 +165,8 @@ def _held_by(tx: Transaction, workers: Sequence[str]) -> defaultdict[str, list[R
 def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
     try:
         # Its states are not parsed: another version of exotrio may have stored it.
-        said = from_json(row["beat"]).get("stop")
-        report = None if said is None else StopReport.model_validate(said)
+        stored = from_json(row["beat"]).get("stop")
+        report = None if stored is None else StopReport.model_validate(stored)
     except ValidationError:
         report = None
     report = _report(report, row["drain_asked"])
@@ -189,10 +189,10 @@ def work_lost_ms(state: Row, until: int) -> int:
 
 
 def _report(report: StopReport | None, drain_asked: int) -> StopReport:
-    """Return what a runtime said of its stop, with what the state manager knows of it."""
+    """Return what a runtime reported of its stop, with what the state manager knows of it."""
     report = StopReport() if report is None else report.model_copy()
     if drain_asked and report.why in ("", DRAIN_COMMAND):
-        report.why = ASKED_BY[AskedBy(abs(drain_asked))]
+        report.why = DRAIN_TEXTS[DrainSource(abs(drain_asked))]
     return report
 
 

@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases, renew
 from exotrio.manager.engine.stops import (
-    AskedBy,
+    DrainSource,
     find_vanished,
     record_stop,
     record_vanished,
@@ -148,9 +148,9 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
         _forget_some(tx, now)
 
 
-def ask_to_drain(tx: Transaction, namespace: str, worker_id: str, by: AskedBy) -> None:
+def ask_to_drain(tx: Transaction, namespace: str, worker_id: str, source: DrainSource) -> None:
     """Have a runtime drain after its next heartbeat; NotFound if it is unknown."""
-    _ask(tx, namespace, worker_id, "drain_asked", by)
+    _ask(tx, namespace, worker_id, "drain_asked", source)
 
 
 def ask_for_tasks(tx: Transaction, namespace: str, worker_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from exotrio._util.words import plural
 from exotrio.manager.engine import pausing, retries, runs, schedules, workers
-from exotrio.manager.engine.stops import AskedBy
+from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.rules.errors import Conflict, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
@@ -161,7 +161,7 @@ async def cancel_schedule(request: PageRequest, form: Form) -> Done:
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to stop claiming, finish running states, and end."""
     await request.service.store.write(
-        workers.ask_to_drain, request.namespace, field(form, "worker"), AskedBy.DASHBOARD
+        workers.ask_to_drain, request.namespace, field(form, "worker"), DrainSource.DASHBOARD
     )
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 
