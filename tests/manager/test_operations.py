@@ -353,6 +353,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_buffered_states": {"namespace", "node"},
+        "exotrio_manager_reporting_states": {"namespace", "node"},
         "exotrio_manager_work_at_risk_seconds": {"namespace", "node"},
         "exotrio_manager_eligible_states": {"namespace", "node"},
         "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
