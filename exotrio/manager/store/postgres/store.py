@@ -217,18 +217,8 @@ async def open_store(
     max_inputs: int = MAX_INPUTS,
     grace: float = CLOSING_GRACE,
 ) -> AsyncIterator[PostgresStore]:
-    """Open a database on PostgreSQL until the block ends.
-
-    Args:
-        url: As ``_util.database_url`` reads it.
-        clock: Gives the time in Unix milliseconds. Defaults to the database's.
-        max_inputs: Maximum of bytes of the inputs of a state that follows another.
-        grace: Seconds that use cases in the queue may take at the end, before they are abandoned.
-
-    Raises:
-        ConfigurationError: the URL cannot be read.
-        DatabaseTooNew, DatabaseError: as in ``prepare``, or it could not be reached.
-    """
+    """Open a database on PostgreSQL until the block ends: arguments and errors as in ``opening.open_store``;
+    also DatabaseTooNew, as in ``prepare``."""
     server = Server(url)
     server_clock = ServerClock()
     prepared = await prepare_when_reachable(server, server_clock)
