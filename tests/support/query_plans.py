@@ -21,7 +21,7 @@ from tests.support.postgres import Database
 # have no more of than they can run, and the first of what is to be cleared away.
 MAY_BE_SCANNED = re.compile(
     r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|CONSTANT ROW"
-    r"|workers|v0_runtimes|sessions|sign_in_links|held"
+    r"|workers|stops|v0_runtimes|sessions|sign_in_links|held"
     r"|states USING (COVERING )?INDEX states_held$)"
 )
 
