@@ -57,9 +57,9 @@ def command(
     the command that makes that run again.
 
     JSON: graph, seed, seconds (of the undisturbed run), max_exit_seconds, not_compared, and trials: number,
-    signal, at, exit_seconds, cut, states_repeated, seconds_repeated, ran_again (node to number), problems.
-    With --successor also: changed_outputs, breaking_changes (node, field, old, new, what, fix, certain), and
-    in trials version (old, new, mixed, or null if something broke).
+    signal, at, exit_seconds, cut, states_repeated, seconds_repeated, cut_nodes and ran_again (class to
+    number), problems. With --successor also: changed_outputs, breaking_changes (node, field, old, new, what,
+    fix, certain), and in trials version (old, new, mixed, or null if something broke).
     """
     configure_logs(verbose=max(0, verbose - 1), quiet=verbose == 0)
     if not verbose:

@@ -107,6 +107,7 @@ class Lane:
         folder: For the database and outboxes.
         usual: How a run ends without a fault.
         seconds: How long it takes.
+        new_seconds: How long it takes with the successor.
         graph: The name of the graph.
         max_exit: Seconds that a process of ``target`` may take to end after SIGTERM.
     """
@@ -120,6 +121,7 @@ class Lane:
     verbose: int
     usual: Usual | None = None
     seconds: float = 0.0
+    new_seconds: float = 0.0
     graph: str = field(init=False)
     max_exit: float = field(init=False)
     _served: Served = field(init=False)
@@ -200,7 +202,7 @@ class Lane:
             later, also_unsteady = None, Fields()
         else:
             await self._declare(new)
-            later, also_unsteady, _ = await self._run_twice(new)
+            later, also_unsteady, self.new_seconds = await self._run_twice(new)
         await self._leave(new)
         return Usual(ending=ending, successor=later, unsteady=unsteady | also_unsteady), seconds, changes
 
@@ -242,7 +244,7 @@ class Lane:
             await self._end(first, trial)
             second = await self._take_over()
         self._process = second
-        limit = 2 * self.seconds + self.max_exit + LEASE_TTL + MARGIN
+        limit = 2 * max(self.seconds, self.new_seconds) + self.max_exit + LEASE_TTL + MARGIN
         ending = await self._ending(run_id, began, limit)
         if ending is None:
             trial.problems.append(f"the run did not end in {limit:.0f} s")

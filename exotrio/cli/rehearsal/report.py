@@ -52,9 +52,10 @@ class Report:
         if self.trials:
             headings = ("signal", "runs", "as undisturbed", "exit", "cut", "repeated")
             yield from table(headings, map(self._row, self._faults()))
-        if ran_again := self._ran_again():
-            again = [f"{node} {'once' if n == 1 else f'{n} times'}" for node, n in ran_again.most_common()]
-            yield f"ran again after a fault: {listed(again)}"
+        if cut := sum((trial.cut for trial in self.trials), Counter[str]()):
+            yield f"cut: {_counted(cut)}"
+        if ran_again := sum((trial.ran_again for trial in self.trials), Counter[str]()):
+            yield f"ran again after a fault: {_counted(ran_again)}"
         if self.usual.unsteady:
             fields = shown_fields(self.usual.unsteady)
             yield f"not compared, since they differ from run to run anyway: {fields}"
@@ -99,7 +100,8 @@ class Report:
                     "signal": trial.plan.fault.value,
                     "at": round(trial.at, 3),
                     "exit_seconds": None if trial.exit_seconds is None else round(trial.exit_seconds, 3),
-                    "cut": trial.cut,
+                    "cut": trial.cut.total(),
+                    "cut_nodes": dict(trial.cut),
                     "states_repeated": trial.repeated,
                     "seconds_repeated": round(trial.seconds_repeated, 3),
                     "ran_again": dict(trial.ran_again),
@@ -131,9 +133,10 @@ class Report:
             str(len(trials)),
             str(sum(not each.problems for each in trials)),
             exit_seconds,
-            str(sum(each.cut for each in trials)),
+            str(sum(each.cut.total() for each in trials)),
             f"{plural(states, 'state')}, {seconds:.1f} s" if states else "-",
         )
 
-    def _ran_again(self) -> Counter[str]:
-        return sum((trial.ran_again for trial in self.trials), Counter())
+
+def _counted(nodes: Counter[str]) -> str:
+    return listed(f"{node} {'once' if n == 1 else f'{n} times'}" for node, n in nodes.most_common())

@@ -138,7 +138,7 @@ class Session:
     ) -> None:
         async with AsyncExitStack() as stack:
             lane = await self._open_lane(number, folder, stack)
-            lane.usual, lane.seconds = first.usual, first.seconds
+            lane.usual, lane.seconds, lane.new_seconds = first.usual, first.seconds, first.new_seconds
             await self._work(lane, plans)
 
     async def _work(self, lane: Lane, plans: trio.MemoryReceiveChannel[Plan]) -> None:

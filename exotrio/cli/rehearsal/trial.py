@@ -126,7 +126,7 @@ class Trial:
         exit_seconds: From SIGTERM to the end of the process; None if there was no SIGTERM.
         problems: What broke, one line each.
         version: Whose results the run has; None if those of no code.
-        cut: Executions whose work did not count.
+        cut: Executions of each class whose work did not count.
         repeated: The states that ran again because of that.
         seconds_repeated: What those executions had worked, since their last stored checkpoint if any.
         ran_again: How often nodes of each class did.
@@ -137,7 +137,7 @@ class Trial:
     exit_seconds: float | None = None
     problems: list[str] = field(default_factory=list)
     version: Version | None = None
-    cut: int = 0
+    cut: Counter[str] = field(default_factory=Counter)
     repeated: int = 0
     seconds_repeated: float = 0.0
     ran_again: Counter[str] = field(default_factory=Counter)
@@ -150,7 +150,7 @@ class Trial:
         for each in first.executions:
             ran_again = last[each.state_id] is not each
             if each.outcome in CUT or (each.outcome in UNSURE and (ran_again or not run_ended)):
-                self.cut += 1
+                self.cut[each.node] += 1
                 self.seconds_repeated += each.repeated if ran_again else 0.0
         asked = Counter(each.state_id for each in executions if each.outcome in RUNS_AGAIN)
         for each in last.values():
