@@ -17,6 +17,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checks import node_problems
 from exotrio._nodes.outcome import CheckpointText, Report
+from exotrio._util.exceptions import ungrouped
 from exotrio._util.json import encode
 from exotrio.errors import ConfigurationError
 
@@ -73,15 +74,16 @@ async def run_node(
         await trio.sleep(grace)
         execution.cancel()
 
-    async with (
-        aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor,
-        trio.open_nursery() as nursery,
-    ):
-        if grace is not None:
-            execution.drain(trio.current_time() + grace)
-            nursery.start_soon(stop_after, grace)
-        report = await executor.run(execution)
-        nursery.cancel_scope.cancel()
+    with ungrouped():  # a Ctrl-C of the application
+        async with (
+            aclosing(Executor(nodes={node.__name__: node}, fetch_secrets=fetch_secrets)) as executor,
+            trio.open_nursery() as nursery,
+        ):
+            if grace is not None:
+                execution.drain(trio.current_time() + grace)
+                nursery.start_soon(stop_after, grace)
+            report = await executor.run(execution)
+            nursery.cancel_scope.cancel()
     view = execution.checkpoint
     return report if view is None else replace(report, checkpoint=view.unconfirmed)
 
