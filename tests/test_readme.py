@@ -20,9 +20,6 @@ from trio.testing import MockClock
 
 import exotrio
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, RequestRefused, RetryPolicyModel, Stopping
-from exotrio._execution.executor import Executor
-from exotrio._execution.handle import Execution
-from exotrio._link.port import Claim
 from exotrio._shared.settings import VARIABLES
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
@@ -450,10 +447,6 @@ async def test_the_long_node_continues_from_its_checkpoint(
     assert rows == ["a", "b", "c", "b"]
 
 
-async def no_secrets(claim: Claim) -> dict[str, str]:
-    return {}
-
-
 async def test_the_node_that_pays_never_pays_twice() -> None:
     paid: list[str] = []
 
@@ -462,13 +455,12 @@ async def test_the_node_that_pays_never_pays_twice() -> None:
         raise ConnectionError
 
     node = execute(block(GUIDE, "class PayAll("), {"pay": pay}, before=FROM)["PayAll"]
-    executor = Executor(nodes={"PayAll": node}, fetch_secrets=no_secrets)
     checkpoint = None
-    for _ in range(3):
-        execution = Execution(Claim("s", "PayAll", "pay", {"invoices": '["1","2"]'}, checkpoint=checkpoint))
-        await executor.run(execution)
-        assert execution.checkpoint is not None
-        checkpoint = execution.checkpoint.last
+    for _ in range(2):
+        outcome = await run_node(node, {"invoices": ["1", "2"]}, checkpoint=checkpoint)
+        assert isinstance(outcome, Errored)
+        checkpoint = outcome.checkpoint_of(node)
+    assert isinstance(await run_node(node, {"invoices": ["1", "2"]}, checkpoint=checkpoint), Executed)
     assert paid == ["1", "2"]
 
 
