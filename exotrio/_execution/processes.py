@@ -146,7 +146,7 @@ class WorkerProcess(ChildProcess):
                     await self.send(_setup())
                 await self.send(job)
                 execution.on_drain = lambda: self.send_now(drain())
-                # The runtime may have begun to drain, or to hurry, while the job was sent.
+                # The runtime may have begun to drain, or moved the end of the grace, while the job was sent.
                 if execution.draining:
                     execution.on_drain()
                 while not isinstance(message := await self.receive(), Ended):
