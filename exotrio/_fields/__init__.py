@@ -1,7 +1,8 @@
 """The typed fields of ``Inputs`` and ``Outputs``: the state manager keeps texts, nodes have values.
 
 - ``codecs``: one value to text and back, for each type;
-- ``models``: a model to texts and back, and which types of fields can be restored from a text;
+- ``allowed``: which types of fields can be restored from a text;
+- ``models``: a model to texts and back;
 - ``declared``: which values an input accepts, by the JSON schema that it is registered with;
 - ``fit``: whether the texts of one type are texts of another.
 

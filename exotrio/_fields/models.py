@@ -1,4 +1,4 @@
-"""The fields of a node's models: which types are allowed, and how models become texts and back.
+"""The fields of a node's models: how models become texts and back.
 
 The state manager keeps strings, and the stock one requires that each field is declared as a plain string.
 So a typed field is declared as one, and its values are encoded as texts by ``codecs``. A model whose fields
@@ -10,25 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import date, datetime
-from enum import Enum, Flag
+from enum import Enum
 from functools import lru_cache
-from typing import Any, ForwardRef, Literal, Protocol, TypeVar, get_args, get_origin
-from uuid import UUID
+from typing import Any, Protocol, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError
 
+from exotrio._fields.allowed import field_problems, is_typed
 from exotrio._fields.codecs import (
-    SCALARS,
-    choices_of,
     codec_of,
     name_of,
-    optional,
-    plain_of,
     reason_of,
-    resolved,
     text_of,
 )
 from exotrio._fields.declared import VALUES, kind_of, lenient_fields, values_schema
@@ -48,11 +42,6 @@ class NoneText(str):
 
 NONE = NoneText("null")
 _ANY = TypeAdapter[object](object, config=ConfigDict(ser_json_inf_nan="constants"))  # NaN is not null
-_KEYS = (str, int, UUID, date, datetime)
-_ALLOWED = (
-    "str, int, float, bool, Decimal, UUID, date, datetime, time, timedelta, an Enum or a Literal; "
-    "a list, tuple, set or dict of these, or a model with such fields; or one of all these or None"
-)
 
 
 class HasOutputs(Protocol[Model]):
@@ -75,7 +64,7 @@ class Fields:
     def __init__(self, model: type[BaseModel]) -> None:
         self._model = model
         self._codecs = {
-            name: codec_of(info.annotation) for name, info in model.model_fields.items() if _is_typed(info)
+            name: codec_of(info.annotation) for name, info in model.model_fields.items() if is_typed(info)
         }
         by_alias = model.model_config.get("serialize_by_alias")
         self._registered = {
@@ -318,90 +307,6 @@ def _checked(model: type[BaseModel]) -> Fields:
 def fields_of(model: type[BaseModel]) -> Fields | None:
     """Return the fields of ``model``; None if all are ``str`` under their own names."""
     plain = all(
-        not _is_typed(info) and _registered(name, info) == name for name, info in model.model_fields.items()
+        not is_typed(info) and _registered(name, info) == name for name, info in model.model_fields.items()
     )
     return None if plain else Fields(model)
-
-
-def field_problems(model: type[BaseModel]) -> list[str]:
-    """Return why fields could not be restored from their texts, one line each."""
-    model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
-    problems = []
-    for name, info in model.model_fields.items():
-        if not _is_typed(info):
-            continue
-        if (info.alias, info.validation_alias, info.serialization_alias) != (None, None, None):
-            problems.append(f"{name}: a typed field has to keep its own name: remove its alias")
-        elif info.exclude:
-            problems.append(f"{name}: the value of an excluded field would be lost: remove exclude")
-        else:
-            problems += [f"{name}: {why}" for why in _obstacles(info.annotation, ())]
-    return problems
-
-
-def _is_typed(info: Any) -> bool:
-    return info.annotation is not str
-
-
-# -- which types are allowed
-
-
-def _obstacles(annotation: Any, within: tuple[type, ...]) -> list[str]:
-    """Return why values of this type could not be restored from their texts; nothing if they can."""
-    plain = resolved(annotation)
-    origin, arguments = get_origin(plain), get_args(plain)
-    if (inner := optional(plain)) is not None:
-        return _obstacles(inner, within)
-    if origin is Literal or (isinstance(plain, type) and issubclass(plain, Enum)):
-        return _obstacles_of_choice(plain)
-    if plain is str or plain in SCALARS:
-        return []
-    if origin in (list, set, frozenset) or (origin is tuple and arguments):
-        return [why for each in arguments if each is not ... for why in _obstacles(each, within)]
-    if origin is dict:
-        key = resolved(arguments[0])
-        names = choices_of(key)
-        if key in _KEYS or (names and all(isinstance(plain_of(name), str) for name in names)):
-            return _obstacles(arguments[1], within)
-        return [f"{name_of(plain)}: keys of type {name_of(key)} cannot be restored from JSON: use str or int"]
-    if isinstance(plain, type) and issubclass(plain, BaseModel) and not issubclass(plain, RootModel):
-        if plain in within:
-            return []
-        return _obstacles_of_model(plain, (*within, plain))
-    if isinstance(plain, ForwardRef):
-        return [
-            f"{plain.__forward_arg__} is not defined where the model is: define it at the top of the module"
-        ]
-    return [f"{name_of(plain)} cannot be restored from a text: use {_ALLOWED}"]
-
-
-def _obstacles_of_model(model: type[BaseModel], within: tuple[type, ...]) -> list[str]:
-    model.model_rebuild(raise_errors=False)  # with names that did not exist yet when it was defined
-    problems = []
-    for name, info in model.model_fields.items():
-        where = f"{model.__name__}.{name}"
-        if info.exclude:
-            problems.append(f"{where} is excluded and would be lost")
-        elif info.validation_alias != info.serialization_alias or info.alias != info.validation_alias:
-            problems.append(f"{where} has different names for reading and writing")
-        elif info.alias is not None and not model.model_config.get("serialize_by_alias"):
-            problems.append(
-                f"{where} has an alias: set serialize_by_alias=True in {model.__name__}'s model_config"
-            )
-        else:
-            problems += [f"{where}: {why}" for why in _obstacles(info.annotation, within)]
-    return problems
-
-
-def _obstacles_of_choice(choice: Any) -> list[str]:
-    values = [plain_of(each) for each in choices_of(choice)]
-    if isinstance(choice, type) and issubclass(choice, Flag):
-        return [f"{name_of(choice)} is a Flag, whose combinations have no name: use int or a list of an Enum"]
-    if not all(value is None or isinstance(value, str | int | float) for value in values):
-        return [f"{name_of(choice)}: its values must be text, numbers or truth values"]
-    texts = [text_of(value) for value in values]
-    if not texts:
-        return [f"{name_of(choice)} has no members"]
-    if len(set(texts)) < len(texts):
-        return [f"{name_of(choice)}: two of its values are the same text"]
-    return []

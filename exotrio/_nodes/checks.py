@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
+from exotrio._fields.allowed import field_problems
 from exotrio._fields.codecs import name_of
-from exotrio._fields.models import Fields, field_problems, fields_of
+from exotrio._fields.models import Fields, fields_of
 from exotrio._nodes.base import BaseNode, RunsIn, checkpoint_class_of
 from exotrio._nodes.importing import NotImportable, target_of
 from exotrio._util.words import shortened

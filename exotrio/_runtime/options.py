@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
-from exotrio._http.endpoint import Endpoint, argument_problems, resolve_endpoint, version_problems
+from exotrio._http.endpoint import Endpoint, ambient, argument_problems, resolve_endpoint, version_problems
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode, checkpoint_class_of
 from exotrio._nodes.checks import declare, node_problems
@@ -109,11 +109,15 @@ class Options:
         return [name for name, node in self.nodes.items() if checkpoint_class_of(node) is not None]
 
     def resolve_endpoint(self) -> Endpoint:
-        """Return the state manager of the arguments, completed by the settings.
+        """Return the state manager: that of the command which loaded the file, if it insists on it; otherwise
+        that of the arguments, completed by the settings.
 
         Raises:
             ConfigurationError: no state manager is named, or no key.
         """
+        supplied = ambient()
+        if supplied is not None and supplied.endpoint is not None and not supplied.is_last_resort:
+            return supplied.endpoint
         endpoint, problems = resolve_endpoint(self.state_manager_uri, self.key, self.transport)
         if endpoint is None:
             raise ConfigurationError("the runtime has no state manager", problems)

@@ -388,11 +388,8 @@ class Runtime:
                 f"this runtime was started before (it is {self._phase.value})",
                 fix="build another Runtime: one runs once",
             )
-        supplied = ambient()
-        if supplied == Ambient(None) or is_worker_process():
+        if ambient() == Ambient(None) or is_worker_process():
             raise LifecycleError("the runtime was started while its file is loaded", fix=GUARD)
-        if supplied is not None and supplied.endpoint is not None and not supplied.is_last_resort:
-            return supplied.endpoint
         return self._options.resolve_endpoint()
 
     def _enter(self, phase: Phase) -> None:

@@ -9,9 +9,10 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from exotrio._fields.allowed import field_problems
 from exotrio._fields.codecs import name_of, resolved
 from exotrio._fields.fit import fits
-from exotrio._fields.models import field_problems, field_text, names_of, plain_text
+from exotrio._fields.models import field_text, names_of, plain_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import StoreConfigModel
