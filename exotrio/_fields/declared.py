@@ -172,7 +172,7 @@ class _Reader:
             within: The definitions that it is a part of.
             in_model: Pydantic reads them within the JSON of a model, and not a codec.
         """
-        schema, is_optional, names = self._resolved(schema)
+        schema, is_optional, names = resolve(schema, self._definitions)
         choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
         limits = {name: _whole(schema[name]) for name in _LIMITS if name in schema}
         if "uniqueItems" in schema:
@@ -243,23 +243,30 @@ class _Reader:
                 return self.read(schema, within, in_model=True).annotation
         return Any
 
-    def _resolved(self, schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool, frozenset[str]]:
-        """Return the schema that references lead to, whether ``null`` is a value, too, and the references."""
-        is_optional = False
-        names: set[str] = set()
-        for _ in range(10):  # definitions may refer to each other in a circle
-            if "$ref" in schema:
-                name = schema["$ref"].rpartition("/")[2]
-                names.add(name)
-                schema = self._definitions[name]
-            elif "anyOf" in schema:
-                others = [each for each in schema["anyOf"] if each != {"type": "null"}]
-                is_optional |= len(others) < len(schema["anyOf"])
-                if {each.get("type") for each in others} == {"number", "string"}:
-                    number = next(each for each in others if each["type"] == "number")
-                    others = [{**number, "type": _DECIMAL}]
-                (schema,) = others
-        return schema, is_optional, frozenset(names)
+
+def resolve(
+    schema: Mapping[str, Any], definitions: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], bool, frozenset[str]]:
+    """Return the schema that references lead to, whether ``null`` is a value, too, and the references.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is not understood.
+    """
+    is_optional = False
+    names: set[str] = set()
+    for _ in range(10):  # definitions may refer to each other in a circle
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            names.add(name)
+            schema = definitions[name]
+        elif "anyOf" in schema:
+            others = [each for each in schema["anyOf"] if each != {"type": "null"}]
+            is_optional |= len(others) < len(schema["anyOf"])
+            if {each.get("type") for each in others} == {"number", "string"}:
+                number = next(each for each in others if each["type"] == "number")
+                others = [{**number, "type": _DECIMAL}]
+            (schema,) = others
+    return schema, is_optional, frozenset(names)
 
 
 def _whole(limit: Any) -> Any:

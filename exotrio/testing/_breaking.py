@@ -7,18 +7,17 @@ return the outputs that the old graph reads. It also has to read the checkpoints
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from exotrio._fields.declared import VALUES, Declared, declared
+from exotrio._fields.declared import VALUES, Declared, declared, resolve
 from exotrio._fields.fit import fits
 from exotrio.graph import GraphNodeModel
 from exotrio.graph.placeholders import OutputRef, parse_placeholders
 
 Models = Mapping[str, Mapping[str, Any]]
 """The JSON schemas of a node class: of its ``Inputs``, ``Outputs`` and ``Checkpoint``, by these names."""
-MAX_REFERENCES = 10
-"""References that are followed to one schema."""
 _UNTIL = "until the runs of the old code have ended"
 
 
@@ -233,23 +232,18 @@ class _Part:
     values: Declared
 
     @classmethod
-    def of(cls, schema: Any) -> _Part:
+    def of(cls, schema: Mapping[str, Any]) -> _Part:
+        values = declared(schema)
         schema = schema.get(VALUES, schema)
         definitions = {"$defs": schema.get("$defs", {})}
-        values, optional, names = declared(schema), False, set[str]()
-        for _ in range(MAX_REFERENCES):  # definitions may refer to each other in a circle
-            if "$ref" in schema:
-                names.add(schema["$ref"].rpartition("/")[2])
-                schema = definitions["$defs"].get(schema["$ref"].rpartition("/")[2], {})
-            elif "anyOf" in schema:
-                others = [each for each in schema["anyOf"] if each != {"type": "null"}]
-                optional |= len(others) < len(schema["anyOf"])
-                schema = others[0] if len(others) == 1 else {}
+        optional, names = False, frozenset[str]()
+        with suppress(LookupError, TypeError, ValueError, AttributeError):
+            schema, optional, names = resolve(schema, definitions["$defs"])
         items = schema.get("items")
         return cls(
             schema,
             optional,
-            frozenset(names),
+            names,
             {**items, **definitions} if isinstance(items, Mapping) else None,
             {name: {**each, **definitions} for name, each in schema.get("properties", {}).items()},
             values,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from exotrio._util.words import listed, shortened
 from exotrio._wire.vocabulary import RunStatus
@@ -63,6 +63,11 @@ class Usual:
     ending: Ending
     successor: Ending | None = None
     unsteady: Fields = frozenset()
+
+    @classmethod
+    def without_outputs(cls, ending: Ending) -> Self:
+        """Return what compares only how runs end: what the successor makes of this graph is not known."""
+        return cls(ending=ending, unsteady=Fields((node, "") for node in ending.outputs))
 
     @property
     def changed(self) -> Fields:

@@ -243,7 +243,7 @@ async def _usual(runs: Runs[T], made: MadeRun, new_graph: Graph, timeout: float)
     try:
         later = await new.make(None, timeout)
     except (GraphInvalid, RequestRefused):  # it can only continue runs that the old code began
-        return Usual(ending=ending, unsteady=Fields((node, "") for node in ending.outputs))
+        return Usual.without_outputs(ending)
     assert later.run is not None
     successor, failure = ending_of(later.run), later.failure
     if failure is None and successor.status is not ending.status:

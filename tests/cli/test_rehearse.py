@@ -236,7 +236,7 @@ def test_an_update_that_breaks_runs_in_progress_is_found_and_named(bare: Cli) ->
     )
     arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "1", "--seed", SEED]
     end = bare(*arguments, "-i", "name=Bob", code=1)
-    assert "not compared with the new code, whose graph takes other values" in end.err
+    assert "outputs are not compared: the new code's graph takes other values" in end.err
     assert (
         "  Begin.Inputs.first (old code: name: a text; new code: a text): runs of the old code have no"
         in end.out

@@ -198,13 +198,14 @@ class Lane:
         try:
             replace(self.first_run, graph=self.graph).graph_of(new.module)
         except ConfigurationError as error:
-            print_message(f"not compared with the new code, whose graph takes other values: {error.what}")
-            later, also_unsteady = None, Fields()
+            print_message(f"outputs are not compared: the new code's graph takes other values: {error.what}")
+            usual = Usual.without_outputs(ending)
         else:
             await self._declare(new)
             later, also_unsteady, self.new_seconds = await self._run_twice(new)
+            usual = Usual(ending=ending, successor=later, unsteady=unsteady | also_unsteady)
         await self._leave(new)
-        return Usual(ending=ending, successor=later, unsteady=unsteady | also_unsteady), seconds, changes
+        return usual, seconds, changes
 
     async def _run_twice(self, process: Process) -> tuple[Ending, Fields, float]:
         """Run the graph without a fault; return how it ends, what differs from run to run, and how long it
@@ -242,7 +243,7 @@ class Lane:
             second = await self._suspend(first, trial, run_id)
         else:
             await self._end(first, trial)
-            second = await self._take_over()
+            second = await self._begin(self.successor)
         self._process = second
         limit = 2 * max(self.seconds, self.new_seconds) + self.max_exit + LEASE_TTL + MARGIN
         ending = await self._ending(run_id, began, limit)
@@ -259,18 +260,15 @@ class Lane:
         return trial
 
     async def _first(self) -> Process:
-        """Return the process that runs the next trial, with its graph declared."""
+        """Return the process that runs the next trial."""
         if self._process is None or self._process.ended.is_set():
-            self._process = await self._start(self.target)
-            if self.successor != self.target:
-                await self._declare(self._process)
+            self._process = await self._begin(self.target)
         return self._process
 
-    async def _take_over(self) -> Process:
-        """Start the process that takes over; as in a deploy, its graph replaces the one before."""
-        process = await self._start(self.successor)
-        if self.successor != self.target:
-            await self._declare(process)
+    async def _begin(self, target: str) -> Process:
+        """Start a process; as in a deploy, its graph replaces the one before."""
+        process = await self._start(target)
+        await self._declare(process)
         return process
 
     async def _leave(self, process: Process) -> None:
@@ -315,7 +313,7 @@ class Lane:
         stopped = time.monotonic()
         try:
             self._outboxes += 1
-            second = await self._take_over()
+            second = await self._begin(self.successor)
             with trio.move_on_after(MAX_TAKEOVER):
                 await self._manager.wait(run_id)
             await trio.sleep(max(0.0, MIN_SUSPENDED - (time.monotonic() - stopped)))

@@ -57,8 +57,7 @@ class Report:
         if ran_again := sum((trial.ran_again for trial in self.trials), Counter[str]()):
             yield f"ran again after a fault: {_counted(ran_again)}"
         if self.usual.unsteady:
-            fields = shown_fields(self.usual.unsteady)
-            yield f"not compared, since they differ from run to run anyway: {fields}"
+            yield f"outputs that were not compared: {shown_fields(self.usual.unsteady)}"
         yield from self._lines_of_update()
         if self.broken:
             yield f"{plural(len(self.broken), 'run')} of {len(self.trials)} broke:"
@@ -93,7 +92,7 @@ class Report:
             "seed": self.seed,
             "seconds": round(self.seconds, 3),
             "max_exit_seconds": self.bound,
-            "not_compared": sorted(f"{place}.{name}" for place, name in self.usual.unsteady),
+            "not_compared": sorted(".".join(each).rstrip(".") for each in self.usual.unsteady),
             "trials": [
                 {
                     "number": trial.plan.number,
@@ -112,7 +111,7 @@ class Report:
             ],
         }
         if self.changes is not None:
-            body["changed_outputs"] = sorted(f"{place}.{name}" for place, name in self.usual.changed)
+            body["changed_outputs"] = sorted(".".join(each).rstrip(".") for each in self.usual.changed)
             body["breaking_changes"] = [asdict(change) for change in self.changes]
         return body
 
