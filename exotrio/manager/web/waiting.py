@@ -64,7 +64,8 @@ class Waiting:
         if obstacle := self.obstacle(node):
             return obstacle
         if due > self._view.now_ms:
-            return Reason("later", node, due)
+            # Not for a retry at once: the line would come and go.
+            return Reason("later", node, due) if due - self._view.now_ms >= 1_000 else None
         namespace, name = node
         if namespace != self._request.namespace or V0_RUNTIME in self._offers[name]:
             return None
