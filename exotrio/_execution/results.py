@@ -140,7 +140,8 @@ def _is_typo(node: type[BaseNode], error: BaseException) -> bool:
     """
     if type(error) is AttributeError:
         kind = type(error.obj)
-        return any(kind is own for own in (node, node.Inputs, node.Outputs, node.Secrets))
+        models = (node.Inputs, node.Outputs, node.Secrets, checkpoint_class_of(node))
+        return any(kind is own for own in (node, *models))
     return type(error) is NameError
 
 

@@ -112,6 +112,10 @@ async def test_errors_from_threads_and_from_asyncio_count_as_well() -> None:
     assert not (await errored(made(in_asyncio, runs_in="asyncio"))).retry
 
 
+class Counted(BaseModel):
+    count: int = 0
+
+
 def _typos() -> list[Any]:
     async def name(self: Any) -> None:
         jsn.dumps({})  # type: ignore[name-defined]  # noqa: F821
@@ -125,6 +129,9 @@ def _typos() -> list[Any]:
     async def secret(self: Any) -> None:
         str(self.secrets.pasword)
 
+    async def checkpoint(self: Any) -> None:
+        str(self.checkpoint.conut)
+
     async def other_type(self: Any) -> Any:
         return {"text": "a"}
 
@@ -134,13 +141,13 @@ def _typos() -> list[Any]:
     async def wrong_values(self: Any) -> Any:
         return self.Outputs.model_construct(count="many")
 
-    return [name, field, method, secret, other_type, other_item, (wrong_values, Number)]
+    return [name, field, method, secret, checkpoint, other_type, other_item, (wrong_values, Number)]
 
 
 @pytest.mark.parametrize("typo", _typos())
 async def test_errors_that_only_a_change_of_the_code_corrects_are_not_to_be_retried(typo: Any) -> None:
     execute, outputs = typo if isinstance(typo, tuple) else (typo, Text)
-    outcome = await errored(made(execute, Outputs=outputs))
+    outcome = await errored(made(execute, Outputs=outputs, Checkpoint=Counted))
     assert not outcome.retry
     assert "not to be retried: the code of the node has to be corrected" in outcome.error
 
