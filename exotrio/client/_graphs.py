@@ -76,6 +76,8 @@ async def upsert_graph(
     if graph["validation_status"] != ValidationStatus.VALID:
         problems = _problems_of(graph)
         fix = START_FIRST if any(map(_UNREGISTERED.search, problems)) else ""
+        if not fix and any(problem.startswith("secrets: ") for problem in problems):
+            fix = "give it in secrets= of the Graph, or with --secret NAME of run, dev and graph apply"
         raise GraphInvalid(f"graph {name!r} is invalid", problems, fix=fix)
     return graph
 

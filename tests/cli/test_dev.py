@@ -212,7 +212,8 @@ def test_a_secret_that_is_not_in_the_file_is_given_in_the_same_way_to_dev_and_to
     (folder / "secrets.json").write_text('{"token": "5char"}')
     end = ended("run", "app.py", "--secrets-file", "secrets.json", "-i", "turns=2", cwd=folder, code=0)
     assert "turned 2 times by 5" in end.out
-    fails(ended("run", "app.py", cwd=folder), 3, "secrets: 'token', which node 'Lock' needs, is missing")
+    lacking = ended("run", "app.py", cwd=folder)
+    fails(lacking, 3, "secrets: 'token', which node 'Lock' needs, is missing", "or with --secret NAME of run")
     refused = ended("run", "app.py", "--resume", "1", "--secrets-file", "secrets.json", cwd=folder)
     fails(refused, 2, "--resume continues a run as it is: it takes no", "--secret")
 
