@@ -73,6 +73,9 @@ def instance_of(
         text = "\n  ".join([head, *readable_errors(error)])
         # Retried: each attempt reads the secrets again, and they can be corrected meanwhile.
         return Errored(bounded(progress.redactor.redact(text)))
+    if instance._checkpoint is not None:
+        what = f"{node.__name__} used self.checkpoint in __init__: it is known in execute, as the inputs are"
+        return invalid_values(what, (), "the code of the node has to be corrected")
     if checkpoint is not None:
         model = checkpoint_class_of(node)
         try:

@@ -195,6 +195,17 @@ async def test_a_field_with_a_default_may_be_added_and_one_be_dropped_on_purpose
     assert report == Executed([{"row": "5"}])
 
 
+async def test_a_constructor_that_uses_the_checkpoint_does_not_start_from_zero_silently() -> None:
+    class Early(Rows):
+        def __init__(self) -> None:
+            self.row = self.checkpoint.row
+
+    report, _ = await run(Early, '{"row":"5"}')
+    assert isinstance(report, Errored)
+    assert "Early used self.checkpoint in __init__: it is known in execute" in report.error
+    assert not report.retry
+
+
 async def test_a_class_that_lost_its_checkpoint_does_not_start_from_zero_silently() -> None:
     class Lost(BaseNode):
         async def execute(self) -> None: ...
