@@ -305,7 +305,7 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
     holder = {"native": True, "worker": "w", "local": False, "ttl_ms": 1_500}
     detail = node_detail("s", "QUEUED", data=None, retry_count=0, deliveries=0, requeued=False)
     detail |= {"claimed_at": MOMENT, "finished_at": None, "events": []}
-    detail |= {"worker": None, "attempts": [], "holder": holder, "stage": "running"}
+    detail |= {"worker": None, "attempts": [], "holder": holder, "stage": "running", "checkpoint": None}
     detail["enqueue_after"] = "2026-01-31T12:00:00"
     logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
     detail |= {"paused_at": MOMENT, "logs": logs, "begun_at": MOMENT, "runs_again": []}
