@@ -171,6 +171,23 @@ async def test_claims_after_the_last_heartbeat_hide_nothing() -> None:
         assert (receipt.cut, receipt.work_lost) == (1, 0.0)
 
 
+async def test_a_runtime_whose_heartbeats_go_to_a_state_manager_of_the_version_before_has_not_vanished() -> (
+    None
+):
+    async with lab() as at:
+        await at.beat("w")
+        at.pass_time(50)
+        await at.manager.service.store.write(
+            lambda tx: tx.execute("UPDATE workers SET seen_at = ?, heard = heard + 1", (at.clock(),))
+        )
+        at.pass_time(50)
+        await at.sweep()
+        assert await at.receipts() == []
+        at.pass_time(10)
+        await at.sweep()
+        assert [receipt.worker_id for receipt in await at.receipts()] == ["w"]
+
+
 async def test_what_a_checkpoint_keeps_is_not_lost() -> None:
     async with lab() as at:
         (state,) = await begin(at)
