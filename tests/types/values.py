@@ -84,6 +84,24 @@ async def tests() -> None:
     await explore(graph, [Report], inputs=typed, check=has_a_total)
     await explore(graph, [Report], inputs={"period": date(2026, 9, 1)}, check=has_a_total)
 
+    await explore(graph, [Report], successor=[Report], successor_graph=graph)
+
+
+class Import(BaseNode):
+    class Checkpoint(BaseModel):
+        row: int
+
+    async def execute(self) -> None: ...
+
+
+async def tests_from_checkpoints() -> None:
+    stored = Import.Checkpoint(row=2)
+    outcome = await run_node(Import, checkpoint=stored, grace=20)
+    assert_type(outcome.checkpoint_of(Import), Import.Checkpoint | None)
+    outcome.checkpoint_of(Report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await run_node(Import, checkpoint={"row": 2})
+    await run_graph(graph, [Import], checkpoints={Import: stored, report: {"row": "2"}, "import": {"row": 2}})
+
 
 def has_a_total(run: CrashRun[None]) -> None:
     assert_type(run.outputs(report)[0].total, Decimal)
