@@ -136,12 +136,13 @@ async def test_only_the_holder_of_the_last_token_changes_a_checkpoint(api: Api) 
     await beats(api, former, checkpoint(5, "former"))
     holder = await released(api, former)
     assert await beats(api, former, checkpoint(9, "fenced")) == [("lost", None)]
+    assert (await history(api, holder))["checkpoint"]["value"] == {"row": "former"}
     both = [
-        item_for(former, checkpoint=checkpoint(9, "fenced")),
         item_for(holder, checkpoint=checkpoint(6, "mine")),
+        item_for(former, checkpoint=checkpoint(9, "fenced")),
     ]
     replies = ok(await api.heartbeat(states=both))["items"]
-    assert [(reply["result"], reply.get("checkpoint")) for reply in replies] == [("lost", None), ("ok", 6)]
+    assert [(reply["result"], reply.get("checkpoint")) for reply in replies] == [("ok", 6), ("lost", None)]
     for end in ({"outcome": "requeued", "delay_ms": 1}, {"outcome": "errored", "error": "x"}):
         assert await report(api, item_for(former, **end, checkpoint=checkpoint(9, "fenced"))) == ["stale"]
     (reply,) = ok(await api.release(states=[item_for(former, checkpoint=checkpoint(9, "fenced"))]))["items"]

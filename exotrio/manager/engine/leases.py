@@ -96,40 +96,26 @@ def renew(
         state = known.get(seqs[beat.state_id] or 0)
         return None if state is None or state["token"] != beat.token else state
 
-    states = [find_held(beat) for beat in beats]
-    if in_process:
-        changing = [
-            state["seq"]
-            for beat, state in zip(beats, states, strict=True)
-            if state is not None and _is_written(beat, state, tx.now_ms)
-        ]
-        if changing:
-            # Read again: an outcome may have been recorded before the lock.
-            known |= _reported(tx, namespace, changing, locked=True)
-            states = [find_held(beat) for beat in beats]
-    held = {state["seq"]: state for state in states if state is not None and _is_held(state)}
-    news = {
-        state["seq"]: said
-        for beat, state in zip(beats, states, strict=True)
-        if state is not None and state["seq"] in held and (said := _news(beat, state, tx.now_ms))
-    }
-    _renew(tx, list(held.values()), news, now + terms.lease_ttl_ms)
-    stored = save_checkpoints(
-        tx,
-        [
-            (state["seq"], beat.token, beat.checkpoint)
-            for beat, state in zip(beats, states, strict=True)
-            if beat.checkpoint is not None and state is not None and state["seq"] in held
-        ],
-    )
-    cancelled = _cancelled(
-        tx, {state["run"] for state in states if state is not None and not _is_held(state)}
-    )
+    def of_last_token() -> list[tuple[HeartbeatState, Row]]:
+        return [(beat, state) for beat in beats if (state := find_held(beat)) is not None]
+
+    if in_process and (
+        changing := [state["seq"] for beat, state in of_last_token() if _is_written(beat, state, tx.now_ms)]
+    ):
+        # Read again: an outcome may have been recorded before the lock.
+        known |= _reported(tx, namespace, changing, locked=True)
+    held = [(beat, state) for beat, state in of_last_token() if _is_held(state)]
+    news = {state["seq"]: said for beat, state in held if (said := _news(beat, state, tx.now_ms))}
+    _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
+    checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
+    stored = save_checkpoints(tx, checkpoints)
+    cancelled = _cancelled(tx, {state["run"] for _, state in of_last_token() if not _is_held(state)})
     replies = []
-    for beat, state in zip(beats, states, strict=True):
+    for beat in beats:
+        state = find_held(beat)
         if state is None:
             result = HeartbeatResult.LOST
-        elif state["seq"] in held:
+        elif _is_held(state):
             result = HeartbeatResult.OK
         else:
             is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
