@@ -17,7 +17,7 @@ from starlette.types import Message
 
 from exotrio._util.slim_httpx import httpx
 from exotrio.manager.api.json import EXCEPTION_HANDLERS, on_error
-from exotrio.manager.security.access import LOCAL, local
+from exotrio.manager.security.access import LOCAL, CheckedHost, local
 
 logger = logging.getLogger("exotrio.manager.http")
 
@@ -49,7 +49,7 @@ class InsideTransport(httpx.ASGITransport):
     """
 
     def __init__(self, api: Starlette) -> None:
-        super().__init__(local(api), raise_app_exceptions=False)
+        super().__init__(local(CheckedHost(api, None)), raise_app_exceptions=False)
         self._api = api
         # Runtimes and clients call few paths again and again; those of runs, once or twice.
         self._find = lru_cache(maxsize=64)(self._find_uncached)
