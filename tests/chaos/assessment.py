@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
-
-import psycopg
-from psycopg.rows import dict_row
 
 from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.checkpoints import broken_checkpoints
-from tests.chaos.graph import EDGES, NAMESPACE, STATES
-from tests.chaos.journal import GOES_ON, Execution, Reading, key_of
+from tests.chaos.contents import State, read_contents
+from tests.chaos.graph import EDGES, STATES
+from tests.chaos.journal import GOES_ON, Execution, Reading
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
 from tests.support.postgres import Database
@@ -60,42 +55,22 @@ class Evidence:
     """When it was acknowledged that a run with this id was started."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """A row of the database."""
-
-    id: str
-    key: str
-    identifier: str
-    status: str
-    outputs: dict[str, Any]
-    data: str | None
-    error: str | None
-    worker: str | None
-    sibling: bool
-
-    @property
-    def by(self) -> str | None:
-        """The execution whose outcome is stored."""
-        content = json.loads(self.data) if self.data else self.outputs
-        return content.get("by")
-
-
 def assess(evidence: Evidence) -> Figures:
     """Check every invariant and return the figures."""
     evidence.reading.update()
-    return _Assessor(evidence).figures()
+    contents = read_contents(evidence.folder, evidence.database)
+    counts = Figures(problems=contents.problems)
+    return _Assessor(evidence, contents.states, contents.lost_leases, counts).figures()
 
 
 @dataclass(slots=True)
 class _Assessor:
     evidence: Evidence
-    counts: Figures = field(default_factory=Figures)
-    states: dict[str, State] = field(default_factory=dict)
-    lost_leases: list[tuple[str, str | None]] = field(default_factory=list)
+    states: dict[str, State]
+    lost_leases: list[tuple[str, str | None]]
+    counts: Figures
 
     def figures(self) -> Figures:
-        self._read_database()
         self.counts.runs = len(self.evidence.shown.runs)
         self.counts.states = len(self.states)
         self.counts.executions = len(self.evidence.reading.executions)
@@ -123,38 +98,6 @@ class _Assessor:
 
     def _problem(self, text: str) -> None:
         self.counts.problems.append(text)
-
-    def _read_database(self) -> None:
-        with self._connection() as connection:
-            (meta,) = connection.execute("SELECT value FROM meta WHERE key = 'stamp'")
-            stamp = meta["value"]
-            rows = connection.execute(
-                "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.node_id"
-                f" WHERE nodes.namespace = '{NAMESPACE}'"
-            )
-            for row in rows:
-                state = _state(row, stamp)
-                self.states[state.id] = state
-            for row in connection.execute("SELECT state FROM checkpoints"):
-                self._problem(f"state {_public_id(stamp, row['state'])} ended, and has a checkpoint")
-            self.lost_leases = [
-                (_public_id(stamp, row["state"]), row["worker"])
-                for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'")
-            ]
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        if self.evidence.database is not None:
-            with psycopg.connect(self.evidence.database.url, row_factory=dict_row) as postgres:
-                yield postgres
-            return
-        uri = f"file:{self.evidence.folder / 'state.db'}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as sqlite:
-            sqlite.row_factory = sqlite3.Row
-            (check,) = sqlite.execute("PRAGMA integrity_check").fetchone()
-            if check != "ok":
-                self._problem(f"the database is damaged: {check}")
-            yield sqlite
 
     # -- every state ended, and nothing is missing or double
 
@@ -354,12 +297,14 @@ class _Assessor:
 
         def is_handed_on(execution: Execution) -> bool:
             in_order = execution.pid in self.evidence.in_order and not self.evidence.undone
-            return in_order and execution.end in GOES_ON and (execution.key, execution.pid) not in lost
+            return in_order and execution.end in GOES_ON
 
         for key, executions in self.evidence.reading.by_key.items():
             stored = [*self.evidence.proxy.stored[key], *self.evidence.reading.stored[key]]
             stored = [(at, parts) for at, parts in stored if not self._is_undone(at)]
-            problems = list(broken_checkpoints(key, executions, stored, is_handed_on))
+            # A holder that lost its lease may have begun after that, with what it had been given before.
+            held = [each for each in executions if (key, each.pid) not in lost]
+            problems = list(broken_checkpoints(key, held, stored, is_handed_on))
             self.counts.problems += problems
             self.counts.checkpoints_lost += len(problems)
             self.counts.parts_kept += sum(execution.received or 0 for execution in executions)
@@ -387,25 +332,6 @@ class _Assessor:
                 later = [each.began for each in self.evidence.reading.by_key[key] if each.began > strike.at]
                 if later:
                     self.counts.recovery.append(min(later) - strike.at)
-
-
-def _public_id(stamp: str, seq: int) -> str:
-    return f"{stamp}{seq:016x}"
-
-
-def _state(row: Mapping[str, Any] | sqlite3.Row, stamp: str) -> State:
-    name = row["name"].lower()
-    return State(
-        id=_public_id(stamp, row["seq"]),
-        key=key_of(name, json.loads(row["inputs"])),
-        identifier=name,
-        status=row["status"],
-        outputs=json.loads(row["outputs"]),
-        data=row["data"],
-        error=row["error"],
-        worker=row["worker"],
-        sibling=row["claimed_at"] is None,
-    )
 
 
 def _is_stored(what: str, state: State) -> bool:

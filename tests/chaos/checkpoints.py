@@ -18,11 +18,11 @@ def broken_checkpoints(
     """Yield what is wrong with the checkpoints that the executions of one piece of work began with.
 
     Only the holder of a state changes its checkpoint. So what was stored before an execution began was stored
-    before it got the state, even if its worker had held that for a while by then.
+    before its worker got the state, unless that lost it meanwhile.
 
     Args:
         key: Of the work.
-        executions: All of it, in the order in which they began.
+        executions: Those of it whose worker did not lose the state, in the order in which they began.
         stored: When its checkpoints were stored, and how many parts were done.
         is_handed_on: Whether the newest checkpoint of an execution was stored with its end.
     """
