@@ -196,7 +196,7 @@ def _if_valid(ms: object, parse: ValidatorFunctionWrapHandler) -> object:
     # Nothing is refused because of the times of an execution.
     try:
         return parse(ms)
-    except ValidationError:
+    except (ValidationError, OverflowError):
         return None
 
 

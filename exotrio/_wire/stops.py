@@ -13,7 +13,11 @@ from exotrio._wire.body import Body, Moment, Seconds
 MAX_WHY = 200
 """Maximum number of characters of the source of a stop: programs may give any."""
 
-Count = Annotated[int, Field(ge=0)]
+MAX_MS = 2**45
+"""Maximum of the durations of a stop: a thousand years. Nodes that run side by side are added up."""
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Duration = Annotated[Seconds, Field(ge=0, le=MAX_MS / 1000)]
 Reason = Annotated[str, Field(max_length=MAX_WHY)]
 
 
@@ -41,18 +45,18 @@ class StopReport(Body):
 
     why: Reason = ""
     shortened_by: Reason = ""
-    took: Seconds | None = Field(default=None, alias="took_ms")
-    drain: Seconds | None = Field(default=None, alias="drain_ms")
-    clean_up: Seconds | None = Field(default=None, alias="clean_up_ms")
-    flush: Seconds | None = Field(default=None, alias="flush_ms")
+    took: Duration | None = Field(default=None, alias="took_ms")
+    drain: Duration | None = Field(default=None, alias="drain_ms")
+    clean_up: Duration | None = Field(default=None, alias="clean_up_ms")
+    flush: Duration | None = Field(default=None, alias="flush_ms")
     finished: Count = 0
     handed_over: Count = 0
     cut: Count = 0
-    work_lost: Seconds = Field(default=0.0, alias="work_lost_ms")
+    work_lost: Duration = Field(default=0.0, alias="work_lost_ms")
     unknown: Count = 0
     abandoned: Count = 0
     kept: Count = 0
-    exit_code: int | None = None
+    exit_code: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
     @property
     def undelivered(self) -> int:

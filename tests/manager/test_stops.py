@@ -17,9 +17,11 @@ from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
 from exotrio._util.times import from_unix_ms
+from exotrio._wire.stops import StopReport
 from exotrio.client import StopReceipt
 from exotrio.errors import ConfigurationError
 from exotrio.manager import embedded
+from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.engine import managers, stops, workers
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import discard
@@ -246,13 +248,44 @@ async def test_a_runtime_of_an_earlier_version_gets_a_receipt_with_what_the_stat
         assert reasons == {"old": "", "drained": "a drain from the API"}
 
 
-async def test_a_report_that_cannot_be_read_costs_no_lease() -> None:
+@pytest.mark.parametrize(
+    "stop",
+    [
+        {"took_ms": "long", "finished": -1},
+        {"took_ms": 10**400},
+        {"took_ms": 10**18},
+        {"work_lost_ms": -1},
+        {"finished": 10**4000},
+        {"exit_code": 2**63},
+    ],
+    ids=["not a number", "too long for a float", "before the year 1", "negative", "too many", "no exit code"],
+)
+async def test_a_report_that_cannot_be_right_costs_no_lease_and_is_not_kept(stop: dict[str, Any]) -> None:
     async with lab() as at:
+        metrics = ManagerMetrics(at.manager.service.store)
         (state,) = await begin(at)
-        await at.beat("w", runs(state, 2), phase="draining", stop={"took_ms": "long", "finished": -1})
+        await at.beat("w", runs(state, 2), phase="draining", stop=stop)
         at.pass_time(59)
         await at.sweep()
         assert await report(at.api, executed_item(state)) == ["ok"]
+        await at.beat("w", phase="stopped", stop=stop)
+        (receipt,) = await at.receipts()
+        assert {name: getattr(receipt, name) for name in StopReport.model_fields} == dict(StopReport())
+        assert b'work_lost_seconds_total{end="stopped",namespace="tests"} 0.0' in await metrics.render()
+
+
+async def test_a_stop_counts_once_though_heartbeats_are_repeated_or_late() -> None:
+    async with lab() as at:
+        committed: list[Effects] = []
+        at.manager.service.store.on_commit = lambda writes, effects: committed.extend(effects)
+        await at.beat("w")
+        for phase in ("stopped", "stopped", "running"):
+            await at.beat("w", phase=phase, stop={"why": "SIGTERM", "took_ms": 5})
+        at.pass_time(61)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.reason, receipt.vanished) == ("SIGTERM", False)
+        assert [stop for each in committed for stop in each.stops] == [("tests", receipt)]
 
 
 async def test_time_in_which_no_state_manager_worked_ends_no_runtime() -> None:

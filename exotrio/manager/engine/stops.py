@@ -25,7 +25,8 @@ from exotrio.manager.store.transaction import Transaction
 
 MAX_STOPS = 2_000
 """Maximum of receipts in a database."""
-COLUMNS = ("namespace", "worker_id", "ended_at", "receipt")
+_COLUMNS = ("namespace", "worker_id", "ended_at", "receipt")
+_REPLACED = "(namespace, worker_id) DO UPDATE SET ended_at = excluded.ended_at, receipt = excluded.receipt"
 MAX_VANISHED = 1_000
 """Maximum of vanished runtimes that one use case records."""
 
@@ -57,14 +58,7 @@ def record_stop(tx: Transaction, namespace: str, beat: HeartbeatRequest, drain_a
     """Store the receipt of a runtime that says, with its last heartbeat, that it stopped."""
     report = _report(beat.stop, drain_asked)
     receipt = _receipt(report, worker_id=beat.worker_id, runtime=beat.runtime, ended_at=tx.now_ms)
-    tx.insert(
-        "stops",
-        COLUMNS,
-        [_row(namespace, tx.now_ms, receipt)],
-        "(namespace, worker_id) DO UPDATE SET ended_at = excluded.ended_at, receipt = excluded.receipt",
-    )
-    _trim(tx)
-    return Effects(stops=[(namespace, receipt)])
+    return _store(tx, [(namespace, tx.now_ms, receipt)], is_latest=True)
 
 
 def find_vanished(
@@ -121,14 +115,7 @@ def record_vanished(tx: Transaction, vanished: Sequence[Vanished]) -> Effects:
         f"UPDATE workers SET lease_until = NULL, manager = NULL, heard = 0 WHERE {tx.any_of('id')}",
         (tx.items([each.row for each in ended]),),
     )
-    tx.insert(
-        "stops",
-        COLUMNS,
-        sorted(_row(each.namespace, each.beat_at, each.receipt) for each in ended),
-        "DO NOTHING",
-    )
-    _trim(tx)
-    return Effects(stops=[(each.namespace, each.receipt) for each in ended])
+    return _store(tx, [(each.namespace, each.beat_at, each.receipt) for each in ended])
 
 
 def remove_receipt(tx: Transaction, namespace: str, worker_id: str) -> None:
@@ -141,13 +128,31 @@ def remove_old_receipts(tx: Transaction, ended_before: int) -> None:
     tx.trim("stops", "WHERE ended_at < ? ORDER BY ended_at", (ended_before,))
 
 
-def _row(namespace: str, ended_at: int, receipt: StopReceipt) -> tuple[str, str, int, str]:
-    text = receipt.model_dump_json(exclude_defaults=True, exclude={"began_at"})
-    return (namespace, receipt.worker_id, ended_at, text)
+def _store(
+    tx: Transaction, ended: Sequence[tuple[str, int, StopReceipt]], *, is_latest: bool = False
+) -> Effects:
+    """Store receipts, each with its namespace and the time of the end; those that ``is_latest`` replace
+    earlier ones.
 
-
-def _trim(tx: Transaction) -> None:
+    Only runtimes without a receipt count in metrics: a heartbeat may be repeated, or be delayed until its
+    runtime has stopped.
+    """
+    workers = [receipt.worker_id for _, _, receipt in ended]
+    known = {
+        (row["namespace"], row["worker_id"])
+        for row in tx.execute(
+            f"SELECT namespace, worker_id FROM stops WHERE {tx.any_of('worker_id')}", (tx.items(workers),)
+        )
+    }
+    rows = []
+    for namespace, ended_at, receipt in ended:
+        text = receipt.model_dump_json(exclude_defaults=True, exclude={"began_at"})
+        rows.append((namespace, receipt.worker_id, ended_at, text))
+    tx.insert("stops", _COLUMNS, sorted(rows), _REPLACED if is_latest else "DO NOTHING")
     tx.trim("stops", "ORDER BY ended_at DESC, id DESC", beyond=MAX_STOPS)
+    return Effects(
+        stops=[(each, receipt) for each, _, receipt in ended if (each, receipt.worker_id) not in known]
+    )
 
 
 def _held_by(tx: Transaction, workers: Sequence[str]) -> defaultdict[str, list[Row]]:
