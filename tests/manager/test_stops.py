@@ -22,7 +22,7 @@ from exotrio.client import StopReceipt
 from exotrio.errors import ConfigurationError
 from exotrio.manager import embedded
 from exotrio.manager.api.metrics import ManagerMetrics
-from exotrio.manager.engine import managers, stops, workers
+from exotrio.manager.engine import leases, managers, stops, workers
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.store.effects import Effects
@@ -188,6 +188,37 @@ async def test_a_runtime_whose_heartbeats_go_to_a_state_manager_of_the_version_b
         at.pass_time(10)
         await at.sweep()
         assert [receipt.worker_id for receipt in await at.receipts()] == ["w"]
+
+
+async def test_a_runtime_that_told_a_state_manager_of_the_version_before_that_it_stops_has_not_vanished() -> (
+    None
+):
+    async with lab() as at:
+        await at.beat("w")
+        await at.manager.service.store.write(
+            lambda tx: tx.execute("UPDATE workers SET phase = 'stopped', heard = heard + 1")
+        )
+        at.pass_time(60)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.vanished, receipt.reason) == (False, "")
+
+
+async def test_of_many_vanished_runtimes_those_are_first_whose_states_are_taken_back_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stops, "MAX_VANISHED", 1)
+    monkeypatch.setattr(leases, "MAX_STATES_PER_SWEEP", 1)
+    async with lab() as at:
+        (state,) = await begin(at, worker="first")
+        await begin(at, worker="second")
+        at.pass_time(5)
+        await at.beat("first", runs(state, 2))
+        at.pass_time(60)
+        for _ in range(2):
+            await at.sweep()
+        cut = {receipt.worker_id: receipt.cut for receipt in await at.receipts()}
+        assert cut == {"first": 1, "second": 1}
 
 
 async def test_what_a_checkpoint_keeps_is_not_lost() -> None:

@@ -66,6 +66,7 @@ def find_vanished(
 ) -> list[Vanished]:
     """Return the runtimes that vanished, before the states that they held are taken back.
 
+    They come in the order in which their states are taken back: of many, some are left for the next time.
     ``silent_since`` leaves out those that sent a request since then, on the clock of leases, unless a lease
     of theirs is over: a state manager of the version before may have got their heartbeats.
     """
@@ -73,8 +74,8 @@ def find_vanished(
         row
         for which, parameters in causes
         for row in tx.execute(
-            "SELECT id, namespace, worker_id, runtime, beat, beat_at, seen_at, drain_asked, lease_until"
-            f" FROM workers WHERE {which} ORDER BY id LIMIT ?",
+            "SELECT id, namespace, worker_id, runtime, phase, beat, beat_at, seen_at, drain_asked,"
+            f" lease_until FROM workers WHERE {which} ORDER BY lease_until, id LIMIT ?",
             (*parameters, MAX_VANISHED),
         )
     ]
@@ -179,7 +180,12 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
     report.cut += len(cut)
     report.work_lost += sum(work_lost_ms(state, row["beat_at"]) for state in cut) / 1000
     return _receipt(
-        report, worker_id=row["worker_id"], runtime=row["runtime"], ended_at=row["beat_at"], vanished=True
+        report,
+        worker_id=row["worker_id"],
+        runtime=row["runtime"],
+        ended_at=row["beat_at"],
+        # Otherwise a state manager of the version before got its last heartbeat.
+        vanished=row["phase"] != "stopped",
     )
 
 
