@@ -130,9 +130,8 @@ class Ledger:
             return
         if stored.number != execution.checkpoint.confirmed:
             log.warning("%s is cancelled: another runtime had it, and stored a newer checkpoint", held)
-            execution.checkpoint = (
-                None  # under the new token, an older one of this execution would replace it
-            )
+            # Under the new token, an older one of this execution would replace it.
+            execution.checkpoint = None
             execution.cancel(Stopping.LEASE_LOST)
 
     def holds(self, claim: Claim) -> bool:
