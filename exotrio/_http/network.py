@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import select
 import ssl
+import string
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import h11
+import idna
 import trio
 
 from exotrio._http.endpoint import Endpoint
@@ -59,18 +61,19 @@ class Network:
         self._is_https = parts.scheme == "https"
         name = parts.hostname or ""
         try:
-            self._host = name if name.isascii() else name.encode("idna").decode()
-        except UnicodeError as error:
+            self._host = name if name.isascii() else idna.encode(name).decode()
+        except idna.IDNAError as error:
             raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
         self._port = parts.port or (443 if self._is_https else 80)
-        self._base = parts.path.encode()
+        self._base = quote(parts.path, safe=string.punctuation).encode()
         shown = f"[{self._host}]" if ":" in self._host else self._host
         host = shown if parts.port is None else f"{shown}:{parts.port}"
         self._headers = [(b"host", host.encode())]
-        if parts.username is not None or parts.password is not None:
+        if parts.username or parts.password:
             user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
             self._headers.append((b"authorization", b"Basic " + b64encode(user.encode())))
         self._idle: list[Connection] = []
+        self._is_closed = False
 
     async def send(self, exchange: Exchange) -> None:
         connection = await self._take_idle() or await self._connect()
@@ -80,21 +83,24 @@ class Network:
         except BaseException:
             await connection.close()
             raise
-        if is_reusable:
+        if is_reusable and not self._is_closed:
             self._idle.append(connection)
         else:
             await connection.close()
 
     async def aclose(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections: those in use when their exchanges have ended."""
+        self._is_closed = True
         while self._idle:
             await self._idle.pop().close()
 
     async def _take_idle(self) -> Connection | None:
+        while self._idle and self._idle[0].is_expired:
+            await self._idle.pop(0).close()
         # The last one that was used is the least likely to have been closed.
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable:
+            if connection.is_open:
                 return connection
             await connection.close()
         return None
@@ -104,7 +110,8 @@ class Network:
         with loop.CancelScope(deadline=loop.current_time() + CONNECT_TIMEOUT):
             try:
                 return await _open(loop, self._host, self._port, is_https=self._is_https)
-            except _BROKEN as error:
+            # UnicodeError: a label of the host has an impossible length.
+            except (*_BROKEN, UnicodeError) as error:
                 raise ConnectionFailed(_reason(error)) from error
         raise ConnectionFailed(f"no connection within {CONNECT_TIMEOUT:g} s")
 
@@ -131,50 +138,54 @@ class Connection:
         end = self._http.send(h11.EndOfMessage()) or b""
         exchange.is_sent = True
         try:
-            try:
-                if len(body) <= SMALL:
-                    await self._stream.send_all(head + body + end)
-                else:
-                    for part in (head, body, end):
-                        await self._stream.send_all(part)
-            except _BROKEN:
-                # A server may refuse a body before it has read all of it, and close: its answer says why.
-                if not content:
-                    raise
-            await self._receive(exchange)
-        except (*_BROKEN, h11.RemoteProtocolError) as error:
-            raise ConnectionFailed(_reason(error)) from error
-
-    async def _receive(self, exchange: Exchange) -> None:
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                data = await self._stream.receive_some(READ_SIZE)
-                if not data and exchange.status is None:
-                    raise h11.RemoteProtocolError("it was closed")
-                self._http.receive_data(data)
-            elif isinstance(event, h11.Response):
+            if len(body) <= SMALL:
+                await self._stream.send_all(head + body + end)
+            else:
+                for part in (head, body, end):
+                    await self._stream.send_all(part)
+        except _BROKEN as error:
+            # A server may refuse a body before it has read all of it, and close: its answer says why.
+            if not content:
+                raise ConnectionFailed(_reason(error)) from error
+        while not isinstance(event := await self._next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
                 exchange.begin(event.status_code, _headers_of(event))
             elif isinstance(event, h11.Data):
                 await exchange.take(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                exchange.end()
-                return
-            elif not isinstance(event, h11.InformationalResponse):
-                raise h11.RemoteProtocolError("it was closed")
+        exchange.end()
+
+    async def _next_event(self) -> h11.Event:
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                data = await self._stream.receive_some(READ_SIZE)
+                if not data and self._http.their_state is h11.SEND_RESPONSE:
+                    raise h11.RemoteProtocolError("it was closed")
+                self._http.receive_data(data)
+        except (*_BROKEN, h11.RemoteProtocolError) as error:
+            raise ConnectionFailed(_reason(error)) from error
+        if isinstance(event, h11.ConnectionClosed) or not isinstance(event, h11.Event):
+            raise ConnectionFailed("it was closed")
+        return event
 
     def restart(self) -> bool:
         """Return whether another exchange may follow."""
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+        is_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        # What came after this answer would be taken for the next one.
+        if is_done and not self._http.trailing_data[0]:
             self._http.start_next_cycle()
             self._idle_since = time.monotonic()
             return True
         return False
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it was idle for a short time only, and has not been closed by the server."""
-        return time.monotonic() - self._idle_since < KEEPALIVE_EXPIRY and not _is_readable(self._raw)
+    def is_expired(self) -> bool:
+        """Whether it was idle for so long that the server may be about to close it."""
+        return time.monotonic() - self._idle_since >= KEEPALIVE_EXPIRY
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it while it was idle."""
+        return not _is_readable(self._raw)
 
     async def close(self) -> None:
         """Close it at once; also if the caller is cancelled."""
@@ -190,26 +201,31 @@ class _AnyioStream:
         self._stream = stream
 
     async def send_all(self, data: bytes) -> None:
-        import anyio
-
-        try:
+        with _errors_of_trio():
             await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise trio.BrokenResourceError from error
 
     async def receive_some(self, max_bytes: int) -> bytes:
         import anyio
 
-        try:
-            received: bytes = await self._stream.receive(max_bytes)
-        except anyio.EndOfStream:
-            return b""
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise trio.BrokenResourceError from error
+        with _errors_of_trio():
+            try:
+                received: bytes = await self._stream.receive(max_bytes)
+            except anyio.EndOfStream:
+                return b""
         return received
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+@contextmanager
+def _errors_of_trio() -> Iterator[None]:
+    import anyio
+
+    try:
+        yield
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
+        raise trio.BrokenResourceError("it was closed") from error.__cause__
 
 
 async def _open(loop: EventLoop, host: str, port: int, *, is_https: bool) -> Connection:
@@ -234,9 +250,10 @@ async def _open(loop: EventLoop, host: str, port: int, *, is_https: bool) -> Con
     connection = Connection(_AnyioStream(plain), raw, loop)
     if is_https:
         async with _closed_on_error(connection):
-            tls = await TLSStream.wrap(
-                plain, hostname=host, ssl_context=tls_context(), standard_compatible=False
-            )
+            with _errors_of_trio():
+                tls = await TLSStream.wrap(
+                    plain, hostname=host, ssl_context=tls_context(), standard_compatible=False
+                )
         connection = Connection(_AnyioStream(tls), raw, loop)
     return connection
 
@@ -253,7 +270,9 @@ async def _closed_on_error(connection: Connection) -> AsyncIterator[None]:
 @cache
 def tls_context() -> ssl.SSLContext:
     """Return what trusts the system's certificates, as the stock SDK does. To load them takes 20 ms."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _reason(error: BaseException) -> str:

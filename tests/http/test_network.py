@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import socket
 import ssl
+import struct
+import threading
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from exotrio._http import network
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
-from exotrio.errors import ManagerUnavailable, RequestRefused
+from exotrio.errors import ConfigurationError, ManagerUnavailable, RequestRefused
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 Respond = Callable[[Any, bytes], Awaitable[None]]
@@ -136,6 +144,155 @@ async def test_what_is_no_answer_breaks_the_connection(run: Any, answer: bytes) 
     assert error.sent
 
 
+@both_loops
+async def test_what_follows_an_answer_is_not_taken_for_the_next_one(run: Any) -> None:
+    async def respond(stream: Any, _: bytes) -> None:
+        await stream.send_all(OK + b'HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{"wrong":1}'[:-1])
+
+    async def ask(uri: str) -> Any:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        answers = [(await client.ask("GET", "/x")).body for _ in range(2)]
+        await client.aclose()
+        return answers
+
+    async with served(respond) as uri:
+        assert await run(ask, uri) == [{}, {}]
+
+
+@both_loops
+async def test_a_connection_that_broke_says_why(run: Any) -> None:
+    async def respond(stream: Any, _: bytes) -> None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    async def ask(uri: str) -> None:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable, match="Connection reset by peer") as caught:
+            await client.ask("GET", "/x")
+        assert caught.value.sent
+        with pytest.raises(ManagerUnavailable, match="Connection reset by peer") as caught:
+            await HttpClient(Endpoint(uri.replace("http:", "https:"), "the-key")).ask("GET", "/x")
+        assert not caught.value.sent
+        await client.aclose()
+
+    async with served(respond) as uri:
+        await run(ask, uri)
+
+
+@both_loops
+async def test_a_tls_handshake_that_the_server_ends_is_no_connection(run: Any) -> None:
+    async def respond(stream: Any, _: bytes) -> None:
+        await stream.send_eof()
+
+    async def ask(uri: str) -> None:
+        client = HttpClient(Endpoint(uri.replace("http:", "https:"), "the-key"))
+        with pytest.raises(ManagerUnavailable, match="cannot be reached") as caught:
+            await client.ask("GET", "/x")
+        assert not caught.value.sent
+        await client.aclose()
+
+    async with served(respond) as uri:
+        await run(ask, uri)
+
+
+@both_loops
+async def test_a_host_with_an_empty_label_cannot_be_reached(run: Any) -> None:
+    async def ask(uri: str) -> None:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(ManagerUnavailable, match="cannot be reached") as caught:
+            await client.ask("GET", "/x")
+        assert not caught.value.sent
+        await client.aclose()
+
+    await run(ask, "http://a..b:1")
+
+
+async def test_a_host_with_other_letters_is_looked_up_as_browsers_do() -> None:
+    names: list[Any] = []
+
+    class Resolver(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> Any:
+            names.append(host)
+            raise OSError("none here")
+
+        async def getnameinfo(self, *_: Any) -> Any: ...
+
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    client = HttpClient(Endpoint("https://Straße.invalid", "the-key"))
+    with pytest.raises(ManagerUnavailable):
+        await client.ask("GET", "/x")
+    with pytest.raises(ConfigurationError, match="the state manager URI cannot be used"):
+        await HttpClient(Endpoint("https://\N{SNOWMAN}.invalid", "the-key")).ask("GET", "/x")
+    await client.aclose()
+    assert names == [b"xn--strae-oqa.invalid"]
+
+
+@both_loops
+async def test_an_error_of_a_sink_is_not_one_of_the_connection(run: Any) -> None:
+    async def respond(stream: Any, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\ncontent-length: 2\r\n\r\n{}")
+
+    async def full(_: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    async def ask(uri: str) -> None:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        with pytest.raises(OSError, match="no space left"):
+            await client.download("/x", full, timeout=5, media_type="x/y")
+        await client.aclose()
+
+    async with served(respond) as uri:
+        await run(ask, uri)
+
+
+@both_loops
+async def test_a_connection_in_use_when_its_client_is_closed_is_closed_afterwards(run: Any) -> None:
+    is_closed = threading.Event()
+
+    async def respond(stream: Any, _: bytes) -> None:
+        while not is_closed.is_set():  # noqa: ASYNC110 (it may be set in another thread)
+            await anyio.sleep(0.001)
+        await stream.send_all(OK)
+
+    async def ask(uri: str) -> None:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.ask, "GET", "/x")
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
+            is_closed.set()
+
+    async with served(respond) as uri:
+        await run(ask, uri)
+    gc.collect()  # pytest turns a warning of what is left open into an error
+
+
+async def test_connections_that_are_not_needed_any_more_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = 0.0
+    streams = set()
+
+    async def respond(stream: trio.SocketStream, _: bytes) -> None:
+        streams.add(stream)
+        while len(streams) < 3:
+            await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(OK)
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    monkeypatch.setattr("exotrio._http.network.time", clock)
+    async with served(respond) as uri:
+        client = HttpClient(Endpoint(uri, "the-key"))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(client.ask, "GET", "/x")
+        passed = 3.0
+        await client.ask("GET", "/x")
+        passed = 6.0
+        await client.ask("GET", "/x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert sum(stream.socket.fileno() >= 0 for stream in streams) == 1
+        await client.aclose()
+
+
 async def test_user_and_path_of_the_uri_are_sent_with_each_request() -> None:
     requests = []
 
@@ -148,12 +305,17 @@ async def test_user_and_path_of_the_uri_are_sent_with_each_request() -> None:
         await client.ask("GET", "/x?a=1")
         await client.ask("POST", "/x", body={})
         await client.aclose()
-    first, second = (request.decode().split("\r\n") for request in requests)
+        client = HttpClient(Endpoint(uri.replace("//", "//@") + "/é b", "the-key"))
+        await client.ask("GET", "/x")
+        await client.aclose()
+    first, second, third = (request.decode().split("\r\n") for request in requests)
     assert first[0] == "GET /behind/a%20proxy/x?a=1 HTTP/1.1"
     assert f"host: {uri.removeprefix('http://')}" in map(str.lower, first)
     assert f"authorization: Basic {b64encode(b'ada:p@ss').decode()}" in first
     assert "content-length: 2" in second
     assert not any(line.lower().startswith("content-length") for line in first)
+    assert third[0] == "GET /%C3%A9%20b/x HTTP/1.1"
+    assert not any(line.startswith("authorization") for line in third)
 
 
 @both_loops
@@ -161,10 +323,14 @@ async def test_user_and_path_of_the_uri_are_sent_with_each_request() -> None:
 async def test_over_tls_only_a_trusted_certificate_is_accepted(
     run: Any, is_trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    protocols = []
+
     async def respond(stream: Any, _: bytes) -> None:
+        protocols.append(stream.selected_alpn_protocol())
         await stream.send_all(OK)
 
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.set_alpn_protocols(["h2", "http/1.1"])
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     trusted = tmp_path / "trusted.pem"
     (authority if is_trusted else trustme.CA()).cert_pem.write_to_path(trusted)
@@ -187,6 +353,7 @@ async def test_over_tls_only_a_trusted_certificate_is_accepted(
         network.tls_context.cache_clear()
     if is_trusted:
         assert end == [200, 200]
+        assert protocols == ["http/1.1"] * 2
     else:
         assert not end.sent
         assert "cannot be reached" in end.what
