@@ -105,6 +105,10 @@ class Exchange:
         """Record that the answer is complete."""
         self.is_complete = True
 
+    def broken(self, why: str) -> ConnectionFailed:
+        """Return the error that a sender raises if the answer ends too early."""
+        return ConnectionFailed(why)
+
     def _await_next(self) -> None:
         if self._chunk_timeout is not None:
             self.limit.deadline = self._loop.current_time() + self._chunk_timeout

@@ -36,6 +36,7 @@ class Exchange(Protocol):
     def begin(self, status: int, headers: Mapping[str, str]) -> None: ...
     async def take(self, chunk: bytes) -> None: ...
     def end(self) -> None: ...
+    def broken(self, why: str) -> Exception: ...
 
 
 class InsideTransport(httpx.ASGITransport):
@@ -72,24 +73,35 @@ class InsideTransport(httpx.ASGITransport):
             LOCAL: True,
         }
         request = Request(scope, _receive_of(exchange.content or b""))
+        has_begun = is_the_clients = False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal has_begun, is_the_clients
+            try:
+                if message["type"] == "http.response.start":
+                    has_begun = True
+                    headers = {name.decode(): text.decode("latin-1") for name, text in message["headers"]}
+                    exchange.begin(message["status"], headers)
+                elif part := message.get("body"):
+                    await exchange.take(bytes(part))
+            except Exception:
+                is_the_clients = True
+                raise
+
         exchange.is_sent = True  # as far as is known: it may take effect from here on
         try:
             route, scope["path_params"] = self._find(exchange.method, path)
             response = await route.endpoint(request)
-        except _EXPECTED as error:
-            response = await on_error(request, error)
+            await response(scope, request.receive, pass_on)
         except Exception as error:
-            logger.exception("%s %s failed", exchange.method, path)
+            if is_the_clients:
+                raise
+            if has_begun or not isinstance(error, _EXPECTED):
+                logger.exception("%s %s failed", exchange.method, path)
+            if has_begun:
+                raise exchange.broken("the server failed while it answered; its log says why") from error
             response = await on_error(request, error)
-
-        async def pass_on(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = {name.decode(): text.decode("latin-1") for name, text in message["headers"]}
-                exchange.begin(message["status"], headers)
-            elif part := message.get("body"):
-                await exchange.take(bytes(part))
-
-        await response(scope, request.receive, pass_on)
+            await response(scope, request.receive, pass_on)
         exchange.end()
 
     def _find_uncached(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:

@@ -14,8 +14,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio._wire.vocabulary import LEASE_HEADER
-from exotrio.errors import ManagerUnavailable
+from exotrio.errors import DatabaseError, ManagerUnavailable, RequestRefused
 from exotrio.manager import embedded
 from exotrio.manager.queries import graphs
 
@@ -125,3 +126,43 @@ async def test_a_request_that_waits_for_another_one_has_no_effect(autojump_clock
                 await inside.ask("GET", "/v0/namespaces", timeout=5)
             assert not raised.value.sent
             nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_while_an_answer_is_made_is_an_answer_too() -> None:
+    async with both_ways() as (inside, _):
+
+        async def refused(_: bytes) -> None:
+            with pytest.raises(RequestRefused, match="a backup is being made already") as caught:
+                await HttpClient(inside.endpoint).ask("GET", BACKUP_PATH)
+            assert caught.value.status == 409
+
+        await inside.download(BACKUP_PATH, refused, timeout=5, media_type=BACKUP_TYPE)
+
+
+async def test_an_answer_that_breaks_off_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> bytes:
+        raise DatabaseError("canary")
+
+    async def sink(_: bytes) -> None:
+        monkeypatch.setattr("exotrio.manager.api.backup._Slot.send", fail)
+
+    monkeypatch.setattr("exotrio.manager.api.backup.PIECE", 1024)
+    async with both_ways() as (inside, _):
+        with pytest.raises(ManagerUnavailable, match="broke before an answer: the server failed") as raised:
+            await inside.download(BACKUP_PATH, sink, timeout=5, media_type=BACKUP_TYPE)
+        assert raised.value.sent
+        assert "canary" not in str(raised.value)
+    assert "canary" in caplog.text
+    assert f"GET {BACKUP_PATH} failed" in caplog.text
+
+
+async def test_an_error_of_a_sink_is_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def full(_: bytes) -> None:
+        raise OSError("no space left")
+
+    async with both_ways() as (inside, _):
+        with pytest.raises(OSError, match="no space left"):
+            await inside.download(BACKUP_PATH, full, timeout=5, media_type=BACKUP_TYPE)
+    assert not caplog.records
