@@ -5,7 +5,6 @@ from typing import Annotated
 
 from pydantic import Field, computed_field
 
-from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.times import format_duration
 from exotrio._util.words import plural
 from exotrio._wire.body import Body, Moment, Seconds
@@ -168,4 +167,4 @@ class StopList(Body):
 class StopsQuery(Body):
     """Query of the route that lists receipts: how long ago the last of these stops may have ended."""
 
-    within_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)] = 86_400_000
+    within_ms: Annotated[int, Field(gt=0, le=MAX_MS)] = 86_400_000

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
-from exotrio._util.times import from_unix_ms
+from exotrio._util.times import from_unix_ms, parse_duration
 from exotrio._wire.stops import StopReport
 from exotrio.client import StopReceipt
 from exotrio.errors import ConfigurationError
@@ -396,6 +396,7 @@ async def test_receipts_are_kept_as_long_as_runs_and_of_a_number_of_them_the_las
         async with StateManager("tests", transport=at.manager.api.client._transport) as client:
             listed = await client.stops(within=15)
             assert [receipt.worker_id for receipt in listed.receipts] == ["w7", "w6"]
+            assert len((await client.stops(within=parse_duration("36500d"))).receipts) == 3
             assert (
                 await StateManager("other", transport=at.manager.api.client._transport).stops()
             ).receipts == []
