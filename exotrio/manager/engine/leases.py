@@ -105,7 +105,7 @@ def renew(
         # Read again: an outcome may have been recorded before the lock.
         known |= _reported(tx, namespace, changing, locked=True)
     held = [(beat, state) for beat, state in of_last_token() if _is_held(state)]
-    news = {state["seq"]: said for beat, state in held if (said := _news(beat, state, tx.now_ms))}
+    news = {state["seq"]: new for beat, state in held if (new := _news(beat, state, tx.now_ms))}
     _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
     checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
     stored = save_checkpoints(tx, checkpoints)
@@ -167,8 +167,8 @@ def _news(beat: HeartbeatState, state: Row, now_ms: int) -> Execution | None:
     begun_at, claimed_at = state["begun_at"], state["claimed_at"]
     if begun_at is None or begun_at < claimed_at:
         begun_at = None if beat.buffered_ms is None else min(claimed_at + beat.buffered_ms, now_ms)
-    said = (1, begun_at, beat.ran_ms)
-    return None if said == (state["begun"], state["begun_at"], state["ran_ms"]) else said
+    new = (1, begun_at, beat.ran_ms)
+    return None if new == (state["begun"], state["begun_at"], state["ran_ms"]) else new
 
 
 def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], deadline: int) -> None:
@@ -187,7 +187,7 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
             (deadline, tx.items([state["seq"] for state in lapsed])),
         )
         add_events(tx, "lease regained", lapsed)
-    rows = [(seq, QUEUED, *said) for seq, said in sorted(news.items())]
+    rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items())]
     tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
 
 

@@ -129,6 +129,12 @@ def _release(
         f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {numbered(tx, QUEUED)}",
         (*due, tx.items([state["seq"] for state in states])),
     )
+    if handed_over:
+        # As after a requeue: its node ran, and its runtime was not lost.
+        tx.execute(
+            f"UPDATE states SET deliveries = 0, suspect = 0 WHERE {tx.any_of('seq')}",
+            (tx.items(sorted(handed_over)),),
+        )
     add_events(tx, "released", [state for state in states if state["seq"] not in handed_over])
     add_events(tx, "handed over", [state for state in states if state["seq"] in handed_over])
     for state in states:
