@@ -12,6 +12,8 @@ import pytest
 
 from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.retention import clear, discard
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.queries.run import failed_with_checkpoint
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, executed_item, item_for, report
@@ -30,9 +32,10 @@ def version_before() -> Iterator[None]:
         yield
 
 
-async def with_checkpoint(manager: Manager) -> dict[str, Any]:
+async def with_checkpoint(manager: Manager, *places: dict[str, Any]) -> dict[str, Any]:
     """Return a claimed state that has a checkpoint."""
-    await Flow.start(manager.api, place("a"), retry_policy=FAST_RETRY)
+    outputs = ("v", "missing")
+    await Flow.start(manager.api, *places or [place("a")], outputs=outputs, retry_policy=FAST_RETRY)
     state = await claim_one(manager.api)
     ok(await manager.api.heartbeat(states=[item_for(state, **saved(5))]))
     return state
@@ -64,16 +67,21 @@ async def test_a_state_that_one_retried_starts_from_zero(manager: Manager) -> No
     assert reply["checkpoint"] == 1
 
 
-@pytest.mark.parametrize("outcome", ["executed", "pruned"])
+@pytest.mark.parametrize("outcome", ["executed", "not followed", "pruned"])
 async def test_what_one_left_of_a_success_is_not_shown_nor_used_and_goes_with_the_run(outcome: str) -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:
-        state = await with_checkpoint(manager)
-        item = executed_item(state) if outcome == "executed" else item_for(state, outcome="pruned", data={})
+        follows = [place("a", "b"), place("b", inputs={"p": "${{a.outputs.missing}}"})]
+        state = await with_checkpoint(manager, *follows if outcome == "not followed" else ())
+        pruned = item_for(state, outcome="pruned", data={})
+        item = pruned if outcome == "pruned" else executed_item(state, {"v": "x"})
         with version_before():
             assert await report(manager.api, item) == ["ok"]
         assert ok(await manager.api.history(state["state_id"]))["checkpoint"] is None
-        assert len(await manager.service.store.read(rows)) == 1
+        read = manager.service.store.read
+        run = await read(find_run, manager.api.namespace, state["run_id"])
+        assert await read(failed_with_checkpoint, run) == 0
+        assert len(await read(rows)) == 1
         if outcome == "pruned":
             ok(await manager.api.manual_retry(state["state_id"]))
             assert "checkpoint" not in await claim_one(manager.api)

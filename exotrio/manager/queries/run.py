@@ -124,7 +124,7 @@ def failed_with_checkpoint(view: View, run: Row) -> int:
     """Return how many failed states of a run would continue from a checkpoint if it is retried."""
     if not run["errored"] or run["cancelled_at"] is not None:
         return 0
-    which = f"run = ? AND {FAILED} AND checkpoint_size IS NOT NULL"
+    which = f"run = ? AND {FAILED} AND status = 'ERRORED' AND checkpoint_size IS NOT NULL"
     return int(view.one(f"SELECT count(*) AS number FROM states WHERE {which}", (run["id"],))["number"])
 
 

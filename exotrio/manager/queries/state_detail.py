@@ -14,7 +14,16 @@ from exotrio._wire.operations import StateAttempt, StateCheckpoint, StateEvent, 
 from exotrio._wire.v0 import StateDetail
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
-from exotrio.manager.engine.states import CREATED, PRUNED, QUEUED, RETRYABLE, SUCCESS, find_state, get_state
+from exotrio.manager.engine.states import (
+    CREATED,
+    NEXT_CREATED_ERROR,
+    PRUNED,
+    QUEUED,
+    RETRYABLE,
+    SUCCESS,
+    find_state,
+    get_state,
+)
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import LINE_OF_ERROR, spent_fields, times
@@ -118,8 +127,8 @@ def logs_of(view: View, seq: int) -> list[LogLine]:
 
 
 def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
-    # A state manager of an earlier version leaves it when it records a success.
-    if state["checkpoint_size"] is None or state["status"] in (SUCCESS, PRUNED):
+    # A state manager of an earlier version leaves it when it records an outcome.
+    if state["checkpoint_size"] is None or state["status"] in (SUCCESS, NEXT_CREATED_ERROR, PRUNED):
         return None
     row = read_checkpoints(view, [state["seq"]])[state["seq"]]
     return StateCheckpoint(
