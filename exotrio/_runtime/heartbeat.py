@@ -77,8 +77,9 @@ LAG_CHECK_INTERVAL = 1.0
 CHECKPOINT_INTERVAL = 5.0
 """Seconds between two heartbeats that bring new checkpoints, unless a node waits for one."""
 MAX_CHECKPOINT_BYTES = 256 * 1024
-"""Maximum size of the checkpoints in one heartbeat, so that no proxy refuses it and with it the leases. The
-others come with the next one, at once."""
+"""Maximum size of the checkpoints in one heartbeat. The others come with the next one, at once."""
+MIN_CHECKPOINT_BYTES = 1024
+"""The same after failures. A single checkpoint may be larger."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -221,8 +222,12 @@ class HeartbeatSender:
     _task_tree: str | None = field(default=None, init=False)
     _checkpoints_due: float = field(default=-math.inf, init=False)
     """When all new checkpoints are sent again, on the clock of this loop."""
-    _left_out: bool = field(default=False, init=False)
-    """The last heartbeat had no room for all of them."""
+    _unsent: dict[HeldClaim, None] = field(default_factory=dict, init=False)
+    """States whose new checkpoints are to be sent, in this order, so that each has its turn."""
+    _max_bytes: int = field(default=MAX_CHECKPOINT_BYTES, init=False)
+    """Of the checkpoints in one heartbeat. Less after failures: something in between may refuse more."""
+    _leases_only: bool = field(default=False, init=False)
+    """The last heartbeat brought checkpoints and failed, perhaps because of them."""
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"), init=False)
 
     async def run(self) -> None:
@@ -255,7 +260,9 @@ class HeartbeatSender:
             with trio.move_on_at(self._checkpoints_due):
                 await self.ledger.heartbeat_due.wait()
                 return
-            if any(each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint)):
+            if self.runtime_link.stores_checkpoints and any(
+                each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint)
+            ):
                 return
             self._checkpoints_due = trio.current_time() + CHECKPOINT_INTERVAL
         await self.ledger.heartbeat_due.wait()
@@ -308,15 +315,18 @@ class HeartbeatSender:
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
             self._answered = False
+            if checkpoints:
+                self._leases_only = True
+                self._max_bytes = max(self._max_bytes // 2, MIN_CHECKPOINT_BYTES)
             self._outage.failed(error, pause)
             return pause
         self._outage.worked()
         if answer is not None:
             self._answered = True
             self._last_ttl = answer.ttl
+        if checkpoints:
+            self._max_bytes = min(self._max_bytes * 2, MAX_CHECKPOINT_BYTES)
         stored = () if answer is None else answer.checkpoints
-        if self._left_out and any(stored):
-            self._checkpoints_due = -math.inf
         for (held, claim, _), number in zip_longest(renewed, stored):
             if (checkpoint := held.checkpoint) is not None:
                 checkpoint.confirm(number or 0)
@@ -328,28 +338,32 @@ class HeartbeatSender:
         if shows_tasks and self.tasks is not None:
             self._task_tree = await self.tasks.take()
             return 0.0  # at once: an operator waits for it
+        if self._unsent and any(stored):
+            return 0.0
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
     def _checkpoints(self, renewed: Renewed) -> dict[HeldClaim, CheckpointText]:
         """Return the checkpoints that this heartbeat brings."""
-        due = trio.current_time() >= self._checkpoints_due
-        views = [(held, each) for held, _, _ in renewed if (each := held.checkpoint)]
-        self._left_out = False
-        if not views or not self.runtime_link.stores_checkpoints:
+        stores = self.options.with_checkpoints and self.runtime_link.stores_checkpoints
+        if self._leases_only or not stores:
+            self._leases_only = False
             return {}
+        now = trio.current_time()
+        due = now >= self._checkpoints_due
         if due:
-            self._checkpoints_due = trio.current_time() + CHECKPOINT_INTERVAL
+            self._checkpoints_due = now + CHECKPOINT_INTERVAL
+        views = {held: each for held, _, _ in renewed if (each := held.checkpoint)}
+        new = [held for held, view in views.items() if view.unconfirmed and (due or view.is_awaited)]
+        self._unsent = {held: None for held in (*self._unsent, *new) if held in views}
         chosen: dict[HeldClaim, CheckpointText] = {}
-        room = MAX_CHECKPOINT_BYTES
-        for held, view in sorted(views, key=lambda each: not each[1].is_awaited):
-            newest = view.unconfirmed
-            if newest is None or not (due or view.is_awaited):
-                continue
-            room -= len(newest.value.encode())
-            if room < 0:
-                break
-            chosen[held] = newest
-        self._left_out = room < 0
+        room = self._max_bytes
+        for held in list(self._unsent):
+            if (newest := views[held].unconfirmed) is not None:
+                room -= len(newest.value.encode())
+                if room < 0 and chosen:
+                    break
+                chosen[held] = newest
+            del self._unsent[held]
         return chosen
 
     def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:

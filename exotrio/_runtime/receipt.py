@@ -11,6 +11,7 @@ from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Ending, Phase
 from exotrio._runtime.stop import Stop
+from exotrio._util.json import sendable
 from exotrio._util.words import shortened
 from exotrio._wire.vocabulary import to_ms
 
@@ -65,8 +66,8 @@ class StopRecord:
         running = list(self._running)
         cut = [held for held in running if held.ending in CUT and held.ran(now) is not None]
         return StopReport(
-            why=shortened(self.stop.why, MAX_WHY),
-            shortened_by=shortened(self.stop.shortened_by, MAX_WHY),
+            why=shortened(sendable(self.stop.why), MAX_WHY),
+            shortened_by=shortened(sendable(self.stop.shortened_by), MAX_WHY),
             took_ms=to_ms(max(0.0, now - self.stop.asked_at)),
             drain_ms=took[Phase.DRAINING],
             clean_up_ms=took[Phase.CANCELLING],

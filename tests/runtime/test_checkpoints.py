@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -195,6 +196,54 @@ async def test_many_large_values_come_in_several_heartbeats_at_once(autojump_clo
     beats = [call for call in server.routes("heartbeat") if call.body["states"]]
     sizes = [sum(bool(item.get("checkpoint")) for item in call.body["states"]) for call in beats]
     assert [size for size in sizes if size] == [4, 4, 2]
+
+
+async def test_each_of_many_large_values_has_its_turn_although_the_first_change_all_the_time(
+    autojump_clock: MockClock,
+) -> None:
+    class Large(BaseNode):
+        class Checkpoint(BaseModel):
+            step: int
+            text: str
+
+        async def execute(self) -> None:
+            for step in range(60):
+                self.checkpoint = self.Checkpoint(step=step, text="x" * 60_000)
+                await trio.sleep(1)
+
+    server = NativeServer()
+    ids = server.add("Large", 20)
+    server.before = Delays(("heartbeat",), 1.0)
+    async with running(server, Large, workers=20):
+        await server.until(EXECUTED=20)
+    beats = [call.body["states"] for call in server.routes("heartbeat")]
+    times = Counter(item["state_id"] for states in beats for item in states if item.get("checkpoint"))
+    assert times.keys() == set(ids)
+    assert max(times.values()) - min(times.values()) <= 2
+
+
+@pytest.mark.parametrize("node", ["Steps", "Saves"])
+async def test_leases_are_renewed_although_something_refuses_the_checkpoints(
+    node: str, autojump_clock: MockClock
+) -> None:
+    """As a proxy with a small limit does."""
+
+    async def refuse(call: Call) -> httpx.Response | None:
+        states = call.body["states"] if call.route == "heartbeat" else ()
+        if any(item.get("checkpoint") for item in states):
+            return reply(413)
+        renewed.extend(trio.current_time() for _ in states)
+        return None
+
+    renewed: list[float] = []
+    server = NativeServer()
+    server.add(node, 1, steps="60")
+    server.before = refuse
+    async with running(server, Steps, Saves):
+        await trio.sleep(60)
+        server.before = None
+        await server.until(EXECUTED=1)
+    assert max(later - earlier for earlier, later in pairwise(renewed)) < 5
 
 
 async def test_saving_waits_until_it_is_stored(autojump_clock: MockClock) -> None:
@@ -525,6 +574,21 @@ async def test_a_node_that_waits_goes_on_when_the_state_manager_becomes_one_that
 
 
 # -- what costs nothing
+
+
+async def test_a_state_manager_that_stores_none_gets_as_few_heartbeats_as_without_checkpoints(
+    autojump_clock: MockClock,
+) -> None:
+    async def limit(call: Call) -> None:
+        # Sent without a pause, they would keep the clock from moving.
+        assert len(server.routes("heartbeat")) < 50
+
+    server = NativeServer()
+    server.discovery = NativeServer.EARLIER
+    server.add("Steps", steps="20")
+    server.before = limit
+    async with running(server, Steps):
+        await server.until(EXECUTED=1)
 
 
 async def test_a_runtime_without_checkpoints_sends_no_more_heartbeats(autojump_clock: MockClock) -> None:

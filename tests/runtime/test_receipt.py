@@ -68,6 +68,14 @@ async def test_heartbeats_say_how_the_stop_goes_so_that_a_kill_in_it_hides_nothi
     assert (round(stopped["drain_ms"], -2), stopped["clean_up_ms"] is not None) == (4_400, True)
 
 
+async def test_any_text_may_name_the_source_of_a_stop(autojump_clock: MockClock) -> None:
+    server = NativeServer(Works=1)
+    async with running(server, Works) as rt:
+        await server.until(QUEUED=1)
+        rt.stop(why="file \udc80")
+    assert (said(server)["why"], rt.summary.completed) == (r"file \udc80", 1)
+
+
 @pytest.mark.parametrize(("saves", "lost_ms"), [(False, 4_500), (True, 500)])
 async def test_work_that_a_checkpoint_keeps_is_not_lost(
     autojump_clock: MockClock, saves: bool, lost_ms: int
