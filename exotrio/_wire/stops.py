@@ -20,8 +20,10 @@ Duration = Annotated[Seconds, Field(ge=0, le=MAX_MS / 1000)]
 Reason = Annotated[str, Field(max_length=MAX_WHY)]
 
 
-def work_lost_text(seconds: float) -> str:
-    """Return the work lost, in words."""
+def work_lost_text(seconds: float, *, at_least: bool = False) -> str:
+    """Return the work lost, in words; ``at_least`` if more may have been lost."""
+    if at_least:
+        return f"at least {format_duration(seconds)} of work lost"
     return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
 
 
@@ -91,7 +93,8 @@ class StopReceipt(StopReport):
         began_at: When the stop began; None if that is not known.
         ended_at: When the last heartbeat came, by the clock of the state manager.
         vanished: The heartbeats ended without one that said that the runtime stopped. Then the last of them
-            says the rest, and the nodes that ran at that time are cut.
+            says the rest, the nodes that ran at that time are cut, and what they did later is not in
+            ``work_lost``.
     """
 
     worker_id: str
@@ -104,6 +107,13 @@ class StopReceipt(StopReport):
     def began_at(self) -> Moment | None:
         """When the stop began; None if that is not known."""
         return None if self.took is None else self.ended_at - timedelta(seconds=self.took)
+
+    @property
+    def lost(self) -> str:
+        """The work lost, such as ``4.2 s``, or ``≥4.2 s`` of a runtime that vanished; empty if none was."""
+        if self.vanished and self.cut:
+            return f"≥{format_duration(self.work_lost)}"
+        return format_duration(self.work_lost) if self.work_lost else ""
 
     @property
     def reason(self) -> str:
@@ -137,7 +147,8 @@ class StopTotal(Body):
         return (
             f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
             f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
-            f" {work_lost_text(self.work_lost)}; {plural(self.undelivered, 'state')} undelivered"
+            f" {work_lost_text(self.work_lost, at_least=bool(self.vanished and self.cut))};"
+            f" {plural(self.undelivered, 'state')} undelivered"
         )
 
 

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
 from exotrio._util.times import from_unix_ms, parse_duration
-from exotrio._wire.stops import StopReport
+from exotrio._wire.stops import StopList, StopReport
 from exotrio.client import StopReceipt
 from exotrio.errors import ConfigurationError
 from exotrio.manager import embedded
@@ -155,6 +155,8 @@ async def test_a_runtime_that_vanishes_gets_a_receipt_with_the_work_that_its_hea
         assert receipt.ended_at == from_unix_ms(last)
         assert (receipt.began_at, receipt.took, receipt.phases) == (None, None, "")
         assert (receipt.cut, receipt.work_lost) == (2, 40.0), "the outcome of one was accepted"
+        assert receipt.lost == "≥40.0 s", "what they did after the last heartbeat is not known"
+        assert "2 cut; at least 40.0 s of work lost;" in StopList(receipts=[receipt]).total.text()
         at.pass_time(5)
         await at.sweep()
         assert await at.receipts() == [receipt]

@@ -98,9 +98,9 @@ def stops(since: float, connection: Connection) -> None:
     """List how runtimes stopped, the last one first, and what that cost; the last line is the sum.
 
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
-    those that were cut had run, without what their checkpoints keep. Undelivered states are unknown,
-    abandoned, or in the outbox. A runtime that was killed or cut off is listed as vanished a minute later:
-    once its leases have ended.
+    those that were cut had run, without what their checkpoints keep; of a runtime that vanished, until its
+    last heartbeat: it may be more. Undelivered states are unknown, abandoned, or in the outbox. A runtime
+    that was killed or cut off is listed as vanished a minute later: once its leases have ended.
 
     JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
     drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, work_lost_ms, unknown, abandoned, kept,
@@ -231,7 +231,7 @@ def _stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
         str(receipt.finished),
         str(receipt.handed_over),
         str(receipt.cut),
-        format_duration(receipt.work_lost) if receipt.work_lost else "-",
+        receipt.lost or "-",
         str(receipt.undelivered),
         "-" if receipt.exit_code is None else str(receipt.exit_code),
     )

@@ -130,7 +130,7 @@ class ManagerMetrics:
         )
         self._work_lost: Any = Total(
             "exotrio_manager_work_lost_seconds_total",
-            "How long nodes had run that a stop cut, or that ran in a runtime that vanished.",
+            "How long nodes had run that a stop cut, or until the last heartbeat of a runtime that vanished.",
             ["namespace", "end"],
             registry=self.registry,
         )
