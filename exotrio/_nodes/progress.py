@@ -19,7 +19,9 @@ class Progress:
     text: str = ""
 
     def __str__(self) -> str:
-        return " ".join(([] if self.fraction is None else [f"{self.fraction:.3g}"]) + [self.text]).strip()
+        # Whole percent, rounded down: 100 % is for what is done.
+        percent = [] if self.fraction is None else [f"{int(self.fraction * 100 + 1e-9)} %"]
+        return ": ".join([*percent, *filter(None, [self.text])])
 
 
 class ProgressView:

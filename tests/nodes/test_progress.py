@@ -83,6 +83,19 @@ async def test_progress_is_one_bounded_line_that_can_be_printed(
 
 
 @pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress(0.29, "29 of 100 pages"), "29 %: 29 of 100 pages"),
+        (Progress(0.999), "99 %"),
+        (Progress(1.0, "done"), "100 %: done"),
+        (Progress(None, "looking"), "looking"),
+    ],
+)
+def test_progress_is_shown_in_whole_percent_and_is_100_only_at_the_end(progress: Progress, text: str) -> None:
+    assert str(progress) == text
+
+
+@pytest.mark.parametrize(
     ("reported", "error"),
     [
         ((-0.1,), ValueError),
@@ -201,7 +214,7 @@ async def test_the_drain_logs_its_source_and_what_it_waits_for(
     first = next(iter(server.states))
     assert "asked to stop by SIGTERM: 7 running, 2 to be released unstarted" in caplog.text
     at_risk = "waiting for 7 nodes, 84 s of work at risk"
-    assert f"{at_risk}: state {first} (Pages as it) running 12 s, 0.4 12 of 30 pages; " in caplog.text
+    assert f"{at_risk}: state {first} (Pages as it) running 12 s, 40 %: 12 of 30 pages; " in caplog.text
     waiting = [message for message in caplog.messages if message.startswith("waiting for 7 nodes")]
     assert all(message.count("(Pages as it)") == 5 and " and 2 more" in message for message in waiting)
     assert 4 <= len(waiting) <= 5, "one now and then, for as long as it takes"
