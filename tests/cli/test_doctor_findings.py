@@ -364,6 +364,7 @@ def test_clocks_count_as_different_only_where_that_is_certain() -> None:
     assert of_clock(Clock(2.4, 0.5, "x")) == []
     one(of_clock(Clock(-3.0, 0.5, "x")), "3.0 s behind this machine's, give or take 500 ms", "NTP")
     assert clock_text(Clock(0.2, 0.5, "x")) == "that of this machine, give or take 500 ms"
+    assert clock_text(Clock(0.0, 0.0002, "x")).endswith("give or take 1 ms"), "never exact"
 
 
 def test_slow_answers_are_information() -> None:

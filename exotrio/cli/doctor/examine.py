@@ -129,7 +129,9 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
     received = time.time()
     # More precise than Date headers, which have whole seconds.
     half_trip = (received - sent) / 2
-    server.clock = Clock(checkup.at.timestamp() - sent - half_trip, half_trip, "its own time")
+    # Its time is in whole milliseconds, rounded down.
+    ahead = checkup.at.timestamp() + 0.0005 - sent - half_trip
+    server.clock = Clock(ahead, half_trip + 0.0005, "its own time")
     if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:

@@ -65,7 +65,7 @@ def of_speed(median: float) -> list[Finding]:
 
 def clock_text(clock: Clock) -> str:
     """Return how the clock of a state manager compares with the local one."""
-    uncertain = format_duration(clock.uncertain)
+    uncertain = format_duration(max(clock.uncertain, 0.001))
     if abs(clock.ahead) <= clock.uncertain:
         return f"that of this machine, give or take {uncertain}"
     way = "ahead of" if clock.ahead > 0 else "behind"
