@@ -83,7 +83,7 @@ class StateTimes(Body):
 
     Fields:
         waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
-            the end of the delay.
+            the end of the delay. None of a further output of an execution.
         buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
             counts, from its claim until now.
         ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
@@ -98,10 +98,10 @@ class StateTimes(Body):
 
 
 def times_text(
-    waited: float, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
+    waited: float | None, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
 ) -> str:
-    """Return the times of a state in words, as pages and commands show them."""
-    parts = [("waited", waited)]
+    """Return the times of a state in words, as pages and commands show them; empty if it has none."""
+    parts = [] if waited is None else [("waited", waited)]
     if buffered is not None and ran is not None:
         parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
     elif buffered is not None:

@@ -103,6 +103,10 @@ def test_a_partial_result_says_what_it_lacks_and_a_fan_out_ran_once(cli: Cli) ->
     assert result["missing"] == run["missing"] == ["1 of 2 work failed"]
     assert result["seconds"] * 1000 == run["duration_ms"] > 0, "the time of the run, not of this command"
     assert run["nodes"][0]["further"] == 1
+    output, first = cli.json("states", "ls", "--run", run_id, "--place", "split")["states"]
+    assert (output["waited_ms"], output["ran_ms"]) == (None, None), "a further output waited for nothing"
+    assert first["waited_ms"] >= 0
+    assert "waited" not in cli("states", "show", output["id"]).out
 
 
 def test_the_result_of_a_followed_run_is_one_json_document(cli: Cli) -> None:

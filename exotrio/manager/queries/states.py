@@ -18,7 +18,7 @@ from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, SUCCESS
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
@@ -70,6 +70,7 @@ class Times:
         ended: When ``execute`` was over; None if it is not, or that was not reported.
         finished: When it ended.
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
+        is_output: It is a further output of an execution: it never waited.
     """
 
     waits: int
@@ -78,6 +79,7 @@ class Times:
     ended: int | None
     finished: int | None
     stage: str | None = None
+    is_output: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -96,7 +98,7 @@ class Times:
         """Return how long the state waited and ran until it ended, or until now."""
         until = now if self.finished is None else self.finished
         if self.claimed is None:
-            return Spent(waited=max(0, until - self.waits))
+            return Spent(waited=None if self.is_output else max(0, until - self.waits))
         waited, held = self.claimed - self.waits, max(0, until - self.claimed)
         if self.begun is None:
             return Spent(waited=waited, buffered=held if self.stage == BUFFERED else None, held=held)
@@ -108,7 +110,7 @@ class Times:
 class Spent:
     """The times of a state in ms, as ``StateTimes`` has them."""
 
-    waited: int
+    waited: int | None
     buffered: int | None = None
     ran: int | None = None
     held: int | None = None
@@ -153,6 +155,7 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         ended=None if begun is None else ended,
         finished=finished,
         stage=(stages or {}).get(state["seq"]),
+        is_output=claimed is None and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
     )
 
 

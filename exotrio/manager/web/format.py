@@ -83,8 +83,8 @@ def took(run: RunSummary, now_ms: int) -> float:
 
 def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
-    others = (None if ms is None else ms / 1000 for ms in (spent.buffered, spent.ran, spent.held))
-    return times_text(spent.waited / 1000, *others, ended=ended)
+    each = (None if ms is None else ms / 1000 for ms in (spent.waited, spent.buffered, spent.ran, spent.held))
+    return times_text(*each, ended=ended) or "a further output"
 
 
 def quantile(recent: Performance, name: str, percent: int) -> str:
