@@ -37,7 +37,9 @@ class RuntimeInfo(Body):
         holds: All states that it holds.
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
             worked since their last stored checkpoints, or since they began. None from an older server.
-        heard_ago, polled_ago: Seconds since its last request, and since its last claim, if any.
+        heard_ago: Seconds since its last heartbeat or claim. Other requests do not count, nor do most claims
+            of a busy runtime.
+        polled_ago: Seconds since its last claim of these, if any.
         nodes: Names of the nodes that it claims states of.
         shows_tasks: Whether its task tree can be requested.
     """

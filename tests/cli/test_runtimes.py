@@ -86,7 +86,7 @@ def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
     assert shown["nodes"] == ["Lock", "Split", "Work"]
     end = cli("runtimes", "ls", code=0)
     heads, line, count = end.out.splitlines()
-    expected = "runtime worker phase busy free buffered reporting held at risk last seen nodes"
+    expected = "runtime worker phase busy free buffered reporting held at risk heartbeat nodes"
     assert " ".join(heads.split()) == expected
     assert re.fullmatch(
         rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +0 +0 ms +\d+ s ago"

@@ -114,7 +114,9 @@ def test_a_small_terminal_shows_a_part_of_each_table_and_how_much_that_is() -> N
     lines = shown(many, 80, 24).splitlines()
     assert len(lines) == 24
     heads = [line for line in lines if line.startswith(("NODE", "RUNTIME", "RUN "))]
-    assert [head.endswith(end) for head, end in zip(heads, ("6 of 40", "HEARD", "6 of 50"), strict=True)] == [
+    assert [
+        head.endswith(end) for head, end in zip(heads, ("6 of 40", "HEARTBEAT", "6 of 50"), strict=True)
+    ] == [
         True,
         True,
         True,
@@ -210,15 +212,15 @@ def test_it_continues_until_a_signal(running: Server, tmp_path: Path) -> None:
 def test_it_fits_the_terminal_also_when_that_changes_until_ctrl_c(running: Server, tmp_path: Path) -> None:
     command = [*EXOTRIO, "top", "--namespace", "n", "--interval", "3600"]
     with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
-        terminal.until("HEARD")
+        terminal.until("HEARTBEAT")
         terminal.forget()
         terminal.resize(40, 8)
         terminal.until("q quits")
         terminal.until("NODE")
-        assert "HEARD" not in terminal.screen, "too low for all tables"
+        assert "HEARTBEAT" not in terminal.screen, "too low for all tables"
         terminal.forget()
         terminal.resize(80, 24)
-        terminal.until("HEARD")
+        terminal.until("HEARTBEAT")
         end(terminal, "\x03")
 
 

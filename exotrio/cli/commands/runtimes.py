@@ -26,7 +26,7 @@ STOP_COLUMNS = (
 )
 LS_COLUMNS = (
     *("runtime", "worker", "phase", "busy", "free", "buffered", "reporting", "held", "at risk"),
-    *("last seen", "nodes"),
+    *("heartbeat", "nodes"),
 )
 POLL_INTERVAL = 0.5
 UNKNOWN = 30.0

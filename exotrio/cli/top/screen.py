@@ -280,7 +280,7 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
         Column("FREE", missing=2),
         Column("BUFFERED", missing=1),
         Column("AT RISK", missing=4),
-        Column("HEARD"),
+        Column("HEARTBEAT"),
     )
     none = "" if overview.v0_runtimes else "no runtime is known; start one: python -m exotrio worker FILE"
     lines = table_lines(columns, list(map(_runtime, overview.runtimes)), width, if_empty=none)
