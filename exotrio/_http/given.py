@@ -31,6 +31,8 @@ class GivenTransport:
                 content=exchange.content,
                 headers=exchange.headers,
             )
+            if exchange.content:
+                request.stream = _Body(exchange.content)
             if request.url.userinfo:
                 next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
             response = await self._transport.handle_async_request(request)
@@ -50,6 +52,22 @@ class GivenTransport:
             raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
         except (httpx.HTTPError, OSError) as error:
             raise ConnectionFailed(_brief(error)) from error
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in one chunk. Trio warns of httpx's, an async generator, if it is not read to its end."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> _Body:
+        return _Body(self._content)
+
+    async def __anext__(self) -> bytes:
+        chunk, self._content = self._content, b""
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
 
 def _brief(error: Exception) -> str:

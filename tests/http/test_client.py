@@ -4,8 +4,10 @@ import gc
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -352,3 +354,15 @@ async def test_more_requests_than_tasks_wait_outside_the_pool_also_after_many_we
                     nursery.start_soon(http.ask, "GET", "/quick")
         await http.aclose()
     assert highest == 3
+
+
+async def test_a_transport_need_not_read_a_body_to_its_end() -> None:
+    async def refuse(_: object, receive: Callable[[], Awaitable[object]], send: Callable[..., Any]) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    transport = httpx.ASGITransport(refuse)  # type: ignore[arg-type]
+    with pytest.raises(RequestRefused):
+        await HttpClient(Endpoint("http://manager.invalid", None, transport)).ask("POST", "/ping", body={})
+    gc.collect()  # what is not read to its end is warned of, and warnings are errors here
