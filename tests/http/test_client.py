@@ -362,7 +362,7 @@ async def test_a_transport_need_not_read_a_body_to_its_end() -> None:
         await send({"type": "http.response.start", "status": 413, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    transport = httpx.ASGITransport(refuse)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(refuse)
     with pytest.raises(RequestRefused):
         await HttpClient(Endpoint("http://manager.invalid", None, transport)).ask("POST", "/ping", body={})
     gc.collect()  # what is not read to its end is warned of, and warnings are errors here
