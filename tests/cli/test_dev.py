@@ -440,7 +440,7 @@ def test_a_signal_drains_and_the_next_start_continues(processes: Processes, tmp_
     dev.says("^no browser could be opened")
     dev.process.signal(signal.SIGTERM)
     dev.says("^stopping: running nodes may finish")
-    dev.says("asked to stop by dev: 2 running")
+    dev.says("asked to stop by SIGTERM: 2 running")
     (tmp_path / "open-w").touch()
     end = dev.process.wait(code=0)
     assert not is_running(pid)
@@ -456,7 +456,7 @@ def test_a_signal_drains_and_the_next_start_continues(processes: Processes, tmp_
 def test_a_second_signal_cancels(processes: Processes, tmp_path: Path) -> None:
     dev, pid = start_gated(processes, tmp_path)
     dev.process.signal(signal.SIGINT)
-    dev.says("asked to stop by dev")
+    dev.says("asked to stop by SIGINT")
     dev.process.stop(signal.SIGINT, code=0)
     assert not is_running(pid)
     assert len(Log(tmp_path).items("cancelled")) == gated.WORKERS
@@ -470,7 +470,7 @@ def test_abandoned_outcomes_set_the_exit_code_even_if_the_database_cannot_be_wri
     (tmp_path / "open-w").touch()
     dev.says("reporting fails")
     dev.process.signal(signal.SIGINT)
-    dev.says("asked to stop by dev")
+    dev.says("asked to stop by SIGINT")
     end = dev.process.stop(signal.SIGINT, code=75)
     assert "is abandoned" in end.err
 
@@ -479,7 +479,7 @@ def test_a_third_signal_exits_at_once_and_takes_the_runtime_along(
     processes: Processes, tmp_path: Path
 ) -> None:
     dev, pid = start_gated(processes, tmp_path, STUBBORN="1")
-    for sign in ("asked to stop by dev", "cancelling"):
+    for sign in ("asked to stop by SIGINT", "cancelling"):
         dev.process.signal(signal.SIGINT)
         dev.says(sign)
     end = dev.process.stop(signal.SIGINT, code=128 + signal.SIGINT)

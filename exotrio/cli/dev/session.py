@@ -65,7 +65,7 @@ class Session:
 
     def stop(self, grace: float | None, why: str) -> None:
         """Called at a first signal with None, at a second one with 0."""
-        is_first, self._order = self._order is None, Order("drain" if grace is None else "cancel", "dev")
+        is_first, self._order = self._order is None, Order("drain" if grace is None else "cancel", why)
         self._stop_requested.set()
         if self._opening is not None:
             # The session may be waiting for a database that cannot be reached.
@@ -215,7 +215,7 @@ class Session:
                 print_message("\n".join([*problems, messages.CONTINUES]))
         print_message(messages.changed(changed, drains=child.registered.is_set()))
         child.was_replaced = True
-        child.order(Order("drain", "dev"))
+        child.order(Order("drain", "a change of the code"))
 
 
 @contextmanager
