@@ -363,6 +363,8 @@ def test_the_chart_of_any_span_is_labelled_at_round_times(
     assert 4 <= len(labels) <= 8
     assert all(float(x) < 92 for x, _ in labels), "none begins where it would leave the picture"
     assert f"{named}: median 100 ms, longest 5.0 s" in drawn
+    assert "longest: about 5.0 s" in drawn
+    assert "longest: about 0 ms" in draw_times([0.0], [0.0], first_ms=first_ms, width_ms=width_ms)
 
 
 def test_the_times_below_all_charts_are_on_one_line_under_their_axis() -> None:

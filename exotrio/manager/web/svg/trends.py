@@ -63,8 +63,8 @@ def draw_times(
     Durations are in ms; slots as for ``draw_counts``.
     """
     axis = HEAD + PLOT
-    known = [max(1.0, ms) for ms in (*medians, *longest) if ms is not None]
-    low, high = min(known, default=1.0) / 2, max(known, default=1.0)
+    known = [ms for ms in (*medians, *longest) if ms is not None]
+    low, high = max(1.0, min(known, default=1.0)) / 2, max(known, default=1.0)
 
     def height(ms: float) -> float:
         return max(2.0, PLOT * log(max(1.0, ms) / low) / log(max(high / low, 2.0)))
