@@ -800,6 +800,17 @@ async def test_the_page_of_a_run_shows_its_inputs_and_results(site: Site, clock:
     assert ["by hand" in each for each in shown] == [False, True, False]
 
 
+async def test_the_time_of_a_held_state_says_that_it_is_since_its_claim_until_the_begin_is_known(
+    site: Site,
+) -> None:
+    await Flow.start(site.api, place("work"))
+    beat = {"worker_id": "w-1", "runtime": "R", "phase": "running"}
+    ok(await site.api.native("POST", "heartbeat", json=beat))
+    ok(await site.api.native_claim({"Node_work": 1}, worker_id="w-1"))
+    held = (await site.browser.page("/ns/shop/runtimes")).partition('id="h-held"')[2]
+    assert re.search(r' ms <span class="quiet">since its claim</span></td>', held)
+
+
 async def test_a_silent_runtime_is_still_shown() -> None:
     monotonic = SettableClock()
     async with open_site(monotonic=monotonic) as site:
