@@ -804,7 +804,7 @@ async def test_the_time_of_a_held_state_says_that_it_is_since_its_claim_until_th
     site: Site,
 ) -> None:
     await Flow.start(site.api, place("work"))
-    beat = {"worker_id": "w-1", "runtime": "R", "phase": "running"}
+    beat = {"worker_id": "w-1", "runtime": "R", "phase": "running", "workers": 1}
     ok(await site.api.native("POST", "heartbeat", json=beat))
     ok(await site.api.native_claim({"Node_work": 1}, worker_id="w-1"))
     held = (await site.browser.page("/ns/shop/runtimes")).partition('id="h-held"')[2]
