@@ -7,7 +7,7 @@
     ├── LifecycleError           a call that does not fit the runtime's phase (started twice, ...)
     ├── GraphInvalid             a graph broke validation rules; .problems names each
     ├── FieldsInvalid            values do not fit the typed fields of a node; .problems names each
-    ├── CheckpointNotSaved       a node was told to end while it waited for its checkpoint to be stored
+    ├── CheckpointNotSaved       a node ended, or was told to, while it waited for its checkpoint
     ├── DatabaseError            the state manager cannot use its database
     │   ├── DatabaseBusy         another process owns it
     │   └── DatabaseTooNew       a newer exotrio wrote it
@@ -107,7 +107,7 @@ class FieldsInvalid(ProblemsError):
 
 
 class CheckpointNotSaved(ExotrioError):
-    """A node was told to end while it waited for its checkpoint to be stored. It may be stored or not."""
+    """A node ended, or was told to, while it waited for its checkpoint. That may be stored or not."""
 
 
 class DatabaseError(ExotrioError):

@@ -166,6 +166,8 @@ class Executor:
             BaseException: what is meant for the runtime or the application, not for the node.
         """
         execution.ended_at = trio.current_time()
+        if execution.checkpoint is not None:
+            execution.checkpoint.end()
         error, execution.error = execution.error, None  # its traceback refers to the execution: a cycle
         report = execution.report
         if error is not None:

@@ -97,6 +97,7 @@ class Worker(ParentProcess):
                 result = contextvars.copy_context().run(self._run, running)
             ran = None if running.began_at is None else time.monotonic() - running.began_at
             self._running = None
+            running.checkpoint.end()
             running.send_last_news()
             try:
                 self.send(Ended(result, self._reusable, ran))

@@ -261,6 +261,7 @@ class BaseNode(ABC):
             value: The new value.
 
         Raises:
+            CheckpointNotSaved: the execution ended before the value was stored: this task outlives it.
             TypeError, ValueError: as for an assignment.
 
         Cancellation:
@@ -275,8 +276,8 @@ class BaseNode(ABC):
             value: The new value.
 
         Raises:
-            CheckpointNotSaved: the node was told to end (``stopping`` is neither false nor ``DRAINING``)
-                before the value was stored. It is set all the same, and may be stored or not.
+            CheckpointNotSaved: the node was told to end (``stopping`` is neither false nor ``DRAINING``),
+                or ended, before the value was stored. It is set all the same, and may be stored or not.
             LifecycleError: an event loop runs in this thread.
             TypeError, ValueError: as for an assignment.
         """

@@ -10,6 +10,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -39,9 +40,20 @@ class CheckpointView:
         now: Returns the time, in any thread.
         set_at: When it was set here, on the clock of ``now``; minus infinity before.
         confirmed: The number of the value that the state manager is known to have.
+        has_ended: The execution is over: what is set now is not stored.
     """
 
-    __slots__ = ("_is_stored", "_numbers", "_send", "_waiting", "confirmed", "last", "now", "set_at")
+    __slots__ = (
+        "_is_stored",
+        "_numbers",
+        "_send",
+        "_waiting",
+        "confirmed",
+        "has_ended",
+        "last",
+        "now",
+        "set_at",
+    )
 
     def __init__(
         self,
@@ -54,6 +66,7 @@ class CheckpointView:
         self.last = stored
         self.set_at = -math.inf
         self.confirmed = 0 if stored is None else stored.number
+        self.has_ended = False
         self._numbers = count(self.confirmed + 1)
         self.now, self._is_stored, self._send = now, is_stored, send
         self._waiting: dict[object, tuple[int, Callable[[], object]]] = {}
@@ -89,13 +102,22 @@ class CheckpointView:
         self.confirmed = max(self.confirmed, number)
         self.wake()
 
+    def end(self) -> None:
+        """Record that the execution is over. Threads and tasks that it left may still wait."""
+        self.has_ended = True
+        self.wake()
+
     def wake(self) -> None:
-        """Wake those who wait for a value that is stored, or for any if the state manager stores none."""
-        is_stored = self._is_stored()
+        """Wake those who wait for a value that is stored, or for any if none is stored any more."""
+        waits = self._is_stored() and not self.has_ended
         for key, (number, wake) in list(self._waiting.items()):
-            if number <= self.confirmed or not is_stored:
+            if number <= self.confirmed or not waits:
                 self._waiting.pop(key, None)
                 wake()
+
+    def is_lost(self, number: int) -> bool:
+        """Whether the execution ended before the value of this number was stored."""
+        return self.has_ended and number > self.confirmed and self._is_stored()
 
     def when_stored(self, number: int, wake: Callable[[], object]) -> Callable[[], object]:
         """Have ``wake`` called, in any thread, once the value is stored or cannot be; return its end."""
@@ -144,6 +166,8 @@ class NodeCheckpoint:
 
     def __init__(self, name: str, model: type[BaseModel], view: CheckpointView) -> None:
         self._name, self._model, self._view = name, model, view
+        # Reentrant, for a signal handler that sets a value in the thread that sets one.
+        self._setting = threading.RLock()
         self._current: tuple[BaseModel, str] | None = None
         """The value, and its text when it was set."""
         if view.last is not None:
@@ -165,10 +189,14 @@ class NodeCheckpoint:
 
     def set(self, value: object) -> int:
         """Set a value, and return its number. Raises as ``text_of_checkpoint``."""
-        return self._view.set(self._keep(value))
+        with self._setting:  # else the newest number might come with an older value
+            return self._view.set(self._keep(value))
 
     async def save(self, value: object) -> None:
         """Set a value, and wait until it is stored, or cannot be. In a Trio or an asyncio loop.
+
+        Raises:
+            CheckpointNotSaved: the execution ended before it was stored: this task outlives it.
 
         Cancellation:
             It is set; it may be stored or not.
@@ -180,7 +208,8 @@ class NodeCheckpoint:
             stored, loop = asyncio.Event(), asyncio.get_running_loop()
 
             def wake() -> None:
-                loop.call_soon_threadsafe(stored.set)
+                with suppress(RuntimeError):  # the loop was closed at this moment
+                    loop.call_soon_threadsafe(stored.set)
         else:
             import trio
 
@@ -197,6 +226,7 @@ class NodeCheckpoint:
             await stored.wait()
         finally:
             forget()
+        self._check_stored(number)
 
     def save_sync(self, value: object, why_ending: Callable[[], str]) -> None:
         """Set a value, and block this thread until it is stored, or cannot be.
@@ -205,7 +235,7 @@ class NodeCheckpoint:
             why_ending: Returns why the node was told to end; empty if it was not.
 
         Raises:
-            CheckpointNotSaved: the node was told to end before it was stored.
+            CheckpointNotSaved: the node was told to end, or ended, before it was stored.
             LifecycleError: an event loop runs in this thread.
         """
         if _in_event_loop():
@@ -223,6 +253,11 @@ class NodeCheckpoint:
                 stored.wait(STOP_CHECK_INTERVAL)
         finally:
             forget()
+        self._check_stored(number)
+
+    def _check_stored(self, number: int) -> None:
+        if self._view.is_lost(number):
+            raise CheckpointNotSaved(f"{self._name} ended before its checkpoint was stored")
 
     def _keep(self, value: object) -> str:
         text = self._text_of(value)

@@ -263,6 +263,25 @@ async def test_a_coroutine_in_a_process_waits_for_its_checkpoint() -> None:
     assert any(item.get("checkpoint") for call in server.routes("heartbeat") for item in call.body["states"])
 
 
+@pytest.mark.parametrize("how", ["sync", "trio", "asyncio"])
+@pytest.mark.parametrize("node", [nodes.LeavesThread, nodes.LeavesThreadHere])
+async def test_a_thread_that_outlives_its_node_does_not_wait_for_a_checkpoint_without_a_limit(
+    node: type[BaseNode], how: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "raised"
+    server = NativeServer()
+    server.add(node.__name__, file=str(file), how=how)
+    server.before = Fails(("heartbeat",))
+
+    async def has_ended() -> None:
+        assert file.exists()
+        assert file.read_text() == f"{node.__name__} ended before its checkpoint was stored"
+
+    async with running(server, node, within=30):
+        await server.until(EXECUTED=1)
+        await eventually(has_ended)
+
+
 async def test_the_time_that_is_left_is_known_in_a_process() -> None:
     execution = execution_of("KeepsOnLoop")
     async with bench(nodes.KeepsOnLoop) as there:

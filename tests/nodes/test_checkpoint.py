@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import date
 from enum import Enum
 from typing import Any
@@ -20,6 +21,7 @@ from exotrio import (
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
+from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import CheckpointText, Report
 from exotrio.testing import Errored, Executed, HandedOver, run_node
 
@@ -236,6 +238,28 @@ async def test_a_node_in_a_group_of_tasks_hands_over() -> None:
             raise HandOver
 
     assert await run_node(Groups) == HandedOver()
+
+
+async def test_the_last_of_two_threads_that_set_a_value_has_the_highest_number() -> None:
+    """As if the interpreter switched to the other thread while the first one sets its value."""
+
+    class Interrupted(CheckpointView):
+        def set(self, text: str) -> int:
+            if not others:
+                others.append(
+                    threading.Thread(target=lambda: setattr(node, "checkpoint", node.Checkpoint(row=2)))
+                )
+                others[0].start()
+                others[0].join(0.1)
+            return super().set(text)
+
+    others: list[threading.Thread] = []
+    node, view = Rows(), Interrupted()
+    node._checkpoint = NodeCheckpoint("Rows", Rows.Checkpoint, view)
+    node.checkpoint = node.Checkpoint(row=1)
+    others[0].join()
+    assert view.last is not None
+    assert (view.last.number, f'"row":"{node.checkpoint.row}"' in view.last.value) == (2, True)
 
 
 # -- waiting where nothing is stored, and where it would block

@@ -17,7 +17,8 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from unittest.mock import patch
 
 import anyio
@@ -27,7 +28,7 @@ import trio
 import trio.lowlevel
 from pydantic import BaseModel
 
-from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal
+from exotrio import BaseNode, ExotrioError, HandOver, PruneSignal, ReQueueAfterSignal
 from exotrio._execution import output
 
 log = logging.getLogger("tests.process_nodes")
@@ -300,6 +301,42 @@ class KeepsOn(Keeps):
         while True:
             self.checkpoint = self.Checkpoint(step=self.checkpoint.step + 1)
             time.sleep(0.001)
+
+
+class LeavesThread(InProcess):
+    """Returns while a thread of it waits for a checkpoint, which then writes to ``file`` what it got."""
+
+    class Inputs(BaseModel):
+        file: str
+        how: str = "sync"
+
+    class Checkpoint(BaseModel):
+        step: int = 0
+
+    def execute(self) -> Any:
+        thread = threading.Thread(target=self.save)
+        thread.start()
+        while self.checkpoint.step == 0:
+            time.sleep(0.002)
+
+    def save(self) -> None:
+        inputs, value = cast(Any, self.inputs), self.Checkpoint(step=1)
+        try:
+            match inputs.how:
+                case "sync":
+                    self.save_checkpoint_sync(value)
+                case "trio":
+                    trio.run(self.save_checkpoint, value)
+                case "asyncio":
+                    asyncio.run(self.save_checkpoint(value))
+            text = "saved"
+        except ExotrioError as error:
+            text = str(error)
+        Path(inputs.file).write_text(text)
+
+
+class LeavesThreadHere(LeavesThread):
+    runs_in = "thread"  # type: ignore[assignment]
 
 
 class Reports(InProcess):
