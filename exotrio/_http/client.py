@@ -121,7 +121,7 @@ class HttpClient:
             RequestRefused: any other 4xx, and redirects.
             LifecycleError: called outside of an event loop, or in another one than that of an embedded
                 state manager.
-            ConfigurationError: ``body`` has no JSON form, or httpx cannot use the URI.
+            ConfigurationError: ``body`` has no JSON form, or the URI cannot be used.
 
         Cancellation:
             Safe for the connections. The request may have arrived all the same.

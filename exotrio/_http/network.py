@@ -64,10 +64,11 @@ class Network:
             self._host = name if name.isascii() else idna.encode(name).decode()
         except idna.IDNAError as error:
             raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
-        self._port = parts.port or (443 if self._is_https else 80)
+        usual = 443 if self._is_https else 80
+        self._port = parts.port or usual
         self._base = quote(parts.path, safe=string.punctuation).encode()
         shown = f"[{self._host}]" if ":" in self._host else self._host
-        host = shown if parts.port is None else f"{shown}:{parts.port}"
+        host = shown if self._port == usual else f"{shown}:{self._port}"
         self._headers = [(b"host", host.encode())]
         if parts.username or parts.password:
             user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"

@@ -207,24 +207,34 @@ async def test_a_host_with_an_empty_label_cannot_be_reached(run: Any) -> None:
     await run(ask, "http://a..b:1")
 
 
-async def test_a_host_with_other_letters_is_looked_up_as_browsers_do() -> None:
+async def test_a_host_with_other_letters_is_looked_up_as_browsers_do_and_the_usual_port_is_not_named() -> (
+    None
+):
     names: list[Any] = []
+    requests = []
 
-    class Resolver(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> Any:
-            names.append(host)
-            raise OSError("none here")
+    async def respond(stream: Any, chunk: bytes) -> None:
+        requests.append(chunk.lower())
+        await stream.send_all(OK)
 
-        async def getnameinfo(self, *_: Any) -> Any: ...
+    async with served(respond) as uri:
+        address = ("127.0.0.1", int(uri.rpartition(":")[2]))
 
-    trio.socket.set_custom_hostname_resolver(Resolver())
-    client = HttpClient(Endpoint("https://Straße.invalid", "the-key"))
-    with pytest.raises(ManagerUnavailable):
+        class Resolver(trio.abc.HostnameResolver):
+            async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> Any:
+                names.append(host)
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
+
+            async def getnameinfo(self, *_: Any) -> Any: ...
+
+        trio.socket.set_custom_hostname_resolver(Resolver())
+        client = HttpClient(Endpoint("http://Straße.invalid:80", "the-key"))
         await client.ask("GET", "/x")
-    with pytest.raises(ConfigurationError, match="the state manager URI cannot be used"):
-        await HttpClient(Endpoint("https://\N{SNOWMAN}.invalid", "the-key")).ask("GET", "/x")
-    await client.aclose()
+        await client.aclose()
+        with pytest.raises(ConfigurationError, match="the state manager URI cannot be used"):
+            await HttpClient(Endpoint("http://\N{SNOWMAN}.invalid", "the-key")).ask("GET", "/x")
     assert names == [b"xn--strae-oqa.invalid"]
+    assert b"\r\nhost: xn--strae-oqa.invalid\r\n" in requests[0]
 
 
 @both_loops
