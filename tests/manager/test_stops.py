@@ -358,9 +358,12 @@ async def test_after_a_restart_runtimes_have_the_term_of_a_lease_to_be_heard_of(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_several_state_managers_write_one_receipt(engine: str) -> None:
+async def test_several_state_managers_write_and_count_one_receipt(engine: str) -> None:
     async with open_two(engine) as pair:
         first, second = (each.service for each in pair)
+        committed: list[Effects] = []
+        for service in (first, second):
+            service.store.on_commit = lambda writes, effects: committed.extend(effects)
         api = pair[0].remote
         await Flow.start(api, place("a"))
         state = ok(await api.native_claim({A: 1}, worker_id="w"))["states"][0]
@@ -372,6 +375,7 @@ async def test_several_state_managers_write_one_receipt(engine: str) -> None:
         for each in pair:
             (receipt,) = ok(await each.remote.native("GET", "stops"))["receipts"]
             assert (receipt["vanished"], receipt["cut"]) == (True, 1)
+        assert len([stop for each in committed for stop in each.stops]) == 1, "counted once"
 
 
 async def test_a_runtime_whose_process_has_ended_leaves_a_receipt_at_once() -> None:
