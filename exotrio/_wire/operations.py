@@ -196,6 +196,7 @@ class StateHistory(StateDetail, StateTimes):
         holder: The process that holds it, if it is QUEUED.
         stage: Then ``running``, ``buffered`` or ``reporting``, counted as in ``Overview``.
         paused_at: Since when its node is paused, if it waits for that.
+        events: The last 1,000, oldest first.
         attempts: This state and all others that are attempts at the same work, oldest first.
         logs: Captured lines of its last execution that logged or printed something.
         checkpoint: The one with which it would continue, if there is one.

@@ -6,10 +6,14 @@ import re
 
 import httpx
 
+from exotrio._util.times import moment_ms
+from exotrio._wire.operations import StateHistory
 from exotrio._wire.overview import Checkup, Overview
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.queries.load import MAX_COUNTED, backlog, waiting
+from exotrio.manager.queries.state_detail import MAX_EVENTS
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
@@ -36,6 +40,20 @@ async def test_ended_states_are_counted_by_minute_and_by_node() -> None:
         (a,) = shown.nodes
         assert (a.ended, a.failed) == (2, 1)
         assert a.p50 is not None
+
+
+async def test_of_very_many_events_of_a_state_the_last_are_shown_oldest_first() -> None:
+    async with open_manager() as manager:
+        await Flow.start(manager.api, place("a"))
+        state_id = (await claim_one(manager.api))["state_id"]
+
+        def add(tx: Transaction) -> None:
+            rows = [(tx.seq(state_id), number, "handed over") for number in range(MAX_EVENTS + 5)]
+            tx.insert("events", ("state", "at", "kind"), rows)
+
+        await manager.service.store.write(add)
+        events = StateHistory.model_validate(ok(await manager.api.history(state_id))).events
+        assert [moment_ms(event.at) for event in events] == list(range(5, MAX_EVENTS + 5))
 
 
 async def test_overdue_claims_and_lost_leases_are_counted() -> None:

@@ -33,6 +33,8 @@ from exotrio.manager.store.view import View
 
 MAX_ATTEMPTS = 1_000
 """Maximum that is shown of attempts before a state, and after it."""
+MAX_EVENTS = 1_000
+"""Maximum that is shown of the events of a state: it may be handed over every second."""
 
 
 def newest_event(view: View, state: Row | None = None) -> int | None:
@@ -76,8 +78,11 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         paused_at=from_unix_ms(_paused_since(view, state)),
         events=[
             StateEvent(at=from_unix_ms(row["at"]), kind=row["kind"], worker=row["worker"])
-            for row in view.execute(
-                "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id", (state["seq"],)
+            for row in reversed(
+                view.execute(
+                    "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id DESC LIMIT ?",
+                    (state["seq"], MAX_EVENTS),
+                ).fetchall()
             )
         ],
         attempts=_attempts_of(view, state),
