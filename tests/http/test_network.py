@@ -207,9 +207,7 @@ async def test_a_host_with_an_empty_label_cannot_be_reached(run: Any) -> None:
     await run(ask, "http://a..b:1")
 
 
-async def test_a_host_with_other_letters_is_looked_up_as_browsers_do_and_the_usual_port_is_not_named() -> (
-    None
-):
+async def test_a_host_with_other_letters_is_looked_up_as_browsers_do_and_no_usual_port_is_named() -> None:
     names: list[Any] = []
     requests = []
 
