@@ -12,7 +12,7 @@ from exotrio._wire.overview import Checkup, Overview
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.queries.load import MAX_COUNTED, backlog, waiting
-from exotrio.manager.queries.state_detail import MAX_EVENTS
+from exotrio.manager.queries.state_detail import MAX_SHOWN
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -48,12 +48,12 @@ async def test_of_very_many_events_of_a_state_the_last_are_shown_oldest_first() 
         state_id = (await claim_one(manager.api))["state_id"]
 
         def add(tx: Transaction) -> None:
-            rows = [(tx.seq(state_id), number, "handed over") for number in range(MAX_EVENTS + 5)]
+            rows = [(tx.seq(state_id), number, "handed over") for number in range(MAX_SHOWN + 5)]
             tx.insert("events", ("state", "at", "kind"), rows)
 
         await manager.service.store.write(add)
         events = StateHistory.model_validate(ok(await manager.api.history(state_id))).events
-        assert [moment_ms(event.at) for event in events] == list(range(5, MAX_EVENTS + 5))
+        assert [moment_ms(event.at) for event in events] == list(range(5, MAX_SHOWN + 5))
 
 
 async def test_overdue_claims_and_lost_leases_are_counted() -> None:

@@ -13,7 +13,8 @@ lost:
 1. A runtime is lost. All states that it held become suspects. The loss does not count yet for a state that
    no heartbeat reported as running: its node had not begun, or had just begun.
 2. A runtime announces a suspect: before the node begins, a heartbeat reports the state as running. From now
-   on each lost runtime that ran it counts (``deliveries``), however early it was lost.
+   on each lost runtime that ran it counts (``deliveries``), however early it was lost. If its node requeues
+   it or hands it over, the count begins again.
 3. States that ran in the same process have counted, too. So a state that would become an error the next time
    runs alone in its process. If that process is lost, too, it was this state; any other state just completes.
 """

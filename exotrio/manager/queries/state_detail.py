@@ -31,10 +31,8 @@ from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
-MAX_ATTEMPTS = 1_000
-"""Maximum that is shown of attempts before a state, and after it."""
-MAX_EVENTS = 1_000
-"""Maximum that is shown of the events of a state: it may be handed over every second."""
+MAX_SHOWN = 1_000
+"""Maximum of events of a state, which may be handed over each second, and of attempts before and after it."""
 
 
 def newest_event(view: View, state: Row | None = None) -> int | None:
@@ -81,7 +79,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
             for row in reversed(
                 view.execute(
                     "SELECT at, kind, worker FROM events WHERE state = ? ORDER BY id DESC LIMIT ?",
-                    (state["seq"], MAX_EVENTS),
+                    (state["seq"], MAX_SHOWN),
                 ).fetchall()
             )
         ],
@@ -183,7 +181,7 @@ def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
 
 def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[Row]:
     """Yield the attempts before or after one, nearest first."""
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_SHOWN):
         row = None
         if seq is not None:
             row = view.row(
