@@ -117,6 +117,15 @@ class AutoLink:
     def stores_checkpoints(self) -> bool:
         return self.is_native and self._stores_checkpoints
 
+    def note_ignored_checkpoint(self) -> None:
+        log.warning(
+            "the state manager at %s did not store a checkpoint: it is of an earlier version now, and "
+            "save_checkpoint does not wait",
+            self._http.endpoint.shown,
+        )
+        self._stores_checkpoints = False
+        self._identified = False
+
     @property
     def lost_claims(self) -> int:
         return self._v0.lost_claims

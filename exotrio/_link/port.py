@@ -163,6 +163,9 @@ class Link(Protocol):
     def stores_checkpoints(self) -> bool:
         """Whether the state manager stores checkpoints, as far as it is known. It may change, too."""
 
+    def note_ignored_checkpoint(self) -> None:
+        """Take it that none are stored, until the next call has found out again. From any thread."""
+
     @property
     def lost_claims(self) -> int:
         """Maximum number of states that may be claimed unknown to us, since answers to claims were lost."""

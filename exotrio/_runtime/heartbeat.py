@@ -327,6 +327,12 @@ class HeartbeatSender:
         if checkpoints:
             self._max_bytes = min(self._max_bytes * 2, MAX_CHECKPOINT_BYTES)
         stored = () if answer is None else answer.checkpoints
+        results = () if answer is None else answer.results
+        if checkpoints and any(
+            result is HeartbeatResult.OK and number is None and held in checkpoints
+            for (held, _, _), result, number in zip(renewed, results, stored, strict=False)
+        ):
+            self.runtime_link.note_ignored_checkpoint()
         for (held, claim, _), number in zip_longest(renewed, stored):
             if (checkpoint := held.checkpoint) is not None:
                 checkpoint.confirm(number or 0)

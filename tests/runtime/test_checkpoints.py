@@ -573,6 +573,18 @@ async def test_a_node_that_waits_goes_on_when_the_state_manager_becomes_one_that
     assert [step for _, step in Saves.saved] == [1, 2, 3]
 
 
+async def test_a_node_that_waits_goes_on_when_an_earlier_version_answers_without_any_failure(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    server.add("Saves")
+    async with running(server, Saves, registered=True, workers=1):
+        server.discovery = NativeServer.EARLIER
+        await server.until(EXECUTED=1)
+    assert [step for _, step in Saves.saved] == [1, 2, 3]
+    assert caplog.text.count(" did not store a checkpoint: it is of an earlier version now") == 1
+
+
 # -- what costs nothing
 
 
