@@ -278,14 +278,14 @@ def tls_context() -> ssl.SSLContext:
 
 def _reason(error: BaseException) -> str:
     """Return why there is no connection, or no answer: what the system says, or the class of the error."""
-    if isinstance(error, h11.RemoteProtocolError):
-        return str(error)
     causes = [cause for root in (error.__cause__, error) if root is not None for cause in leaves(root)]
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return str(cause.verify_message)
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
+    if isinstance(error, h11.RemoteProtocolError | trio.BrokenResourceError) and str(error):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -186,7 +186,7 @@ async def test_a_tls_handshake_that_the_server_ends_is_no_connection(run: Any) -
 
     async def ask(uri: str) -> None:
         client = HttpClient(Endpoint(uri.replace("http:", "https:"), "the-key"))
-        with pytest.raises(ManagerUnavailable, match="cannot be reached") as caught:
+        with pytest.raises(ManagerUnavailable, match=r"reached: (it was closed|.*EOF)") as caught:
             await client.ask("GET", "/x")
         assert not caught.value.sent
         await client.aclose()
