@@ -83,6 +83,9 @@ def instance_of(
                 raise FieldsInvalid("", ["the node has no such class"])
             instance._checkpoint = NodeCheckpoint(node.__name__, model, checkpoint)
         except FieldsInvalid as error:
+            if checkpoint.last is None:
+                head = f"the defaults of {node.__name__}.Checkpoint do not fit its fields:"
+                return invalid_values(head, error.problems, "the code of the node has to be corrected")
             head = f"the stored checkpoint does not fit {node.__name__}.Checkpoint:"
             fix = "deploy code that reads it, or retry the state from the beginning"
             text = "\n  ".join([head, *error.problems])
@@ -95,6 +98,8 @@ def failure_of(node: type[BaseNode], error: BaseException, redactor: Redactor) -
     """Return the outcome of ``node``, which raised ``error``: an error, or what a signal asks for."""
     if type(error) is Failure:
         return error.outcome
+    if all(isinstance(leaf, HandOver) for leaf in leaves(error)):
+        return HandedOver()  # also of several tasks, which all saw that the runtime stops
     signal = single_leaf(error)
     if isinstance(signal, Signal):
         try:
@@ -162,8 +167,6 @@ def invalid_values(head: str, problems: Iterable[str], why: str, redactor: Redac
 def signalled(signal: Signal) -> Report:
     """Return what a node requested by a signal."""
     match signal:
-        case HandOver():
-            return HandedOver()
         case PruneSignal():
             data = dict(signal.data)
             try:

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from exotrio._fields.models import checkpoint_of_text, fields_of
 from exotrio._nodes.outcome import CheckpointText
@@ -141,9 +142,12 @@ def text_of_checkpoint(name: str, model: type[BaseModel], value: object) -> str:
         raise TypeError(f"{name}.checkpoint: assign a {name}.Checkpoint, not a {type(value).__qualname__}")
     fields = fields_of(model)
     try:
-        text = encode(value.model_dump() if fields is None else fields.encode(value))
+        # Without an error for a wrong type, the value could be stored, but not read again.
+        text = encode(value.model_dump(warnings="error") if fields is None else fields.encode(value))
     except NotJson as error:
         raise ValueError(f"{name}.checkpoint: the value cannot be stored as JSON: {error}") from None
+    except PydanticSerializationError as error:
+        raise ValueError(f"{name}.checkpoint: the value does not fit its class: {error}") from None
     if len(text) > MAX_CHECKPOINT:
         raise ValueError(
             f"{name}.checkpoint: the value has {len(text):,} bytes as text; at most {MAX_CHECKPOINT:,} are "

@@ -21,7 +21,7 @@ from exotrio import (
 from exotrio._execution.executor import Executor
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
-from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
+from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint, text_of_checkpoint
 from exotrio._nodes.outcome import CheckpointText, Report
 from exotrio.testing import Errored, Executed, HandedOver, run_node
 
@@ -260,6 +260,49 @@ async def test_the_last_of_two_threads_that_set_a_value_has_the_highest_number()
     others[0].join()
     assert view.last is not None
     assert (view.last.number, f'"row":"{node.checkpoint.row}"' in view.last.value) == (2, True)
+
+
+async def test_a_value_that_could_not_be_read_again_is_refused_where_it_is_set() -> None:
+    class Page(BaseNode):
+        class Checkpoint(BaseModel):
+            page: str = ""
+
+    value = Page.Checkpoint()
+    value.page = 3  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"Page\.checkpoint: the value does not fit its class: "):
+        text_of_checkpoint("Page", Page.Checkpoint, value)
+
+
+async def test_defaults_that_do_not_fit_are_not_taken_for_a_stored_value() -> None:
+    class Wrong(BaseNode):
+        class Checkpoint(BaseModel):
+            row: int = "x"  # type: ignore[assignment]
+
+        async def execute(self) -> None: ...
+
+    report = await run_node(Wrong)
+    assert isinstance(report, Errored)
+    assert (report.error.splitlines()[0], report.retry) == (
+        "the defaults of Wrong.Checkpoint do not fit its fields:",
+        False,
+    )
+
+
+async def test_several_tasks_of_a_node_hand_over_at_the_same_time() -> None:
+    class Groups(BaseNode):
+        parts: list[type[Exception]] = [HandOver, HandOver]
+
+        async def execute(self) -> None:
+            async with trio.open_nursery() as nursery:
+                for part in self.parts:
+                    nursery.start_soon(self.part, part)
+
+        async def part(self, error: type[Exception]) -> None:
+            raise error
+
+    assert await run_node(Groups) == HandedOver()
+    Groups.parts = [HandOver, ValueError]
+    assert isinstance(await run_node(Groups), Errored), "an error is not hidden"
 
 
 # -- waiting where nothing is stored, and where it would block
