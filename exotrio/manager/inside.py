@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message
 
 from exotrio._util.slim_httpx import httpx
+from exotrio.errors import LifecycleError
 from exotrio.manager.api.json import EXCEPTION_HANDLERS, on_error
 from exotrio.manager.security.access import LOCAL, CheckedHost, local
 
@@ -52,15 +53,24 @@ class InsideTransport(httpx.ASGITransport):
     def __init__(self, api: Starlette) -> None:
         super().__init__(local(CheckedHost(api, None)), raise_app_exceptions=False)
         self._api = api
+        self._loop = trio.lowlevel.current_trio_token()
         # Runtimes and clients call few paths again and again; those of runs, once or twice.
         self._find = lru_cache(maxsize=64)(self._find_uncached)
 
     async def send(self, exchange: Exchange) -> None:
         """Answer a request.
 
+        Raises:
+            LifecycleError: called from another Trio loop, where the store would wait without end.
+
         Cancellation:
             Of the endpoint. What a claim took is released then, as the store does it.
         """
+        if trio.lowlevel.current_trio_token() is not self._loop:
+            raise LifecycleError(
+                "an embedded state manager was called from another Trio loop than its own",
+                fix="call it from that loop; or serve it on a port, with python -m exotrio server",
+            )
         path, _, query = exchange.path.partition("?")
         scope: dict[str, Any] = {
             "type": "http",

@@ -18,7 +18,7 @@ from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
 from exotrio._http.exchange import Exchange, Sender
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio._wire.vocabulary import LEASE_HEADER, REQUEST_ID_HEADER
-from exotrio.errors import DatabaseError, ManagerUnavailable, RequestRefused
+from exotrio.errors import DatabaseError, LifecycleError, ManagerUnavailable, RequestRefused
 from exotrio.manager import embedded
 from exotrio.manager.queries import graphs
 
@@ -209,3 +209,9 @@ async def test_an_error_of_a_sink_is_passed_on(caplog: pytest.LogCaptureFixture)
         with pytest.raises(OSError, match="no space left"):
             await inside.download(BACKUP_PATH, full, timeout=5, media_type=BACKUP_TYPE)
     assert not caplog.records
+
+
+async def test_it_is_refused_in_another_loop_where_it_would_wait_without_end() -> None:
+    async with both_ways() as (inside, _):
+        with pytest.raises(LifecycleError, match="another Trio loop"):
+            await trio.to_thread.run_sync(partial(trio.run, inside.ask, "GET", "/v0/namespaces"))
