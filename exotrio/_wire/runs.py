@@ -82,8 +82,9 @@ class StateTimes(Body):
     """How long a state waited and ran, in seconds; so far, if it has not ended.
 
     Fields:
-        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed, from
-            the end of the delay. None of a further output of an execution.
+        waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed or
+            held before, from the end of the delay, or from when it was given back. None of a further output
+            of an execution.
         buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
             counts, from its claim until now.
         ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim

@@ -20,6 +20,8 @@ from trio.testing import MockClock
 from exotrio import BaseNode, Graph, ReQueueAfterSignal, Runtime, StateManager
 from exotrio.client import Overview, Run, StateHistory, StateStatus, StateSummary
 from exotrio.manager import embedded
+from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.queries.load import backlog
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -500,7 +502,38 @@ async def test_states_that_wait_and_are_cancelled_never_ran(manager: Manager, cl
     clock.advance(4 * SECOND)
     ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
     history = await history_of(manager.api, state)
-    assert (history.status, history.waited, history.held, history.ran) == ("ERRORED", 5, None, None)
+    assert (history.status, history.waited, history.held, history.ran) == ("ERRORED", 4, None, None)
+
+
+@pytest.mark.parametrize("end", ["handed over", "lease lost"])
+async def test_a_state_that_was_held_before_has_waited_since_it_was_given_back(
+    end: str, clock: SettableClock
+) -> None:
+    async with open_manager(clock=clock) as manager:
+        api = manager.remote
+        flow = await Flow.start(api, place("a"), runs=1)
+        state = await claim_one(api)
+        clock.advance(3_600 * SECOND)
+        if end == "handed over":
+            ok(await api.release(states=[item_for(state, handed_over=True)]))
+        else:
+            later = manager.service.monotonic() + 61 * SECOND
+            await manager.service.store.write(expire, later, Terms())
+        clock.advance(4 * SECOND)
+        (waiting,) = await manager.service.store.read(lambda view: backlog(view, namespace="tests"))
+        assert (waiting.eligible, waiting.oldest) == (1, 4.0)
+        assert (await history_of(api, state)).waited == 4
+        again = await claim_one(api)
+        assert again["waited_ms"] == 4 * SECOND, "for the metrics of the runtime"
+        clock.advance(SECOND)
+        assert await report(api, executed_item(again) | {"buffered_ms": 0, "ran_ms": SECOND}) == ["ok"]
+        history = await history_of(api, state)
+        assert (history.waited, history.held, history.ran) == (4, 1, 1)
+        assert history.updated_at == history.finished_at
+        assert ok(await api.native_run(flow.run_id))["waited_ms"] == 4 * SECOND
+        await tallied(manager.service, clock)
+        (node,) = Overview.model_validate(ok(await api.overview())).nodes
+        assert node.waited_p95 == pytest.approx(4.0, rel=0.15)
 
 
 async def test_pages_show_which_claimed_states_run_and_which_are_buffered(clock: SettableClock) -> None:

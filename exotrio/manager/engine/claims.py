@@ -25,7 +25,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
-from exotrio.manager.engine.states import CREATED, numbered
+from exotrio.manager.engine.states import CREATED, numbered, waits_since
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
@@ -302,8 +302,8 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
 
 
 _REPLIED = (
-    "seq, run, place, inputs, created_at, enqueue_after, claimed_at, token, lease_until, retry_count,"
-    " deliveries, suspect, trace, checkpoint_size"
+    "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
+    " retry_count, deliveries, suspect, trace, checkpoint_size"
 )
 
 
@@ -324,6 +324,7 @@ def _claim_reply(
 ) -> ClaimedState:
     until = state["lease_until"]
     place = tx.template(run.template).places[state["place"]]
+    waits = waits_since(state["enqueue_after"], state["updated_at"], state["claimed_at"])
     limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
     return ClaimedState(
         v0={
@@ -337,7 +338,7 @@ def _claim_reply(
             **({} if state["trace"] is None else {"trace": state["trace"]}),
             "graph_name": run.graph_name,
             "run_id": run.run_id,
-            "waited_ms": max(0, state["claimed_at"] - max(state["created_at"], state["enqueue_after"])),
+            "waited_ms": max(0, state["claimed_at"] - max(state["created_at"], waits)),
             **limits,
             **(
                 {}

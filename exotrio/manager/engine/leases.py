@@ -37,6 +37,7 @@ from exotrio.manager.engine.states import (
     RunScope,
     add_events,
     numbered,
+    waits_since,
 )
 from exotrio.manager.engine.stops import Cause, find_vanished, record_vanished
 from exotrio.manager.engine.unites import commit_changes
@@ -258,8 +259,8 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     tx.lock_runs_of(seqs)
     # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
-        "SELECT seq, run, place, node_id, status, groups, worker, enqueue_after, claimed_at, begun,"
-        " begun_at, deliveries, runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
+        "SELECT seq, run, place, node_id, status, groups, worker, enqueue_after, updated_at, claimed_at,"
+        " begun, begun_at, deliveries, runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
         f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
@@ -269,9 +270,9 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     ended = {state["seq"] for state in poison}
     free = [state for state in states if state["seq"] not in ended]
     tx.execute(
-        "UPDATE states SET status = 'CREATED', deliveries = deliveries + begun, suspect = 1"
+        "UPDATE states SET status = 'CREATED', deliveries = deliveries + begun, suspect = 1, updated_at = ?"
         f" WHERE {numbered(tx, QUEUED)}",
-        (tx.items([state["seq"] for state in free]),),
+        (tx.now_ms, tx.items([state["seq"] for state in free])),
     )
     add_events(tx, "lease lost", free)
     for state in free:
@@ -288,7 +289,7 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
             f"poison: {lost} runtimes in a row ended, or lost their lease, while they ran this state, "
             "without an outcome; find out what ends the process, then retry it by hand"
         )
-        rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms, tx.now_ms))
+        rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms))
         run = RunScope(state["run"], tx.template(state["template"]))
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
         claimed_at, begun_at = state["claimed_at"], state["begun_at"]
@@ -298,11 +299,11 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
             state["graph"],
             state["node_id"],
             ERRORED,
-            waited_ms=claimed_at - state["enqueue_after"],
+            waited_ms=claimed_at - waits_since(state["enqueue_after"], state["updated_at"], claimed_at),
             buffered_ms=None if begun_at is None else begun_at - claimed_at,
             took_ms=tx.now_ms - (begun_at or claimed_at),
         )
-    columns = ("status", "error", "deliveries", "updated_at", "finished_at")
+    columns = ("status", "error", "deliveries", "finished_at")
     tx.update("states", ("seq", "status"), columns, rows)
     add_events(tx, "poison", states)
     commit_changes(changes)

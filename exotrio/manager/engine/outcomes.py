@@ -42,6 +42,7 @@ from exotrio.manager.engine.states import (
     State,
     read_texts,
     states_to_change,
+    waits_since,
 )
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.lineage import linked, output_path
@@ -249,7 +250,6 @@ def _finish(
         data=data,
         error=error,
         path=path or state.path,
-        updated_at=now,
         finished_at=now,
         begun_at=begun_at,
         ran_ms=ran_ms,
@@ -262,7 +262,7 @@ def _finish(
         state.graph,
         state.node_id,
         status,
-        waited_ms=claimed_at - state.enqueue_after,
+        waited_ms=claimed_at - waits_since(state.enqueue_after, state.updated_at, claimed_at),
         buffered_ms=None if begun_at is None else begun_at - claimed_at,
         # Without a report, what is known: the time from the claim to the outcome.
         took_ms=now - claimed_at if ran_ms is None else ran_ms,

@@ -126,8 +126,9 @@ def _release(
     # Without a delay a state keeps its position in the order of claims.
     later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
-        f"UPDATE states SET status = 'CREATED', lease_until = NULL{later} WHERE {numbered(tx, QUEUED)}",
-        (*due, tx.items([state["seq"] for state in states])),
+        "UPDATE states SET status = 'CREATED', lease_until = NULL, updated_at = ?"
+        f"{later} WHERE {numbered(tx, QUEUED)}",
+        (tx.now_ms, *due, tx.items([state["seq"] for state in states])),
     )
     if handed_over:
         # As after a requeue: its node ran, and its runtime was not lost.

@@ -136,9 +136,9 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
     ]
     # All of it happened at one time, at which others may have been retried automatically.
     replaced = view.execute(
-        "SELECT place FROM states WHERE run = ? AND status = 'RETRY_CREATED' AND updated_at = ?"
-        " AND EXISTS (SELECT 1 FROM events WHERE state = seq AND kind = ?)",
-        (run.id, rows[0]["created_at"], REPLACED),
+        "SELECT place FROM states WHERE run = ? AND status = 'RETRY_CREATED'"
+        " AND EXISTS (SELECT 1 FROM events WHERE state = seq AND kind = ? AND at = ?)",
+        (run.id, REPLACED, rows[0]["created_at"]),
     )
     places = Counter(row["place"] for row in replaced)
     return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
@@ -236,7 +236,7 @@ def _replace(
             changes.checkpoints.move(state, seq)
         else:
             changes.checkpoints.erase(state)
-        changes.update(state, status=RETRY_CREATED, updated_at=tx.now_ms)
+        changes.update(state, status=RETRY_CREATED)
         changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
         changes.add_event(state.seq, "retried by hand")
         state_id, new_state_id = tx.state_id(state.seq), tx.state_id(seq)

@@ -284,10 +284,10 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         changes.announce_final(template, state["place"], ERRORED)
     tx.execute(
         # A waiting state has the time of its last claim, too, under which it did not end.
-        "UPDATE states SET status = 'ERRORED', error = 'cancelled', updated_at = ?, finished_at = ?,"
+        "UPDATE states SET status = 'ERRORED', error = 'cancelled', finished_at = ?,"
         " claimed_at = CASE WHEN status = 'QUEUED' THEN claimed_at END"
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
-        (tx.now_ms, tx.now_ms, run["id"]),
+        (tx.now_ms, run["id"]),
     )
     add_events(tx, "cancelled", states)
     # First, so that the run is counted as one that was cancelled when it ends by these changes.

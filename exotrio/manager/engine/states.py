@@ -88,6 +88,7 @@ class State:
     finished_at: int | None
     failed_since: int | None
     checkpoint_size: int | None
+    updated_at: int
     template: int
     graph: int
     cancelled_at: int | None
@@ -107,11 +108,22 @@ class State:
         return RunScope(self.run, view.template(self.template))
 
 
+def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> int:
+    """Return since when a state waited for its claim, or waits: since it was due or, if it was held before,
+    since it was given back.
+
+    ``updated_at`` is the time of its creation, until the state is given back; one after the claim is that
+    of its end, which a state manager of an earlier version stored.
+    """
+    is_end = claimed_at is not None and updated_at > claimed_at
+    return enqueue_after if is_end else max(enqueue_after, updated_at)
+
+
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
     " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace,"
-    " states.finished_at, failed_since, checkpoint_size, runs.template, runs.graph, runs.cancelled_at,"
-    " runs.pending, runs.finished_at"
+    " states.finished_at, failed_since, checkpoint_size, states.updated_at, runs.template, runs.graph,"
+    " runs.cancelled_at, runs.pending, runs.finished_at"
     " FROM states CROSS JOIN runs ON runs.id = states.run"
     # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"

@@ -268,10 +268,10 @@ class Reruns:
         numbers = tx.items([state["seq"] for state in states])
         tx.execute(
             # A waiting state has the time of its last claim, under which it did not end.
-            "UPDATE states SET status = 'RETRY_CREATED', updated_at = ?,"
+            "UPDATE states SET status = 'RETRY_CREATED',"
             " finished_at = COALESCE(finished_at, ?),"
             f" claimed_at = CASE WHEN status <> 'CREATED' THEN claimed_at END WHERE {tx.any_of('seq')}",
-            (tx.now_ms, tx.now_ms, numbers),
+            (tx.now_ms, numbers),
         )
         first = tx.items(sorted(self.first.values()))
         tx.execute(f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (first,))

@@ -19,6 +19,9 @@ from exotrio.manager.store.view import View
 MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
 """The same text as in the index states_failed_by_time: otherwise SQLite would not use that."""
+MAX_FIRST = 100
+"""Among so many of a node's states that are due, the first in the order of claims, the one that has waited
+longest is searched: some were held before, and given back."""
 MAX_READ = 1_000
 """Failed states of one node that are read: their values may be large."""
 MAX_HELD = 20_000
@@ -173,7 +176,9 @@ def backlog(
         "SELECT id, namespace, name, paused_at,"
         f" (SELECT count(*) FROM ({waits} <= ? LIMIT ?) AS waits) AS due,"
         f" (SELECT count(*) FROM ({waits} > ? LIMIT ?) AS waits) AS later,"
-        f" ({waits} <= ? ORDER BY enqueue_after LIMIT 1) AS first"
+        " (SELECT min(CASE WHEN updated_at > enqueue_after THEN updated_at ELSE enqueue_after END) FROM"
+        " (SELECT enqueue_after, updated_at FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
+        f" AND enqueue_after <= ? ORDER BY enqueue_after LIMIT {MAX_FIRST}) AS waits) AS first"
         f" FROM nodes WHERE {where} ORDER BY namespace, name",
         (view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
     ):

@@ -157,6 +157,8 @@ def _average_times(view: View, run: Row) -> dict[str, Any]:
     # Where the clock was set back, it is 0.
     row = view.one(
         "SELECT sum(CASE WHEN created_at > claimed_at OR enqueue_after > claimed_at THEN 0"
+        " WHEN updated_at > created_at AND updated_at > enqueue_after AND updated_at <= claimed_at"
+        " THEN claimed_at - updated_at"
         " WHEN enqueue_after > created_at THEN claimed_at - enqueue_after"
         " ELSE claimed_at - created_at END) AS waited, sum(begun_at - claimed_at) AS buffered,"
         " sum(ran_ms) AS ran, sum(CASE WHEN finished_at > claimed_at THEN finished_at - claimed_at"

@@ -111,7 +111,7 @@ def _detail(view: View, state: Row) -> dict[str, Any]:
         "error": state["error"],
         "parents": dict(reversed(ancestors)),
         "created_at": from_unix_ms(state["created_at"]),
-        "updated_at": from_unix_ms(state["updated_at"]),
+        "updated_at": from_unix_ms(max(state["updated_at"], state["finished_at"] or 0)),
     }
 
 

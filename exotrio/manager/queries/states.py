@@ -18,7 +18,7 @@ from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, SUCCESS
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, SUCCESS, waits_since
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
@@ -63,7 +63,8 @@ class Times:
     """When a state waited, was held and ran, in Unix ms.
 
     Attributes:
-        waits: Since when it waited: from its creation or, if it was delayed, from when it became due.
+        waits: Since when it waited: from its creation or, if it was delayed or held before, from when it
+            became due or was given back.
         claimed: When it was claimed. None for one that waits, also if it was held before; its events show
             its earlier claims.
         begun: When ``execute`` began; None if it did not, or that was not reported.
@@ -146,7 +147,8 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     ended = finished  # of one that was cancelled
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
-    waits = max(state["created_at"], state["enqueue_after"])
+    due = waits_since(state["enqueue_after"], state["updated_at"], claimed)
+    waits = max(state["created_at"], due)
     until = claimed or finished
     return Times(
         waits=waits if until is None else min(waits, until),
@@ -360,7 +362,7 @@ def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
 def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
     return view.execute(
         "SELECT seq, place, states.status, retry_count, retry_of IS NOT NULL AND retry_count = 0 AS by_hand,"
-        " enqueue_after, states.created_at, claimed_at,"
+        " enqueue_after, states.created_at, states.updated_at, claimed_at,"
         " begun_at, ran_ms, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",

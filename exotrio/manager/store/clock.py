@@ -128,9 +128,8 @@ class WatchedClock:
             self._stored = self._to_be_stored
 
 
-_MOVED = ", ".join(
-    f"{column} = {column} - ?" for column in ("created_at", "enqueue_after", "claimed_at", "begun_at")
-)
+_TIMES = ("created_at", "updated_at", "enqueue_after", "claimed_at", "begun_at")
+_MOVED = ", ".join(f"{column} = {column} - ?" for column in _TIMES)
 
 
 def set_back(connection: Executor, now: int, by: int) -> None:
@@ -138,7 +137,7 @@ def set_back(connection: Executor, now: int, by: int) -> None:
     # Held states, too: one that is released waits in its old order.
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
-        connection.execute(f"UPDATE states SET {_MOVED} WHERE status = '{status}'", (by,) * 4)
+        connection.execute(f"UPDATE states SET {_MOVED} WHERE status = '{status}'", (by,) * len(_TIMES))
     if steps := _steps_ahead(connection):
         # Each stays as far from now as before; this step back undoes the newest of them.
         moved, left = [], by
@@ -192,7 +191,7 @@ def move_new_states(tx: Transaction) -> None:
         (newest - MAX_IN_FLIGHT, tx.now_ms + by // 2),
     ).fetchall()
     seqs = tx.items([state["seq"] for state in made])
-    tx.execute(f"UPDATE states SET {_MOVED} WHERE {tx.any_of('seq')}", (*[by] * 4, seqs))
+    tx.execute(f"UPDATE states SET {_MOVED} WHERE {tx.any_of('seq')}", (*[by] * len(_TIMES), seqs))
 
 
 def _last_set_back(connection: Executor) -> tuple[int, int, int]:
