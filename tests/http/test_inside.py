@@ -215,3 +215,11 @@ async def test_it_is_refused_in_another_loop_where_it_would_wait_without_end() -
     async with both_ways() as (inside, _):
         with pytest.raises(LifecycleError, match="another Trio loop"):
             await trio.to_thread.run_sync(partial(trio.run, inside.ask, "GET", "/v0/namespaces"))
+
+
+async def test_after_its_end_a_backup_is_refused_like_all_else() -> None:
+    async with both_ways() as (inside, _):
+        pass
+    for path in ("/v0/namespaces", BACKUP_PATH):
+        with pytest.raises(ManagerUnavailable, match="the state manager was closed"):
+            await inside.ask("GET", path)

@@ -98,6 +98,7 @@ class MemoryStore(_SQLiteStore):
 
     @asynccontextmanager
     async def copied(self) -> AsyncIterator[Copy]:
+        self._check_open()
         content = io.BytesIO(self._committer.connection.serialize())
 
         async def read(size: int) -> bytes:
