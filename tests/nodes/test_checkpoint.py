@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from datetime import date
 from enum import Enum
 from typing import Any
@@ -333,6 +334,18 @@ async def test_saving_waits_for_nothing_where_nothing_stores_it() -> None:
         assert report == Executed([])
         assert execution.checkpoint is not None
         assert execution.checkpoint.last == CheckpointText(1, '{"row":"1"}')
+
+
+def test_an_asyncio_loop_that_is_closed_when_its_checkpoint_is_stored_does_no_harm() -> None:
+    class Late(CheckpointView):
+        def when_stored(self, number: int, wake: Callable[[], object]) -> Callable[[], object]:
+            wakes.append(wake)
+            return super().when_stored(number, wake)
+
+    wakes: list[Callable[[], object]] = []
+    checkpoint = NodeCheckpoint("Rows", Rows.Checkpoint, Late())
+    asyncio.run(checkpoint.save(Rows.Checkpoint(row=1)))
+    wakes[0]()  # by the thread that sends heartbeats
 
 
 async def test_a_call_that_would_block_an_event_loop_is_refused() -> None:
