@@ -9,6 +9,7 @@
     poller         claims                            worker        executes
     planner        how much is claimed, and by       heartbeat     renews leases, even if the loop is blocked,
                    which request                                   in a heartbeat_thread
+                                                     checkpoint_queue  which checkpoints that brings
                                                      vitals        how the runtime is, from any thread
                                                      receipt       how a stop goes
     reporter       delivers, and claims on the way   outbox        outcomes on disk

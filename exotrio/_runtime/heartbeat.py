@@ -21,9 +21,8 @@ changes, and when a state is begun whose last runtimes died while they ran it: i
 is answered. From a request to stop on, each says how the stop goes, and the last one that the runtime has
 stopped: it becomes the receipt of the stop. (If a runtime is killed meanwhile, the one before does.)
 
-Heartbeats also bring the newest checkpoints to the state manager: every ``CHECKPOINT_INTERVAL`` those that it
-does not have yet, and at once one that its node waits for. A checkpoint counts as stored once an answer says
-so; that is recorded in the thread, since a node in another one may wait for it.
+Heartbeats also bring the newest checkpoints to the state manager (``checkpoint_queue``). A checkpoint counts
+as stored once an answer says so; that is recorded in the thread, since a node in another one may wait for it.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ import trio
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import CheckpointText, Outcome
+from exotrio._runtime.checkpoint_queue import CheckpointQueue
 from exotrio._runtime.heartbeat_thread import HeartbeatThread
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
@@ -74,12 +74,6 @@ MAX_LAG_TTLS = 10
 MIN_MAX_LAG = 600.0
 """... and seconds, where leases are short: a node may block the loop for minutes."""
 LAG_CHECK_INTERVAL = 1.0
-CHECKPOINT_INTERVAL = 5.0
-"""Seconds between two heartbeats that bring new checkpoints, unless a node waits for one."""
-MAX_CHECKPOINT_BYTES = 256 * 1024
-"""Maximum size of the checkpoints in one heartbeat. The others come with the next one, at once."""
-MIN_CHECKPOINT_BYTES = 1024
-"""The same after failures. A single checkpoint may be larger."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -220,14 +214,7 @@ class HeartbeatSender:
     _hung: bool = field(default=False, init=False)
     _last_ttl: float | None = field(default=None, init=False)
     _task_tree: str | None = field(default=None, init=False)
-    _checkpoints_due: float = field(default=-math.inf, init=False)
-    """When all new checkpoints are sent again, on the clock of this loop."""
-    _unsent: dict[HeldClaim, None] = field(default_factory=dict, init=False)
-    """States whose new checkpoints are to be sent, in this order, so that each has its turn."""
-    _max_bytes: int = field(default=MAX_CHECKPOINT_BYTES, init=False)
-    """Of the checkpoints in one heartbeat. Less after failures: something in between may refuse more."""
-    _leases_only: bool = field(default=False, init=False)
-    """The last heartbeat brought checkpoints and failed, perhaps because of them."""
+    _queue: CheckpointQueue = field(default_factory=CheckpointQueue, init=False)
     _outage: Outage = field(default_factory=lambda: Outage(log, "the heartbeat"), init=False)
 
     async def run(self) -> None:
@@ -257,14 +244,14 @@ class HeartbeatSender:
     async def _until_due(self) -> None:
         """Wait until a heartbeat is to be sent at once, or brings new checkpoints."""
         while self.options.with_checkpoints:
-            with trio.move_on_at(self._checkpoints_due):
+            with trio.move_on_at(self._queue.due_at):
                 await self.ledger.heartbeat_due.wait()
                 return
             if self.runtime_link.stores_checkpoints and any(
                 each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint)
             ):
                 return
-            self._checkpoints_due = trio.current_time() + CHECKPOINT_INTERVAL
+            self._queue.postpone()
         await self.ledger.heartbeat_due.wait()
 
     @property
@@ -301,7 +288,8 @@ class HeartbeatSender:
         request = self._request(Counter(stage for _, _, stage in leased))
         request.tasks, self._task_tree = self._task_tree, None
         renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
-        checkpoints = self._checkpoints(renewed)
+        stores = self.options.with_checkpoints and self.runtime_link.stores_checkpoints
+        checkpoints = self._queue.take(held for held, _, _ in renewed) if stores else {}
         set_at = {held: each.set_at for held in checkpoints if (each := held.checkpoint)}
         states = [_state(held, claim, runs, checkpoints.get(held)) for held, claim, runs in renewed]
         sent = self.clock()
@@ -316,8 +304,7 @@ class HeartbeatSender:
                 pause = min(max(pause, error.retry_after), interval)
             self._answered = False
             if checkpoints:
-                self._leases_only = True
-                self._max_bytes = max(self._max_bytes // 2, MIN_CHECKPOINT_BYTES)
+                self._queue.note_failure()
             self._outage.failed(error, pause)
             return pause
         self._outage.worked()
@@ -325,7 +312,7 @@ class HeartbeatSender:
             self._answered = True
             self._last_ttl = answer.ttl
         if checkpoints:
-            self._max_bytes = min(self._max_bytes * 2, MAX_CHECKPOINT_BYTES)
+            self._queue.note_success()
         stored = () if answer is None else answer.checkpoints
         results = () if answer is None else answer.results
         if checkpoints and any(
@@ -344,33 +331,9 @@ class HeartbeatSender:
         if shows_tasks and self.tasks is not None:
             self._task_tree = await self.tasks.take()
             return 0.0  # at once: an operator waits for it
-        if self._unsent and any(stored):
+        if self._queue and any(stored):
             return 0.0
         return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
-
-    def _checkpoints(self, renewed: Renewed) -> dict[HeldClaim, CheckpointText]:
-        """Return the checkpoints that this heartbeat brings."""
-        stores = self.options.with_checkpoints and self.runtime_link.stores_checkpoints
-        if self._leases_only or not stores:
-            self._leases_only = False
-            return {}
-        now = trio.current_time()
-        due = now >= self._checkpoints_due
-        if due:
-            self._checkpoints_due = now + CHECKPOINT_INTERVAL
-        views = {held: each for held, _, _ in renewed if (each := held.checkpoint)}
-        new = [held for held, view in views.items() if view.unconfirmed and (due or view.is_awaited)]
-        self._unsent = {held: None for held in (*self._unsent, *new) if held in views}
-        chosen: dict[HeldClaim, CheckpointText] = {}
-        room = self._max_bytes
-        for held in list(self._unsent):
-            if (newest := views[held].unconfirmed) is not None:
-                room -= len(newest.value.encode())
-                if room < 0 and chosen:
-                    break
-                chosen[held] = newest
-            del self._unsent[held]
-        return chosen
 
     def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:
         return HeartbeatRequest(

@@ -31,7 +31,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.importing import target_of
 from exotrio._nodes.outcome import Report
 from exotrio._nodes.progress import Progress
-from exotrio._runtime import heartbeat
+from exotrio._runtime import checkpoint_queue
 from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import Errored, Executed, run_node
@@ -300,7 +300,7 @@ async def test_the_time_that_is_left_is_known_in_a_process() -> None:
 async def test_a_process_that_is_killed_leaves_its_newest_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "CHECKPOINT_INTERVAL", 0.2)
+    monkeypatch.setattr(checkpoint_queue, "CHECKPOINT_INTERVAL", 0.2)
     server = NativeServer()
     (state_id,) = server.add("KeepsOn")
     async with running(server, nodes.KeepsOn, grace=0, within=30) as rt:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, CheckpointNotSaved, HandOver, PruneSignal, ReQueueAfterSignal
-from exotrio._runtime import heartbeat
+from exotrio._runtime import checkpoint_queue
 from exotrio._shared import deadlines
 from exotrio.monitoring import CheckpointStored, Event, StateEnded
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
@@ -170,7 +170,7 @@ async def test_a_thread_that_sets_a_thousand_values_a_second_costs_as_little(
                 self.checkpoint = self.Checkpoint(step=self.checkpoint.step + 1)
             raise ValueError
 
-    monkeypatch.setattr(heartbeat, "CHECKPOINT_INTERVAL", 0.2)
+    monkeypatch.setattr(checkpoint_queue, "CHECKPOINT_INTERVAL", 0.2)
     server = NativeServer()
     server.add("InThread", steps="1")
     async with running(server, InThread, within=30):
