@@ -41,6 +41,7 @@ class CheckpointView:
         now: Returns the time, in any thread.
         set_at: When it was set here, on the clock of ``now``; minus infinity before.
         confirmed: The number of the value that the state manager is known to have.
+        confirmed_at: When that was set here, as ``set_at``.
         has_ended: The execution is over: what is set now is not stored.
     """
 
@@ -50,6 +51,7 @@ class CheckpointView:
         "_send",
         "_waiting",
         "confirmed",
+        "confirmed_at",
         "has_ended",
         "last",
         "now",
@@ -65,7 +67,7 @@ class CheckpointView:
         send: Callable[[], object] = lambda: None,
     ) -> None:
         self.last = stored
-        self.set_at = -math.inf
+        self.set_at = self.confirmed_at = -math.inf
         self.confirmed = 0 if stored is None else stored.number
         self.has_ended = False
         self._numbers = count(self.confirmed + 1)
@@ -98,9 +100,10 @@ class CheckpointView:
         """Whether the node waits until a value is stored."""
         return bool(self._waiting)
 
-    def confirm(self, number: int) -> None:
-        """Record that the state manager has the value of this number."""
+    def confirm(self, number: int, set_at: float = -math.inf) -> None:
+        """Record that the state manager has the value of this number, and when that was set."""
         self.confirmed = max(self.confirmed, number)
+        self.confirmed_at = max(self.confirmed_at, set_at)
         self.wake()
 
     def end(self) -> None:

@@ -321,11 +321,15 @@ class HeartbeatSender:
         ):
             self.runtime_link.note_ignored_checkpoint()
         for (held, claim, _), number in zip_longest(renewed, stored):
-            if (checkpoint := held.checkpoint) is not None:
-                checkpoint.confirm(number or 0)
-                if (events := self.ledger.events) and number and held in set_at:
-                    age = checkpoint.now() - set_at[held]
-                    events.emit(CheckpointStored(claim.node_name, claim.state_id, age))
+            if (checkpoint := held.checkpoint) is None:
+                continue
+            if not number or held not in set_at:
+                checkpoint.wake()  # it may be known by now that none are stored
+                continue
+            checkpoint.confirm(number, set_at[held])
+            if events := self.ledger.events:
+                age = checkpoint.now() - set_at[held]
+                events.emit(CheckpointStored(claim.node_name, claim.state_id, age))
         self.deliver(renewed, answer, lambda: self.clock() - sent)
         shows_tasks = answer is not None and "tasks" in answer.commands and request.tasks is None
         if shows_tasks and self.tasks is not None:

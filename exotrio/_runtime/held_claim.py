@@ -38,6 +38,9 @@ DELIVERED: dict[type[Report], Ending] = {
     HandedOver: Ending.HANDED_OVER,
 }
 
+NOT_DELIVERED = frozenset({Ending.DROPPED, Ending.LOST_LEASES, Ending.ABANDONED})
+"""Endings of which the state manager has stored nothing."""
+
 
 class Stage(Enum):
     """How far a held claim is."""
@@ -159,14 +162,16 @@ class HeldClaim:
     def seconds_at_risk(self, now: float) -> float:
         """Return the seconds of work that are repeated if its execution ends without an outcome.
 
-        That is since ``execute`` began, or since the newest checkpoint: it is stored with the release. An
-        execution that has ended has worked until then, so ``now`` may be any later time.
+        That is since ``execute`` began, or since the newest checkpoint: it is stored with the release, unless
+        that was not delivered. An execution that has ended has worked until then, so ``now`` may be any later
+        time.
         """
         ran, checkpoint = self.ran(now) or 0.0, self.checkpoint
         if checkpoint is None or not checkpoint.is_stored:
             return ran
         assert self.execution is not None
-        return max(0.0, min(ran, min(self.execution.ended_at, now) - checkpoint.set_at))
+        since = checkpoint.confirmed_at if self.ending in NOT_DELIVERED else checkpoint.set_at
+        return max(0.0, min(ran, min(self.execution.ended_at, now) - since))
 
     @property
     def progress(self) -> Progress | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
+from exotrio._runtime.held_claim import DELIVERED, NOT_DELIVERED, HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Ending, Phase
 from exotrio._runtime.stop import Stop
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exotrio._wire.stops import StopReport
 
 FINISHED = frozenset(DELIVERED.values()) - {Ending.HANDED_OVER}
-CUT = frozenset({Ending.CANCELLED, Ending.DROPPED, Ending.LOST_LEASES, Ending.ABANDONED})
+CUT = NOT_DELIVERED | {Ending.CANCELLED}
 """Endings of executions that worked for nothing. Of others it is not known, or their run was cancelled."""
 
 

@@ -68,6 +68,23 @@ async def test_heartbeats_say_how_the_stop_goes_so_that_a_kill_in_it_hides_nothi
     assert (round(stopped["drain_ms"], -2), stopped["clean_up_ms"] is not None) == (4_400, True)
 
 
+async def test_a_checkpoint_whose_release_was_not_delivered_keeps_no_work(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    Works.saves, Works.seconds = True, 60.0
+    server = NativeServer(Works=1)
+    with caplog.at_level(logging.INFO):
+        async with running(server, Works, grace=0) as rt:
+            await server.until(QUEUED=1)
+            await trio.sleep(7)
+            server.before = Fails()
+            await trio.sleep(33.5)
+    assert rt.summary.abandoned == 1
+    (line,) = (line for line in caplog.messages if " stopped after " in line)
+    lost = float(line.split(" cut, ")[1].split(" s of work lost")[0])
+    assert 34 < lost < 40.5
+
+
 async def test_any_text_may_name_the_source_of_a_stop(autojump_clock: MockClock) -> None:
     server = NativeServer(Works=1)
     async with running(server, Works) as rt:
