@@ -191,7 +191,11 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
         ({"claims": claims(leaseless=1, oldest_leaseless_ms=899_000)}, False, "1 state of A is QUEUED"),
         ({"claims": claims(overdue=2, overdue_ms=60_000)}, True, "2 leases of A ended 1 min ago"),
         ({"leases": {"lost": 5, "poison": 5}}, True, "5 states became errors within the hour"),
-        ({"leases": {"lost": 2, "poison": 0}}, False, "2 leases ended without an outcome"),
+        (
+            {"leases": {"lost": 2, "poison": 0}},
+            False,
+            "2 leases ended without an outcome within the hour: the states run again",
+        ),
         (
             {
                 "disagreements": [

@@ -125,7 +125,8 @@ def _lately(screen: Screen, width: int) -> Text:
     lately = overview.throughput
     ended, failed = sum(lately.ended), sum(lately.failed)
     line = _figures(
-        (f"{ended:,}", "attempts ended in the last hour", ""), (f"{failed:,}", "failed", "red" * bool(failed))
+        (f"{ended:,}", f"{'attempt' if ended == 1 else 'attempts'} ended in the last hour", ""),
+        (f"{failed:,}", "failed", "red" * bool(failed)),
     )
     if failed:
         line.append(f" ({percent(failed, ended)})")

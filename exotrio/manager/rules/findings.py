@@ -201,7 +201,7 @@ def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
         fix = "`runs retry RUN` retries them, once the cause is found (memory?)"
         yield Finding(what, fix, page=_FAILED_RUNS)
     if lost := leases.lost - leases.poison:
-        what = f"{plural(lost, 'lease')} ended without an outcome within the hour; the states ran again"
+        what = f"{plural(lost, 'lease')} ended without an outcome within the hour: the states run again"
         fix = "runtimes were killed, suspended or disconnected for longer than a lease"
         yield info(what, fix, _RUNTIMES)
 
