@@ -219,7 +219,7 @@ def test_bars_show_names_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP, "utf-8")
     (tmp_path / "hold").touch()
     with Terminal([*EXOTRIO, "run", "app.py"], cwd=tmp_path, env={"COLUMNS": "200"}) as terminal:
-        terminal.until(f"0.5 {MARKUP}")
+        terminal.until(f"50 %: {MARKUP}")
         (tmp_path / "hold").unlink()
         assert terminal.wait() == 1
         assert f"first{MARKUP}\\x9b31m\\x85\\u202e\\u2066" in terminal.screen
