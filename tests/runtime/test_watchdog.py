@@ -132,12 +132,12 @@ def test_a_grace_of_weeks_can_be_shortened_by_a_second_signal() -> None:
 def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was() -> None:
     # A busy machine needs more time to deliver the release.
     with program(
-        LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 1"), "AwaitsThread"
+        LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 2"), "AwaitsThread"
     ) as process:
         process.signal(signal.SIGTERM)
         process.line("asked to stop by SIGTERM")
         process.signal(signal.SIGSTOP)
-        time.sleep(3)  # longer than the whole stop may take
+        time.sleep(4)  # longer than the whole stop may take
         process.signal(signal.SIGCONT)
         end = process.wait(code=75)
     assert "releasing state " in end.err
