@@ -36,7 +36,8 @@ class RuntimeInfo(Body):
             ended, counted as in ``Overview``.
         holds: All states that it holds.
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
-            worked since their last stored checkpoints, or since they began. None from an older server.
+            worked since their last stored checkpoints, or since they began. A node counts from the first
+            heartbeat after it began, up to 20 s later. None from an older server.
         heard_ago: Seconds since its last heartbeat or claim. Other requests do not count, nor do most claims
             of a busy runtime.
         polled_ago: Seconds since its last claim of these, if any.
@@ -152,7 +153,8 @@ class NodeLoad(Body):
         buffered: States that runtimes claimed and have not begun.
         reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
         work_at_risk: Seconds that the running states have worked since their last stored checkpoints, or
-            since they began; of those claimed through v0, since their claim. None from an older server.
+            since they began, once a heartbeat has said so; of those claimed through v0, since their claim.
+            None from an older server.
         ended, failed: Attempts of the last hour.
         unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
         waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
