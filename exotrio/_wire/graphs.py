@@ -21,15 +21,18 @@ from exotrio._util.cron import check_expression, check_zone, schedule_of
 from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import (
+    MAX_LIMITS,
     MAX_NAME,
     MAX_NODES,
     CronTrigger,
     Graph,
     GraphNodeModel,
+    LimitModel,
     NamedTarget,
     RetryPolicyModel,
     StoreConfigModel,
     UnitesModel,
+    no_repeated_limits,
 )
 
 MAX_EDGES = 10_000
@@ -106,14 +109,24 @@ def schedules_of(triggers: Sequence[TriggerModel]) -> list[str]:
     return list(dict.fromkeys(trigger.schedule for trigger in triggers))
 
 
+Limits = Annotated[list[LimitModel], Field(max_length=MAX_LIMITS), AfterValidator(no_repeated_limits)]
+
+
 class GraphBody(Body):
-    """A graph on the wire."""
+    """A graph on the wire. ``limits`` are an extension of ours, as those of a place."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
     retry_policy: RetryPolicy = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfig = Field(default_factory=StoreConfigModel)
     triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
+    limits: Limits = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_no_limits(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So bodies that are stored, or shown to clients of v0, do not change.
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if name != "limits" or value}
 
     @classmethod
     def of(cls, graph: Graph) -> Self:
@@ -130,6 +143,7 @@ class GraphBody(Body):
         retry_policy: RetryPolicyModel | None = None,
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,
+        limits: Sequence[LimitModel] | None = None,
     ) -> Self:
         """Return the body of an upsert; fields for None are unset."""
         options: dict[str, Any] = {}
@@ -148,6 +162,8 @@ class GraphBody(Body):
                 )
                 for each in triggers
             ]
+        if limits is not None:
+            options["limits"] = limits
         return cls(
             secrets=cast("dict[str, str]", secrets),
             nodes=[PlaceModel(**dict(node)) for node in nodes],
@@ -217,6 +233,7 @@ class GraphReply(Body):
         scheduled: When each of ``schedules`` starts its next run; those that start none are left out. Only
             from our server.
         paused_at: Since when its schedule is paused, if it is. Only from our server.
+        limits: The limits that it declares; what was set since then is not shown here.
     """
 
     nodes: list[PlaceModel]
@@ -224,6 +241,7 @@ class GraphReply(Body):
     retry_policy: RetryPolicy
     store_config: StoreConfig
     triggers: list[StoredTrigger]
+    limits: list[LimitModel] = Field(default_factory=list)
     created_at: Moment
     updated_at: Moment
     validation_status: ValidationStatus

@@ -1,6 +1,7 @@
 """Declarations of users: a ``Graph``, and its parts. Pure data; bodies of requests are in ``_wire/graphs``.
 
 - ``declaration``: the parts, and the rules of their fields;
+- ``retry_policy``: when failed states are tried again;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
 - ``references``: what ``add`` returns, and references to outputs and to the store;
@@ -15,22 +16,26 @@ nodes may be missing.
 
 from __future__ import annotations
 
+from exotrio.graph.declaration import MAX_LIMIT_KEY as MAX_LIMIT_KEY
+from exotrio.graph.declaration import MAX_LIMITS as MAX_LIMITS
 from exotrio.graph.declaration import MAX_NAME as MAX_NAME
 from exotrio.graph.declaration import MAX_NODES as MAX_NODES
 from exotrio.graph.declaration import (
     CronTrigger,
     GraphNodeModel,
-    RetryPolicyModel,
-    RetryStrategyEnum,
     StoreConfigModel,
     UnitesModel,
     UnitesStrategyEnum,
 )
+from exotrio.graph.declaration import LimitModel as LimitModel
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import NamedTarget as NamedTarget
+from exotrio.graph.declaration import NodeLimitModel as NodeLimitModel
 from exotrio.graph.declaration import PartByPart as PartByPart
 from exotrio.graph.declaration import check_name as check_name
+from exotrio.graph.declaration import no_repeated_limits as no_repeated_limits
 from exotrio.graph.graph import Graph
+from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
 
 __all__ = [
     "CronTrigger",

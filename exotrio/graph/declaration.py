@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +26,22 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.cron import check_expression, check_zone
 from exotrio._util.words import listed, suggestion
 
+L = TypeVar("L", "LimitModel", "NodeLimitModel")
+
 MAX_NAME = 256
 """Characters of a name in a URL path."""
 MAX_NODES = 1_000
 """Nodes of one graph: the memory of the checks grows with the square of their number."""
+MAX_LIMITS = 100
+"""Limits that one graph declares."""
+MAX_LIMITS_OF_NODE = 8
+"""Limits that one node names: a claim locks those of all states that it takes."""
+MAX_LIMIT = 1_000_000
+"""States at once, or starts in a period: more are hardly a limit."""
+MIN_PERIOD_MS, MAX_PERIOD_MS = 1_000, 31 * 86_400_000
+"""Of a limit's starts: from a second to 31 days."""
+MAX_LIMIT_KEY = 256
+"""Characters of a key of a limit, with the values of its references."""
 PART = 100
 """Entries of an object that are checked together. Problems of more entries than these are not reported."""
 
@@ -174,6 +185,60 @@ def _named_target(unites: UnitesModel) -> UnitesModel:
 NamedTarget: AfterValidator = AfterValidator(_named_target)
 
 
+class LimitModel(Declaration):
+    """A limit of a namespace, as a graph declares it: how many states of the places that name it run at once,
+    or start within a period, or both. 0 stops them.
+
+    Args:
+        name: Its name in the namespace.
+        at_most: States at once, for each key. Defaults to None: not limited.
+        starts: Starts within any period of ``period_ms``, for each key. Defaults to None: not limited.
+        period_ms: Milliseconds, from a second to 31 days; given if ``starts`` is.
+    """
+
+    name: Name
+    at_most: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
+    starts: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
+    period_ms: int | None = Field(default=None, ge=MIN_PERIOD_MS, le=MAX_PERIOD_MS)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if (self.starts is None) != (self.period_ms is None):
+            raise ValueError("starts and the period belong together: give both, or neither")
+        if self.at_most is None and self.starts is None:
+            raise ValueError("limits nothing: give at_most, or starts with a period")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class NodeLimitModel(Declaration):
+    """A limit that a place takes part in.
+
+    Args:
+        name: Its name in the namespace of the graph.
+        key: Text, as of an input: the limit applies to states with the same key. Defaults to an empty text,
+            which is a key, too.
+    """
+
+    name: Name
+    # Any, as in inputs.
+    key: Any = ""
+
+    @model_serializer(mode="wrap")
+    def _without_no_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("key", "")}
+
+
+def no_repeated_limits(limits: list[L]) -> list[L]:
+    _no_repeats([limit.name for limit in limits])
+    return limits
+
+
 class GraphNodeModel(Declaration):
     """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
 
@@ -188,6 +253,7 @@ class GraphNodeModel(Declaration):
         timeout_minutes: Limit in minutes for one execution; of it and the ``timeout`` of the node's class the
             smaller one counts. A state manager that speaks only v0 ignores it, and so does a runtime that
             claims through v0. Defaults to None: the graph sets no limit.
+        limits: Limits of the namespace that its states take part in. Defaults to none.
     """
 
     node_name: Name
@@ -200,115 +266,16 @@ class GraphNodeModel(Declaration):
     ) = None
     unites: Annotated[UnitesModel, NamedTarget] | None = None
     timeout_minutes: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS // 60_000)
+    limits: Annotated[
+        list[NodeLimitModel], Field(max_length=MAX_LIMITS_OF_NODE), AfterValidator(no_repeated_limits)
+    ] = Field(default_factory=list)
 
     @model_serializer(mode="wrap")
-    def _without_no_timeout(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("timeout_minutes", None)}
-
-
-class RetryStrategyEnum(StrEnum):
-    """How the delay grows from retry to retry, and how much of it is random."""
-
-    EXPONENTIAL = "EXPONENTIAL"
-    EXPONENTIAL_FULL_JITTER = "EXPONENTIAL_FULL_JITTER"
-    EXPONENTIAL_EQUAL_JITTER = "EXPONENTIAL_EQUAL_JITTER"
-    LINEAR = "LINEAR"
-    LINEAR_FULL_JITTER = "LINEAR_FULL_JITTER"
-    LINEAR_EQUAL_JITTER = "LINEAR_EQUAL_JITTER"
-    FIXED = "FIXED"
-    FIXED_FULL_JITTER = "FIXED_FULL_JITTER"
-    FIXED_EQUAL_JITTER = "FIXED_EQUAL_JITTER"
-
-
-Jitter = Literal["full", "equal"] | None
-
-
-class RetryPolicyModel(Declaration):
-    """When a failed state is tried again. Fields are in milliseconds; ``fixed``, ``linear`` and
-    ``exponential`` take seconds.
-
-    Args:
-        max_retries: Retries after the first attempt. Defaults to 3.
-        strategy: How delays grow. Defaults to EXPONENTIAL.
-        backoff_factor: Base delay in milliseconds. Defaults to 2000.
-        exponent: Base of the exponential strategies. Defaults to 2.
-        max_delay: Maximum delay in milliseconds, or None for no limit.
-    """
-
-    max_retries: int = Field(default=3, ge=0, le=1_000_000)
-    strategy: RetryStrategyEnum = RetryStrategyEnum.EXPONENTIAL
-    backoff_factor: int = Field(default=2000, gt=0, le=MAX_DELAY_MS)
-    exponent: int = Field(default=2, gt=0, le=1_000_000)
-    max_delay: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS)
-
-    @classmethod
-    def fixed(cls, delay: float, *, retries: int = 3, jitter: Jitter = None) -> Self:
-        """Try again after ``delay`` seconds each time.
-
-        Args:
-            delay: Seconds.
-            retries: Retries after the first attempt. Defaults to 3.
-            jitter: ``"full"``: each delay is random, up to that; ``"equal"``: at least half of that. So
-                states that failed together are not retried together. Defaults to none.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
-        """
-        return cls._of("FIXED", delay, retries, jitter)
-
-    @classmethod
-    def linear(
-        cls, step: float, *, retries: int = 3, max_delay: float | None = None, jitter: Jitter = None
-    ) -> Self:
-        """Try again after ``step`` seconds, then after twice and three times as many, and so on.
-
-        Args:
-            step: Seconds.
-            retries: Retries after the first attempt. Defaults to 3.
-            max_delay: Maximum seconds between two attempts. Defaults to no limit.
-            jitter: As in ``fixed``.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
-        """
-        return cls._of("LINEAR", step, retries, jitter, max_delay=_ms(max_delay))
-
-    @classmethod
-    def exponential(
-        cls,
-        first: float,
-        *,
-        factor: int = 2,
-        retries: int = 3,
-        max_delay: float | None = None,
-        jitter: Jitter = None,
-    ) -> Self:
-        """Try again after ``first`` seconds, then each time after ``factor`` times as many.
-
-        Args:
-            first: Seconds.
-            factor: Defaults to 2.
-            retries: Retries after the first attempt. Defaults to 3.
-            max_delay: Maximum seconds between two attempts. Defaults to no limit.
-            jitter: As in ``fixed``.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
-        """
-        return cls._of("EXPONENTIAL", first, retries, jitter, exponent=factor, max_delay=_ms(max_delay))
-
-    @classmethod
-    def _of(cls, growth: str, delay: float, retries: int, jitter: Jitter, **rest: float | None) -> Self:
-        strategy = growth if jitter is None else f"{growth}_{jitter.upper()}_JITTER"
-        values = {"max_retries": retries, "strategy": strategy, "backoff_factor": _ms(delay), **rest}
-        return cls.model_validate(values)
-
-
-def _ms(seconds: float | None) -> float | None:
-    # The field refuses infinity and NaN.
-    return round(seconds * 1000) if seconds is not None and math.isfinite(seconds) else seconds
+        unset: dict[str, Any] = {"timeout_minutes": None, "limits": []}
+        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
 
 
 class StoreConfigModel(Declaration):

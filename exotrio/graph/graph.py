@@ -16,7 +16,6 @@ from exotrio.graph.declaration import (
     Declaration,
     GraphNodeModel,
     Name,
-    RetryPolicyModel,
     StoreConfigModel,
     UnitesModel,
     UnitesStrategyEnum,
@@ -25,6 +24,7 @@ from exotrio.graph.declaration import (
 from exotrio.graph.inputs import Inputs, models_of, node_name
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.references import AddedNode, StoreReference, node_of
+from exotrio.graph.retry_policy import RetryPolicyModel
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _REQUIRED = object()
