@@ -16,10 +16,13 @@ nodes may be missing.
 
 from __future__ import annotations
 
+from exotrio.graph.declaration import MAX_LIMIT as MAX_LIMIT
 from exotrio.graph.declaration import MAX_LIMIT_KEY as MAX_LIMIT_KEY
 from exotrio.graph.declaration import MAX_LIMITS as MAX_LIMITS
 from exotrio.graph.declaration import MAX_NAME as MAX_NAME
 from exotrio.graph.declaration import MAX_NODES as MAX_NODES
+from exotrio.graph.declaration import MAX_PERIOD_MS as MAX_PERIOD_MS
+from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
 from exotrio.graph.declaration import (
     CronTrigger,
     GraphNodeModel,

@@ -1,0 +1,196 @@
+"""Bodies of native routes about the limits of a namespace, and why a state waits for one."""
+
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from exotrio._util.times import format_duration
+from exotrio._util.words import listed
+from exotrio._wire.body import Body, Moment, Seconds
+from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, MIN_PERIOD_MS, LimitModel
+
+MAX_SHOWN = 100
+"""Keys of a limit, and states that hold it, that are shown."""
+MAX_COUNTED = 100_000
+"""States that wait for a limit, or for a key of it, that are counted."""
+MAX_HOLDERS = 3
+"""States that hold a limit, and are named where another one waits for it."""
+
+
+class LimitChange(Body):
+    """Body of ``PUT .../limit/{limit}``: what it is to be.
+
+    Fields:
+        at_most, starts, period_ms: As of ``LimitModel``. One that is left out stays as it is; null takes it
+            away.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    at_most: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
+    starts: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
+    period_ms: Annotated[int, Field(ge=MIN_PERIOD_MS, le=MAX_PERIOD_MS)] | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give at_most, or starts and period_ms")
+        return self
+
+    def of(self, name: str, present: LimitModel | None) -> LimitModel:
+        """Return the limit after the change of ``present``, None if it is a new one.
+
+        Raises:
+            pydantic.ValidationError: it would limit nothing, or lack its period.
+        """
+        values = {"name": name} if present is None else present.model_dump()
+        return LimitModel.model_validate({**values, **self.model_dump(exclude_unset=True)})
+
+
+class LimitInfo(Body):
+    """A limit of a namespace.
+
+    Fields:
+        at_most: Maximum number of states at once for each key; None if that is not limited.
+        starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
+        held: How many states hold it: those that are claimed.
+        waiting: How many states wait for it, of all that are due; at most 100,000 are counted.
+        graphs: The graphs whose next runs name it.
+    """
+
+    name: str
+    at_most: int | None = None
+    starts: int | None = None
+    period: Seconds | None = Field(None, alias="period_ms")
+    updated_at: Moment
+    held: int
+    waiting: int
+    graphs: list[str]
+
+    @property
+    def stops(self) -> bool:
+        """Whether it stops all that names it, as a pause does."""
+        return 0 in (self.at_most, self.starts)
+
+    def text(self) -> str:
+        """Return what it limits, in a few words."""
+        return limit_text(self.at_most, self.starts, self.period)
+
+
+class LimitList(Body):
+    """The limits of a namespace, by name."""
+
+    limits: list[LimitInfo]
+
+
+class LimitKey(Body):
+    """A key of a limit that is in use.
+
+    Fields:
+        held: How many states with this key hold the limit.
+        waiting: How many wait for it.
+        started: Starts within the last period that count; None if they are not limited.
+        room_at: When the next start is possible, if those of the period are used up.
+    """
+
+    key: str
+    held: int
+    waiting: int
+    started: int | None = None
+    room_at: Moment | None = None
+
+
+class LimitHolder(Body):
+    """A state that holds a limit.
+
+    Fields:
+        held_for: Seconds since its claim.
+        worker: Id of the process that claimed it, if that was through the native API.
+    """
+
+    state_id: str
+    run_id: str
+    key: str
+    held_for: Seconds = Field(alias="held_ms")
+    worker: str | None
+
+
+class LimitDetail(LimitInfo):
+    """A limit with its keys in use, those with the most waiting states first, and with the states that hold
+    it, the longest first: at most 100 of each."""
+
+    keys: list[LimitKey]
+    holders: list[LimitHolder]
+
+
+class DeletionOfLimit(Body):
+    """Query of the deletion of a limit, as in ``StateManager.remove_limit``."""
+
+    force: bool = False
+
+
+class RemovedLimit(Body):
+    """A limit that was deleted, and the graphs that still name it, which it does not limit any more."""
+
+    name: str
+    graphs: list[str]
+
+
+class LimitWait(Body):
+    """The limit that a state waits for.
+
+    Fields:
+        at_most, starts, period: As of ``LimitInfo``.
+        held: How many states hold it with this key.
+        holders: Ids of some of them, those that hold it longest first.
+        held_for: Seconds since the claim of the first of them.
+        started: Starts within the last period that count.
+        room_in: Seconds until the next start is possible, if those of the period are used up.
+        before: How many states are before it; at most 100,000 are counted.
+    """
+
+    limit: str
+    key: str
+    at_most: int | None = None
+    starts: int | None = None
+    period: Seconds | None = Field(None, alias="period_ms")
+    held: int
+    holders: list[str] = Field(default_factory=list)
+    held_for: Seconds | None = Field(None, alias="held_ms")
+    started: int | None = None
+    room_in: Seconds | None = Field(None, alias="room_in_ms")
+    before: int
+
+    @property
+    def name(self) -> str:
+        """The limit with its key."""
+        return f"{self.limit} ({self.key})" if self.key else self.limit
+
+    def text(self) -> str:
+        """Return why the state waits, in one line."""
+        if 0 in (self.at_most, self.starts):
+            why = "it is 0, which stops all"
+        elif self.at_most is not None and self.held >= self.at_most:
+            others = self.held - len(self.holders)
+            names = [*map(short_id, self.holders), *([f"{others:,} others"] if others else [])]
+            since = "" if self.held_for is None else f" since {format_duration(self.held_for)}"
+            by = f" by {listed(names)}{since}" if self.holders else ""
+            why = f"{self.held:,} of {self.at_most:,} held{by}"
+        elif self.room_in is not None:
+            why = f"{self.started:,} of {limit_text(None, self.starts, self.period)}, "
+            why += f"next in {format_duration(self.room_in)}"
+        else:
+            why = "it has room, and lets states in at the next claim"
+        return f"waits for limit {self.name}: {why}; {self.before:,} before it"
+
+
+def limit_text(at_most: int | None, starts: int | None, period: float | None) -> str:
+    """Return what a limit limits, in a few words."""
+    parts = [] if at_most is None else [f"{at_most:,} at once"]
+    parts += [] if starts is None or period is None else [f"{starts:,} starts in {format_duration(period)}"]
+    return ", ".join(parts)
+
+
+def short_id(state_id: str) -> str:
+    """Return the digits of a state's id that are enough for a command: without the zeros before them."""
+    return state_id[8:].lstrip("0") or state_id
