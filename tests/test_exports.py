@@ -32,7 +32,7 @@ ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview Postgre
 RegisteredNode ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary
 RuntimeInfo RuntimeList StateAttempt StateCheckpoint StateDetail StateEdge StateEvent StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
-TableState Throughput V0Runtime ValidationStatus
+TableState Throughput V0Runtime ValidationStatus WaitReason
 """
 ALL: list[str] = vars(exotrio)["__all__"]  # which type checkers do not see
 MONITORING = """

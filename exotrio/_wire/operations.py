@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds, Uuid
 from exotrio._wire.native import LogLine
-from exotrio._wire.runs import StateTimes
+from exotrio._wire.runs import StateTimes, WaitReason
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
@@ -71,6 +71,7 @@ class StateSummary(StateNode, StateTimes):
         retry_count: Automatic retries before it.
         worker: Id of the process that claimed it last, through the native API.
         outputs: What it returned, if the query has ``outputs``.
+        waits_for: Why it waits, unless it does not, or is about to be claimed.
 
     From a v0 server all but the error are None.
     """
@@ -82,6 +83,7 @@ class StateSummary(StateNode, StateTimes):
     finished_at: Moment | None = None
     worker: str | None = None
     outputs: dict[str, Any] | None = None
+    waits_for: WaitReason | None = None
 
 
 class StatePage(Body):
@@ -196,6 +198,7 @@ class StateHistory(StateDetail, StateTimes):
         holder: The process that holds it, if it is QUEUED.
         stage: Then ``running``, ``buffered`` or ``reporting``, counted as in ``Overview``.
         paused_at: Since when its node is paused, if it waits for that.
+        waits_for: Why it waits, unless it does not, or is about to be claimed.
         events: The last 1,000, oldest first.
         attempts: This state and all others that are attempts at the same work, oldest first.
         logs: Captured lines of its last execution that logged or printed something.
@@ -216,6 +219,7 @@ class StateHistory(StateDetail, StateTimes):
     holder: StateHolder | None
     stage: str | None = None
     paused_at: Moment | None = None
+    waits_for: WaitReason | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
     logs: list[LogLine] = Field(default_factory=list)

@@ -42,11 +42,33 @@ class RunQuery(Body):
     wait_ms: Annotated[int, Field(ge=0, le=MAX_WAIT_MS)] = 0
 
 
+class WaitReason(Body):
+    """Why states wait.
+
+    Fields:
+        kind: ``paused``, ``not offered`` (by a live runtime), ``later`` (not due yet), ``draining`` (are all
+            runtimes that offer the node) or ``busy`` (are all their workers).
+        namespace, node: Of what they wait for.
+        at: Since when it is paused, or when they are due.
+        workers: How many are busy.
+        text: The same as a sentence.
+    """
+
+    kind: str
+    namespace: str
+    node: str
+    at: Moment | None = None
+    workers: int = 0
+    text: str
+
+
 class NodeCounts(Body):
     """The numbers of states of one place of a graph, by status.
 
     Fields:
         paused_at: Since when its node is paused, if states wait for that; None from v0.
+        waits_for: Why its states wait, unless none does, or the first is about to be claimed. Only of a
+            request that does not wait for the end of the run; None from v0.
         not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
         further: How many of the SUCCESS states did not run: a node that ran once and returned six outputs has
             six states, of which five are further ones. 0 from v0.
@@ -56,6 +78,7 @@ class NodeCounts(Body):
     node_name: str
     counts: dict[AnyStatus, int]
     paused_at: Moment | None = None
+    waits_for: WaitReason | None = None
     not_reached: str | None = None
     further: int = 0
 

@@ -48,6 +48,7 @@ from exotrio._wire.overview import Throughput as Throughput
 from exotrio._wire.overview import V0Runtime as V0Runtime
 from exotrio._wire.runs import NodeCounts as NodeCounts
 from exotrio._wire.runs import Run as Run
+from exotrio._wire.runs import WaitReason as WaitReason
 from exotrio._wire.stops import StopList as StopList
 from exotrio._wire.stops import StopReceipt as StopReceipt
 from exotrio._wire.stops import StopTotal as StopTotal

@@ -217,6 +217,7 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
         "node_name": "Work",
         "counts": {"SUCCESS": 1, "ERRORED": 1},
         "paused_at": None,
+        "waits_for": None,
         "not_reached": None,
         "further": 0,
     }
@@ -395,7 +396,8 @@ def test_a_paused_node_is_shown_wherever_states_wait_for_it(cli: Cli, place: Pla
     since = cli.json("nodes", "pause", "Split")["paused_at"]
     try:
         run_id = cli("trigger", "fan").out.strip()
-        assert f"waits: node Split (split) is paused since {since}" in cli("runs", "show", run_id).out
+        assert f"split waits: node Split is paused since {since}" in cli("runs", "show", run_id).out
+        assert f"waits: node Split is paused since {since}" in cli("states", "ls", "--run", run_id).out
         (state,) = cli.json("states", "ls", "--run", run_id)["states"]
         assert f"waits: node Split is paused since {since}" in cli("states", "show", state["id"]).out
         with exotrio(

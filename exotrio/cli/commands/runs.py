@@ -75,10 +75,11 @@ def show(run_id: str, connection: Connection) -> None:
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, duration_ms (null
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
     ran_ms and held_ms (averages of its states, or null), success_count, pending_count, errored_count,
-    retried_count, total_count, nodes (identifier, node_name, counts by status; paused_at if states wait
-    for a paused node; not_reached: why the node has no state; further: how many of its SUCCESS states are
-    further outputs of one execution), missing (what the result lacks since states failed), failed (the
-    newest failed states: id, identifier, status, error).
+    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states
+    wait (kind, namespace, node, at, workers, text), and paused_at if that is a pause; not_reached: why the
+    node has no state; further: how many of its SUCCESS states are further outputs of one execution), missing
+    (what the result lacks since states failed), failed (the newest failed states: id, identifier, status,
+    error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -179,9 +180,8 @@ def _as_lines(run: Run) -> Iterator[str]:
     if run.missing:
         yield f"its result is partial: {'; '.join(run.missing)}"
     for node in run.nodes:
-        if node.paused_at:
-            since = iso_time(node.paused_at)
-            yield f"waits: node {node.node_name} ({node.identifier}) is paused since {since}"
+        if node.waits_for:
+            yield f"{node.identifier} {node.waits_for.text}"
         if node.further:
             outputs = node.counts.get(StateStatus.SUCCESS, 0)
             ran = plural(outputs - node.further, "execution")

@@ -71,14 +71,15 @@ def ls(
     """List states, newest first.
 
     WAITED is until a runtime claimed it, BUFFERED from then until execute began, and RAN the time of execute.
-    Where no begin is reported, as through v0, RAN says how long it took from the claim.
+    Where no begin is reported, as through v0, RAN says how long it took from the claim. WHY is the error of a
+    state that failed, or what one waits for.
 
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
-    created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to outcome; with
-    --outputs also outputs; what a state manager that speaks only v0 does not tell is null), more (whether
-    there are more).
+    created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to outcome;
+    waits_for: kind, namespace, node, at, workers, text; with --outputs also outputs; what a state manager
+    that speaks only v0 does not tell is null), more (whether there are more).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -114,7 +115,7 @@ def ls(
     shown = [state.model_dump(mode="json", exclude=set() if outputs else {"outputs"}) for state in states]
     more_heads = ["outputs"] * outputs
     connection.print_list(
-        ("state", "place", "node", "status", "retries", "created", *TIMES, "error", *more_heads),
+        ("state", "place", "node", "status", "retries", "created", *TIMES, "why", *more_heads),
         [(*_row(state), *[", ".join(pairs(state.outputs or {}, ""))] * outputs) for state in states],
         plural(len(states), "state") + ("; more with --limit" if more else ""),
         states=shown,
@@ -127,7 +128,7 @@ def ls(
 @options.name("--run", "run_id", kind="run", help="Its run; required if the state manager speaks only v0.")
 @connection
 def show(state_id: str, run_id: str | None, connection: Connection) -> None:
-    """Show a state: inputs, outputs, its error with the traceback, what it logged, attempts and events.
+    """Show a state: inputs, outputs, why it waits, its error, what it logged, attempts and events.
 
     JSON: the same fields. If the state manager speaks only v0, logs, attempts and events are missing.
     """
@@ -196,7 +197,8 @@ def _needs_run(refusal: RequestRefused) -> RequestRefused:
 def _row(state: StateSummary) -> tuple[str, ...]:
     retries = "" if state.retry_count is None else str(state.retry_count)
     created = iso_time(state.created_at) if state.created_at else ""
-    error = error_message(state.error) if state.error else ""
+    waits_for = state.waits_for.text if state.waits_for else ""
+    why = error_message(state.error) if state.error else waits_for
     ran = "" if state.ran is None else format_duration(state.ran)
     if state.buffered is None and state.held is not None:
         ran = f"{format_duration(state.held)} from claim"
@@ -210,7 +212,7 @@ def _row(state: StateSummary) -> tuple[str, ...]:
         created,
         *times,
         ran,
-        error,
+        why,
     )
 
 
@@ -273,8 +275,8 @@ def _values(what: str, values: Mapping[str, Any]) -> list[str]:
 
 def _history(state: StateHistory) -> list[str]:
     lines = _values("pruned with", state.data or {})
-    if state.paused_at:
-        lines.append(f"waits: node {state.node_name} is paused since {iso_time(state.paused_at)}")
+    if state.waits_for:
+        lines.append(state.waits_for.text)
     if state.holder:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         stage = f", {state.stage}" if state.stage else ""

@@ -229,7 +229,8 @@ class Native:
                 max_wait + CLAIM_LIMIT,
                 lambda: self._store.write_once_ready(max_wait, show, namespace, run_id),
             )
-        return reply(run or await self._store.read(show_run, namespace, run_id))
+        now = None if max_wait > 0 else self._service.monotonic()
+        return reply(run or await self._store.read(show_run, namespace, run_id, now))
 
     @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run)
     async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
@@ -251,7 +252,8 @@ class Native:
 
     @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage)
     async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
-        page = await self._store.read_with_deadline(state_queries.list_states, namespace, query)
+        now = self._service.monotonic()
+        page = await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
         return reply(page)
 
     @ApiRoute("GET", NS + "/state/{state_id}", "Show the history of a state", operations.StateHistory)

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from exotrio._util.times import timestamp
-from exotrio._wire.runs import missing_of
+from exotrio._wire.runs import WaitReason, missing_of
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.runs import run_size, summarize_run
-from exotrio.manager.rules.template import Template
+from exotrio.manager.queries.waiting import Node, reasons_in
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -85,19 +86,6 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
     }
 
 
-def first_due(view: View, run: Row, node: tuple[str, str]) -> int:
-    """Return when the first of a node's states that wait in a run is due, in Unix ms; 0 if none waits.
-
-    A node is given as (namespace, name).
-    """
-    row = view.one(
-        "SELECT coalesce(min(enqueue_after), 0) AS due FROM states WHERE status = 'CREATED' AND run = ?"
-        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)",
-        (run["id"], *node),
-    )
-    return int(row["due"])
-
-
 def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
     """Return why places of a run have no states."""
     return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
@@ -128,17 +116,22 @@ def failed_with_checkpoint(view: View, run: Row) -> int:
     return int(view.one(f"SELECT count(*) AS number FROM states WHERE {which}", (run["id"],))["number"])
 
 
-def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
+def show_run(view: View, namespace: str, run_id: str, now: int | None = None) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template, in the wire format of
-    ``Run``."""
+    ``Run``.
+
+    With ``now``, on the clock of leases in ms, it has the reasons why states wait.
+    """
     run = find_run(view, namespace, run_id)
     counts = counts_of(view, run["id"])
     paused, further = paused_places(view, run, counts), further_of(view, run)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
+    reasons = {} if now is None else reasons_in(view, run, counts, now)
     nodes = [
         {
             "identifier": place.identifier,
             "node_name": place.node_name,
+            "waits_for": _waits_for(place, counts, reasons),
             "counts": counts.get(place.index, {}),
             "not_reached": unreached.get(place.index),
             "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
@@ -148,6 +141,15 @@ def show_run(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     ]
     missing = missing_in(view, run, counts)
     return {**summarize_run(run), **_average_times(view, run), "nodes": nodes, "missing": missing}
+
+
+def _waits_for(
+    place: Place, counts: Mapping[int, Mapping[str, int]], reasons: Mapping[Node, WaitReason]
+) -> dict[str, Any] | None:
+    reason = (
+        reasons.get((place.namespace, place.node_name)) if CREATED in counts.get(place.index, {}) else None
+    )
+    return None if reason is None else reason.model_dump(mode="json")
 
 
 def _average_times(view: View, run: Row) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import LINE_OF_ERROR, spent_fields, times
+from exotrio.manager.queries.waiting import Waiting
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -59,6 +60,10 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     stages = stages_among(view, {state["seq"]: state["status"]})
+    reason = None
+    if state["status"] == CREATED:
+        node = state["namespace"], state["name"]
+        reason = Waiting(view, state["namespace"], now).reason(node, state["enqueue_after"])
     return StateHistory(
         **_detail(view, state),
         **spent_fields(state, view.now_ms, stages),
@@ -73,7 +78,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         worker=state["worker"],
         holder=_holder_of(state, now) if state["status"] == QUEUED else None,
         stage=stages.get(state["seq"], "RUNNING").lower() if state["status"] == QUEUED else None,
-        paused_at=from_unix_ms(_paused_since(view, state)),
+        paused_at=reason.at if reason and reason.kind == "paused" else None,
+        waits_for=reason,
         events=[
             StateEvent(at=from_unix_ms(row["at"]), kind=row["kind"], worker=row["worker"])
             for row in reversed(
@@ -140,14 +146,6 @@ def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
         stored_at=from_unix_ms(row["at"]),
         age_ms=max(0, view.now_ms - row["at"]),
     )
-
-
-def _paused_since(view: View, state: Row) -> int | None:
-    """Return since when the node is paused that a state waits for, in Unix ms; None if it waits for none."""
-    if state["status"] != CREATED:
-        return None
-    row = view.row("SELECT paused_at FROM nodes WHERE id = ?", (state["node_id"],))
-    return None if row is None else row["paused_at"]
 
 
 def _holder_of(state: Row, now: int) -> StateHolder:

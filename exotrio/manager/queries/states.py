@@ -22,6 +22,7 @@ from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, 
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
+from exotrio.manager.queries.waiting import Waiting
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -166,9 +167,9 @@ def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str
     return {f"{name}_ms": ms for name, ms in asdict(times(state, stages).spent(now_ms)).items()}
 
 
-def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
+def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dict[str, Any]:
     """Return one page of the states whose node is of a namespace, newest first, in the wire format of
-    ``StatePage``.
+    ``StatePage``. ``now`` is on the clock of leases, in ms.
 
     The page may be short, or empty, and yet have a next one: if hardly any state matches, searching all of
     them would take seconds; and outputs may be large.
@@ -208,7 +209,14 @@ def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
     stages = stages_among(view, {row["seq"]: row["status"] for row in page})
-    states = [_summary(view, row, stages) for row in page]
+    waiting = Waiting(view, namespace, now)
+    states = []
+    for row in page:
+        reason = None
+        if row["status"] == CREATED:
+            reason = waiting.reason((namespace, row["name"]), row["enqueue_after"])
+        shown = None if reason is None else reason.model_dump(mode="json")
+        states.append({**_summary(view, row, stages), "waits_for": shown})
     if query.outputs:
         seqs = [row["seq"] for row in page]
         for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):

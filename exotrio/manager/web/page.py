@@ -22,6 +22,7 @@ from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.load import Held
 from exotrio.manager.queries.runtimes import RuntimeRow, offered, runtimes_of
+from exotrio.manager.queries.waiting import SENTENCES
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
@@ -216,6 +217,7 @@ def _environment() -> Environment:
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar
     environment.filters["mark"] = mark
+    environment.filters["reason_sentence"] = lambda kind: Markup(SENTENCES[kind])  # a constant
     environment.globals.update(
         asset=asset, page_link=link, shown_status=format.SHOWN_STATUS, status_class=format.status_class
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import partial
 
+from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
 from exotrio.manager.queries.load import FAILURES
@@ -12,7 +13,6 @@ from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run import (
     counts_of,
     failed_with_checkpoint,
-    first_due,
     further_of,
     run_again_with_failed,
     stages_of,
@@ -23,6 +23,7 @@ from exotrio.manager.queries.runs import read_run, run_size
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
+from exotrio.manager.queries.waiting import Node, Waiting, reasons_in, waiting_nodes
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import faults_of
@@ -32,14 +33,13 @@ from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
 from exotrio.manager.web.svg.timeline import draw_timeline
 from exotrio.manager.web.texts import ShownTexts
-from exotrio.manager.web.waiting import Node, Reason, Waiting
 
 MAX_COMPARED = 2_000
 """Failed states that the page compares: more would take too long for a page that refreshes itself."""
 MAX_FAULTS = 8
 MAX_REASONS = 20
 OBSTACLES = {"paused": "its node is paused", "not offered": "no runtime offers this"}
-"""What the box of a node says of a ``Reason.kind``."""
+"""What the box of a node says of a ``WaitReason.kind``."""
 MAX_TRACE = 4_000
 
 
@@ -57,13 +57,9 @@ class _Run:
         self.to_state = partial(request.link, "states")
 
     def summary(self) -> Data:
-        waiting = Waiting(self.view, self.request)
-        reasons = [
-            waiting.reason(node, first_due(self.view, self.run, node))
-            for node in list(_waiting_nodes(self.template, self.counts))[:MAX_REASONS]
-        ]
+        reasons = reasons_in(self.view, self.run, self.counts, self.request.monotonic, MAX_REASONS)
         return {
-            "reasons": list(filter(None, reasons)),
+            "reasons": list(reasons.values()),
             "runs_again": run_again_with_failed(self.view, self.run),
             "with_checkpoint": failed_with_checkpoint(self.view, self.run),
         }
@@ -218,18 +214,12 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     }
 
 
-def _waiting_nodes(template: Template, counts: Mapping[int, Mapping[str, int]]) -> dict[Node, None]:
-    """Return the nodes of which states wait; each may occur several times in the graph."""
-    waiting = (place for place in template.places if CREATED in counts.get(place.index, {}))
-    return dict.fromkeys((place.namespace, place.node_name) for place in waiting)
-
-
 def _obstacles(
     view: View, request: PageRequest, template: Template, counts: Mapping[int, Mapping[str, int]]
-) -> dict[Node, Reason]:
+) -> dict[Node, WaitReason]:
     """Return why no state of waiting nodes can be claimed."""
-    waiting = Waiting(view, request)
-    reasons = {node: waiting.obstacle(node) for node in _waiting_nodes(template, counts)}
+    waiting = Waiting(view, request.namespace, request.monotonic)
+    reasons = {node: waiting.obstacle(node) for node in waiting_nodes(template, counts)}
     return {node: reason for node, reason in reasons.items() if reason}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.engine.states import CREATED, QUEUED, RETRYABLE, get_state
+from exotrio.manager.engine.states import QUEUED, RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
@@ -14,7 +14,6 @@ from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.format import spent_text, status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
-from exotrio.manager.web.waiting import Waiting
 
 MAX_EVENTS = 200
 MAX_ANCESTORS = 200
@@ -36,8 +35,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
     same = [each for each in same if each["id"] != state.id]
-    node = row["namespace"], state.node_name
-    waits = state.status == CREATED
     return {
         "page": page,
         "state": {
@@ -47,7 +44,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "stages": {
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
-            "reason": Waiting(view, request).reason(node, row["enqueue_after"]) if waits else None,
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
             "attempts": 1 + view.template(row["template"]).body.retry_policy.max_retries,
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",

@@ -1,0 +1,120 @@
+"""Why states wait, as pages, the API and commands say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import islice
+
+from exotrio._util.times import from_unix_ms, iso_time
+from exotrio._wire.runs import WaitReason
+from exotrio.manager.engine.states import CREATED
+from exotrio.manager.queries.load import count_held, paused_nodes
+from exotrio.manager.queries.runtimes import V0_RUNTIME, RuntimeRow, offered, runtimes_of
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+Node = tuple[str, str]
+"""Its namespace and its name."""
+SENTENCES = {
+    "paused": "waits: node {node} is paused since {at}",
+    "not offered": "waits: no runtime offers {node}; start one that has it",
+    "later": "waits: {node} is due {due}",
+    "draining": "waits: all runtimes that offer {node} drain",
+    "busy": "waits for a free worker: all {workers} that can run {node} are busy",
+}
+"""What is said of each ``WaitReason.kind``. Pages replace the values by links."""
+
+
+class Waiting:
+    """Finds reasons, for one answer; ``now`` is on the clock of leases, in ms. Of nodes of other namespaces,
+    the runtimes are not known."""
+
+    def __init__(self, view: View, namespace: str, now: int) -> None:
+        self._view, self._namespace, self._now = view, namespace, now
+        self._found: dict[Node, WaitReason | None] = {}
+
+    # Each is read only if something waits.
+
+    @cached_property
+    def _paused(self) -> dict[Node, int]:
+        return paused_nodes(self._view)
+
+    @cached_property
+    def _offers(self) -> dict[str, list[str]]:
+        return offered(self._view, self._namespace, self._now)
+
+    @cached_property
+    def _runtimes(self) -> list[RuntimeRow]:
+        return runtimes_of(self._view, self._namespace, self._now, count_held(self._view, self._namespace))
+
+    def obstacle(self, node: Node) -> WaitReason | None:
+        """Return why no state of a node can be claimed, however many workers are free."""
+        if node in self._paused:
+            return _reason("paused", node, at=self._paused[node])
+        namespace, name = node
+        is_offered = name in self._offers or namespace != self._namespace
+        return None if is_offered else _reason("not offered", node)
+
+    def reason(self, node: Node, due: int) -> WaitReason | None:
+        """Return why states of a node wait, of which the first is due at ``due``, in Unix ms.
+
+        None if they are about to be claimed.
+        """
+        if obstacle := self.obstacle(node):
+            return obstacle
+        if due > self._view.now_ms:
+            # Not for a retry at once: the line would come and go.
+            return _reason("later", node, at=due) if due - self._view.now_ms >= 1_000 else None
+        if node not in self._found:
+            self._found[node] = self._lack_of_workers(node)
+        return self._found[node]
+
+    def _lack_of_workers(self, node: Node) -> WaitReason | None:
+        namespace, name = node
+        if namespace != self._namespace or V0_RUNTIME in self._offers[name]:
+            return None
+        offering = [runtime for runtime in self._runtimes if runtime.live and name in runtime.nodes]
+        claiming = [runtime for runtime in offering if runtime.phase in ("starting", "running")]
+        if not claiming:
+            return _reason("draining", node)
+        # Of those that have sent no heartbeat yet, the workers are not known.
+        if all(0 < runtime.workers <= runtime.busy for runtime in claiming):
+            return _reason("busy", node, workers=sum(runtime.workers for runtime in claiming))
+        return None
+
+
+def waiting_nodes(template: Template, counts: Mapping[int, Mapping[str, int]]) -> dict[Node, None]:
+    """Return the nodes of which states wait; each may occur several times in the graph."""
+    waiting = (place for place in template.places if CREATED in counts.get(place.index, {}))
+    return dict.fromkeys((place.namespace, place.node_name) for place in waiting)
+
+
+def reasons_in(
+    view: View, run: Row, counts: Mapping[int, Mapping[str, int]], now: int, limit: int | None = None
+) -> dict[Node, WaitReason]:
+    """Return why states of a run wait, by their node; of so many nodes at most."""
+    waiting, reasons = Waiting(view, run["namespace"], now), {}
+    for node in islice(waiting_nodes(view.template(run["template"]), counts), limit):
+        if reason := waiting.reason(node, _first_due(view, run, node)):
+            reasons[node] = reason
+    return reasons
+
+
+def _first_due(view: View, run: Row, node: Node) -> int:
+    """Return when the first of a node's states that wait in a run is due, in Unix ms; 0 if none waits."""
+    row = view.one(
+        "SELECT coalesce(min(enqueue_after), 0) AS due FROM states WHERE status = 'CREATED' AND run = ?"
+        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)",
+        (run["id"], *node),
+    )
+    return int(row["due"])
+
+
+def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -> WaitReason:
+    namespace, name = node
+    moment = from_unix_ms(at)
+    iso = moment and iso_time(moment)
+    text = SENTENCES[kind].format(node=name, at=iso, due=f"at {iso}", workers=f"{workers:,}")
+    return WaitReason(kind=kind, namespace=namespace, node=name, at=moment, workers=workers, text=text)
