@@ -123,6 +123,56 @@ CREATE TABLE waiting_trends (
     PRIMARY KEY (node_id, width, slot, stage, bucket)
 ) WITHOUT ROWID;
 """,
+    # Order of claims: priorities and turns. Limits. Earlier managers know none of them.
+    5: """
+ALTER TABLE runs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN share INTEGER NOT NULL DEFAULT 1000000;
+ALTER TABLE runs ADD COLUMN fair_key TEXT;
+ALTER TABLE states ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE states ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE states ADD COLUMN limits TEXT;
+ALTER TABLE states ADD COLUMN lane TEXT;
+ALTER TABLE counts ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE turns (
+    node_id INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    fair_key TEXT NOT NULL,
+    turn INTEGER NOT NULL,
+    PRIMARY KEY (node_id, priority, fair_key)
+) WITHOUT ROWID;
+CREATE TABLE limits (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    at_most INTEGER,
+    starts INTEGER,
+    period_ms INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+CREATE TABLE slots (
+    limit_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    PRIMARY KEY (limit_id, key, state)
+) WITHOUT ROWID;
+CREATE INDEX slots_by_state ON slots (state);
+CREATE TABLE starts (
+    limit_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (limit_id, key, slot)
+) WITHOUT ROWID;
+CREATE TABLE lane_checks (
+    id INTEGER PRIMARY KEY,
+    limit_id INTEGER NOT NULL,
+    key TEXT,
+    at INTEGER NOT NULL
+);
+CREATE INDEX lane_checks_by_limit ON lane_checks (limit_id, at);
+""",
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
 

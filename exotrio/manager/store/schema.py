@@ -12,7 +12,7 @@ word for word in the statements that use them.
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 6
 OLDEST = 2
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -85,7 +85,11 @@ CREATE TABLE runs (
     retried INTEGER NOT NULL DEFAULT 0,  -- RETRY_CREATED
     key TEXT,                            -- which its client chose: there is one such run of the graph
     key_digest TEXT,                     -- of the inputs and the store that it was triggered with by that key
-    origin TEXT                          -- what triggered it: api, dashboard or schedule; NULL: not known
+    origin TEXT,                         -- what triggered it: api, dashboard or schedule; NULL: not known
+    -- In which order its states are claimed (engine.order).
+    priority INTEGER NOT NULL DEFAULT 0,      -- less than 0: before others
+    share INTEGER NOT NULL DEFAULT 1000000,   -- by how much each of its states moves the next one back
+    fair_key TEXT                        -- the runs that share one place in the fair order; NULL: it alone
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
@@ -151,7 +155,11 @@ CREATE TABLE states (
     -- the times of an earlier claim here.
     begun_at INTEGER,
     ran_ms INTEGER,
-    checkpoint_size INTEGER              -- of the value in its row of checkpoints, bytes; NULL: it has none
+    checkpoint_size INTEGER,             -- of the value in its row of checkpoints, bytes; NULL: it has none
+    priority INTEGER NOT NULL DEFAULT 0, -- of its run
+    turn INTEGER NOT NULL DEFAULT 0,     -- its place in the fair order among states of that priority
+    limits TEXT,                         -- in which it takes part: JSON list of [name, key]; NULL: in none
+    lane TEXT                            -- why it cannot be claimed; NULL: it only waits for its turn
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
 CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -184,8 +192,59 @@ CREATE TABLE counts (
     retry_created INTEGER NOT NULL DEFAULT 0,
     pruned INTEGER NOT NULL DEFAULT 0,
     further INTEGER NOT NULL DEFAULT 0,  -- of the successes, those that are further outputs of another state
+    turn INTEGER NOT NULL DEFAULT 0,     -- of the state that was created last
     PRIMARY KEY (run, place)
 ) WITHOUT ROWID;
+
+-- Turns by node and priority: with '' for the key, that of the state that was claimed last; else that of the
+-- state that was created last for this fairness key.
+CREATE TABLE turns (
+    node_id INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    fair_key TEXT NOT NULL,
+    turn INTEGER NOT NULL,
+    PRIMARY KEY (node_id, priority, fair_key)
+) WITHOUT ROWID;
+
+-- Limits, which states of several graphs share.
+CREATE TABLE limits (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    at_most INTEGER,                     -- states that are held at once; NULL: any number
+    starts INTEGER,                      -- claims in a period; NULL: any number
+    period_ms INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (namespace, name)
+);
+
+-- An index of states by limit and key. A row counts only as long as its state is QUEUED.
+CREATE TABLE slots (
+    limit_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    PRIMARY KEY (limit_id, key, state)
+) WITHOUT ROWID;
+CREATE INDEX slots_by_state ON slots (state);
+
+-- Claims of the last period, by limit and key.
+CREATE TABLE starts (
+    limit_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    slot INTEGER NOT NULL,               -- of Unix time, in sixtieths of the period
+    count INTEGER NOT NULL,
+    PRIMARY KEY (limit_id, key, slot)
+) WITHOUT ROWID;
+
+-- Where states that wait for a limit may find room: each was written with what made the room.
+CREATE TABLE lane_checks (
+    id INTEGER PRIMARY KEY,
+    limit_id INTEGER NOT NULL,
+    key TEXT,                            -- NULL: all keys
+    at INTEGER NOT NULL
+);
+CREATE INDEX lane_checks_by_limit ON lane_checks (limit_id, at);
 
 -- How many states below a state of a united target have which status, by place.
 CREATE TABLE unite_counters (

@@ -35,7 +35,11 @@ _SETTINGS = {
     "states": "fillfactor = 85",
     # Rows that come and go are cleared away before they are a fifth of the table.
     **dict.fromkeys(
-        ("checkpoints", "claims", "trends", "waiting_trends", "cron_triggers", "meta", "unite_members"), ""
+        (
+            *("checkpoints", "claims", "trends", "waiting_trends", "cron_triggers", "meta", "unite_members"),
+            *("turns", "slots", "starts", "lane_checks"),
+        ),
+        "",
     ),
 }
 _AUTOVACUUM = (
