@@ -66,25 +66,32 @@ class Dialect(Protocol):
     def items(self, values: Items) -> Any:
         """Return the value of such a parameter."""
 
-    def insert(self, table: str, columns: tuple[str, ...], conflict: str) -> str:
-        """Return the statement that inserts rows; ``conflict`` is what follows ON CONFLICT, if anything."""
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> Rows:
+        """Insert rows with one statement; ``conflict`` is what follows ON CONFLICT, if anything."""
 
     def update(
         self,
+        connection: Connection,
         table: str,
         keys: tuple[str, ...],
         columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        *,
         add: tuple[str, ...],
         computed: tuple[tuple[str, str], ...],
-    ) -> str:
-        """Return the statement that updates rows, each of which is (*keys, *columns, *add).
+    ) -> Rows:
+        """Update rows, each of which is (*keys, *columns, *add), with one statement.
 
         Columns that are ``computed`` are set to an expression, in which ``{column}`` is the new value, or
         the sum for one of ``add``.
         """
-
-    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        """Run one of these for rows; the row count is that of those inserted or changed."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Overwrite in files what the body deletes or replaces, where supported."""

@@ -88,12 +88,13 @@ class Transaction(View):
         them in the same order: sort them by their key.
         """
         if rows:
-            self._dialect.run(self._connection, self._dialect.insert(table, columns, conflict), rows)
+            self._dialect.insert(self._connection, table, columns, rows, conflict)
 
     def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert those rows that are not there yet, in an order as in ``insert``; return how many."""
-        sql = self._dialect.insert(table, columns, "DO NOTHING")
-        return self._dialect.run(self._connection, sql, rows).rowcount if rows else 0
+        if not rows:
+            return 0
+        return self._dialect.insert(self._connection, table, columns, rows, "DO NOTHING").rowcount
 
     def update(
         self,
@@ -114,8 +115,9 @@ class Transaction(View):
         row, and it has changed since.
         """
         if rows:
-            sql = self._dialect.update(table, keys, columns, add, computed)
-            updated = self._dialect.run(self._connection, sql, rows)
+            updated = self._dialect.update(
+                self._connection, table, keys, columns, rows, add=add, computed=computed
+            )
             self._updates.append((table, updated, len(rows)))
 
     def check_updates(self) -> None:

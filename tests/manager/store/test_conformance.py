@@ -196,6 +196,29 @@ async def test_updating_a_row_that_does_not_exist_is_a_conflict(
     assert [row[3] for row in await store.read(rows, "events", "state")] == ["a", "b"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 20])
+async def test_rows_may_have_the_same_values_in_any_columns(store: Store, count: int) -> None:
+    """Such columns may be sent in another form, if the rows are many or only one."""
+    states = ("state", "place", "path", "target_state")
+
+    def insert(tx: Transaction) -> None:
+        tx.insert("events", EVENTS, [(1, 5, "same", None)] * count)
+        tx.insert("events", EVENTS, [(2, at, "a\0b", "w") for at in range(count)])
+        tx.insert("unite_members", states, [(7, 8, b"\x00\xff", number) for number in range(count)])
+
+    def update(tx: Transaction) -> None:
+        changed = [(2, at, "w", "new", None, 3) for at in range(count)]
+        tx.update("events", ("state", "at", "worker"), ("kind", "worker"), changed, add=("at",))
+        tx.check_updates()
+
+    await store.write(insert)
+    await store.write(update)
+    selected = [row[1:] for row in await store.read(rows, "events", "state, at")]
+    assert selected == [(1, 5, "same", None)] * count + [(2, at + 3, "new", None) for at in range(count)]
+    members = [tuple(row) for row in await store.read(rows, "unite_members", "target_state")]
+    assert members == [(number, 8, b"\x00\xff", 7) for number in range(count)]
+
+
 async def test_rows_are_selected_by_any_of_many_values(store: Store) -> None:
     texts = ["a", 'qu"ote', "it's", "back\\slash", "{1,2}", "NULL", "", "ä", "🜚", "a,b", " "]
 

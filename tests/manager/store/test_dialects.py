@@ -71,9 +71,15 @@ def test_an_update_of_rows_numbers_no_parameters() -> None:
             "CREATE TABLE t (a INTEGER, b INTEGER, n INTEGER, x INTEGER, text TEXT);"
             "INSERT INTO t VALUES (1, NULL, 10, 0, ''), (2, 5, 20, 0, '');"
         )
-        dialect = SQLiteDialect()
-        sql = dialect.update("t", ("a", "b"), ("text",), ("n",), (("x", "{n} + length({text}) + {n}"),))
-        dialect.run(connection, sql, [(1, None, "one", 100), (2, 5, "four", 200), (3, 3, "", 0)])
+        SQLiteDialect().update(
+            connection,
+            "t",
+            ("a", "b"),
+            ("text",),
+            [(1, None, "one", 100), (2, 5, "four", 200), (3, 3, "", 0)],
+            add=("n",),
+            computed=(("x", "{n} + length({text}) + {n}"),),
+        )
         rows = connection.execute("SELECT a, n, x, text FROM t ORDER BY a").fetchall()
     assert rows == [(1, 110, 223, "one"), (2, 220, 444, "four")]
     assert [text.count("?") for text in connection.statements] == [7]

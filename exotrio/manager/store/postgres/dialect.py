@@ -11,15 +11,42 @@ from exotrio.manager.store.driver import Connection, Items, Rows, new_values
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 
+MANY = 8
+"""Rows of which it does not happen that a column has one value: if it has, it has in the next ones, too."""
 
-def _arrays(table: str, columns: tuple[str, ...]) -> str:
-    types = tables()[table]
-    return ", ".join(f"?::{types[column].type}[]" for column in columns)
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[bool, ...], tuple[Any, ...]]:
+    """Return which columns have one value in all of these rows, and the parameter for each column: that
+    value, or an array.
+
+    PostgreSQL takes a value faster than an array of it, and most columns of new states have the same value.
+    Of a few rows only one is taken so: with each column that happens to have one value, or not, there would
+    be another statement to prepare.
+    """
+    columns = list(zip(*rows, strict=True))
+    if len(rows) == 1:
+        return (True,) * len(columns), rows[0]
+    # The first one is an array, so that there are as many rows.
+    same = [
+        number > 0 and len(rows) >= MANY and column.count(column[0]) == len(rows)
+        for number, column in enumerate(columns)
+    ]
+    values = (column[0] if one else array(column) for one, column in zip(same, columns, strict=True))
+    return tuple(same), tuple(values)
+
+
+def _selected(types: Sequence[str], same: Sequence[bool], names: Sequence[str]) -> str:
+    """Return the SELECT of rows whose columns have these types and names."""
+    return "SELECT " + ", ".join(
+        f"?::{type} AS {name}" if one else f"unnest(?::{type}[]) AS {name}"
+        for type, one, name in zip(types, same, names, strict=True)
+    )
 
 
 @cache
-def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
-    text = f"INSERT INTO {table} ({', '.join(columns)}) SELECT * FROM unnest({_arrays(table, columns)})"
+def _insert(table: str, columns: tuple[str, ...], same: tuple[bool, ...], conflict: str) -> str:
+    types = [tables()[table][column].type for column in columns]
+    text = f"INSERT INTO {table} ({', '.join(columns)}) {_selected(types, same, columns)}"
     return f"{text} ON CONFLICT {conflict}" if conflict else text
 
 
@@ -30,6 +57,7 @@ def _update(
     columns: tuple[str, ...],
     add: tuple[str, ...],
     computed: tuple[tuple[str, str], ...],
+    same: tuple[bool, ...],
 ) -> str:
     # A key may be among the columns, too: the status that is expected and the new one.
     names = [
@@ -38,20 +66,17 @@ def _update(
     values = {column: f"new.v_{column}" for column in columns}
     values |= {column: f"({table}.{column} + new.a_{column})" for column in add}
     changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
-    types = tables()[table]
-    same = [
-        f"{table}.{key} {'IS NOT DISTINCT FROM' if types[key].may_be_null else '='} new.k_{key}"
+    known = tables()[table]
+    found = [
+        f"{table}.{key} {'IS NOT DISTINCT FROM' if known[key].may_be_null else '='} new.k_{key}"
         for key in keys
     ]
-    arrays = _arrays(table, (*keys, *columns, *add))
-    return (
-        f"UPDATE {table} SET {', '.join(changes)} FROM unnest({arrays}) AS new ({', '.join(names)})"
-        f" WHERE {' AND '.join(same)}"
-    )
+    rows = _selected([known[column].type for column in (*keys, *columns, *add)], same, names)
+    return f"UPDATE {table} SET {', '.join(changes)} FROM ({rows}) AS new WHERE {' AND '.join(found)}"
 
 
 class PostgresDialect:
-    """The dialect of PostgreSQL. The rows of a statement are sent as arrays, one for each column."""
+    """The dialect of PostgreSQL. The rows of a statement are sent by column, most columns as arrays."""
 
     locks_rows = True
 
@@ -61,11 +86,30 @@ class PostgresDialect:
     def items(self, values: Items) -> Array:
         return array(values)
 
-    insert = staticmethod(_insert)
-    update = staticmethod(_update)
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> Rows:
+        same, parameters = _columns(rows)
+        return connection.execute(_insert(table, columns, same, conflict), parameters)
 
-    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        return connection.execute(sql, tuple(array(values) for values in zip(*rows, strict=True)))
+    def update(
+        self,
+        connection: Connection,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        add: tuple[str, ...],
+        computed: tuple[tuple[str, str], ...],
+    ) -> Rows:
+        same, parameters = _columns(rows)
+        return connection.execute(_update(table, keys, columns, add, computed, same), parameters)
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         # Clients cannot decide when a server overwrites deleted rows in its files.

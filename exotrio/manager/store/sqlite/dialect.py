@@ -30,25 +30,19 @@ def _update(
     columns: tuple[str, ...],
     add: tuple[str, ...],
     computed: tuple[tuple[str, str], ...],
-) -> str:
-    # Numbered, for ``run``: the keys come first in a row, and last in the statement.
+) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """Return the statement, and a function that returns the parameters of a row in their order."""
+    # Numbered, as the keys come first in a row and last in the statement, and one may be needed twice.
     number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
     values = {column: f"?{number[column]}" for column in columns}
     values |= {column: f"({column} + ?{number[column]})" for column in add}
     changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
     first, *others = keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
-    return f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
-
-
-@cache
-def _in_order(sql: str) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
-    """Return a statement with plain parameters, and a function that returns those of a row in their order.
-
-    Python up to 3.12.3 warns of numbered parameters, which is an error if warnings are errors.
-    """
+    sql = f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
+    # Python up to 3.12.3 warns of numbered parameters, which is an error if warnings are errors.
     numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
-    return _NUMBERED.sub("?", sql), itemgetter(*numbers) if numbers else None
+    return _NUMBERED.sub("?", sql), itemgetter(*numbers)
 
 
 class SQLiteDialect:
@@ -62,12 +56,29 @@ class SQLiteDialect:
     def items(self, values: Items) -> str:
         return to_json(values).decode()
 
-    insert = staticmethod(_insert)
-    update = staticmethod(_update)
+    def insert(
+        self,
+        connection: Connection,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str,
+    ) -> Rows:
+        return connection.executemany(_insert(table, columns, conflict), rows)
 
-    def run(self, connection: Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        text, order = _in_order(sql)
-        return connection.executemany(text, rows if order is None else map(order, rows))
+    def update(
+        self,
+        connection: Connection,
+        table: str,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        *,
+        add: tuple[str, ...],
+        computed: tuple[tuple[str, str], ...],
+    ) -> Rows:
+        text, in_order = _update(table, keys, columns, add, computed)
+        return connection.executemany(text, map(in_order, rows))
 
     @contextmanager
     def secure_delete(self, connection: Connection) -> Iterator[None]:
