@@ -140,8 +140,11 @@ CREATE TABLE turns (
     turn INTEGER NOT NULL,
     PRIMARY KEY (node_id, priority, fair_key)
 ) WITHOUT ROWID;
+ALTER TABLE nodes ADD COLUMN limits TEXT;
+CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
 CREATE TABLE limits (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     namespace TEXT NOT NULL,
     name TEXT NOT NULL,
     at_most INTEGER,
@@ -155,9 +158,10 @@ CREATE TABLE slots (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
     state INTEGER NOT NULL,
+    check_at INTEGER,
     PRIMARY KEY (limit_id, key, state)
 ) WITHOUT ROWID;
-CREATE INDEX slots_by_state ON slots (state);
+CREATE INDEX slots_to_check ON slots (limit_id, check_at) WHERE check_at IS NOT NULL;
 CREATE TABLE starts (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
@@ -165,13 +169,6 @@ CREATE TABLE starts (
     count INTEGER NOT NULL,
     PRIMARY KEY (limit_id, key, slot)
 ) WITHOUT ROWID;
-CREATE TABLE lane_checks (
-    id INTEGER PRIMARY KEY,
-    limit_id INTEGER NOT NULL,
-    key TEXT,
-    at INTEGER NOT NULL
-);
-CREATE INDEX lane_checks_by_limit ON lane_checks (limit_id, at);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

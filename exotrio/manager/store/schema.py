@@ -30,6 +30,7 @@ CREATE TABLE nodes (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     paused_at INTEGER,                   -- since when its states are not claimed, if so
+    limits TEXT,                         -- that places with this node ever named: JSON list of ids
     UNIQUE (namespace, name)
 );
 
@@ -158,7 +159,7 @@ CREATE TABLE states (
     checkpoint_size INTEGER,             -- of the value in its row of checkpoints, bytes; NULL: it has none
     priority INTEGER NOT NULL DEFAULT 0, -- of its run
     turn INTEGER NOT NULL DEFAULT 0,     -- its place in the fair order among states of that priority
-    limits TEXT,                         -- in which it takes part: JSON list of [name, key]; NULL: in none
+    limits TEXT,                         -- in which it takes part: JSON list of [id, key]; NULL: in none
     lane TEXT                            -- why it cannot be claimed; NULL: it only waits for its turn
 );
 CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
@@ -166,6 +167,9 @@ CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WH
 -- One for all that looks for held states, also by claim or deadline, as a whole then: they are few, and each
 -- index takes a twentieth of a state's time.
 CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status = 'QUEUED';
+-- Those that wait for a limit.
+CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
 -- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
 CREATE INDEX states_by_run ON states (run, seq);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
@@ -206,45 +210,39 @@ CREATE TABLE turns (
     PRIMARY KEY (node_id, priority, fair_key)
 ) WITHOUT ROWID;
 
--- Limits, which states of several graphs share.
+-- Limits, which states of several graphs share (engine.slots).
 CREATE TABLE limits (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: states and lanes name it
     namespace TEXT NOT NULL,
     name TEXT NOT NULL,
-    at_most INTEGER,                     -- states that are held at once; NULL: any number
-    starts INTEGER,                      -- claims in a period; NULL: any number
+    at_most INTEGER,                     -- states that are held at once, of each key; NULL: any number
+    starts INTEGER,                      -- claims in a period, of each key; NULL: any number
     period_ms INTEGER,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     UNIQUE (namespace, name)
 );
 
--- An index of states by limit and key. A row counts only as long as its state is QUEUED.
+-- An index of the held states by limit and key: a row counts only while its state is QUEUED. Once check_at is
+-- set, the row says that its lane may have room from then on. Rows with a state below 1 only say that: 0 of
+-- one key, -1 of all keys after this one.
 CREATE TABLE slots (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
     state INTEGER NOT NULL,
+    check_at INTEGER,                    -- Unix time, ms
     PRIMARY KEY (limit_id, key, state)
 ) WITHOUT ROWID;
-CREATE INDEX slots_by_state ON slots (state);
+CREATE INDEX slots_to_check ON slots (limit_id, check_at) WHERE check_at IS NOT NULL;
 
 -- Claims of the last period, by limit and key.
 CREATE TABLE starts (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
-    slot INTEGER NOT NULL,               -- of Unix time, in sixtieths of the period
+    slot INTEGER NOT NULL,               -- Unix time at which a sixtieth of the period began, ms
     count INTEGER NOT NULL,
     PRIMARY KEY (limit_id, key, slot)
 ) WITHOUT ROWID;
-
--- Where states that wait for a limit may find room: each was written with what made the room.
-CREATE TABLE lane_checks (
-    id INTEGER PRIMARY KEY,
-    limit_id INTEGER NOT NULL,
-    key TEXT,                            -- NULL: all keys
-    at INTEGER NOT NULL
-);
-CREATE INDEX lane_checks_by_limit ON lane_checks (limit_id, at);
 
 -- How many states below a state of a united target have which status, by place.
 CREATE TABLE unite_counters (

@@ -37,7 +37,7 @@ _SETTINGS = {
     **dict.fromkeys(
         (
             *("checkpoints", "claims", "trends", "waiting_trends", "cron_triggers", "meta", "unite_members"),
-            *("turns", "slots", "starts", "lane_checks"),
+            *("turns", "slots", "starts"),
         ),
         "",
     ),
