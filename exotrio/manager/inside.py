@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import trio
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.routing import Match, Route
 from starlette.types import Message
 
 from exotrio._util.slim_httpx import httpx
 from exotrio.errors import LifecycleError
-from exotrio.manager.api.json import EXCEPTION_HANDLERS, on_error
+from exotrio.manager.api.routing import Api
 from exotrio.manager.security.access import LOCAL, CheckedHost, local
 
 logger = logging.getLogger("exotrio.manager.http")
-
-_EXPECTED = tuple(kind for kind in EXCEPTION_HANDLERS if kind is not Exception)
 
 
 class Exchange(Protocol):
@@ -50,12 +43,10 @@ class InsideTransport(httpx.ASGITransport):
         api: From ``create_api``.
     """
 
-    def __init__(self, api: Starlette) -> None:
+    def __init__(self, api: Api) -> None:
         super().__init__(local(CheckedHost(api, None)), raise_app_exceptions=False)
         self._api = api
         self._loop = trio.lowlevel.current_trio_token()
-        # Runtimes and clients call few paths again and again; those of runs, once or twice.
-        self._find = lru_cache(maxsize=64)(self._find_uncached)
 
     async def send(self, exchange: Exchange) -> None:
         """Answer a request.
@@ -75,55 +66,38 @@ class InsideTransport(httpx.ASGITransport):
         scope: dict[str, Any] = {
             "type": "http",
             "method": exchange.method,
-            "path": path,
+            "path": unquote(path),
             "root_path": "",
             "query_string": query.encode(),
             "headers": [(name.encode(), text.encode()) for name, text in exchange.headers.items()],
-            "app": self._api,
             LOCAL: True,
         }
-        request = Request(scope, _receive_of(exchange.content or b""))
-        has_begun = is_the_clients = False
+        is_whole = is_the_clients = False
 
         async def pass_on(message: Message) -> None:
-            nonlocal has_begun, is_the_clients
+            nonlocal is_whole, is_the_clients
             try:
                 if message["type"] == "http.response.start":
-                    has_begun = True
                     headers = {name.decode(): text.decode("latin-1") for name, text in message["headers"]}
                     exchange.begin(message["status"], headers)
-                elif part := message.get("body"):
-                    await exchange.take(bytes(part))
+                else:
+                    if part := message.get("body"):
+                        await exchange.take(bytes(part))
+                    is_whole = not message.get("more_body", False)
             except Exception:
                 is_the_clients = True
                 raise
 
         exchange.is_sent = True  # as far as is known: it may take effect from here on
         try:
-            route, scope["path_params"] = self._find(exchange.method, path)
-            response = await route.endpoint(request)
-            await response(scope, request.receive, pass_on)
+            await self._api(scope, _receive_of(exchange.content or b""), pass_on)
         except Exception as error:
             if is_the_clients:
                 raise
-            if has_begun or not isinstance(error, _EXPECTED):
-                logger.exception("%s %s failed", exchange.method, path)
-            if has_begun:
+            logger.exception("%s %s failed", exchange.method, path)
+            if not is_whole:
                 raise exchange.broken("the server failed while it answered; its log says why") from error
-            response = await on_error(request, error)
-            await response(scope, request.receive, pass_on)
         exchange.end()
-
-    def _find_uncached(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
-        scope = {"type": "http", "method": method, "path": unquote(path), "root_path": ""}
-        status = 404
-        for route in self._api.routes:
-            match, found = route.matches(scope)
-            if match is Match.FULL and isinstance(route, Route):
-                return route, found["path_params"]
-            if match is Match.PARTIAL:
-                status = 405  # another method
-        raise HTTPException(status)
 
 
 def _receive_of(content: bytes) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from exotrio._httpd import (
@@ -31,10 +30,9 @@ from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import is_database_url, parse_database_url
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
-from exotrio.manager.api.json import EXCEPTION_HANDLERS
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.operations import operation_routes
-from exotrio.manager.api.routing import starlette_routes
+from exotrio.manager.api.routing import Api
 from exotrio.manager.app import create_api, create_app
 from exotrio.manager.background import in_background
 from exotrio.manager.database import choose_database, place_of_keys
@@ -325,10 +323,9 @@ def _key(db: str | Path, settings: Settings) -> Key:
 
 def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: str) -> ASGIApp:
     table = operation_routes(service.store, metrics, open_metrics=True)
-    app = Starlette(routes=starlette_routes(table), exception_handlers=EXCEPTION_HANDLERS)
     # Off loopback any Host is accepted: scrapers and probes address a pod by its IP address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    keyed = KeyRequired(app, key=key, open_paths=[route.path for route in table])
+    keyed = KeyRequired(Api(table), key=key, open_paths=[route.path for route in table])
     return CheckedHost(keyed, hosts)
 
 

@@ -62,7 +62,7 @@ class BodyReader:
 
 
 def body_reader(request: Request) -> BodyReader:
-    reader: BodyReader = request.app.state.bodies
+    reader: BodyReader = request.app.bodies
     return reader
 
 

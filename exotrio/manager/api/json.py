@@ -227,8 +227,12 @@ def path_int(parameter: str, text: str) -> int:
     return number
 
 
-async def on_error(request: Request, error: Exception) -> Response:
-    """Return the reply for an exception. Async because Starlette runs other handlers in a thread."""
+EXPECTED = (Refused, Unprocessable, GraphInvalid, HTTPException, DatabaseError)
+"""Errors that a reply tells the client; any other one is a defect."""
+
+
+def reply_to_error(request: Request, error: Exception) -> Response:
+    """Return the reply for an exception."""
     match error:
         case Refused():
             return reply({"detail": error.detail}, status_of(error))
@@ -248,10 +252,4 @@ async def on_error(request: Request, error: Exception) -> Response:
                 return reply({"detail": error.what}, 504)
             what_to_do = "" if isinstance(error, SecretUnreadable) else f"; {error.fix or 'try again later'}"
             return reply({"detail": f"{error.what}{what_to_do}"}, 503)
-    # Starlette raises the error again after this reply; the server logs it.
     return reply({"success": False, "detail": "an unexpected error occurred; it is in the server's log"}, 500)
-
-
-EXCEPTION_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = dict.fromkeys(
-    (Refused, Unprocessable, GraphInvalid, HTTPException, DatabaseError, Exception), on_error
-)

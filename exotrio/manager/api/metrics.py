@@ -7,15 +7,15 @@ routes, nodes and words of ours, never the id of a run or a state.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.api.routing import PATTERN
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Store
@@ -151,10 +151,8 @@ class ManagerMetrics:
         await self._query()
         return generate_latest(self.registry)
 
-    def timed(self, app: ASGIApp, routes: Iterable[Route]) -> ASGIApp:
+    def timed(self, app: ASGIApp) -> ASGIApp:
         """Return ``app`` with every request counted under the pattern of its route."""
-        # The label is the pattern of the route, so ids in the path do not become labels.
-        patterns: dict[Any, str] = {route.endpoint: route.path for route in routes}
 
         async def timing(scope: Scope, receive: Receive, send: Send) -> None:
             began = time.monotonic()
@@ -168,8 +166,8 @@ class ManagerMetrics:
                 await send(message)
 
             def observe() -> None:
-                # Starlette leaves the endpoint in the scope. A request that was refused before has none.
-                pattern = patterns.get(scope.get("endpoint"), "none")
+                # The pattern, so ids in the path do not become labels. A request that was refused has none.
+                pattern = scope.get(PATTERN, "none")
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 self._requests.labels(pattern, method, code).observe(time.monotonic() - began)
 
