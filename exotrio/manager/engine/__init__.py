@@ -3,6 +3,7 @@
 ==================  ===============================================================================
 ``graphs``          register nodes, store graphs with their secrets and schedules
 ``runs``            trigger runs, one or many; cancel one; the secrets for the node of a state
+``limits``          make, change and delete limits; declare those of a graph
 ``schedules``       trigger graphs by their schedules
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
 ``claims``          claim states, also in the use case that records outcomes

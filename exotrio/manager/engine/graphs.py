@@ -13,12 +13,14 @@ from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.manager.engine.limits import declare_limits, missing_limits
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -89,8 +91,9 @@ def _skipped(occurrences: Mapping[str, int | None], now_ms: int) -> Iterator[Pro
             )
 
 
-def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[str, Any]:
-    """Make ``new`` the version of the graph for later runs, and replace the graph's secrets.
+def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEffects[dict[str, Any]]:
+    """Make ``new`` the version of the graph for later runs, replace the graph's secrets, and declare its
+    limits.
 
     The reply says whether the graph is valid. Existing runs keep the version they began with.
     """
@@ -115,6 +118,11 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
+    effects = Effects()
+    if template.body.limits:
+        before = tx.template(graph["template"]).body.limits if current else ()
+        effects = declare_limits(tx, namespace, template.body.limits, before)
+    refuse(f"graph {name!r} names limits that do not exist", missing_limits(tx, namespace, template.body))
     # Do not add the same version again: a script may store the graph before each run.
     if current is None or version != tuple(current):
         template_id = tx.execute(
@@ -128,7 +136,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> dict[st
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph["id"],))
     secrets = [(graph["id"], key, new.ciphertexts[key]) for key in sorted(new.ciphertexts)]
     tx.insert("secrets", ("graph", "name", "value"), secrets)
-    return get_graph(tx, namespace, name)
+    return WithEffects(get_graph(tx, namespace, name), effects)
 
 
 def _replace_schedules(tx: Transaction, graph: int, occurrences: Mapping[str, int | None]) -> None:

@@ -1,0 +1,165 @@
+"""The limits of a namespace: made, changed and deleted by users, and declared with graphs.
+
+A graph that is stored makes the limits that it declares. It changes one only if it declares it otherwise than
+its version before did: what was set meanwhile, such as 0 in an emergency, outlives a deploy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from exotrio._util.words import listed, plural, readable_errors, suggestion
+from exotrio._wire.graphs import GraphBody
+from exotrio._wire.limits import LimitChange
+from exotrio.graph import LimitModel
+from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
+from exotrio.manager.rules.problems import Problem
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, WithEffects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+MAX_IN_NAMESPACE = 1_000
+MAX_ANNOUNCED = 20_000
+"""Waiting states of a changed limit whose nodes are announced, as in ``engine.pausing``."""
+
+
+def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -> WithEffects[None]:
+    """Make a limit, or change one."""
+    if not name or not namespace.strip():
+        raise InvalidRequest("a limit and its namespace need a name")
+    row = tx.row(
+        f"SELECT * FROM limits WHERE namespace = ? AND name = ?{tx.for_update('limits')}", (namespace, name)
+    )
+    try:
+        limit = change.of(name, None if row is None else model_of(row))
+    except ValidationError as error:
+        raise InvalidRequest(f"limit {name!r} cannot be set: {'; '.join(readable_errors(error))}") from None
+    return WithEffects(None, _store(tx, namespace, limit))
+
+
+def declare_limits(
+    tx: Transaction, namespace: str, declared: Iterable[LimitModel], before: Collection[LimitModel]
+) -> Effects:
+    """Make the limits that a graph declares, and change those that it declared otherwise ``before``."""
+    effects = Effects()
+    known = names_of_limits(tx, namespace)
+    for limit in sorted(declared, key=lambda limit: limit.name):
+        if limit.name not in known or limit not in before:
+            effects.add(_store(tx, namespace, limit))
+    return effects
+
+
+def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> WithEffects[list[str]]:
+    """Delete a limit, and return the graphs that name it; without ``force``, these are a reason to refuse."""
+    row = find_limit(tx, namespace, name, lock=tx.for_update("limits"))
+    graphs = graphs_naming(tx, namespace, name)
+    if not force:
+        if graphs:
+            raise Conflict(
+                f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
+                "without it first, or force the deletion, and then nothing limits them"
+            )
+        if _is_named_by_waiting_states(tx, namespace, name):
+            raise Conflict(
+                f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
+                "they have run, or force the deletion, and then nothing limits them"
+            )
+    effects = _reopen(tx, row["id"])
+    tx.execute("DELETE FROM limits WHERE id = ?", (row["id"],))
+    return WithEffects(graphs, effects)
+
+
+def find_limit(view: View, namespace: str, name: str, *, lock: str = "") -> Row:
+    """Return a limit; raise NotFound if there is none."""
+    row = view.row(f"SELECT * FROM limits WHERE namespace = ? AND name = ?{lock}", (namespace, name))
+    if row is None:
+        raise NotFound(f"there is no limit {name!r} in namespace {namespace!r}")
+    return row
+
+
+def names_of_limits(view: View, namespace: str) -> list[str]:
+    rows = view.execute("SELECT name FROM limits WHERE namespace = ? ORDER BY name", (namespace,))
+    return [name for (name,) in rows]
+
+
+def missing_limits(view: View, namespace: str, body: GraphBody) -> Iterator[Problem]:
+    """Yield which limits a graph names that do not exist."""
+    named = {(node.identifier, limit.name) for node in body.nodes for limit in node.limits}
+    known = names_of_limits(view, namespace) if named else []
+    for identifier, name in sorted(named):
+        if name not in known:
+            what = f"there is no limit {name!r} in namespace {namespace!r}{suggestion(name, known)}"
+            fix = "declare it in limits of the graph, or make it by `limits set`"
+            yield Problem(f"{what}; {fix}", identifier, f"limits.{name}")
+
+
+def graphs_naming(view: View, namespace: str, name: str) -> list[str]:
+    """Return the graphs whose next runs name a limit."""
+    return [graph for graph, names in named_by_graphs(view, namespace).items() if name in names]
+
+
+def named_by_graphs(view: View, namespace: str) -> dict[str, set[str]]:
+    """Return the limits that each graph names, without those that name none."""
+    rows = view.execute("SELECT name, template FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
+    named = {
+        row["name"]: {
+            limit.name for node in view.template(row["template"]).body.nodes for limit in node.limits
+        }
+        for row in rows.fetchall()
+    }
+    return {graph: names for graph, names in named.items() if names}
+
+
+def model_of(row: Row) -> LimitModel:
+    """Return a row as it would be declared."""
+    return LimitModel(
+        name=row["name"], at_most=row["at_most"], starts=row["starts"], period_ms=row["period_ms"]
+    )
+
+
+def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
+    """Insert a limit, or change it and let states in that may have room now."""
+    values = (limit.at_most, limit.starts, limit.period_ms)
+    stored = tx.execute(
+        "INSERT INTO limits (namespace, name, at_most, starts, period_ms, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"
+        " at_most = excluded.at_most, starts = excluded.starts, period_ms = excluded.period_ms,"
+        " updated_at = excluded.updated_at"
+        " RETURNING id",
+        (namespace, limit.name, *values, tx.now_ms, tx.now_ms),
+    ).fetchall()
+    count = tx.one("SELECT count(*) AS count FROM limits WHERE namespace = ?", (namespace,))["count"]
+    if count > MAX_IN_NAMESPACE:
+        raise Conflict(f"a namespace has at most {MAX_IN_NAMESPACE:,} limits: use one with keys instead")
+    return _reopen(tx, stored[0]["id"])
+
+
+def _reopen(tx: Transaction, limit: int) -> Effects:
+    """Let states in that wait for a limit, as far as it has room, and wake the claims of their nodes."""
+    tx.execute("INSERT INTO lane_checks (limit_id, key, at) VALUES (?, NULL, ?)", (limit, tx.now_ms))
+    waiting = tx.execute(
+        "SELECT DISTINCT run, node_id FROM (SELECT run, node_id FROM states WHERE status = 'CREATED'"
+        " AND lane IS NOT NULL AND lane >= ? AND lane < ? LIMIT ?) AS waiting",
+        (f"{limit}:", f"{limit};", MAX_ANNOUNCED),
+    )
+    effects = Effects()
+    for run, node in waiting:
+        effects.reopen(run, node)
+    return effects
+
+
+def _is_named_by_waiting_states(tx: Transaction, namespace: str, name: str) -> bool:
+    entry = f"[{to_json(name).decode()},"  # of the JSON in that column, where quotes in a key are escaped
+    return (
+        tx.row(
+            "SELECT 1 AS named FROM states JOIN runs ON runs.id = states.run WHERE states.status = 'CREATED'"
+            " AND states.limits IS NOT NULL AND replace(states.limits, ?, '') <> states.limits"
+            " AND runs.namespace = ? LIMIT 1",
+            (entry, namespace),
+        )
+        is not None
+    )
