@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from pydantic import ValidationError
-from pydantic_core import to_json
 
 from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
@@ -63,7 +62,7 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
                 f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
                 "without it first, or force the deletion, and then nothing limits them"
             )
-        if _is_named_by_waiting_states(tx, namespace, name):
+        if _is_named_by_waiting_states(tx, row["id"]):
             raise Conflict(
                 f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
                 "they have run, or force the deletion, and then nothing limits them"
@@ -140,7 +139,13 @@ def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
 
 def _reopen(tx: Transaction, limit: int) -> Effects:
     """Let states in that wait for a limit, as far as it has room, and wake the claims of their nodes."""
-    tx.execute("INSERT INTO lane_checks (limit_id, key, at) VALUES (?, NULL, ?)", (limit, tx.now_ms))
+    checks = [(limit, "", -1, tx.now_ms), (limit, "", 0, tx.now_ms)]
+    tx.insert(
+        "slots",
+        ("limit_id", "key", "state", "check_at"),
+        checks,
+        "(limit_id, key, state) DO UPDATE SET check_at = excluded.check_at",
+    )
     waiting = tx.execute(
         "SELECT DISTINCT run, node_id FROM (SELECT run, node_id FROM states WHERE status = 'CREATED'"
         " AND lane IS NOT NULL AND lane >= ? AND lane < ? LIMIT ?) AS waiting",
@@ -152,14 +157,12 @@ def _reopen(tx: Transaction, limit: int) -> Effects:
     return effects
 
 
-def _is_named_by_waiting_states(tx: Transaction, namespace: str, name: str) -> bool:
-    entry = f"[{to_json(name).decode()},"  # of the JSON in that column, where quotes in a key are escaped
+def _is_named_by_waiting_states(tx: Transaction, limit: int) -> bool:
     return (
         tx.row(
-            "SELECT 1 AS named FROM states JOIN runs ON runs.id = states.run WHERE states.status = 'CREATED'"
-            " AND states.limits IS NOT NULL AND replace(states.limits, ?, '') <> states.limits"
-            " AND runs.namespace = ? LIMIT 1",
-            (entry, namespace),
+            "SELECT 1 AS named FROM states WHERE status = 'CREATED' AND limits IS NOT NULL"
+            " AND replace(limits, ?, '') <> limits LIMIT 1",
+            (f"[{limit},",),
         )
         is not None
     )
