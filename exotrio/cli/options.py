@@ -16,7 +16,6 @@ from exotrio._util.times import parse_duration
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import completion, values
 from exotrio.cli.folder import DATABASE, keys_of, read_key
-from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -89,18 +88,11 @@ def run_key(
 ) -> Callable[[F], F]:
     """Return the option for the key of a run; the command gets ``run_key``.
 
-    The API key, which ``server --key`` is, is refused: everyone who sees a run sees the key of the run.
-    Until the next release, ``--key`` means the same.
-    """
+    The API key, which ``server --key`` is, is refused: everyone who sees a run sees the key of the run."""
 
     def add(function: F) -> F:
         @functools.wraps(function)
-        def with_key(*args: Any, run_key: str | None, key: str | None, **others: Any) -> Any:
-            if key is not None:
-                if run_key is not None:
-                    raise click.UsageError("--key is the old name of --run-key: give only --run-key")
-                print_message("--key is called --run-key now, and is removed in the next release")
-                run_key = key
+        def with_key(*args: Any, run_key: str | None, **others: Any) -> Any:
             if run_key is not None:
                 try:
                     check_key(run_key)
@@ -115,8 +107,7 @@ def run_key(
                     )
             return function(*args, run_key=run_key, **others)
 
-        option = click.option("--run-key", metavar="TEXT", help=help)
-        return cast("F", option(click.option("--key", hidden=True)(with_key)))
+        return cast("F", click.option("--run-key", metavar="TEXT", help=help)(with_key))
 
     return add
 

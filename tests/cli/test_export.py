@@ -35,14 +35,7 @@ def test_the_result_is_printed_as_json(cli: Cli, run: str) -> None:
     size = cli.json("export", run[:8], "run.html")["bytes"]
     assert size == (cli.folder / "run.html").stat().st_size
     fails(cli("export", run, "-", "-o", "json"), 2, "standard output gets the page")
-    fails(cli("export", run, "-o", "jsno"), 2, "'jsno' is not a format of the output: table or json")
-
-
-def test_a_file_after_the_option_for_the_format_is_still_written_with_a_hint(cli: Cli, run: str) -> None:
-    end = cli("export", run, "-o", "old.html", code=0)
-    assert end.err == f"-o is a format in all commands now: write export {run} old.html\n"
-    assert run in (cli.folder / "old.html").read_text("utf-8")
-    fails(cli("export", run, "new.html", "-o", "old.html"), 2, "'old.html' is not a format")
+    fails(cli("export", run, "-o", "jsno"), 2, "'jsno' is not one of")
 
 
 def test_without_a_name_the_file_is_named_by_the_run(cli: Cli, run: str) -> None:

@@ -181,16 +181,6 @@ def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place:
     assert place.total == before
 
 
-@only_native
-def test_the_old_name_of_the_option_still_works_and_names_the_new_one(cli: Cli, place: Place) -> None:
-    key = f"order {uuid4()}"
-    end = cli("trigger", "g", "--key", key, "-i", "p=1", code=0)
-    assert end.err == "--key is called --run-key now, and is removed in the next release\n"
-    assert end.out.strip() == cli("trigger", "g", "--run-key", key, "-i", "p=1").out.strip()
-    assert end.out.strip() in cli("runs", "ls", "--key", key).out
-    fails(cli("trigger", "g", "--key", key, "--run-key", key), 2, "give only --run-key")
-
-
 def test_the_api_key_is_not_accepted_as_the_key_of_a_run(cli: Cli, place: Place) -> None:
     before, file = place.total, cli.write("other.key", "the-key-of-a-file\n")
     for key, command in (

@@ -14,7 +14,6 @@ from typing import Any
 
 import psycopg
 import pytest
-import trio
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store import migrations, schema
@@ -101,7 +100,6 @@ async def postgres_of_version_1(url: str, file: Path) -> str:
     """Make the tables as version 1 did, and fill them with the rows of a file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_postgres, "SCHEMA", VERSION_1.partition("INSERT INTO")[0])
-        patch.setattr(on_postgres, "FOR_OLDER", {})
         patch.setattr(on_postgres, "VERSION", 1)
         async with open_store(url):
             pass
@@ -166,26 +164,6 @@ async def test_schedules_and_counts_of_version_2_are_kept(tmp_path: Path) -> Non
             for node_id, bucket, count in counted
             for width in (1, 15, 120)
         ], "what has no graph in the tallies has none now"
-
-
-def test_managers_of_version_2_use_their_tables_next_to_those_of_this_version(empty: str) -> None:
-    with psycopg.connect(empty, autocommit=True) as connection:
-        trio.run(opened, empty)
-        for table, schedule in (("zoned_schedules", "CRON_TZ=UTC * * * * *"), ("schedules", "0 3 * * *")):
-            connection.execute(
-                f"INSERT INTO {table} (graph, expression, next_at) VALUES (1, %s, 1)", (schedule,)
-            )
-            connection.execute(
-                f"UPDATE {table} SET next_at = 2 WHERE graph = 1 AND expression = %s", (schedule,)
-            )
-            assert connection.execute(f"SELECT * FROM {table}").fetchall() == [(1, schedule, 2)]
-        assert connection.execute("SELECT count(*) FROM cron_triggers").fetchall() == [(2,)]
-        connection.execute("DELETE FROM zoned_schedules")
-        assert connection.execute("SELECT expression FROM cron_triggers").fetchall() == [("0 3 * * *",)]
-        connection.execute(
-            "INSERT INTO tallies VALUES (1, 2, 'SUCCESS', 3, 4) ON CONFLICT (node_id, minute, status, bucket)"
-            " DO UPDATE SET count = tallies.count + excluded.count"
-        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

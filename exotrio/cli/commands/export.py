@@ -10,7 +10,7 @@ from exotrio._util.new_file import require_place, write_new
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, namespace_option, server_connection
 from exotrio.cli.lookup import find_run
-from exotrio.cli.terminal.output import print_bytes, print_message
+from exotrio.cli.terminal.output import print_bytes
 from exotrio.client import StateManager
 
 STANDARD_OUTPUT = "-"
@@ -19,9 +19,7 @@ STANDARD_OUTPUT = "-"
 @click.command(name="export")
 @options.run
 @click.argument("file", metavar="[FILE]", required=False, shell_complete=completion.files)
-@click.option(
-    "-o", "--output", metavar="[table|json]", default="table", show_default=True, help="Format of the output."
-)
+@options.output
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--no-values",
@@ -43,13 +41,6 @@ def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, con
 
     JSON: run_id, file, bytes.
     """
-    if connection.form not in ("table", "json"):
-        # Until the next release, since -o named the file.
-        is_file = connection.form == STANDARD_OUTPUT or "." in connection.form or "/" in connection.form
-        if file is not None or not is_file:
-            raise click.UsageError(f"{connection.form!r} is not a format of the output: table or json")
-        file, connection.form = connection.form, "table"
-        print_message(f"-o is a format in all commands now: write export {run_id} {file}")
     if file == STANDARD_OUTPUT and connection.form == "json":
         raise click.UsageError("standard output gets the page: leave out -o json, or name a file")
     if file is not None and file != STANDARD_OUTPUT:

@@ -123,8 +123,13 @@ CREATE TABLE waiting_trends (
     PRIMARY KEY (node_id, width, slot, stage, bucket)
 ) WITHOUT ROWID;
 """,
-    # Order of claims: priorities and turns. Limits. Earlier managers know none of them.
+    # Order of claims: priorities and turns. Limits. Earlier managers know none of them. What only managers of
+    # versions 2 and 3 used is removed.
     5: """
+DROP VIEW IF EXISTS schedules;
+DROP VIEW IF EXISTS zoned_schedules;
+DROP TABLE IF EXISTS tallies;
+DROP TABLE wrong_keys;
 ALTER TABLE runs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN share INTEGER NOT NULL DEFAULT 1000000;
 ALTER TABLE runs ADD COLUMN fair_key TEXT;
@@ -172,20 +177,3 @@ CREATE TABLE starts (
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
-
-FOR_OLDER = {
-    2: """
-CREATE TABLE tallies (
-    node_id INTEGER NOT NULL,
-    minute INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    bucket INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (node_id, minute, status, bucket)
-);
-CREATE VIEW schedules AS SELECT * FROM cron_triggers WHERE expression NOT LIKE 'CRON_TZ=%';
-CREATE VIEW zoned_schedules AS SELECT * FROM cron_triggers WHERE expression LIKE 'CRON_TZ=%';
-"""
-}
-"""By version, the tables and views that its state managers need on PostgreSQL while those of later versions
-run, too. Remove it with the step that raises ``OLDEST`` above it."""

@@ -13,7 +13,7 @@ word for word in the statements that use them.
 from __future__ import annotations
 
 VERSION = 6
-OLDEST = 2
+OLDEST = 5
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
 SCHEMA = """
@@ -374,10 +374,6 @@ CREATE TABLE sessions (
     flashes TEXT NOT NULL DEFAULT '[]'   -- messages for the next page
 ) WITHOUT ROWID;
 CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
-
--- Unused since wrong keys are counted in memory. Earlier versions write it: a later migration removes it.
-CREATE TABLE wrong_keys (network TEXT PRIMARY KEY, until INTEGER NOT NULL, keys TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX wrong_keys_by_time ON wrong_keys (until);
 
 -- The state managers that use this database. Times are on the clock of leases.
 CREATE TABLE managers (

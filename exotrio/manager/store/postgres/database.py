@@ -10,7 +10,7 @@ from psycopg import errors
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.migrations import FOR_OLDER, MIGRATIONS
+from exotrio.manager.store.migrations import MIGRATIONS
 from exotrio.manager.store.numbers import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
@@ -131,7 +131,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
             _check_contraction(connection, where)
         connection.control(f"SET LOCAL lock_timeout = '{MAX_STALL}'")
         for step in range(version, VERSION):
-            connection.control(translate_schema(MIGRATIONS[step] + FOR_OLDER.get(step, "")))
+            connection.control(translate_schema(MIGRATIONS[step]))
         _set_up(connection, relations(connection) - others)
         _put_versions(connection)
     raise_numbers(connection)
@@ -206,7 +206,7 @@ def relations(connection: Connection) -> set[str]:
 
 def create_tables(connection: Connection) -> str:
     """Make the tables, and return the beginning of the ids of their states."""
-    connection.control(translate_schema(SCHEMA + "".join(FOR_OLDER.values())))
+    connection.control(translate_schema(SCHEMA))
     _set_up(connection, relations(connection))
     stamp = secrets.token_hex(4)
     put_meta(connection, "stamp", stamp)

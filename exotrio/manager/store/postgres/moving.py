@@ -29,9 +29,7 @@ from exotrio.manager.store.postgres.translation import Column, tables
 
 logger = logging.getLogger("exotrio.manager.store")
 
-OF_PROCESSES = frozenset(
-    {"workers", "v0_runtimes", "managers", "duties", "sessions", "sign_in_links", "wrong_keys"}
-)
+OF_PROCESSES = frozenset({"workers", "v0_runtimes", "managers", "duties", "sessions", "sign_in_links"})
 """Tables about runtimes, browsers and state managers, which fill again within seconds."""
 ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
 """Columns on the clock of leases, which differs between SQLite and PostgreSQL."""
