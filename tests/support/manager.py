@@ -77,14 +77,17 @@ ENGINES = ("SQLite", "PostgreSQL")
 
 
 @asynccontextmanager
-async def open_two(engine: str) -> AsyncIterator[tuple[Manager, Manager]]:
+async def open_two(engine: str, **options: Any) -> AsyncIterator[tuple[Manager, Manager]]:
     """Open two state managers on one database, which is in memory on SQLite."""
     if engine == "SQLite":
-        async with open_manager() as manager, open_second(manager) as second:
+        async with open_manager(**options) as manager, open_second(manager) as second:
             yield manager, second
         return
     with postgres.database() as database:
-        async with open_manager(database.url) as manager, open_manager(database.url) as second:
+        async with (
+            open_manager(database.url, **options) as manager,
+            open_manager(database.url, **options) as second,
+        ):
             yield manager, second
 
 

@@ -6,6 +6,8 @@
 ``limits``          make, change and delete limits; declare those of a graph
 ``schedules``       trigger graphs by their schedules
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
+``slots``           how much room limits have, and what takes and frees it
+``lanes``           which states of a claim find room, and which wait in lanes
 ``claims``          claim states, also in the use case that records outcomes
 ``releases``        release claimed states
 ``checkpoints``     the last value that the node of a state set, for its next execution

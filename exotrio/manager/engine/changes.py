@@ -11,11 +11,13 @@ then states by number, then counters by key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from exotrio._wire.vocabulary import PENDING
 from exotrio.manager.engine.checkpoints import CheckpointChanges
+from exotrio.manager.engine.slots import columns_of, free
 from exotrio.manager.engine.states import (
     CREATED,
     ENDED,
@@ -70,7 +72,7 @@ _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ER
 _COLUMNS = (
     "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
-    "retry_of", "size", "trace", "failed_since",
+    "retry_of", "size", "trace", "failed_since", "limits",
 )  # fmt: skip
 """Columns of a new state."""
 
@@ -100,8 +102,10 @@ class Changes:
     def __init__(self, tx: Transaction, states: Iterable[State] = ()) -> None:
         self.tx = tx
         self._open = {state.run: state.run_pending for state in states if state.run_finished_at is None}
-        self._rows: list[tuple[object, ...]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._gathered = 0
+        self._limit_keys: dict[int, tuple[int, Mapping[str, str]]] = {}
+        self._freed: list[tuple[int, str | None]] = []
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
         self._events: list[tuple[object, ...]] = []
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
@@ -148,14 +152,20 @@ class Changes:
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
                 None if state.status == CREATED else now, state.retry_of, size, state.trace,
-                state.failed_since,
+                state.failed_since, state.limits,
             )
         )  # fmt: skip
+        if state.limit_keys:
+            self._limit_keys[seq] = run.id, state.limit_keys
         if state.status == CREATED:
             self.effects.claimable[seq] = run.id, state.node_id
         return seq
 
     def _insert_rows(self) -> None:
+        if self._limit_keys:
+            limits = columns_of(self.tx, self._limit_keys)
+            self._rows = [(*row[:-1], limits.get(row[0], row[-1])) for row in self._rows]
+            self._limit_keys.clear()
         self.tx.insert("states", _COLUMNS, sorted(self._rows))
         self._rows.clear()
         self._gathered = 0
@@ -178,6 +188,8 @@ class Changes:
     def update(self, state: State, **values: object) -> None:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
+        if state.limits is not None and state.status == QUEUED and "status" in values:
+            self._freed.append((state.seq, state.limits))
 
     def add_execution(self, state: State) -> None:
         """Keep the execution that ended a state, for the united nodes whose groups it may complete."""
@@ -253,6 +265,7 @@ class Changes:
         self._insert_rows()
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
+        free(tx, self.effects, self._freed)
         self.checkpoints.apply(tx)
         tx.insert("events", ("state", "at", "kind"), self._events)
         tx.insert(
@@ -273,7 +286,7 @@ class Changes:
             )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
-        for gathered in (self._updates, self._events, self._unite_members):
+        for gathered in (self._updates, self._freed, self._events, self._unite_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters):
             counters.clear()

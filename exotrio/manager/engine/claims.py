@@ -23,6 +23,7 @@ from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.checkpoints import read_checkpoints
+from exotrio.manager.engine.lanes import LimitedClaim
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
@@ -98,12 +99,15 @@ def claim(
     what is still held under it.
     """
     node_limits, run = _limits_by_id(tx, namespace, limits), _run_number(tx, namespace, claimer)
-    if due := _lock_due(tx, node_limits, limit, run):
-        claimed, effects = _take(tx, namespace, due, limit, run, claimer)
+    due, limited = _lock_due(tx, node_limits, limit, run)
+    if due:
+        claimed, effects = _take(tx, namespace, due, limit, run, claimer, limited)
         if claimed is not None:
             return WithEffects(claimed, effects)
     else:
-        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer))
+        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer, limited))
+        limited.take(())
+        effects.add(limited.effects)
     if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
         effects.undo = earlier.undo
         return WithEffects(earlier, effects)
@@ -141,8 +145,8 @@ def record_and_claim(
     replies, of_outcomes = record_batch(tx, namespace, items)
     who = claimer()
     run = _run_number(tx, namespace, who)
-    due = _lock_due(tx, _limits_by_id(tx, namespace, limits), limit, run)
-    claimed, effects = _take(tx, namespace, due, limit, run, who)
+    due, limited = _lock_due(tx, _limits_by_id(tx, namespace, limits), limit, run)
+    claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
     claimed = claimed or Claimed()
     effects.add(of_outcomes)
     for seq in claimed.seqs:
@@ -168,7 +172,13 @@ def _run_number(tx: Transaction, namespace: str, claimer: Claimer) -> int | None
 
 
 def _take(
-    tx: Transaction, namespace: str, due: Sequence[Row], limit: int, run: int | None, claimer: Claimer
+    tx: Transaction,
+    namespace: str,
+    due: Sequence[Row],
+    limit: int,
+    run: int | None,
+    claimer: Claimer,
+    limited: LimitedClaim,
 ) -> WithEffects[Claimed | None]:
     """Claim as many of these states as fit; None if there are none, or the claim id was used or voided."""
     seqs = _fitting(due[:limit])
@@ -182,6 +192,8 @@ def _take(
     for state in due[len(seqs) :]:
         # A concurrent claim skipped this state because it was locked, and may be waiting by now.
         effects.announced.add(state["node_id"] if run is None else (run, state["node_id"]))
+    limited.take(due[: len(seqs)])
+    effects.add(limited.effects)
     if not seqs:
         return WithEffects(None, effects)
     rows = tx.execute(
@@ -208,11 +220,21 @@ def _take(
     return WithEffects(Claimed(_replies(tx, claimer, seqs, rows), seqs, undo=effects.undo), effects)
 
 
-def _lock_due(tx: Transaction, node_limits: Mapping[int, int], limit: int, run: int | None) -> list[Row]:
-    """Return due states, locked, oldest first: of each node at most its limit, and at most ``limit``."""
-    if limit <= 0 or run == UNKNOWN_RUN:
-        return []
+def _lock_due(
+    tx: Transaction, node_limits: Mapping[int, int], limit: int, run: int | None
+) -> tuple[list[Row], LimitedClaim]:
+    """Return due states, locked, oldest first: of each node at most its limit, and at most ``limit``; only
+    those that find room in their limits, which the second value is about."""
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
+    search = partial(_search, tx, run=run)
+    limited = LimitedClaim(tx, search, counts, limit, run)
+    if limit <= 0 or run == UNKNOWN_RUN:
+        return [], limited
+    return limited.choose(search(counts)), limited
+
+
+def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list[Row]:
+    """Return the first due states of each node, locked, oldest first: at most as many as ``counts`` says."""
     condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
 
     def search(begins: Mapping[int, Position]) -> list[Row]:
@@ -227,7 +249,7 @@ def _lock_due(tx: Transaction, node_limits: Mapping[int, int], limit: int, run: 
 
 
 def _waits_for(
-    tx: Transaction, node_ids: Collection[int], run: int | None, claimer: Claimer
+    tx: Transaction, node_ids: Collection[int], run: int | None, claimer: Claimer, limited: LimitedClaim
 ) -> dict[Topic, float]:
     """Return the topics for which a claim waits that found nothing, each with the seconds until a state is
     due without an announcement, or until all states are searched again (``store.heads``); or with infinity.
@@ -238,8 +260,10 @@ def _waits_for(
         return {str(claimer.run_id): math.inf}
     later = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
     next_at = {state["node_id"]: state["enqueue_after"] for state in later}
+    checked_in = limited.next_in()
     return {
         node_id if run is None else (run, node_id): min(
+            checked_in,
             from_ms(next_at[node_id] - tx.now_ms) if node_id in next_at else math.inf,
             tx.heads.due_in(node_id) if run is None else math.inf,
         )
@@ -262,8 +286,8 @@ def _first(
     # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
     # Whether the node is paused (engine.pausing) is read once, and not for each state.
     one = (
-        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size + coalesce(checkpoint_size, 0) AS size"
-        f" FROM states WHERE status = 'CREATED' AND node_id = ?{of_run}{condition}"
+        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size + coalesce(checkpoint_size, 0) AS size,"
+        f" limits FROM states WHERE status = 'CREATED' AND node_id = ?{of_run} AND lane IS NULL{condition}"
         " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
         f" ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
     )

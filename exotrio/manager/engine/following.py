@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for
+from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, limit_keys
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
 from exotrio.manager.rules.lineage import child_path, extend_groups
 
@@ -52,6 +52,7 @@ class Follow:
             assert node is not None, "a run starts only with registered nodes, which are never removed"
             try:
                 inputs = build_for(node, place, self._sources, self._place.identifier, output)
+                keys = limit_keys(place, self._sources, self._place.identifier, output)
             except InputsError as problem:
                 return f"cannot create the next state: {problem}"
             text = to_json(inputs)
@@ -70,6 +71,7 @@ class Follow:
                     path=child_path(path, index),
                     enqueue_after=tx.now_ms,
                     trace=self._trace,
+                    limit_keys=keys,
                 )
             )
         for child in children:

@@ -13,10 +13,11 @@ from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.manager.engine.limits import declare_limits, missing_limits
+from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
+from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
-from exotrio.manager.rules.registered import check_registered
+from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
@@ -123,6 +124,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         before = tx.template(graph["template"]).body.limits if current else ()
         effects = declare_limits(tx, namespace, template.body.limits, before)
     refuse(f"graph {name!r} names limits that do not exist", missing_limits(tx, namespace, template.body))
+    _name_limits(tx, namespace, template, nodes)
     # Do not add the same version again: a script may store the graph before each run.
     if current is None or version != tuple(current):
         template_id = tx.execute(
@@ -137,6 +139,20 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     secrets = [(graph["id"], key, new.ciphertexts[key]) for key in sorted(new.ciphertexts)]
     tx.insert("secrets", ("graph", "name", "value"), secrets)
     return WithEffects(get_graph(tx, namespace, name), effects)
+
+
+def _name_limits(
+    tx: Transaction, namespace: str, template: Template, nodes: Mapping[tuple[str, str], Registered]
+) -> None:
+    """Record at the registered nodes of a graph which limits their places name."""
+    named = {
+        nodes[place.namespace, place.node_name].id: place.limits.keys()
+        for place in template.places
+        if place.limits and (place.namespace, place.node_name) in nodes
+    }
+    ids = ids_of_limits(tx, namespace) if named else {}
+    for node_id, names in sorted(named.items()):
+        name_at_node(tx, node_id, {ids[name] for name in names})
 
 
 def _replace_schedules(tx: Transaction, graph: int, occurrences: Mapping[str, int | None]) -> None:

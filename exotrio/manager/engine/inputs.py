@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio.graph import MAX_LIMIT_KEY
 from exotrio.graph.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.engine.states import RunScope, size_of
 from exotrio.manager.rules.registered import Registered
@@ -232,16 +233,6 @@ def build(
         InputsError: the graph lacks an input, a value is missing or not a string, or they are too large.
     """
 
-    def resolve(piece: Piece) -> str:
-        if isinstance(piece, str):
-            return piece
-        if isinstance(piece, StoreRef):
-            return sources.store(piece.key)
-        if lists and piece.identifier in lists:
-            return lists[piece.identifier](piece.field)
-        values = outputs if piece.identifier == current else sources.ancestor(piece.identifier)
-        return field_of(values, piece)
-
     inputs: dict[str, str] = {}
     left = sources.max_inputs
 
@@ -250,7 +241,7 @@ def build(
         nonlocal left
         texts = []
         for piece in pieces:
-            texts.append(resolve(piece))
+            texts.append(_resolve(piece, sources, current, outputs, lists))
             left -= size_of(texts[-1])
             if left < 0:
                 raise InputsError(_too_large(sources.max_inputs))
@@ -268,6 +259,39 @@ def build(
             if name not in optional:
                 raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
     return inputs
+
+
+def limit_keys(place: Place, sources: Sources, current: str, outputs: Outputs) -> dict[str, str]:
+    """Return the key of each limit that a new state takes part in; arguments as in ``build``.
+
+    Raises:
+        InputsError: a value is missing or not a string, or a key is too long.
+    """
+    keys: dict[str, str] = {}
+    for name, pieces in place.limits.items():
+        try:
+            key = "".join(_resolve(piece, sources, current, outputs) for piece in pieces)
+            if len(key) > MAX_LIMIT_KEY:
+                raise InputsError(f"it has {len(key):,} characters; at most {MAX_LIMIT_KEY} are possible")
+            if "\0" in key:
+                raise InputsError("it contains the character NUL, which a database cannot hold")
+        except InputsError as error:
+            raise InputsError(f"the key of limit {name!r} of {place.identifier!r}: {error}") from None
+        keys[name] = key
+    return keys
+
+
+def _resolve(
+    piece: Piece, sources: Sources, current: str, outputs: Outputs, lists: Lists | None = None
+) -> str:
+    if isinstance(piece, str):
+        return piece
+    if isinstance(piece, StoreRef):
+        return sources.store(piece.key)
+    if lists and piece.identifier in lists:
+        return lists[piece.identifier](piece.field)
+    values = outputs if piece.identifier == current else sources.ancestor(piece.identifier)
+    return field_of(values, piece)
 
 
 def _too_large(max_bytes: int) -> str:

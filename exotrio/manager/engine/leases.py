@@ -29,6 +29,7 @@ from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult, from_ms
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.checkpoints import save_checkpoints
+from exotrio.manager.engine.slots import free, regain
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -133,7 +134,7 @@ def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: b
         state["seq"]: state
         for state in tx.execute(
             "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at,"
-            " ran_ms"
+            " ran_ms, states.limits"
             f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
             " ORDER BY seq"
             f"{tx.for_update('states') if locked else ''}",
@@ -181,10 +182,12 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
             f"UPDATE states SET lease_until = ? WHERE {numbered(tx, QUEUED)}",
             (deadline, tx.items(leased)),
         )
-    if lapsed := [state for state in held if state["status"] == CREATED]:
-        # The lease ended, but no other runtime claimed the state: its runtime was only late.
+    # The leases ended, but no other runtime claimed the states: their runtime was only late. One whose slot
+    # another state has taken waits on; its runtime still has it, and regains it with a later heartbeat.
+    if lapsed := regain(tx, [state for state in held if state["status"] == CREATED]):
         tx.execute(
-            "UPDATE states SET status = 'QUEUED', lease_until = ?, deliveries = deliveries - begun"
+            "UPDATE states SET status = 'QUEUED', lane = NULL, lease_until = ?,"
+            " deliveries = deliveries - begun"
             f" WHERE {numbered(tx, CREATED)}",
             (deadline, tx.items([state["seq"] for state in lapsed])),
         )
@@ -260,7 +263,8 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
         "SELECT seq, run, place, node_id, status, groups, worker, enqueue_after, updated_at, claimed_at,"
-        " begun, begun_at, deliveries, runs.template, runs.graph FROM states JOIN runs ON runs.id = run"
+        " begun, begun_at, deliveries, limits, runs.template, runs.graph FROM states"
+        " JOIN runs ON runs.id = run"
         f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
@@ -268,15 +272,16 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     poison = [state for state in states if state["begun"] and state["deliveries"] + 1 >= terms.poison_limit]
     effects = _end_as_poison(tx, poison)
     ended = {state["seq"] for state in poison}
-    free = [state for state in states if state["seq"] not in ended]
+    claimable = [state for state in states if state["seq"] not in ended]
     tx.execute(
         "UPDATE states SET status = 'CREATED', deliveries = deliveries + begun, suspect = 1, updated_at = ?"
         f" WHERE {numbered(tx, QUEUED)}",
-        (tx.now_ms, tx.items([state["seq"] for state in free])),
+        (tx.now_ms, tx.items([state["seq"] for state in claimable])),
     )
-    add_events(tx, "lease lost", free)
-    for state in free:
+    add_events(tx, "lease lost", claimable)
+    for state in claimable:
         effects.reopen(state["run"], state["node_id"])
+    free(tx, effects, [(state["seq"], state["limits"]) for state in states])
     return WithEffects(len(states), effects)
 
 

@@ -14,6 +14,7 @@ from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange
 from exotrio.graph import LimitModel
+from exotrio.manager.engine.slots import check_all_keys
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.store.driver import Row
@@ -45,7 +46,7 @@ def declare_limits(
 ) -> Effects:
     """Make the limits that a graph declares, and change those that it declared otherwise ``before``."""
     effects = Effects()
-    known = names_of_limits(tx, namespace)
+    known = ids_of_limits(tx, namespace)
     for limit in sorted(declared, key=lambda limit: limit.name):
         if limit.name not in known or limit not in before:
             effects.add(_store(tx, namespace, limit))
@@ -80,15 +81,16 @@ def find_limit(view: View, namespace: str, name: str, *, lock: str = "") -> Row:
     return row
 
 
-def names_of_limits(view: View, namespace: str) -> list[str]:
-    rows = view.execute("SELECT name FROM limits WHERE namespace = ? ORDER BY name", (namespace,))
-    return [name for (name,) in rows]
+def ids_of_limits(view: View, namespace: str) -> dict[str, int]:
+    """Return the ids of the limits of a namespace, by name and in that order."""
+    rows = view.execute("SELECT name, id FROM limits WHERE namespace = ? ORDER BY name", (namespace,))
+    return dict(map(tuple, rows))
 
 
 def missing_limits(view: View, namespace: str, body: GraphBody) -> Iterator[Problem]:
     """Yield which limits a graph names that do not exist."""
     named = {(node.identifier, limit.name) for node in body.nodes for limit in node.limits}
-    known = names_of_limits(view, namespace) if named else []
+    known = ids_of_limits(view, namespace) if named else {}
     for identifier, name in sorted(named):
         if name not in known:
             what = f"there is no limit {name!r} in namespace {namespace!r}{suggestion(name, known)}"
@@ -139,13 +141,7 @@ def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
 
 def _reopen(tx: Transaction, limit: int) -> Effects:
     """Let states in that wait for a limit, as far as it has room, and wake the claims of their nodes."""
-    checks = [(limit, "", -1, tx.now_ms), (limit, "", 0, tx.now_ms)]
-    tx.insert(
-        "slots",
-        ("limit_id", "key", "state", "check_at"),
-        checks,
-        "(limit_id, key, state) DO UPDATE SET check_at = excluded.check_at",
-    )
+    check_all_keys(tx, limit)
     waiting = tx.execute(
         "SELECT DISTINCT run, node_id FROM (SELECT run, node_id FROM states WHERE status = 'CREATED'"
         " AND lane IS NOT NULL AND lane >= ? AND lane < ? LIMIT ?) AS waiting",

@@ -19,6 +19,7 @@ from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend, limit_held_inside
 from exotrio.manager.engine.releases import forget_claims
+from exotrio.manager.engine.slots import tidy
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import put_meta
@@ -206,6 +207,7 @@ def _end_overdue(
     tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None
 ) -> WithEffects[Swept]:
     forget_claims(tx, now)
+    tidy(tx)
     ended, effects = expire(tx, now, terms, sweeper=sweeper)
     return WithEffects(Swept(ended=ended), effects)
 

@@ -326,6 +326,7 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         path=state.path,
         enqueue_after=enqueue_after,
         retry_of=state.seq,
+        limits=state.limits,
         trace=linked(state.trace, [state.execution]),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from exotrio._wire.native import ItemReply, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.checkpoints import Saved, save_checkpoints
+from exotrio.manager.engine.slots import free, give_back_starts
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
@@ -16,7 +17,7 @@ from exotrio.manager.store.transaction import Transaction
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request arrives much sooner."""
 
-_TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace FROM states"
+_TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace, states.limits FROM states"
 _HELD = (ItemResult.OK, ItemResult.DUPLICATE)
 """Results for the holder of the last token. For a duplicate, its lease ended or it repeats a request."""
 _OF_NODES = "JOIN nodes ON nodes.id = node_id WHERE"
@@ -140,6 +141,8 @@ def _release(
     add_events(tx, "handed over", [state for state in states if state["seq"] in handed_over])
     for state in states:
         effects.reopen(state["run"], state["node_id"])
+    free(tx, effects, [(state["seq"], state["limits"]) for state in states])
+    give_back_starts(tx, [state for state in states if state["seq"] not in handed_over])
     return effects
 
 

@@ -13,8 +13,9 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build
+from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
 from exotrio.manager.engine.run_values import RunValues
+from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -124,7 +125,7 @@ def trigger_many(
         run = runs[index]
         scope = RunScope(numbers[ids[index]], template)
         try:
-            root_inputs = _root_inputs(tx, scope, run)
+            root_inputs, keys = _root_inputs(tx, scope, run)
             if check is not None:
                 check.check(run.inputs, run.store, root_inputs)
             inputs = to_json(root_inputs).decode()
@@ -150,6 +151,7 @@ def trigger_many(
                 path=b"",
                 enqueue_after=tx.now_ms + run.start_delay_ms,
                 trace=run.trace,
+                limit_keys=keys,
             ),
         )
         stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]
@@ -223,18 +225,19 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
 
 
-def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> dict[str, str]:
-    """Return the inputs of the root of a run; raise InvalidRequest if it cannot start."""
+def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the inputs of the root of a run, and the keys of its limits; raise InvalidRequest if it cannot
+    start."""
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
         raise InvalidRequest(f"the store lacks required keys: {', '.join(missing)}")
     inputs = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
-    if len(inputs) == len(root.inputs):
-        return inputs
     declared = [name for name in root.inputs if name not in inputs]
-    shared = Shared(stored={(scope.id, key): store.get(key) for key in root.keys})
+    if not (declared or root.limits):
+        return inputs, {}
+    sources = Sources(tx, scope, None, Shared(stored={(scope.id, key): store.get(key) for key in root.keys}))
     try:
-        return build(root, declared, Sources(tx, scope, None, shared), "", {}) | inputs
+        return build(root, declared, sources, "", {}) | inputs, limit_keys(root, sources, "", {})
     except InputsError as problem:
         raise InvalidRequest(str(problem)) from None
 
@@ -274,7 +277,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     changes = Changes(tx)
     states = tx.execute(
         # A waiting state has the worker of its last claim.
-        "SELECT seq, place, status, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
+        "SELECT seq, place, status, limits, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run["id"],),
     ).fetchall()
@@ -289,6 +292,8 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, run["id"]),
     )
+    held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
+    free(tx, changes.effects, held)
     add_events(tx, "cancelled", states)
     # First, so that the run is counted as one that was cancelled when it ends by these changes.
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))

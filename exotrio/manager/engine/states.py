@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
@@ -39,7 +39,11 @@ class RunScope:
 
 @dataclass(slots=True, kw_only=True)
 class NewState:
-    """A state to insert. ``inputs`` and ``outputs`` are JSON text."""
+    """A state to insert. ``inputs`` and ``outputs`` are JSON text.
+
+    ``limits`` is that column of the state that it replaces; otherwise ``limit_keys`` has the names of its
+    limits, with the keys.
+    """
 
     place: int
     node_id: int
@@ -57,6 +61,8 @@ class NewState:
     retry_of: int | None = None
     trace: str | None = None
     failed_since: int | None = None
+    limits: str | None = None
+    limit_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -89,6 +95,7 @@ class State:
     failed_since: int | None
     checkpoint_size: int | None
     updated_at: int
+    limits: str | None
     template: int
     graph: int
     cancelled_at: int | None
@@ -122,8 +129,8 @@ def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> 
 _STATE = (
     "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
     " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace,"
-    " states.finished_at, failed_since, checkpoint_size, states.updated_at, runs.template, runs.graph,"
-    " runs.cancelled_at, runs.pending, runs.finished_at"
+    " states.finished_at, failed_since, checkpoint_size, states.updated_at, states.limits, runs.template,"
+    " runs.graph, runs.cancelled_at, runs.pending, runs.finished_at"
     " FROM states CROSS JOIN runs ON runs.id = states.run"
     # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
     " CROSS JOIN nodes ON nodes.id = states.node_id"

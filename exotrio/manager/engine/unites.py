@@ -28,11 +28,14 @@ from exotrio.manager.engine.inputs import (
     Sources,
     build_for,
     group_lists,
+    limit_keys,
     read_shared,
 )
+from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
+    QUEUED,
     RETRY_CREATED,
     SUCCESS,
     NewState,
@@ -173,9 +176,13 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
     place = run.template.places[unite.place]
     node = tx.registered(place.namespace, place.node_name)
     assert node is not None, "a run starts only with registered nodes, which are never removed"
-    status, inputs, error = CREATED, {}, None
+    status, error = CREATED, None
+    inputs: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    sources = Sources(tx, run, target_state, shared)
     try:
-        inputs = build_for(node, place, Sources(tx, run, target_state, shared), "", {}, lists)
+        inputs = build_for(node, place, sources, "", {}, lists)
+        keys = limit_keys(place, sources, "", {})
     except InputsError as problem:
         status, error = ERRORED, f"cannot run: {problem}"
     return NewState(
@@ -190,6 +197,7 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
         path=child_path(target["path"], unite.place),
         enqueue_after=tx.now_ms,
         trace=parent_in(target["trace"]),
+        limit_keys=keys,
     )
 
 
@@ -273,6 +281,8 @@ class Reruns:
             f" claimed_at = CASE WHEN status <> 'CREATED' THEN claimed_at END WHERE {tx.any_of('seq')}",
             (tx.now_ms, numbers),
         )
+        held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
+        free(tx, changes.effects, held)
         first = tx.items(sorted(self.first.values()))
         tx.execute(f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (first,))
         alike = Counter((state["place"], state["groups"], state["status"]) for state in states)

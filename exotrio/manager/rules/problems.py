@@ -19,14 +19,14 @@ MAX_PROBLEMS = 100
 SECRETS = "secrets"
 
 _QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LINE = re.compile(rf"node {_QUOTED}(?:, input {_QUOTED})?: (.*)", re.DOTALL)
+_LINE = re.compile(rf"node {_QUOTED}(?:, (input|limit) {_QUOTED})?: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a graph: why, at which node, and at which field, if it is about one.
 
-    The field is ``inputs.NAME`` of the node, or ``secrets`` of the graph.
+    The field is ``inputs.NAME`` or ``limits.NAME`` of the node, or ``secrets`` of the graph.
     """
 
     text: str
@@ -36,8 +36,10 @@ class Problem:
     def __str__(self) -> str:
         if self.node is None:
             return f"{self.field}: {self.text}" if self.field else self.text
-        input_name = "" if self.field is None else f", input {self.field.removeprefix('inputs.')!r}"
-        return f"node {self.node!r}{input_name}: {self.text}"
+        if self.field is None:
+            return f"node {self.node!r}: {self.text}"
+        what, name = self.field.split("s.", 1)
+        return f"node {self.node!r}, {what} {name!r}: {self.text}"
 
     @classmethod
     def read(cls, line: str) -> Problem:
@@ -46,8 +48,9 @@ class Problem:
             return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
         if (match := _LINE.fullmatch(line)) is None:
             return cls(line)
-        node, name, text = match.groups()
-        return cls(text, ast.literal_eval(node), None if name is None else f"inputs.{ast.literal_eval(name)}")
+        node, what, name, text = match.groups()
+        field = None if name is None else f"{what}s.{ast.literal_eval(name)}"
+        return cls(text, ast.literal_eval(node), field)
 
 
 def first_problems(problems: Iterable[Problem]) -> list[Problem]:

@@ -38,10 +38,11 @@ class Place:
         raw_inputs: Input name to text, as declared.
         next: Places that follow as plain nodes (not through ``unites``).
         ancestors: Identifiers on every chain leading here.
-        names: Identifiers that placeholders of its inputs name.
+        names: Identifiers that placeholders of its inputs, and of the keys of its limits, name.
         keys: Store keys that they name.
         target: Whether some place unites this one.
         timeout_ms: Maximum of milliseconds for one execution, or None.
+        limits: The names of the limits that its states take part in, each with its key.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Place:
     keys: frozenset[str]
     target: bool
     timeout_ms: int | None
+    limits: Mapping[str, tuple[Piece, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,8 @@ class Template:
         shape = Shape(body.nodes)
         shape.check()
         pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        refuse("an input of the graph cannot be built", _parse_inputs(body, shape, pieces))
+        keys: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        refuse("an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys))
         targets = {node.unites.identifier for node in body.nodes if node.unites}
         self.places: tuple[Place, ...] = tuple(
             Place(
@@ -110,13 +113,18 @@ class Template:
                 ),
                 ancestors=shape.ancestors[node.identifier],
                 names=frozenset(
-                    ref.identifier for ref in _pieces(pieces[node.identifier]) if isinstance(ref, OutputRef)
+                    ref.identifier
+                    for ref in _pieces(pieces[node.identifier], keys[node.identifier])
+                    if isinstance(ref, OutputRef)
                 ),
                 keys=frozenset(
-                    ref.key for ref in _pieces(pieces[node.identifier]) if isinstance(ref, StoreRef)
+                    ref.key
+                    for ref in _pieces(pieces[node.identifier], keys[node.identifier])
+                    if isinstance(ref, StoreRef)
                 ),
                 target=node.identifier in targets,
                 timeout_ms=None if node.timeout_minutes is None else node.timeout_minutes * 60_000,
+                limits=keys[node.identifier],
             )
             for index, node in enumerate(body.nodes)
         )
@@ -186,37 +194,44 @@ def _waits_for(united: int, regions: Mapping[int, frozenset[int]]) -> frozenset[
     return found
 
 
-def _pieces(inputs: Mapping[str, tuple[Piece, ...]]) -> Iterator[Piece]:
-    return chain.from_iterable(inputs.values())
+def _pieces(*texts: Mapping[str, tuple[Piece, ...]]) -> Iterator[Piece]:
+    return chain.from_iterable(pieces for each in texts for pieces in each.values())
 
 
-def _parse_inputs(
-    body: GraphBody, shape: Shape, parsed: dict[str, dict[str, tuple[Piece, ...]]]
+def _parse_texts(
+    body: GraphBody,
+    shape: Shape,
+    inputs: dict[str, dict[str, tuple[Piece, ...]]],
+    keys: dict[str, dict[str, tuple[Piece, ...]]],
 ) -> Iterator[Problem]:
-    """Parse every input into ``parsed``, check what its placeholders refer to, and yield the problems."""
+    """Parse every input into ``inputs``, and the keys of limits into ``keys``; check what their placeholders
+    refer to, and yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
     for node in body.nodes:
-        allowed = shape.ancestors[node.identifier] | (
-            shape.region(node.identifier) if node.unites else frozenset()
-        )
-        parsed[node.identifier] = {}
-        for name, text in node.inputs.items():
-            place = (node.identifier, f"inputs.{shortened(name, MAX_NAME)}")
-            if not isinstance(text, str):
-                yield Problem(f"must be a string, not {type(text).__name__}", *place)
-                continue
-            try:
-                pieces = parse_placeholders(text)
-            except PlaceholderError as error:
-                yield Problem(str(error), *place)
-                continue
-            parsed[node.identifier][name] = pieces
-            for piece in pieces:
-                if isinstance(piece, OutputRef) and piece.identifier not in allowed:
-                    named = shortened(piece.identifier, MAX_NAME)
-                    yield Problem(f"{named!r} is not before {node.identifier!r} on every path", *place)
-                elif isinstance(piece, StoreRef) and piece.key not in store_keys:
-                    key = shortened(piece.key, MAX_NAME)
-                    yield Problem(
-                        f"store key {key!r} is neither in required_keys nor in default_values", *place
-                    )
+        above = shape.ancestors[node.identifier]
+        region = shape.region(node.identifier) if node.unites else frozenset()
+        for field, texts, parsed, allowed in (
+            ("inputs", node.inputs, inputs, above | region),
+            ("limits", {limit.name: limit.key for limit in node.limits}, keys, above),
+        ):
+            parsed[node.identifier] = {}
+            for name, text in texts.items():
+                place = (node.identifier, f"{field}.{shortened(name, MAX_NAME)}")
+                if not isinstance(text, str):
+                    yield Problem(f"must be a string, not {type(text).__name__}", *place)
+                    continue
+                try:
+                    pieces = parse_placeholders(text)
+                except PlaceholderError as error:
+                    yield Problem(str(error), *place)
+                    continue
+                parsed[node.identifier][name] = pieces
+                for piece in pieces:
+                    if isinstance(piece, OutputRef) and piece.identifier not in allowed:
+                        named = shortened(piece.identifier, MAX_NAME)
+                        yield Problem(f"{named!r} is not before {node.identifier!r} on every path", *place)
+                    elif isinstance(piece, StoreRef) and piece.key not in store_keys:
+                        key = shortened(piece.key, MAX_NAME)
+                        yield Problem(
+                            f"store key {key!r} is neither in required_keys nor in default_values", *place
+                        )

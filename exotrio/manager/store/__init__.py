@@ -11,6 +11,7 @@
 ``schema``      the tables and their version
 ``migrations``  how older tables come to it, and how to change a table
 ``numbers``     the numbers of new rows
+``limited_nodes`` which nodes have which limits
 ``heads``       where a claim begins to search for waiting states
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration

@@ -13,6 +13,7 @@ from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.heads import Heads
+from exotrio.manager.store.limited_nodes import LimitedNodes
 
 MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as for a request body: a reply with a larger state could not be sent."""
@@ -43,6 +44,7 @@ class Catalog:
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
         self.heads: Heads = Heads(is_needed=False)
+        self.limited_nodes = LimitedNodes()
         """Where claims begin to search."""
 
     def template(self, connection: Connection, template_id: int) -> Template:
@@ -102,6 +104,7 @@ class Catalog:
         self._templates.clear()
         self._nodes.clear()
         self._runs.clear()
+        self.limited_nodes.forget()
 
 
 def _required(schema: str) -> tuple[str, ...]:

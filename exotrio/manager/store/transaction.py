@@ -42,6 +42,7 @@ class Transaction(View):
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.heads = catalog.heads
+        self.limited_nodes = catalog.limited_nodes
         self.waited = waited
         self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []

@@ -6,6 +6,7 @@ from exotrio.manager.rules.registered import Registered
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.heads import Heads
+from exotrio.manager.store.limited_nodes import LimitedNodes
 
 
 class SharedCatalog(Catalog):
@@ -19,6 +20,7 @@ class SharedCatalog(Catalog):
         super().__init__(max_inputs)
         self._of_version: tuple[str, dict[tuple[str, str], Registered]] = ("", {})
         self.heads = Heads()
+        self.limited_nodes = LimitedNodes(kept_for=1.0)
         self.node_ids: dict[tuple[str, str], int] = {}
         """Whatever the version: a registered node keeps its id."""
 
@@ -46,6 +48,7 @@ class _TransactionCatalog(Catalog):
         self._templates = shared._templates
         self._runs = shared._runs
         self.heads = shared.heads
+        self.limited_nodes = shared.limited_nodes
         self._is_compared = False
         self._has_registered = False
 

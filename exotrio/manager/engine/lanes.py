@@ -1,0 +1,299 @@
+"""Claims of states that have limits: which of them are taken, put into lanes, and let in again.
+
+``engine.slots`` says how this works, and why no state waits although there is room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from exotrio.manager.engine.slots import (
+    ALL_KEYS,
+    MAX_ROOM,
+    ONE_KEY,
+    Pair,
+    Slots,
+    lane_of,
+    lanes_of,
+    lock,
+    name_at_node,
+    pairs_of,
+    put_slots,
+)
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+MAX_LANES = 100
+"""Lanes that one claim checks."""
+MAX_PUT_ASIDE = 1_000
+"""States without room after which a claim searches no further. The next one goes on behind them."""
+LOCKED_FOR_MS = 100
+"""Time after which a lane is checked again whose states another transaction had locked."""
+
+
+class LimitedClaim:
+    """The part of a claim that is about limits.
+
+    ``search`` returns the first states of each node that can be claimed, at most as many as its argument
+    says, locked and in the order of claims. ``counts`` and ``limit`` say how many the claim wants of each
+    node, and of all; ``run`` is the one that it is restricted to.
+
+    Attributes:
+        effects: What to announce.
+        is_unfinished: Whether there may be states with room behind those that were put aside.
+    """
+
+    def __init__(
+        self,
+        tx: Transaction,
+        search: Callable[[Mapping[int, int]], list[Row]],
+        counts: Mapping[int, int],
+        limit: int,
+        run: int | None,
+    ) -> None:
+        self.effects = Effects()
+        self.is_unfinished = False
+        self._tx = tx
+        self._search = search
+        self._counts = counts
+        self._limit = limit
+        self._run = run
+        self._slots: Slots | None = None
+        self._let_in: dict[int, tuple[int, int]] = {}
+        self._checks: dict[Pair, int] = {}
+
+    def choose(self, due: Sequence[Row]) -> list[Row]:
+        """Return those of the first ``due`` states, and of those behind, for which there is room."""
+        tx = self._tx
+        ids = {limit for state in due for limit, _ in pairs_of(state["limits"])}
+        of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
+        if not ids and not (_has_checks(tx, of_nodes) or (self._run is not None and of_nodes and not due)):
+            return [*due]
+        slots = self._slots = lock(tx, ids | of_nodes)
+        if self._check_lanes(slots):
+            due = self._search(self._counts)
+        put_aside, ahead = 0, self._limit
+        while True:
+            taken, blocked, others = self._split(slots, due)
+            self._put_aside(slots, blocked)
+            put_aside += len(blocked)
+            if not blocked or len(taken) >= self._limit or put_aside >= MAX_PUT_ASIDE:
+                break
+            due = self._search({node_id: count + ahead for node_id, count in self._counts.items()})
+            ahead = min(2 * ahead, MAX_PUT_ASIDE)
+        self.is_unfinished = bool(blocked) and not taken
+        self._announce(others)
+        return taken
+
+    def next_in(self) -> float:
+        """Return the seconds until a claim of these nodes may find something without an announcement, or
+        infinity. Call it after ``choose``."""
+        if self.is_unfinished:
+            return 0.0
+        ids = self._tx.limited_nodes.limits_of(self._tx, self._counts)
+        at = min(self._checks.values(), default=math.inf)
+        if ids:
+            at = min(at, _next_check(self._tx, ids))
+        return max(0.0, (at - self._tx.now_ms) / 1000)
+
+    def take(self, states: Iterable[Row]) -> None:
+        """Record that the claim takes these of the chosen states. Call it in any case, as the last step."""
+        tx, slots = self._tx, self._slots
+        if slots is None:
+            return
+        taken = [*states]
+        pairs = sorted((pair, state["seq"]) for state in taken for pair in pairs_of(state["limits"]))
+        held = [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits]
+        starts = Counter(
+            (*pair, tx.now_ms - tx.now_ms % limit.part_ms)
+            for pair, _ in pairs
+            if (limit := slots.limits.get(pair[0])) is not None and limit.starts is not None
+        )
+        put_slots(tx, held)
+        tx.insert(
+            "starts",
+            ("limit_id", "key", "slot", "count"),
+            sorted((*key, count) for key, count in starts.items()),
+            "(limit_id, key, slot) DO UPDATE SET count = starts.count + excluded.count",
+        )
+        put_slots(tx, [(*pair, ONE_KEY, at) for pair, at in sorted(self._checks.items())])
+        numbers = {state["seq"] for state in taken}
+        for seq, (run, node_id) in self._let_in.items():
+            if seq not in numbers:
+                self.effects.reopen(run, node_id)
+        if _due(self._checks.values(), tx.now_ms):
+            self.effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, _ in self._checks})
+
+    def _split(self, slots: Slots, due: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, Pair]], list[Row]]:
+        """Return the states to take, those without room, each with what it lacks, and the others."""
+        slots.load(pair for state in due for pair in pairs_of(state["limits"]))
+        used: Counter[Pair] = Counter()
+        of_node: Counter[int] = Counter()
+        taken: list[Row] = []
+        blocked: list[tuple[Row, Pair]] = []
+        others: list[Row] = []
+        for state in due:
+            pairs = pairs_of(state["limits"])
+            if len(taken) == self._limit or of_node[state["node_id"]] == self._counts[state["node_id"]]:
+                others.append(state)
+            elif any(limit not in slots.ids for limit, _ in pairs):
+                # To lock one more limit now might wait in a circle: this state is left to the next claim.
+                others.append(state)
+            elif full := [pair for pair in pairs if used[pair] >= slots.room(pair)]:
+                blocked.append((state, full[0]))
+                # In its other lanes this state took the room for one that is behind it.
+                self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
+            else:
+                used.update(pairs)
+                of_node[state["node_id"]] += 1
+                taken.append(state)
+        return taken, blocked, others
+
+    def _put_aside(self, slots: Slots, blocked: Iterable[tuple[Row, Pair]]) -> None:
+        tx, rows = self._tx, []
+        for state, pair in blocked:
+            node_id = state["node_id"]
+            if pair[0] not in tx.limited_nodes.limits_of(tx, [node_id]):
+                # The limit was made again since the graph was stored. Others may wait without looking for it.
+                name_at_node(tx, node_id, {limit for limit, _ in pairs_of(state["limits"])})
+                self._announce([state])
+            rows.append((state["seq"], "CREATED", lane_of(pair)))
+            self._let_in.pop(state["seq"], None)
+            if (at := slots.room_at(pair)) is not None:
+                self._checks[pair] = at
+        tx.update("states", ("seq", "status"), ("lane",), sorted(rows))
+
+    def _check_lanes(self, slots: Slots) -> bool:
+        """Let states in where checks are due; return whether some of these nodes were."""
+        tx = self._tx
+        pairs = {(limit, key) for limit, key in _take_checks(tx, slots)}
+        if self._run is not None:
+            pairs |= self._lanes_of_run(slots)
+        slots.load(pairs)
+        wanted: list[tuple[str, int, int]] = []
+        for pair in sorted(pairs):
+            if (room := slots.room(pair)) > 0:
+                nodes = tx.limited_nodes.nodes_of(tx, [pair[0]]) | self._counts.keys()
+                wanted += [(lane_of(pair), node_id, room) for node_id in sorted(nodes)]
+            elif (at := slots.room_at(pair)) is not None:
+                self._checks[pair] = at
+        found = _first_in_lanes(tx, wanted, self._run)
+        self._let_in = _let_in(tx, found)
+        if len(self._let_in) < sum(map(len, found.values())):
+            self._checks |= dict.fromkeys(pairs, tx.now_ms + LOCKED_FOR_MS)
+        for lane, seqs in found.items():
+            if len(seqs) >= MAX_ROOM:
+                limit, _, key = lane.partition(":")
+                self._checks[int(limit), key] = 0
+        own = {node_id for _, node_id in self._let_in.values()} & self._counts.keys()
+        for node_id in {node_id for _, node_id in self._let_in.values()}:
+            tx.heads.forget(node_id)
+        return bool(own)
+
+    def _lanes_of_run(self, slots: Slots) -> set[Pair]:
+        """Return lanes in which states of the claim's run wait: states of other runs may be before them that
+        no runtime claims."""
+        lanes = self._tx.execute(
+            "SELECT DISTINCT lane FROM (SELECT lane FROM states WHERE run = ? AND status = 'CREATED'"
+            f" AND lane IS NOT NULL AND {self._tx.any_of('node_id')} LIMIT ?) AS waiting",
+            (self._run, self._tx.items(sorted(self._counts)), MAX_ROOM),
+        )
+        parts = [lane.partition(":") for (lane,) in lanes]
+        pairs = {(int(limit), key) for limit, colon, key in parts if colon}
+        return {pair for pair in pairs if pair[0] in slots.ids}
+
+    def _announce(self, states: Iterable[Row]) -> None:
+        """Announce states that are not taken: another claim may have left them out as locked."""
+        for state in states:
+            node_id = state["node_id"]
+            self.effects.announced.add(node_id if self._run is None else (self._run, node_id))
+
+
+def _due(times: Iterable[int], now_ms: int) -> bool:
+    return any(at <= now_ms for at in times)
+
+
+def _has_checks(tx: Transaction, ids: Collection[int]) -> bool:
+    """Whether checks of these limits are due."""
+    return bool(ids) and _next_check(tx, ids) <= tx.now_ms
+
+
+def _next_check(tx: Transaction, ids: Collection[int]) -> float:
+    (at,) = tx.one(
+        f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL",
+        (tx.items(sorted(ids)),),
+    )
+    return math.inf if at is None else float(at)
+
+
+def _take_checks(tx: Transaction, slots: Slots) -> set[Pair]:
+    """Take away some checks that are due, and return what they are about."""
+    ids = tx.items(slots.ids)
+    rows = tx.execute(
+        "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
+        f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
+        " ORDER BY check_at LIMIT ?) RETURNING limit_id, key, state",
+        (ids, tx.now_ms, MAX_LANES),
+    ).fetchall()
+    pairs = {(limit, key) for limit, key, state in rows if state != ALL_KEYS}
+    for limit, key, state in rows:
+        if state == ALL_KEYS:
+            keys = _keys_after(tx, limit, key)
+            pairs |= {(limit, each) for each in keys}
+            if len(keys) == MAX_LANES:
+                put_slots(tx, [(limit, keys[-1], ALL_KEYS, 0)])
+    return pairs
+
+
+def _keys_after(view: View, limit: int, key: str) -> list[str]:
+    """Return the next keys for which states wait, in their order."""
+    first, last = lanes_of(limit)
+    waiting = "SELECT min(lane) AS lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane"
+    rows = view.execute(
+        f"WITH RECURSIVE lanes(lane) AS ({waiting} >= ? AND lane < ? UNION ALL"
+        f" SELECT ({waiting} > lanes.lane AND lane < ?) FROM lanes WHERE lanes.lane IS NOT NULL)"
+        " SELECT lane FROM lanes WHERE lane IS NOT NULL LIMIT ?",
+        # The character after a key: the one that is smallest.
+        (first if key == "" else f"{lane_of((limit, key))}\x01", last, last, MAX_LANES),
+    )
+    return [lane.partition(":")[2] for (lane,) in rows]
+
+
+def _first_in_lanes(
+    tx: Transaction, wanted: Sequence[tuple[str, int, int]], run: int | None
+) -> dict[str, list[int]]:
+    """Return the first states of lanes, given as (lane, node, how many)."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    one = (
+        "SELECT * FROM (SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
+        f" AND lane = ? AND node_id = ?{of_run} ORDER BY priority, turn, seq LIMIT ?) AS waiting"
+    )
+    for start in range(0, len(wanted), MAX_LANES):
+        chunk = wanted[start : start + MAX_LANES]
+        values: list[object] = []
+        for lane, node_id, count in chunk:
+            values += (lane, node_id, *in_run, count)
+        for seq, lane in tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values)):
+            found[lane].append(seq)
+    return found
+
+
+def _let_in(tx: Transaction, found: Mapping[str, list[int]]) -> dict[int, tuple[int, int]]:
+    """Let states be claimed, unless another transaction has locked them; return run and node of each."""
+    seqs = sorted(seq for each in found.values() for seq in each)
+    if not seqs:
+        return {}
+    unlocked = (
+        f"SELECT seq FROM states WHERE {tx.any_of('seq')} AND status || '' = 'CREATED'"
+        f" ORDER BY seq{tx.skip_locked('states')}"
+    )
+    rows = tx.execute(
+        f"UPDATE states SET lane = NULL WHERE seq IN ({unlocked}) RETURNING seq, run, node_id",
+        (tx.items(seqs),),
+    )
+    return {seq: (run, node_id) for seq, run, node_id in rows}

@@ -1,0 +1,304 @@
+"""Slots of limits: which states of a claim find room, which wait for it, and when those are let in.
+
+**Held leases are the slots.** A state counts for its limits while it is QUEUED: from its claim to its
+outcome, its release or the end of its lease. The table ``slots`` is an index of such states by limit and key,
+not a second ledger: a row counts only if its state is QUEUED, so no row can take a slot without end.
+
+**Exact.** A claim locks the rows of the limits that its states name, in the order of their ids, and only then
+counts. Only claims, heartbeats that regain a lease, and changes of limits take these locks. While a claim
+has them it waits for no other lock, since it leaves out states that others have locked.
+
+**Lanes.** A state without room is put into the lane of its limit and key, and so out of the index of states
+that can be claimed. A later claim does not read it, however many there are. A lane is in the order of claims.
+
+**Checks.** Whatever ends the hold of a state sets ``check_at`` in its row of ``slots``, in the same commit:
+its lane may have room. The next claim for a node of the limit takes such rows away, under the lock, counts,
+and lets as many states of the lane in as there is room, of each node. No check is lost:
+
+- if the hold ended before a claim counted, the claim saw the room;
+- if it ended later, the claim put its states into the lane before it gave up the lock. The check was not
+  committed when the claim looked for checks, so it is still there, and the next claim to get the lock takes
+  it, after it can see the lane.
+
+A check says "look at this lane", not "let one in": a check too many lets in nobody. The commit that leaves a
+check announces the nodes of the limit, so that claims that wait look at once. The row of a node has the
+limits that its places ever named (``store.limited_nodes``): claims of other nodes do not look for checks.
+A limit that was deleted has room for all.
+
+**Rates.** ``starts`` counts claims in sixtieths of the period. A start is possible while the sum over the
+last period, including the whole of its oldest part, is below the limit: so no window of that length has more.
+A lane without room for a start gets a check at the time when there is some.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic_core import from_json, to_json
+
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+MAX_ROOM = 1_000
+"""Room of what is not limited, and the maximum that one claim uses."""
+PARTS = 60
+"""Parts of a period in which starts are counted: one of them is the time by which a start may be late."""
+ONE_KEY, ALL_KEYS = 0, -1
+"""Instead of a state, in a row of ``slots`` that is only a check."""
+
+Pair = tuple[int, str]
+"""The id of a limit, and a key."""
+
+
+def pairs_of(limits: str | None) -> list[Pair]:
+    """Return what a state takes part in, given its column ``limits``."""
+    return [] if limits is None else [(limit, key) for limit, key in from_json(limits)]
+
+
+def lane_of(pair: Pair) -> str:
+    """Return the lane in which states wait for a limit and a key."""
+    return f"{pair[0]}:{pair[1]}"
+
+
+def lanes_of(limit: int) -> tuple[str, str]:
+    """Return what all lanes of a limit are above, and below."""
+    return f"{limit}:", f"{limit};"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The numbers of a limit."""
+
+    at_most: int | None
+    starts: int | None
+    period_ms: int
+
+    @property
+    def part_ms(self) -> int:
+        return max(1, self.period_ms // PARTS)
+
+
+class Slots:
+    """How much room limits have. ``lock`` is the end of the statement that reads them, if it locks them."""
+
+    def __init__(self, view: View, ids: Iterable[int], lock: str = "") -> None:
+        self.view = view
+        self.ids = sorted(set(ids))
+        rows = view.execute(
+            f"SELECT id, at_most, starts, period_ms FROM limits WHERE {view.any_of('id')} ORDER BY id{lock}",
+            (view.items(self.ids),),
+        )
+        self.limits = {
+            number: Limit(at_most, starts, period_ms or 0) for number, at_most, starts, period_ms in rows
+        }
+        self._held: dict[Pair, int] = {}
+        self._started: dict[Pair, list[tuple[int, int]]] = {}
+
+    def load(self, pairs: Iterable[Pair]) -> None:
+        """Read how much of these is used, unless that was read before. In a statement after the lock, which
+        therefore sees all that was committed before it."""
+        view = self.view
+        new = {pair for pair in pairs if pair[0] in self.limits and pair not in self._held}
+        if not new:
+            return
+        of_new = (
+            view.items(sorted({limit for limit, _ in new})),
+            view.items(sorted({key for _, key in new})),
+        )
+        self._held |= dict.fromkeys(new, 0)
+        for limit, key, held in view.execute(
+            "SELECT limit_id, key, count(*) FROM slots CROSS JOIN states ON states.seq = slots.state"
+            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND status = 'QUEUED'"
+            " GROUP BY limit_id, key",
+            of_new,
+        ):
+            self._held[limit, key] = held
+        if any(self.limits[limit].starts is not None for limit, _ in new):
+            for limit, key, slot, count in view.execute(
+                "SELECT limit_id, key, slot, count FROM starts"
+                f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND count > 0 ORDER BY slot",
+                of_new,
+            ):
+                self._started.setdefault((limit, key), []).append((slot, count))
+
+    def held(self, pair: Pair) -> int:
+        """Return how many states hold the limit with this key."""
+        return self._held.get(pair, 0)
+
+    def started(self, pair: Pair) -> int:
+        """Return how many starts count now."""
+        return sum(count for _, count in self._counted(pair))
+
+    def room(self, pair: Pair) -> int:
+        """Return how many more states may be claimed; one that names a deleted limit always may."""
+        if (limit := self.limits.get(pair[0])) is None:
+            return MAX_ROOM
+        room = MAX_ROOM
+        if limit.at_most is not None:
+            room = min(room, limit.at_most - self.held(pair))
+        if limit.starts is not None:
+            room = min(room, limit.starts - self.started(pair))
+        return max(0, room)
+
+    def room_at(self, pair: Pair) -> int | None:
+        """Return when, in Unix ms, the next start is possible; None if starts are not what is missing, or
+        none ever is."""
+        limit = self.limits.get(pair[0])
+        if limit is None or not limit.starts:
+            return None
+        counted = self._counted(pair)
+        left = sum(count for _, count in counted)
+        for slot, count in counted if left >= limit.starts else ():
+            left -= count
+            if left < limit.starts:
+                return slot + limit.part_ms + limit.period_ms
+        return None
+
+    def _counted(self, pair: Pair) -> list[tuple[int, int]]:
+        limit = self.limits.get(pair[0])
+        if limit is None or limit.starts is None:
+            return []
+        # A part counts until its last moment is a period ago.
+        after = self.view.now_ms - limit.period_ms - limit.part_ms
+        return [(slot, count) for slot, count in self._started.get(pair, ()) if slot > after]
+
+
+def lock(tx: Transaction, ids: Iterable[int]) -> Slots:
+    """Lock limits, in the order of their ids."""
+    return Slots(tx, ids, tx.for_update("limits"))
+
+
+def put_slots(tx: Transaction, rows: Sequence[tuple[int, str, int, int | None]]) -> None:
+    tx.insert(
+        "slots",
+        ("limit_id", "key", "state", "check_at"),
+        rows,
+        "(limit_id, key, state) DO UPDATE SET check_at = excluded.check_at",
+    )
+
+
+# -- what ends a hold
+
+
+def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | None]]) -> None:
+    """Leave checks for states that were held: each is (number, column ``limits``).
+
+    Call it in the transaction that gives them another status.
+    """
+    rows = sorted((*pair, seq, 0) for seq, limits in states for pair in pairs_of(limits))
+    if rows:
+        put_slots(tx, rows)
+        effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, *_ in rows})
+
+
+def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:
+    """Let the claims of released states (limits, claimed_at) not count as starts."""
+    pairs = [(pair, state["claimed_at"]) for state in states for pair in pairs_of(state["limits"])]
+    if not pairs:
+        return
+    periods = dict(
+        tx.execute(
+            f"SELECT id, period_ms FROM limits WHERE {tx.any_of('id')} AND starts IS NOT NULL",
+            (tx.items(sorted({limit for (limit, _), _ in pairs})),),
+        )
+    )
+    counts: Counter[tuple[int, str, int]] = Counter()
+    for (limit, key), claimed_at in pairs:
+        if limit in periods:
+            counts[limit, key, claimed_at - claimed_at % max(1, periods[limit] // PARTS)] += 1
+    tx.executemany(
+        "UPDATE starts SET count = count - ? WHERE limit_id = ? AND key = ? AND slot = ? AND count >= ?",
+        [(count, *key, count) for key, count in sorted(counts.items())],
+    )
+
+
+def regain(tx: Transaction, states: Sequence[Row]) -> list[Row]:
+    """Return those of these states, whose leases ended, that may be held again; they are entered as held.
+
+    Others have taken the slots of the rest since.
+    """
+    limits = {state["seq"]: pairs_of(state["limits"]) for state in states}
+    if not any(limits.values()):
+        return [*states]
+    slots = lock(tx, {limit for pairs in limits.values() for limit, _ in pairs})
+    slots.load(pair for pairs in limits.values() for pair in pairs)
+    used: Counter[Pair] = Counter()
+    regained = []
+    for state in states:
+        pairs = [pair for pair in limits[state["seq"]] if pair[0] in slots.limits]
+        limited = [(pair, slots.limits[pair[0]].at_most) for pair in pairs]
+        if all(most is None or slots.held(pair) + used[pair] < most for pair, most in limited):
+            used.update(pairs)
+            regained.append(state)
+    put_slots(
+        tx,
+        sorted(
+            (*pair, state["seq"], None)
+            for state in regained
+            for pair in limits[state["seq"]]
+            if pair[0] in slots.limits
+        ),
+    )
+    return regained
+
+
+def tidy(tx: Transaction) -> None:
+    """Leave checks for holds that managers of an earlier version ended, and forget starts that count no
+    more."""
+    tx.execute(
+        "UPDATE slots SET check_at = 0 WHERE check_at IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM states WHERE seq = slots.state AND status = 'QUEUED')"
+    )
+    tx.execute(
+        "DELETE FROM starts WHERE slot < ? - 2 * coalesce((SELECT period_ms FROM limits WHERE id = limit_id),"
+        " 0)",
+        (tx.now_ms,),
+    )
+
+
+# -- changes of limits
+
+
+def check_all_keys(tx: Transaction, limit: int) -> None:
+    """Leave a check for all lanes of a limit that was changed, and is locked."""
+    put_slots(tx, [(limit, "", ALL_KEYS, 0)])
+
+
+def columns_of(tx: Transaction, states: Mapping[int, tuple[int, Mapping[str, str]]]) -> dict[int, str]:
+    """Return the column ``limits`` of new states by number. Each is given as its run, and the names of its
+    limits with their keys. A limit that was deleted, although the graph names it, is left out."""
+    ids = {
+        (run, name): limit
+        for run, name, limit in tx.execute(
+            "SELECT runs.id, limits.name, limits.id FROM runs"
+            " CROSS JOIN limits ON limits.namespace = runs.namespace"
+            f" WHERE {tx.any_of('runs.id')} AND {tx.any_of('limits.name')}",
+            (
+                tx.items(sorted({run for run, _ in states.values()})),
+                tx.items(sorted({name for _, keys in states.values() for name in keys})),
+            ),
+        )
+    }
+    return {
+        seq: to_json([(ids[run, name], key) for name, key in keys.items() if (run, name) in ids]).decode()
+        for seq, (run, keys) in states.items()
+    }
+
+
+def ids_in(text: str | None) -> set[int]:
+    """Return the ids in the column ``limits`` of a node."""
+    return set() if text is None else set(from_json(text))
+
+
+def name_at_node(tx: Transaction, node_id: int, ids: Collection[int]) -> None:
+    """Record that places with a node name these limits."""
+    row = tx.one(f"SELECT limits FROM nodes WHERE id = ?{tx.for_update('nodes')}", (node_id,))
+    known = ids_in(row["limits"])
+    if not known.issuperset(ids):
+        text = to_json(sorted(known.union(ids))).decode()
+        tx.execute("UPDATE nodes SET limits = ? WHERE id = ?", (text, node_id))
+        tx.limited_nodes.forget()

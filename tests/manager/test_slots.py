@@ -1,0 +1,200 @@
+"""Limits: how many states are held at once, or start within a period, and which of the others come next.
+
+Each test runs on both engines; what concerns two state managers is tested with two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from exotrio._wire.limits import LimitChange
+from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.limits import remove_limit, set_limit
+from tests.contract.flow import Flow
+from tests.contract.native import A, B, claim, executed_item, item_for, report
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.manager import ENGINES, Manager, open_two
+
+LIMIT = "service"
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture(params=ENGINES)
+async def two(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[tuple[Manager, Manager]]:
+    """Two state managers on one database."""
+    async with open_two(request.param, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def manager(two: tuple[Manager, Manager]) -> Manager:
+    return two[0]
+
+
+def limited(identifier: str = "a", *next_nodes: str, key: str = "", name: str = LIMIT) -> dict[str, Any]:
+    return place(identifier, *next_nodes, limits=[{"name": name, "key": key}])
+
+
+async def set_to(manager: Manager, name: str = LIMIT, **values: int | None) -> None:
+    await manager.service.store.write(set_limit, "tests", name, LimitChange(**values))
+
+
+async def start(manager: Manager, *places: dict[str, Any], runs: int = 1, **declared: int) -> Flow:
+    """Store a graph with a limit, and start runs of it."""
+    return await Flow.start(
+        manager.api,
+        *places,
+        runs=runs,
+        retry_policy=NO_RETRY,
+        limits=[{"name": LIMIT, **declared}],
+    )
+
+
+async def counted(manager: Manager, table: str, which: str = "true") -> int:
+    row = await manager.service.store.read(
+        lambda view: view.row(f"SELECT count(*) FROM {table} WHERE {which}")
+    )
+    assert row is not None
+    return int(row[0])
+
+
+async def test_no_more_states_are_held_than_a_limit_says(two: tuple[Manager, Manager]) -> None:
+    first, second = two
+    await start(first, limited(), runs=5, at_most=2)
+    held = await claim(first.api)
+    assert len(held) == 2
+    assert await claim(second.api) == []
+    assert await report(first.api, executed_item(held[0])) == ["ok"]
+    assert len(await claim(second.api)) == 1
+    assert await claim(first.api) == []
+
+
+async def test_a_limit_also_holds_for_states_that_v0_claims(manager: Manager) -> None:
+    await start(manager, limited(), runs=5, at_most=2)
+    states = ok(await manager.api.claim([A], 10))["states"]
+    assert len(states) == 2
+    assert ok(await manager.api.claim([A], 10))["states"] == []
+    ok(await manager.api.executed(states[0]["state_id"], {"v": "x", "w": "w"}))
+    assert len(ok(await manager.api.claim([A], 10))["states"]) == 1
+
+
+async def test_each_key_of_a_limit_has_its_own_room(manager: Manager) -> None:
+    flow = await Flow.deploy(
+        manager.api,
+        limited(key="customer ${{store.customer}}"),
+        store_config={"required_keys": ["customer"]},
+        limits=[{"name": LIMIT, "at_most": 1}],
+    )
+    runs = {await flow.trigger(store={"customer": customer}): customer for customer in "xxyyz"}
+    states = await claim(manager.api)
+    assert sorted(runs[state["run_id"]] for state in states) == ["x", "y", "z"]
+
+
+async def test_a_key_may_be_an_output_of_a_state_before(manager: Manager) -> None:
+    await start(manager, place("a", "b"), limited("b", key="${{a.outputs.v}}"), at_most=1)
+    [first] = await claim(manager.api)
+    await report(manager.api, executed_item(first, {"v": "x"}, {"v": "x"}, {"v": "y"}))
+    states = await claim(manager.api, {B: 10})
+    assert len(states) == 2
+
+
+async def test_all_limits_of_a_place_must_have_room(manager: Manager) -> None:
+    both = place("a", limits=[{"name": LIMIT}, {"name": "other"}])
+    flow = await Flow.deploy(
+        manager.api,
+        both,
+        limits=[{"name": LIMIT, "at_most": 5}, {"name": "other", "at_most": 1}],
+    )
+    for _ in range(3):
+        await flow.trigger()
+    [state] = await claim(manager.api)
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api)
+    await set_to(manager, "other", at_most=9)
+    [_] = await claim(manager.api)
+    await set_to(manager, at_most=0)
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api) == []
+
+
+async def test_a_claim_takes_what_is_behind_the_states_without_room(manager: Manager) -> None:
+    await start(manager, limited(), runs=300, at_most=1)
+    await Flow.start(manager.api, place("a"), graph="other", runs=3)
+    states = await claim(manager.api, {A: 4}, limit=4)
+    assert sorted(state["graph_name"] for state in states) == ["graph", "other", "other", "other"]
+    assert await counted(manager, "states", "lane IS NOT NULL") == 299
+
+
+@pytest.mark.parametrize(
+    "end", ["executed", "errored", "requeued", "released", "lease", "cancelled", "retried"]
+)
+async def test_each_end_of_a_hold_makes_room(manager: Manager, end: str) -> None:
+    flow = await start(manager, limited(), runs=2, at_most=1)
+    [state] = await claim(manager.remote)
+    outcomes = {
+        "executed": executed_item(state),
+        "errored": item_for(state, outcome="errored", error="on purpose"),
+        "requeued": item_for(state, outcome="requeued", delay_ms=3_600_000),
+    }
+    assert await claim(manager.api) == []
+    if end in outcomes:
+        assert await report(manager.api, outcomes[end]) == ["ok"]
+    elif end == "released":
+        ok(await manager.api.release(states=[item_for(state)], delay_ms=3_600_000))
+    elif end == "lease":
+        await manager.service.store.write(expire, 10**15, Terms())
+    else:
+        ok(await manager.api.native("POST", f"run/{state['run_id']}/cancel"))
+    assert flow.run_id
+    [after] = await claim(manager.api)
+    assert end == "lease" or after["run_id"] != state["run_id"]
+    assert await claim(manager.api) == []
+
+
+async def test_a_raised_limit_lets_states_in_and_a_lowered_one_cancels_none(manager: Manager) -> None:
+    await start(manager, limited(), runs=9, at_most=2)
+    held = await claim(manager.api)
+    await set_to(manager, at_most=5)
+    held += await claim(manager.api)
+    assert len(held) == 5
+    await set_to(manager, at_most=1)
+    assert await report(manager.api, *map(executed_item, held[:4])) == ["ok"] * 4
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(held[4]))
+    assert len(await claim(manager.api)) == 1
+
+
+async def test_a_limit_of_0_stops_all(manager: Manager) -> None:
+    await start(manager, limited(), runs=2, at_most=0)
+    assert await claim(manager.api) == []
+    await set_to(manager, at_most=1)
+    assert len(await claim(manager.api)) == 1
+
+
+async def test_states_of_a_deleted_limit_are_not_limited(manager: Manager) -> None:
+    await start(manager, limited(), runs=5, at_most=1)
+    assert len(await claim(manager.api)) == 1
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)
+    assert len(await claim(manager.api)) == 4
+
+
+async def test_no_more_states_start_in_any_period_than_a_rate_says(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await start(manager, limited(), runs=40, starts=4, period_ms=60_000)
+    starts: list[int] = []
+    while clock.now_ms < SettableClock().now_ms + 200_000:
+        for state in await claim(manager.api, {A: 3}, limit=3):
+            starts.append(clock.now_ms)
+            await report(manager.api, executed_item(state))
+        clock.advance(1_700)
+    assert max(sum(at <= other < at + 60_000 for other in starts) for at in starts) == 4
+    assert len(starts) >= 13  # three periods and a bit, less a sixtieth of each
