@@ -1,6 +1,8 @@
 """Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON] [--peers]
 [--against REV]``.
 
+``python -m tests.bench arena`` runs jobs on PostgreSQL under faults and load, and has its own ``--help``.
+
 Each figure is the median of several rounds with its range; what is compared is measured in the same
 round. Machines differ and are noisy: compare figures of one table with each other, not with those of
 another day, and two commits with ``--against``, which runs both in alternate rounds.
@@ -27,6 +29,7 @@ from tests.bench import (
     throughput,
 )
 from tests.bench.against import compare
+from tests.bench.arena import command as arena
 from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
 Case = Callable[[Plan], Iterator[Sample]]
@@ -61,7 +64,14 @@ def measure(plan: Plan, names: list[str]) -> Iterator[Sample]:
                 yield from CASES[name](plan)
 
 
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"arena": arena.main}
+"""Cases with separate tables; each explains its arguments by ``--help``."""
+
+
 def main() -> None:
+    if sys.argv[1:] and (command := COMMANDS.get(sys.argv[1])):
+        command(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {' '.join(CASES)}")
     parser.add_argument("--runs", type=int, default=Plan.runs, help="rounds")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 
@@ -187,3 +188,9 @@ def as_json(figures: Iterable[Figure]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table to be pasted into a page, each as soon as its row is there."""
+    for row in chain([heads, ["---"] * len(heads)], rows):
+        yield f"| {' | '.join(row)} |"

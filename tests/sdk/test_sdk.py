@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from tests.contract.target import Target, serving
 from tests.sdk.behaviour import LINES, behaviour
 from tests.sdk.surface import surface
 from tests.support.doubles import running
-from tests.support.environments import CannotInstall, make_environment
+from tests.support.environments import CannotInstall, make_environment, newer_python
 from tests.support.helpers import eventually
 
 pytestmark = pytest.mark.sdk
@@ -46,22 +45,10 @@ STOCK = "exospherehost==0.0.3"
 @pytest.fixture(scope="module")
 def stock_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make an environment with the stock SDK and return its Python."""
-    newer = _newer_python()
-    if newer is None:
-        pytest.skip("the stock SDK needs Python >= 3.12, which this machine lacks")
     try:
-        return make_environment(tmp_path_factory.mktemp("sdk"), STOCK, python=newer)
+        return make_environment(tmp_path_factory.mktemp("sdk"), STOCK, python=newer_python((3, 12)))
     except CannotInstall as error:
         pytest.skip(str(error))
-
-
-def _newer_python() -> str | None:
-    for name in (sys.executable, "python3.14", "python3.13", "python3.12", "python3"):
-        path = shutil.which(name)
-        check = "import sys, ensurepip; sys.exit(sys.version_info < (3, 12))"
-        if path and subprocess.run([path, "-c", check], capture_output=True).returncode == 0:
-            return path
-    return None
 
 
 def of_stock(stock_python: str, script: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,17 @@ def make_environment(folder: Path, *arguments: str, python: str = sys.executable
         reason = " ".join(done.stderr.split())[-300:]
         raise CannotInstall(f"{' '.join(arguments)} cannot be installed: {reason}")
     return made
+
+
+def newer_python(needed: tuple[int, int]) -> str:
+    """Return a Python of at least this version: the one that runs this, or another of this machine.
+
+    Raises:
+        CannotInstall: There is none.
+    """
+    check = f"import sys, ensurepip; sys.exit(sys.version_info < {needed})"
+    for name in (sys.executable, "python3.14", "python3.13", "python3.12", "python3"):
+        path = shutil.which(name)
+        if path and subprocess.run([path, "-c", check], capture_output=True).returncode == 0:
+            return path
+    raise CannotInstall(f"there is no Python >= {needed[0]}.{needed[1]} on this machine")

@@ -251,6 +251,10 @@ class Server:
         """End it as ``pg_ctl stop -m immediate`` does: the sessions are cut, and it recovers when started."""
         self._process.end(signal.SIGQUIT)
 
+    def stop(self) -> None:
+        """End it as an operator does: the sessions are ended, and nothing has to be recovered."""
+        self._process.end(signal.SIGINT)
+
     def promote(self) -> None:
         """Make a standby the primary, and return when it can be written."""
         self.execute("SELECT pg_promote()")
