@@ -159,7 +159,7 @@ def test_an_unreadable_file_is_retried_and_shown_and_the_others_are_listed(
     failed = [line for line in end.out.splitlines() if line.startswith("failed: digest (")]
     assert len(failed) == 1
     assert failed[0].endswith("OSError: [Errno 5] Input/output error")
-    assert "(1 failed, 2 retried)" in end.err
+    assert "(1 failed, 2 replaced)" in end.err
     retries = "SELECT retry_count FROM states WHERE error IS NOT NULL ORDER BY 1"
     assert sql(tmp_path / ".exotrio/state.db", retries) == [(0,), (1,), (2,)], "max_retries is 2"
 

@@ -26,7 +26,7 @@ Rules that hold:
    with all others of its kind, so that they cannot lock out authenticated clients. After the head,
    its request is parsed only if the app reads the body.
 4. On a stop the listeners close, idle connections close at once, and requests in flight may finish within
-   the grace; then they are cancelled. The app learns of it by ``stopping_event``.
+   the grace; then they are cancelled. What only waits ends at once (``while_connected``).
 5. A failure of the app is logged and answered with 500, without its text; it ends nothing else. No
    response of this server quotes the request, which may hold a key.
 
@@ -34,7 +34,13 @@ Not served: TLS, WebSocket (an upgrade request is served as a plain one), HTTP/2
 """
 
 from exotrio._httpd.budget import MAX_VALUES
-from exotrio._httpd.connection import is_crowded, mark_authenticated, reserve_values, stopping_event
+from exotrio._httpd.connection import (
+    is_crowded,
+    mark_authenticated,
+    reserve_values,
+    stopping_event,
+    while_connected,
+)
 from exotrio._httpd.exchange import App
 from exotrio._httpd.limiter import ConnectionLimiter
 from exotrio._httpd.listeners import (
@@ -66,4 +72,5 @@ __all__ = [
     "serve_http",
     "stopping_event",
     "urls",
+    "while_connected",
 ]

@@ -8,7 +8,9 @@ The functions that the app calls with a scope do nothing under another server, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import h11
@@ -97,12 +99,24 @@ async def _next_request(
 
 
 def stopping_event(scope: Mapping[str, Any]) -> trio.Event | None:
-    """Return the event that is set when the server begins to stop.
-
-    A long poll or an endless response should then end; it is cancelled when the grace is over.
-    """
+    """Return the event that is set when the server begins to stop."""
     exchange = _exchange_of(scope)
     return None if exchange is None else exchange.server.stopping
+
+
+@contextmanager
+def while_connected(scope: Mapping[str, Any], max_wait: float = math.inf) -> Iterator[None]:
+    """Cancel the block if the client disconnects, the server begins to stop, or after ``max_wait`` seconds.
+
+    For long polls and endless responses. A block whose last step has succeeded is not cancelled any more.
+    """
+    exchange = _exchange_of(scope)
+    with trio.move_on_after(max_wait) as waiting:
+        if exchange is None:
+            yield
+            return
+        with exchange.cancelled_when_over(waiting):
+            yield
 
 
 def is_crowded(scope: Mapping[str, Any]) -> bool:

@@ -7,9 +7,9 @@ response at once, from within ``receive``; for the app, the client has then disc
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
@@ -58,6 +58,8 @@ class ServerState:
     stopping: trio.Event
     limiter: ConnectionLimiter
     in_flight: InFlight
+    waits: set[trio.CancelScope] = field(default_factory=set)
+    """What is cancelled when the server begins to stop."""
 
 
 def parse(http: h11.Connection) -> object:
@@ -168,6 +170,20 @@ class Exchange:
             )
         else:
             logger.error("%s: the app failed", self._name, exc_info=failure)
+
+    @contextmanager
+    def cancelled_when_over(self, waiting: trio.CancelScope) -> Iterator[None]:
+        """Cancel a scope if the client disconnects or the server begins to stop during the block."""
+        if self._peer.gone or self.server.stopping.is_set():
+            waiting.cancel()
+        scopes = (self._peer.waits, self.server.waits)
+        for each in scopes:
+            each.add(waiting)
+        try:
+            yield
+        finally:
+            for each in scopes:
+                each.discard(waiting)
 
     # --- the request body
 

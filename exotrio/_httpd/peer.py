@@ -32,6 +32,7 @@ class Peer:
             gone, too: TCP cannot tell it from one that closed both, and a response written to the latter
             would seem delivered.
         changed: Parking lot of tasks that wait for ``gone``; also woken when a response is complete.
+        waits: Scopes to cancel when it is gone.
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, *, write: float) -> None:
@@ -40,11 +41,14 @@ class Peer:
         self._feed, self._chunks = trio.open_memory_channel[bytes](0)
         self.gone = False
         self.changed = trio.lowlevel.ParkingLot()
+        self.waits: set[trio.CancelScope] = set()
 
     def abandon(self) -> None:
-        """Stop writing, and wake the tasks that wait for ``gone``."""
+        """Stop writing, and end all that waits while the client is there."""
         self.gone = True
         self.changed.unpark_all()
+        for scope in self.waits:
+            scope.cancel()
 
     async def read_ahead(self) -> None:
         """Read until the client closes its side or the connection breaks."""

@@ -33,8 +33,8 @@ async def serve_http(
 
     When ``stopping`` is set the listeners close, idle connections close at once, and requests in flight
     may finish (their responses say ``connection: close``) for ``grace`` seconds; then they are cancelled.
-    The app ends its long polls with ``stopping_event(scope)``. It calls ``mark_authenticated(scope)`` for
-    a request with the key or a session, whose connection is then kept open.
+    Long polls of the app are cancelled (``while_connected(scope)``). It calls ``mark_authenticated(scope)``
+    for a request with the key or a session, whose connection is then kept open.
 
     Failures of the app are logged to ``exotrio.manager.http`` and answered with 500; they end nothing else.
 
@@ -70,6 +70,8 @@ async def serve_http(
             for listener in listeners:
                 listener.socket.close()
         server.limiter.close_idle()
+        for waiting in server.waits:
+            waiting.cancel()
         nursery.cancel_scope.deadline = trio.current_time() + grace
 
 

@@ -136,9 +136,11 @@ class StateEvent(Body):
 
 
 class StateAttempt(Body):
-    """One attempt at the work of a state, which is a state itself; ``by_hand``: an operator requested it.
+    """One attempt at the work of a state, which is a state itself.
 
     Fields:
+        by_hand: An operator requested it.
+        rerun: It is of a united node, and replaces one that ran without a state which was retried then.
         worker: The runtime that claimed it; None if none did, or through v0, and from an older server.
         error: The line of its error that says what was raised; None from an older server, too.
     """
@@ -147,9 +149,19 @@ class StateAttempt(Body):
     status: StateStatus
     retry_count: int
     by_hand: bool
+    rerun: bool = False
     created_at: Moment
     worker: str | None = None
     error: str | None = None
+
+    @property
+    def how(self) -> str:
+        """How it came about, in words."""
+        if self.rerun:
+            return "rerun: a state before it was retried"
+        if self.by_hand:
+            return "retried by hand"
+        return f"retry {self.retry_count}" if self.retry_count else "first"
 
 
 class StateHolder(Body):

@@ -329,7 +329,7 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
         shown = cli("states", "show", failure["id"])
         attempt = rf"\n  {failure['id']} RETRY_CREATED, first, \S+Z by \S+: ValueError: .+ <- this one"
         assert re.search(attempt, shown.out)
-        assert f"\n  {new.out.strip()} RETRY_CREATED, by hand, " in shown.out
+        assert f"\n  {new.out.strip()} RETRY_CREATED, retried by hand, " in shown.out
         assert " retried by hand\n" in shown.out
 
 

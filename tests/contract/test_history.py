@@ -77,6 +77,7 @@ async def test_every_attempt_shows_the_whole_chain(api: Api) -> None:
     ids.append(await flow.run("a"))
     chains = [ok(await api.history(state_id))["attempts"] for state_id in ids]
     assert all(chain == chains[0] for chain in chains)
+    assert not any(one["rerun"] for one in chains[0])
     assert [(one["id"], one["status"], one["retry_count"], one["by_hand"]) for one in chains[0]] == [
         (ids[0], "RETRY_CREATED", 0, False),
         (ids[1], "RETRY_CREATED", 1, False),

@@ -73,9 +73,9 @@ async def test_the_history_says_what_was_replaced_and_why(api: Api) -> None:
         (event,) = ok(await api.history(state_id))["events"]
         assert event["kind"] == "replaced: a state before it was retried"
     attempts = ok(await api.history(new))["attempts"]
-    assert [(one["id"], one["status"], one["by_hand"]) for one in attempts] == [
-        (united["id"], "RETRY_CREATED", False),
-        (new, "SUCCESS", True),
+    assert [(one["id"], one["status"], one["by_hand"], one["rerun"]) for one in attempts] == [
+        (united["id"], "RETRY_CREATED", False, False),
+        (new, "SUCCESS", False, True),
     ]
     assert ok(await api.history(new_branch))["events"] == []
     detail = "it was retried, or a state before it"

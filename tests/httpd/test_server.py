@@ -29,6 +29,7 @@ from exotrio._httpd import (
     serve_http,
     stopping_event,
     urls,
+    while_connected,
 )
 from exotrio._httpd.budget import SLOW, Budget, InFlight
 from exotrio._httpd.connection import serve_connection
@@ -742,6 +743,56 @@ async def test_a_disconnect_during_a_long_poll_is_noticed() -> None:
         await client.send(GET)
         await client.stream.aclose()
         await noticed.wait()
+
+
+@pytest.mark.parametrize("already", [False, True])
+async def test_what_waits_while_its_client_is_connected_is_cancelled_by_a_disconnect(already: bool) -> None:
+    begun, go_on, noticed = trio.Event(), trio.Event(), trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        with while_connected(scope, 60):
+            await trio.sleep_forever()
+        with pytest.raises(OSError, match="closed the connection"):
+            await respond(send)
+        noticed.set()
+
+    async with client_of(app) as client:
+        await client.send(GET)
+        await begun.wait()
+        if not already:
+            go_on.set()
+            await trio.testing.wait_all_tasks_blocked()
+        await client.stream.aclose()
+        if already:
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            go_on.set()
+        with trio.fail_after(5):
+            await noticed.wait()
+
+
+@pytest.mark.parametrize("already", [False, True])
+async def test_what_waits_while_its_client_is_connected_ends_when_the_server_begins_to_stop(
+    already: bool,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if already:
+            served.stopping.set()
+        running.set()
+        with while_connected(scope):
+            await trio.sleep_forever()
+        await respond(send)
+
+    running = trio.Event()
+    async with serving(app) as served:
+        client = await served.connect()
+        await client.send(GET)
+        await running.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        served.stopping.set()
+        response = await client.response()
+        assert (response.body, response.closes) == (b"hello", True)
 
 
 async def test_send_raises_after_a_disconnect() -> None:

@@ -286,13 +286,11 @@ def _history(state: StateHistory) -> list[str]:
     if len(state.attempts) > 1:
         lines.append("attempts:")
         for attempt in state.attempts:
-            how = f"retry {attempt.retry_count}" if attempt.retry_count else "first"
-            how = "by hand" if attempt.by_hand else how
             this = "  <- this one" if attempt.id == state.id else ""
             created = iso_time(attempt.created_at)
             by = f" by {attempt.worker}" if attempt.worker else ""
             error = f": {error_message(attempt.error)}" if attempt.error else ""
-            lines.append(f"  {attempt.id} {attempt.status.value}, {how}, {created}{by}{error}{this}")
+            lines.append(f"  {attempt.id} {attempt.status.value}, {attempt.how}, {created}{by}{error}{this}")
     if state.events:
         lines.append("events:")
         for event in state.events:

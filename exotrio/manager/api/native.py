@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import trio
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exotrio._httpd import is_crowded, stopping_event
+from exotrio._httpd import is_crowded, while_connected
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
 from exotrio._wire.graphs import GraphPage, GraphsQuery
@@ -41,7 +39,6 @@ from exotrio.manager.api.json import (
     unprocessable,
 )
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.background import in_background
 from exotrio.manager.engine import claims, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.runs import NewRun
@@ -101,10 +98,12 @@ class Native:
                     max_wait, claims.claim_once_ready, *arguments, claimer
                 )
 
+        claimed = None
         if max_wait == 0:
             claimed = await in_time(claim())
         else:
-            claimed = await _while_connected(request, max_wait + CLAIM_LIMIT, claim)
+            with while_connected(request.scope, max_wait + CLAIM_LIMIT):
+                claimed = await claim()
         return claimed or claims.Claimed()
 
     def _claimer(self, request: Request, body: native.NativeClaimRequest) -> Callable[[], claims.Claimer]:
@@ -224,11 +223,8 @@ class Native:
         run = None
         if max_wait > 0:
             show = show_run_once_ended
-            run = await _while_connected(
-                request,
-                max_wait + CLAIM_LIMIT,
-                lambda: self._store.write_once_ready(max_wait, show, namespace, run_id),
-            )
+            with while_connected(request.scope, max_wait + CLAIM_LIMIT):
+                run = await self._store.write_once_ready(max_wait, show, namespace, run_id)
         now = None if max_wait > 0 else self._service.monotonic()
         return reply(run or await self._store.read(show_run, namespace, run_id, now))
 
@@ -287,36 +283,6 @@ def _new_run(entry: NativeTriggerRequest) -> NewRun:
 def _max_wait(request: Request, wait_ms: int) -> float:
     """Return the seconds for which a client may wait at the server."""
     return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
-
-
-async def _while_connected(
-    request: Request, max_wait: float, wait: Callable[[], Awaitable[T | None]]
-) -> T | None:
-    """Return what ``wait`` returns; None if the client disconnects, the server stops, or the time is over."""
-    stopping = stopping_event(request.scope)
-
-    async def give_up_when_disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
-    async def give_up_when_stopping() -> None:
-        assert stopping is not None
-        await stopping.wait()
-        scope.cancel()
-
-    watchers = [] if stopping is None else [give_up_when_stopping]
-    if LOCAL not in request.scope:  # a caller inside this process cancels this call
-        watchers.append(give_up_when_disconnected)
-    value: T | None = None
-    with trio.move_on_after(max_wait) as scope:
-        # Without watchers there is no nursery, which takes a twentieth of the time between two nodes.
-        async with in_background(*watchers) if watchers else nullcontext():
-            value = await wait()
-            # A cancellation while the watchers end would lose the value, and with it the claimed states. The
-            # caller is cancelled at its next checkpoint instead.
-            scope.shield = True
-    return value
 
 
 def _read_outcomes(

@@ -118,10 +118,13 @@ class Spans:
         return len(self.spans) > MAX_BARS
 
     @property
-    def has_unreported(self) -> bool:
-        """Whether one that ended, or that runs if they are few, has no begin, as through v0."""
-        at = (span.at for span in self.spans if span.at.finished is not None or not self.many)
-        return any(each.claimed is not None and each.begun is None and each.stage is None for each in at)
+    def without_begin(self) -> set[str]:
+        """``ended`` and ``running``, if such states have no begin: as through v0, or not reported yet."""
+        return {
+            "running" if span.at.finished is None else "ended"
+            for span in self.spans
+            if span.at.claimed is not None and span.at.begun is None and span.at.stage is None
+        }
 
 
 class _Working:
@@ -242,6 +245,15 @@ def failures_of(view: View, run: Row, limit: int, characters: int) -> Iterable[R
         f" WHERE run = ? AND {FAILED} ORDER BY seq LIMIT ?",
         (run["id"], limit),
     )
+
+
+def attempt_at(view: View, seq: int, at: int) -> int:
+    """Return the number of the attempt at the work of a failed state that ended at a time, in Unix ms."""
+    while (row := view.one("SELECT retry_of, finished_at FROM states WHERE seq = ?", (seq,)))["retry_of"]:
+        if row["finished_at"] <= at:
+            break
+        seq = row["retry_of"]
+    return seq
 
 
 def end_of_error(view: View, seq: int, characters: int) -> tuple[str, int]:

@@ -26,7 +26,7 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
-from exotrio.manager.queries.states import LINE_OF_ERROR, spent_fields, times
+from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, RERUN, spent_fields, times
 from exotrio.manager.queries.waiting import Waiting
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
@@ -162,18 +162,19 @@ def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
     """Return a state with the attempts that it replaced and those that replaced it, oldest first."""
     before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
     after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
+    this = _follow(view, "seq = ?", "retry_of", state["seq"])
     return [
         StateAttempt(
             id=view.state_id(attempt["seq"]),
             status=attempt["status"],
             retry_count=attempt["retry_count"],
-            # What a retry by hand brings about: a new attempt, or that of a united node after it.
-            by_hand=attempt["retry_of"] is not None and attempt["retry_count"] == 0,
+            by_hand=attempt["cause"] == BY_HAND,
+            rerun=attempt["cause"] == RERUN,
             created_at=from_unix_ms(attempt["created_at"]),
             worker=attempt["worker"],
             error=attempt["error"] and message_line(attempt["error"]),
         )
-        for attempt in [*reversed(before), state, *after]
+        for attempt in [*reversed(before), next(this), *after]
     ]
 
 
@@ -183,8 +184,8 @@ def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterato
         row = None
         if seq is not None:
             row = view.row(
-                f"SELECT seq, retry_of, status, retry_count, created_at, worker, {LINE_OF_ERROR} FROM states"
-                f" WHERE {condition}",
+                f"SELECT seq, retry_of, status, retry_count, {CAUSE}, created_at, worker,"
+                f" {LINE_OF_ERROR} FROM states WHERE {condition}",
                 (seq,),
             )
         if row is None:

@@ -50,6 +50,12 @@ SORTED = {
     "node": "place",
 }
 """The orders that no index has."""
+BY_HAND, RERUN = "by hand", "rerun"
+CAUSE = (
+    "CASE WHEN retry_of IS NULL OR retry_count > 0 THEN ''"
+    f" WHEN manual_fanout_id IS NULL THEN '{RERUN}' ELSE '{BY_HAND}' END AS cause"
+)
+"""The column ``cause`` of a ``ListedState``."""
 LINE_OF_ERROR = f"substr(error, 1, {MAX_ERROR_BYTES}) AS error"
 """The column that ``message_line`` needs."""
 _ENDED_BADLY = "status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
@@ -122,8 +128,9 @@ class ListedState(StateSummary):
     """A state on a page: also its stage or its status, its times in ms, and the beginning of its values as
     JSON."""
 
-    by_hand: bool
-    """It was retried by hand, or is of a united node after such a state."""
+    cause: str
+    """``BY_HAND`` if it was retried by hand, ``RERUN`` if it is of a united node that runs again after such a
+    retry; empty otherwise."""
     stage: str
     spent: Spent
     begin_of_inputs: str
@@ -351,7 +358,7 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
         fields = {
             **_summary(view, row, stages),
             "spent": times(row, stages).spent(view.now_ms),
-            "by_hand": row["by_hand"],
+            "cause": row["cause"],
             "stage": stages.get(row["seq"], row["status"]),
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
@@ -369,7 +376,7 @@ def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
 
 def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
     return view.execute(
-        "SELECT seq, place, states.status, retry_count, retry_of IS NOT NULL AND retry_count = 0 AS by_hand,"
+        f"SELECT seq, place, states.status, retry_count, {CAUSE},"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
         " begun_at, ran_ms, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"

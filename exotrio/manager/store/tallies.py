@@ -71,13 +71,12 @@ def write(tx: Transaction, counted: Mapping[Key, int]) -> None:
     A count may be negative: a run that is retried no longer counts as ended, where it did. Another state
     manager may not have written that yet, so the sum may be negative for a while.
     """
+    slots = Counter[tuple[int, int, int, int, str, int]]()
+    for (graph, node_id, status, bucket, ended), count in counted.items():
+        for width in WIDTHS:
+            slots[graph, node_id, width, ended // width, status, bucket] += count
     # Sorted, so that all state managers lock rows in the same order.
-    rows = sorted(
-        (graph, node_id, width, ended // width, status, bucket, count)
-        for (graph, node_id, status, bucket, ended), count in counted.items()
-        for width in WIDTHS
-        if count
-    )
+    rows = sorted((*slot, count) for slot, count in slots.items() if count)
     tx.executemany(
         # Nothing for a graph that was deleted meanwhile: SQLite gives its number to another one.
         "INSERT INTO trends SELECT ?, ?, ?, id, ?, ?, ? FROM graphs WHERE id = ?"

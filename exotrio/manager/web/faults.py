@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from exotrio._util.error_message import message_line
 from exotrio.manager.queries.graphs import last_failures
-from exotrio.manager.queries.run_detail import MAX_FAILURES, end_of_error, failures_of
+from exotrio.manager.queries.run_detail import MAX_FAILURES, attempt_at, end_of_error, failures_of
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -64,7 +64,7 @@ def faults_of(
 ) -> Data:
     """Return the ways in which states of a run failed, the most frequent first.
 
-    ``first`` is the state that failed first, with its first attempt: its identifier, its id, its link and
+    ``first`` is the attempt that failed first, also if it was retried: its identifier, its id, its link and
     when that was; ``last_at`` is when the last one did; both are None if none did. ``compared`` counts the
     failed states that were compared; with ``is_part`` there may be more.
 
@@ -108,7 +108,7 @@ def faults_of(
     first = None
     if earliest is not None:
         at, seq, place = earliest
-        state_id = view.state_id(seq)
+        state_id = view.state_id(attempt_at(view, seq, at))
         first = {"identifier": places[place].identifier, "id": state_id, "href": href(state_id), "at": at}
     return {
         "shown": shown,

@@ -33,17 +33,20 @@ _STATUSES = {
     "SUCCESS": ("success", "success"),
     "ERRORED": ("errored", "errored"),
     "NEXT_CREATED_ERROR": ("next failed", "errored"),
-    "RETRY_CREATED": ("retried", "retried"),
+    "RETRY_CREATED": ("replaced", "replaced"),
     "PRUNED": ("pruned", "pruned"),
 }
 SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
 """The word that a page shows for a status."""
 STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
 """The class that it counts a status under, and colours it by."""
-CLASSES = ("success", "pruned", "reporting", "running", "buffered", "waiting", "retried", "errored")
+CLASSES = ("success", "pruned", "reporting", "running", "buffered", "waiting", "replaced", "errored")
 """The classes of statuses, in the order of a bar."""
 CANCELLED = "cancelled"
 """Replaces ``errored`` where a run was cancelled, since its counts do not tell the two apart."""
+
+OPEN = "open"
+"""States that wait, are claimed or run: the counts of a run in a list do not tell them apart."""
 
 
 def status_class(status: str, cancelled: bool = False) -> str:
@@ -63,7 +66,7 @@ def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, 
 def run_counts(run: RunSummary) -> dict[str, int]:
     """Return the states of a run in a list, as counts by class."""
     bad = CANCELLED if run.cancelled_at else "errored"
-    counts = {"success": run.success_count, "waiting": run.pending_count, bad: run.errored_count}
+    counts = {"success": run.success_count, OPEN: run.pending_count, bad: run.errored_count}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import trio
 from starlette.types import Receive, Scope, Send
 
-from exotrio._httpd import stopping_event
+from exotrio._httpd import while_connected
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import NotFound, Refused
 from exotrio.manager.web.guard import HEADERS
@@ -52,37 +52,16 @@ class LiveResponse:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        stopping = stopping_event(scope)
-        gone = False
         self._streams.add(self)
-
-        async def end_when_disconnected() -> None:
-            nonlocal gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            nursery.cancel_scope.cancel()
-
-        async def end_when_stopping(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel()
-
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(end_when_disconnected)
-                if stopping is not None:
-                    nursery.start_soon(end_when_stopping, stopping)
-                # After a disconnect, send raises an OSError. If queries fail or take too long, the stream
-                # ends: the browser connects again, and polls meanwhile.
-                with suppress(OSError, DatabaseError, Refused):
-                    await self._send_changes(send)
-                nursery.cancel_scope.cancel()
+            # After a disconnect, send raises an OSError. If queries fail or take too long, the stream ends:
+            # the browser connects again, and polls meanwhile.
+            with while_connected(scope), suppress(OSError, DatabaseError, Refused):
+                await self._send_changes(send)
         finally:
             self._streams.discard(self)
-        # The client may disconnect during this last message, too.
-        if not gone:
-            with suppress(OSError):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with suppress(OSError):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_changes(self, send: Send) -> None:
         service = self._request.service

@@ -576,6 +576,19 @@ async def test_a_run_may_be_uncounted_before_another_manager_has_counted_it(stor
         assert await store.read(ended) == shown
 
 
+async def test_counts_of_two_minutes_are_added_in_one_slot(store: Store) -> None:
+    await store.write(put_graph)
+    minute = tallies.minute_of(await store.read(lambda view: view.now_ms)) // 15 * 15
+    waited = {(tallies.ANY_GRAPH, 7, tallies.WAITED, 3, minute + more): 2 for more in (0, 1)}
+    await store.write(tallies.write, waited | {(1, 7, "SUCCESS", 3, minute + more): 1 for more in (0, 1)})
+
+    def sums(view: View) -> tuple[int, int]:
+        (counts,) = tallies.in_slots(view, 120, 1, nodes=[7]).values()
+        return counts.waited.total(), counts.statuses.total()
+
+    assert await store.read(sums) == (4, 2)
+
+
 async def test_a_store_says_that_it_can_be_written(store: Store) -> None:
     for _ in range(3):
         await store.check_writable()

@@ -415,7 +415,7 @@ async def test_states_of_a_run_are_filtered_by_node_and_status_and_come_in_pages
     ok(await site.api.errored(leaf["state_id"]))
     path = f"/ns/shop/runs/{flow.run_id}"
     html = await site.browser.fragments(path, "states")
-    assert re.findall(r'class="c-(\w+)"', html) == ["success", "waiting", "retried"]
+    assert re.findall(r'class="c-(\w+)"', html) == ["success", "waiting", "replaced"]
     seen = await matches_in(site, f"{path}?node=leaf&status=waiting", A_STATE, "states")
     assert len(seen) == len(set(seen)) == 120
     for query in ("node=absent", "status=absent", "node=fan&status=errored"):

@@ -7,22 +7,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exotrio._wire.v0 import RunSummary
 from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
 from exotrio.manager.queries.states import Spent, Times
-from exotrio.manager.web.format import ago, shorten, spent_text
-from exotrio.manager.web.page import style
+from exotrio.manager.web.format import ago, run_counts, shorten, spent_text
+from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
 from exotrio.manager.web.svg.graph import Box, draw_graph
 from exotrio.manager.web.svg.graph_layout import lay_out
 from exotrio.manager.web.svg.timeline import draw_timeline, nice_step
 from exotrio.manager.web.svg.trends import draw_counts, draw_times
+from tests.support.client_double import run_summary
 
 HOSTILE = "</text><script>alert(1)</script>\"'&"
 
@@ -139,6 +142,11 @@ def test_cancelled_states_are_not_drawn_as_errors() -> None:
     assert "1 success, 2 errored or cancelled" in drawn
 
 
+def test_a_bar_of_a_run_in_a_list_does_not_call_what_runs_waiting() -> None:
+    run = RunSummary.model_validate(run_summary("PENDING", success_count=3, pending_count=2))
+    assert "<title>3 success, 2 not ended</title>" in bar(run_counts(run))
+
+
 def test_the_times_of_one_state_share_a_bar() -> None:
     def parts(spent: Spent) -> list[tuple[str, str]]:
         drawn = split(spent, "errored", "label")
@@ -228,16 +236,29 @@ def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
     drawn = timeline([("a", 1)], [span(0, at=at, status="QUEUED")], until=10)
     assert 'class="buffered" x="20.00%" width="80.00%"' in drawn
     assert "s-running" not in drawn
-    assert "waited 2 ms, buffered for 8 ms" in drawn
+    assert "a: buffered, waited 2 ms, buffered for 8 ms" in drawn
+    reports = Times(waits=0, claimed=2, begun=2, ended=4, finished=None, stage="REPORTING")
+    assert "a: reporting, waited 2 ms" in timeline(
+        [("a", 1)], [span(0, at=reports, status="QUEUED")], until=10
+    )
 
 
-@pytest.mark.parametrize(("number", "has_unreported"), [(3, True), (MAX_BARS + 1, False)])
-def test_what_runs_and_is_not_reported_yet_is_explained_where_it_is_pale(
-    number: int, has_unreported: bool
-) -> None:
-    at = Times(waits=0, claimed=2, begun=None, ended=None, finished=None)
-    spans = [span(0, at=at, status="QUEUED")] * number
-    assert Spans([], spans, 1, 10).has_unreported == has_unreported
+def test_the_legend_says_what_pale_bars_are() -> None:
+    runs = Times(waits=0, claimed=2, begun=None, ended=None, finished=None)
+    ended, waits = replace(runs, finished=8), replace(runs, claimed=None)
+
+    def legend(*times: Times, number: int = 1) -> str:
+        spans = Spans([], [span(0, at=at) for at in times] * number, 1, 10)
+        return str(
+            render("run/timeline.html", picture="", spans=spans, run=SimpleNamespace(cancelled_at=None))
+        )
+
+    outcome, since_claim = "from claim to outcome", "pale while it runs: since its claim"
+    assert (outcome in legend(runs), since_claim in legend(runs)) == (False, True)
+    assert (outcome in legend(ended), since_claim in legend(ended)) == (True, False)
+    assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
+    many = legend(runs, ended, number=MAX_BARS)
+    assert (outcome in many, "pale" in many) == (True, False)
 
 
 def test_a_lane_of_many_states_shows_how_many_were_buffered() -> None:
@@ -332,7 +353,7 @@ def test_the_chart_of_an_hour_shows_single_failures() -> None:
     minutes = {"first_ms": 1_700_000_040_000, "width_ms": 60_000}
     drawn = draw_counts([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], **minutes)
     assert drawn.count("s-success") == 3, "those that did not fail"
-    assert "peak: 9,998 a minute" in drawn
+    assert "peak: 9,998 ended well a minute" in drawn
     down = [float(high) for high in re.findall(r's-errored"[^>]* height="([\d.]+)"', drawn)]
     assert len(down) == 2
     assert min(down) >= 3
@@ -386,7 +407,7 @@ SIGHTS = {
     "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
     "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
 }
-KINDS = ("success", "running", "waiting", "errored", "retried", "pruned")
+KINDS = ("success", "running", "waiting", "errored", "replaced", "pruned")
 
 
 def themes() -> dict[str, dict[str, str]]:

@@ -108,11 +108,20 @@ async def test_its_first_failure_is_that_of_the_first_attempt_also_after_automat
     site: Site, clock: SettableClock
 ) -> None:
     flow = await Flow.start(site.api, place("flaky"), graph="flaky")
-    for _ in range(3):
+    attempts = []
+    for by_hand in (False, False, False, True):
+        if by_hand:
+            ok(await site.api.retry_run(flow.run_id))
+        attempts.append(await flow.fail("flaky", times=1))
+        clock.advance(600_000)
+    faults = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "faults"))
+    assert "40 min ago" not in faults, "the last attempt is retried"
+    for _ in range(2):
         await flow.fail("flaky", times=1)
         clock.advance(600_000)
     faults = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "faults"))
-    assert "30 min ago" in faults
+    assert "1 h ago" in faults
+    assert re.findall(r'title="(\w+)" id="first-failed"', faults) == attempts[:1], "not the last attempt"
 
 
 async def test_a_run_that_is_retried_counts_once_as_it_ended_last(
@@ -180,3 +189,28 @@ async def test_a_retry_by_hand_is_not_shown_as_the_first_attempt(site: Site, flo
     assert re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page) == ["by hand", "1", "1"]
     exported = await site.api.native("GET", f"run/{flow.run_id}/export")
     assert exported.text.count(">retried by hand · ") == 1
+
+
+async def test_a_united_node_that_runs_again_was_not_retried_by_hand(site: Site) -> None:
+    flow = await Flow.start(
+        site.api,
+        place("t", "c"),
+        place("c", "u"),
+        place("u", unites="t", strategy="ALL_DONE"),
+        retry_policy=NO_RETRY,
+    )
+    await flow.run("t")
+    failed = await flow.fail("c", times=1)
+    await flow.run("u")
+    ok(await site.api.manual_retry(failed))
+    await flow.run("c")
+    united = await flow.run("u")
+    page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?sort=newest")
+    shown = re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page)
+    assert shown == ["rerun", "by hand", "1", "1", "1"]
+    assert re.findall(r">[^<>]*\d retried", page) == []
+    assert "2 replaced" in page
+    page = await site.browser.page(f"/ns/shop/states/{united}")
+    assert ("rerun: a state before it was retried" in page, "retried by hand" in page) == (True, False)
+    exported = await site.api.native("GET", f"run/{flow.run_id}/export")
+    assert (exported.text.count(">rerun · "), exported.text.count(">retried by hand · ")) == (1, 1)

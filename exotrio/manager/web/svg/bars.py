@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from exotrio.manager.queries.states import Spent
-from exotrio.manager.web.format import CANCELLED
+from exotrio.manager.web.format import CANCELLED, OPEN
 from exotrio.manager.web.svg.elements import element, join, rect
 
 HEIGHT = 6
@@ -21,10 +21,8 @@ def bar(counts: Mapping[str, int]) -> Markup:
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    named = {**counts}
-    if CANCELLED in named:
-        named["errored or cancelled"] = named.pop(CANCELLED)
-    return ", ".join(f"{count:,} {name}" for name, count in named.items()) or "no states"
+    words = {CANCELLED: "errored or cancelled", OPEN: "not ended"}
+    return ", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items()) or "no states"
 
 
 def split(spent: Spent, kind: str, label: str) -> Markup:

@@ -24,7 +24,7 @@ EDGE = 8
 MAX_NAME, MAX_LINE = 20, 26
 """Characters that fit into a box: of its name, and of each other line."""
 URGENT = (
-    *("errored", "cancelled", "running", "reporting", "buffered", "waiting", "retried", "pruned", "success"),
+    *("errored", "cancelled", "running", "reporting", "buffered", "waiting", "replaced", "pruned", "success"),
 )
 
 

@@ -32,7 +32,7 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
     up_to = PLOT - (DOWN if worst else 0)
     axis = HEAD + up_to
     slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
-    scale = f"peak: {highest:,} {slot}" if any(good) else "" if any(ended) else "no attempts ended"
+    scale = f"peak: {highest:,} ended well {slot}" if any(good) else "" if any(ended) else "no attempts ended"
     parts = _frame(scale, axis, len(ended), first_ms, width_ms)
     if worst:
         text = f"peak: {worst:,} failed {slot}"
