@@ -1,8 +1,7 @@
 """The client of a connection: its bytes, read one chunk ahead, and ours, written within limits.
 
-A separate task reads, so that a disconnect is noticed while the app does something else. It sends the chunks
-through a channel without a buffer: at most one chunk waits there, and TCP slows down a client that sends
-more.
+A separate task reads, so that a disconnect is noticed while the app does something else. At most one chunk
+waits to be taken, and TCP slows down a client that sends more.
 """
 
 from __future__ import annotations
@@ -38,7 +37,10 @@ class Peer:
     def __init__(self, stream: trio.abc.HalfCloseableStream, *, write: float) -> None:
         self._stream = stream
         self._write = write
-        self._feed, self._chunks = trio.open_memory_channel[bytes](0)
+        # Not a channel, in which each chunk would take two more steps of the loop.
+        self._chunk = b""
+        self._is_read = False
+        self._exchanged = trio.lowlevel.ParkingLot()
         self.gone = False
         self.changed = trio.lowlevel.ParkingLot()
         self.waits: set[trio.CancelScope] = set()
@@ -52,25 +54,30 @@ class Peer:
 
     async def read_ahead(self) -> None:
         """Read until the client closes its side or the connection breaks."""
-        with self._feed:
+        try:
             with suppress(*_BROKEN):
                 while chunk := await self._stream.receive_some(CHUNK_SIZE):
-                    await self._feed.send(bytes(chunk))
-            self.abandon()
+                    self._chunk = bytes(chunk)
+                    self._exchanged.unpark_all()
+                    while self._chunk:
+                        await self._exchanged.park()
+        finally:
+            self._is_read = True
+            self._exchanged.unpark_all()
+        self.abandon()
 
     async def more(self) -> bytes:
         """Return the next chunk, or ``b""`` after the last. Safe to cancel: no chunk is lost."""
-        try:
-            return await self._chunks.receive()
-        except trio.EndOfChannel:
-            return b""
+        while not (self._chunk or self._is_read):
+            await self._exchanged.park()
+        return self.ready()
 
     def ready(self) -> bytes:
         """Return the chunk that has already been read, or ``b""``."""
-        try:
-            return self._chunks.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return b""
+        chunk, self._chunk = self._chunk, b""
+        if chunk:
+            self._exchanged.unpark_all()
+        return chunk
 
     async def write(self, *parts: bytes) -> None:
         """Send parts of a message, in one call to the kernel if they are small.
@@ -86,11 +93,11 @@ class Peer:
         sent = False
         try:
             for piece in _pieces(parts):
-                with trio.fail_after(self._write):
+                with trio.CancelScope(deadline=trio.current_time() + self._write) as writing:
                     await self._stream.send_all(piece)
+                if writing.cancelled_caught:
+                    raise ClientDisconnected(f"the client did not read for {self._write:g} s")
             sent = True
-        except trio.TooSlowError as error:
-            raise ClientDisconnected(f"the client did not read for {self._write:g} s") from error
         except _BROKEN as error:
             raise ClientDisconnected("the client closed the connection") from error
         finally:
