@@ -111,7 +111,7 @@ def while_connected(scope: Mapping[str, Any], max_wait: float = math.inf) -> Ite
     For long polls and endless responses. A block whose last step has succeeded is not cancelled any more.
     """
     exchange = _exchange_of(scope)
-    with trio.move_on_after(max_wait) as waiting:
+    with trio.CancelScope(deadline=trio.current_time() + max_wait) as waiting:
         if exchange is None:
             yield
             return

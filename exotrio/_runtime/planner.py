@@ -108,13 +108,17 @@ class ClaimPlanner:
     max_limit: int = field(init=False)
     poll_was_short: bool = False
     poll_waited: float = 0.0
-    _concurrency: dict[str, int | None] = field(init=False)
+    _concurrency: dict[str, int] = field(init=False)
     _reserved: int = 0
     _reserved_by_node: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         # As it was checked: node code can change its class at any time.
-        self._concurrency = {name: node.concurrency for name, node in self.options.nodes.items()}
+        self._concurrency = {
+            name: node.concurrency
+            for name, node in self.options.nodes.items()
+            if node.concurrency is not None
+        }
         self.max_limit = self.options.batch_size
 
     def may_poll(self) -> bool:
@@ -127,7 +131,7 @@ class ClaimPlanner:
         if not self.link.is_native:
             limit = min(limit, self.options.workers) if self.poll_was_short else limit
         elif self.ledger.count(*Stage):
-            limit -= limit // 2 + self._buffered
+            limit -= limit // 2 + self._buffered(self.claimed.statistics())
         return self._fitting(limit)
 
     def for_report(self) -> Room | None:
@@ -135,7 +139,7 @@ class ClaimPlanner:
         if not self.link.is_native or self.deliveries.failing or self.stop.requested or not self._may_claim():
             return None
         share = 0 if self.ledger.claiming else max(1, self.options.batch_size // POLLER_SHARE)
-        room = self._fitting(self._room - share)
+        room = self._fitting(self.max_limit, share)
         return room if room.limits else None
 
     @property
@@ -155,12 +159,13 @@ class ClaimPlanner:
     def reserve(self, room: Room) -> Iterator[None]:
         """Keep the room for which a request claims until the block ends."""
         self._reserved += room.limit
-        self._reserved_by_node.update(room.limits)
+        limited = {name: room.limits[name] for name in self._concurrency if name in room.limits}
+        self._reserved_by_node.update(limited)
         try:
             yield
         finally:
             self._reserved -= room.limit
-            self._reserved_by_node.subtract(room.limits)
+            self._reserved_by_node.subtract(limited)
             self.ledger.notify()
 
     def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
@@ -215,15 +220,15 @@ class ClaimPlanner:
         limit = self.options.batch_size + self.options.workers
         return self.ledger.count(Stage.DONE) <= limit and not self.deliveries.stuck
 
-    def _fitting(self, limit: int) -> Room:
-        """Return the room that there is now, for up to ``limit`` states."""
-        limit = min(limit, self._room, self.max_limit)
+    def _fitting(self, limit: int, share: int = 0) -> Room:
+        """Return the room that there is now less ``share``, for up to ``limit`` states."""
+        limit = min(limit, self._room() - share, self.max_limit)
         if limit <= 0:
             return NO_ROOM
         limits: dict[str, int] = {}
         for name, node in self.options.nodes.items():
             of_node = limit
-            if (concurrency := self._concurrency[name]) is not None:
+            if (concurrency := self._concurrency.get(name)) is not None:
                 of_node = min(limit, concurrency - self.ledger.active(name) - self._reserved_by_node[name])
             if of_node > 0 and self.executor.accepts(node):
                 limits[name] = of_node
@@ -231,17 +236,16 @@ class ClaimPlanner:
         limit = min(limit, sum(limits.values()))
         return Room(limits=limits, limit=limit, at_once=max(0, min(idle, limit)))
 
-    @property
     def _room(self) -> int:
         # A worker counts as idle once it waits at the channel: claimed states have to fit when they come.
-        idle = self.claimed.statistics().tasks_waiting_receive
-        return self.options.batch_size + idle - self._buffered - self._reserved
+        claimed = self.claimed.statistics()
+        idle = claimed.tasks_waiting_receive
+        return self.options.batch_size + idle - self._buffered(claimed) - self._reserved
 
-    @property
-    def _buffered(self) -> int:
-        """How many states wait for a worker."""
+    def _buffered(self, claimed: trio.MemoryChannelStatistics) -> int:
+        """Return how many states wait for a worker."""
         # Up to one state for each worker that waits to run alone does not count: it may wait for hours.
         alone = sum(held.stage is Stage.BUFFERED for held in self.ledger.alone)
         waiting = self.ledger.count(Stage.BUFFERED) - min(alone, self.options.workers)
         # A state whose lease was lost stays in the channel until a worker takes it, and drops it.
-        return max(waiting, self.claimed.statistics().current_buffer_used)
+        return max(waiting, claimed.current_buffer_used)

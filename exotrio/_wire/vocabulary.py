@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import quote
 
 NATIVE_ROOT = "/exotrio/v1"
@@ -143,6 +144,7 @@ def v0_path(namespace: str, *segments: str | int) -> str:
     return "/".join(("/v0/namespace", *(quote(str(part), safe="") for part in (namespace, *segments))))
 
 
+@lru_cache(maxsize=64)  # a runtime uses few, for each batch
 def native_path(namespace: str, *segments: str | int) -> str:
     """Return ``/exotrio/v1/namespace/{namespace}/...`` with every segment percent-encoded."""
     parts = (quote(str(part), safe="") for part in (namespace, *segments))

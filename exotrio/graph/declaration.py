@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from enum import StrEnum
@@ -46,13 +47,16 @@ PART = 100
 """Entries of an object that are checked together. Problems of more entries than these are not reported."""
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
 def check_name(name: str) -> str:
     """Return ``name`` if it can stand in a URL path and a log line; raise ValueError otherwise."""
     if len(name) > MAX_NAME:
         raise ValueError(f"is longer than {MAX_NAME} characters")
     if "/" in name or name in {".", ".."}:
         raise ValueError("cannot stand in a URL path: no '/', and not '.' or '..'")
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+    if _CONTROL.search(name):
         raise ValueError("contains a control character")
     return name
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from exotrio._httpd import MAX_VALUES, reserve_values
 from exotrio._wire.native import OutcomeItem
@@ -44,7 +44,16 @@ class BodyReader:
 
         A large one waits until its values fit among those in the large bodies that are being handled.
         """
-        body = await request.body()
+        # Not by Starlette, which takes four times as long for a body of one message.
+        parts: list[bytes] = []
+        is_whole = False
+        while not is_whole:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+        body = b"".join(parts)
         # The server has the same limit, but requests from inside the process do not pass through it.
         if len(body) > self.max_bytes:
             raise HTTPException(413, f"the body is longer than {self.max_bytes} bytes")

@@ -122,7 +122,10 @@ def show_run(view: View, namespace: str, run_id: str, now: int | None = None) ->
 
     With ``now``, on the clock of leases in ms, it has the reasons why states wait.
     """
-    run = find_run(view, namespace, run_id)
+    return _shown(view, find_run(view, namespace, run_id), now)
+
+
+def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
     counts = counts_of(view, run["id"])
     paused, further = paused_places(view, run, counts), further_of(view, run)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
@@ -175,9 +178,9 @@ def _average_times(view: View, run: Row) -> dict[str, Any]:
 
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:
     """Return a run as ``show_run`` does, or None while it has not ended."""
-    run = show_run(tx, namespace, run_id)
-    effects = Effects(waits_for={run_id: math.inf})
-    return WithEffects(None if run["status"] == RunStatus.PENDING else run, effects)
+    run = find_run(tx, namespace, run_id)
+    is_pending = summarize_run(run)["status"] == RunStatus.PENDING
+    return WithEffects(None if is_pending else _shown(tx, run), Effects(waits_for={run_id: math.inf}))
 
 
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
