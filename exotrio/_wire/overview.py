@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds, UnixMs
 from exotrio._wire.v0 import RunSummary
 
@@ -36,12 +37,14 @@ class RuntimeInfo(Body):
             ended, counted as in ``Overview``.
         holds: All states that it holds.
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
-            worked since their last stored checkpoints, or since they began. A node counts from the first
-            heartbeat after it began, up to 20 s later. None from an older server.
+            worked since their last stored checkpoints, or since they began. None from an older server.
+        work_at_risk_is_more: Whether it runs nodes that are not in this sum yet: a node counts from the first
+            heartbeat after it began, up to 20 s later.
         heard_ago: Seconds since its last heartbeat or claim. Other requests do not count, nor do most claims
             of a busy runtime.
         polled_ago: Seconds since its last claim of these, if any.
         nodes: Names of the nodes that it claims states of.
+        run_id: The only run that it works on, as ``run`` does; None: on all.
         shows_tasks: Whether its task tree can be requested.
     """
 
@@ -56,10 +59,26 @@ class RuntimeInfo(Body):
     reporting: int = 0
     holds: int
     work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
+    work_at_risk_is_more: bool = False
     heard_ago: Seconds = Field(alias="heard_ms")
     polled_ago: Seconds | None = Field(alias="polled_ms")
     nodes: list[str]
+    run_id: str | None = None
     shows_tasks: bool
+
+    @property
+    def free(self) -> int | None:
+        """How many states it could begin now: 0 if it is gone or drains; None if that is not known."""
+        if not self.live or self.phase not in ("starting", "running"):
+            return 0
+        return max(0, self.workers - self.busy) if self.workers else None
+
+    @property
+    def at_risk(self) -> str:
+        """The work at risk, such as ``4.2 s``, or ``≥4.2 s`` if it is more; empty if there is none."""
+        if self.work_at_risk_is_more:
+            return f"≥{format_duration(self.work_at_risk)}"
+        return format_duration(self.work_at_risk) if self.work_at_risk else ""
 
 
 class V0Runtime(Body):
@@ -153,8 +172,9 @@ class NodeLoad(Body):
         buffered: States that runtimes claimed and have not begun.
         reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
         work_at_risk: Seconds that the running states have worked since their last stored checkpoints, or
-            since they began, once a heartbeat has said so; of those claimed through v0, since their claim.
-            None from an older server.
+            since they began; of those claimed through v0, since their claim. None from an older server.
+        work_at_risk_is_more: Whether some run that are not in this sum yet, since no heartbeat has said when
+            they began.
         ended, failed: Attempts of the last hour.
         unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
         waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
@@ -162,7 +182,9 @@ class NodeLoad(Body):
         p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
             are ``unreported``, the seconds from claim to outcome count, so that these are upper bounds. With
             less than 20 attempts, the 95th percentile is the maximum.
-        offered_by: Names of the live runtimes that claim its states.
+        offered_by: Names of the live runtimes that claim its states, those that work on one run included.
+        unserved: Waiting states that none of these claims, since they work on other runs, or there are none.
+            From an older server, whose ``offered_by`` lacks those that work on one run, it is None.
     """
 
     name: str
@@ -173,6 +195,7 @@ class NodeLoad(Body):
     buffered: int = 0
     reporting: int = 0
     work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
+    work_at_risk_is_more: bool = False
     ended: int
     failed: int
     unreported: int = 0
@@ -181,6 +204,7 @@ class NodeLoad(Body):
     p50: Seconds | None = Field(alias="p50_ms")
     p95: Seconds | None = Field(alias="p95_ms")
     offered_by: list[str]
+    unserved: int | None = None
     paused_at: Moment | None = None
 
 
@@ -191,7 +215,7 @@ class Overview(Body):
         at: When, by the clock of the state manager.
         running, buffered, reporting: States whose ``execute`` runs, those that are claimed and have not
             begun, and those that have ended and are not reported yet, as in ``NodeLoad``.
-        work_at_risk: Of all nodes, as in ``NodeLoad``.
+        work_at_risk, work_at_risk_is_more: Of all nodes, as in ``NodeLoad``.
         waiting_is_more: Whether more wait than were counted.
         errored: States that failed within 24 h and were not retried.
         throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
@@ -207,6 +231,7 @@ class Overview(Body):
     buffered: int = 0
     reporting: int = 0
     work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
+    work_at_risk_is_more: bool = False
     waiting: int
     waiting_is_more: bool
     errored: int

@@ -46,8 +46,9 @@ class WaitReason(Body):
     """Why states wait.
 
     Fields:
-        kind: ``paused``, ``not offered`` (by a live runtime), ``later`` (not due yet), ``draining`` (are all
-            runtimes that offer the node) or ``busy`` (are all their workers).
+        kind: ``paused``, ``not offered`` (by a live runtime), ``other runs`` (are the only ones that runtimes
+            which offer the node work on), ``later`` (not due yet), ``draining`` (are all runtimes that offer
+            the node) or ``busy`` (are all their workers).
         namespace, node: Of what they wait for.
         at: Since when it is paused, or when they are due.
         workers: How many are busy.

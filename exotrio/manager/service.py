@@ -99,11 +99,13 @@ class Service:
     claims_kept: ClaimsKept = field(default_factory=ClaimsKept)
     waiting: WaitingClaims = field(default_factory=WaitingClaims)
 
-    async def polled(self, namespace: str, worker_id: str | None, names: Iterable[str]) -> None:
+    async def polled(
+        self, namespace: str, worker_id: str | None, names: Iterable[str], run_id: str | None = None
+    ) -> None:
         """Store that a runtime claims states of these nodes, unless that was stored just now."""
         node_names, now = frozenset(names), self.monotonic()
         if not self.claims_kept.has(namespace, worker_id, node_names, now):
-            nodes = await self.store.write(keep_claim, namespace, worker_id, node_names, now)
+            nodes = await self.store.write(keep_claim, namespace, worker_id, node_names, now, run_id)
             self.claims_kept.add(namespace, worker_id, node_names, nodes, now)
 
     async def delete_graph(self, namespace: str, name: str, *, cancel_runs: bool) -> tuple[int, int]:

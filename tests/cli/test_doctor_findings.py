@@ -72,6 +72,13 @@ def test_work_that_no_runtime_offers_is_stuck() -> None:
     one(of_nodes(node("A", waiting=1, offered_by=[])), "1 state of A will be due later", attention=False)
 
 
+def test_work_of_runs_that_no_runtime_works_on_is_stuck() -> None:
+    waits = node("A", waiting=3, eligible=3, oldest_ms=1_000, offered_by=["r (only for run 1)"], unserved=2)
+    what = "2 states of A wait, and the runtimes that have it only work on other runs"
+    one(of_nodes(waits, runtimes=[runtime(run_id="1")]), what, "start one that works on all", "worker FILE")
+    assert of_nodes({**waits, "unserved": 0}) == []
+
+
 def test_a_paused_node_needs_attention_if_states_wait_for_it() -> None:
     paused = {"paused_at": "2026-01-01T00:00:00.000Z", "offered_by": []}
     waits = node("A", waiting=2, **paused)
@@ -90,6 +97,10 @@ def test_a_paused_node_needs_attention_if_states_wait_for_it() -> None:
         (
             [runtime(busy=3), runtime(busy=4, live=False)],
             ": 1 worker is free, so it waits for a limit of its class",
+        ),
+        (
+            [runtime(busy=4, nodes=["Scan"]), runtime(busy=0, nodes=["Scan"], run_id="1")],
+            ": all their workers are busy",
         ),
         ([runtime(phase="draining")], ": no runtime that has it claims new states"),
         # As far as is known: it is offered through v0.

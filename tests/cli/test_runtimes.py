@@ -89,7 +89,7 @@ def test_runtimes_are_listed_with_what_they_do(cli: Cli, place: Place) -> None:
     expected = "runtime worker phase busy free buffered reporting held at risk heartbeat nodes"
     assert " ".join(heads.split()) == expected
     assert re.fullmatch(
-        rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +0 +0 ms +\d+ s ago"
+        rf"r +r@{re.escape(host)}:{process}:{unique} +running +0 +4 +0 +0 +0 +0 +\d+ s ago"
         " +Lock, Split, Work",
         line,
     )

@@ -56,3 +56,27 @@ async def test_it_is_said_why_a_state_waits_wherever_it_is_shown(api: Api) -> No
     reason = await why(flow)
     assert reason["kind"] == "later"
     assert reason["text"] == f"waits: {A} is due at {reason['at']}"
+
+
+async def test_a_runtime_that_works_on_one_run_offers_its_nodes_to_that_run_only(api: Api) -> None:
+    one = await Flow.start(api, place("a"))
+    other = await Flow.start(api, place("a"), graph="other")
+    await claim(api, limit=0, worker_id="w", run_id=one.run_id)
+    assert await why(one) == {}
+    reason = await why(other)
+    assert reason["kind"] == "other runs"
+    assert reason["text"] == (
+        f"waits: the runtimes that offer {A} only work on other runs; start one that does not"
+    )
+    (load,) = ok(await api.overview())["nodes"]
+    assert load["offered_by"] == [f"w (only for run {one.run_id[:8]})"]
+    assert (load["waiting"], load["unserved"]) == (2, 1)
+    (runtime,) = ok(await api.workers())["workers"]
+    assert (runtime["nodes"], runtime["run_id"]) == ([A], one.run_id)
+    await claim_one(api, worker_id="w", limit=1, run_id=one.run_id)
+    (load,) = ok(await api.overview())["nodes"]
+    assert (load["waiting"], load["unserved"]) == (1, 1)
+    await claim(api, limit=0, worker_id="all")
+    assert await why(other) == {}
+    (load,) = ok(await api.overview())["nodes"]
+    assert (load["offered_by"], load["unserved"]) == (["all", f"w (only for run {one.run_id[:8]})"], 0)

@@ -38,12 +38,15 @@ async def test_a_worker_is_listed_with_its_last_heartbeat_and_what_it_holds(api:
     (worker,) = (await workers(api)).workers
     assert (worker.runtime, worker.phase, worker.asked_to_drain) == ("Greeter", "running", False)
     assert (worker.workers, worker.busy, worker.reporting, worker.shows_tasks) == (1, 1, 0, True)
-    assert (worker.holds, worker.buffered) == (1, 0)
+    assert (worker.holds, worker.buffered, worker.free) == (1, 0, 0)
     assert 0 <= worker.heard_ago <= first.heard_ago + 60
     ended = item_for(state, running=False, buffered_ms=0, ran_ms=0)
     ok(await api.heartbeat("w", runtime="Greeter", phase="running", workers=1, states=[ended]))
     (worker,) = (await workers(api)).workers
-    assert (worker.busy, worker.reporting, worker.holds) == (0, 1, 1)
+    assert (worker.busy, worker.reporting, worker.holds, worker.free) == (0, 1, 1, 1)
+    for phase in ("draining", "stopped"):
+        ok(await api.heartbeat("w", runtime="Greeter", phase=phase, workers=1, states=[ended]))
+        assert (await workers(api)).workers[0].free == 0, "it claims nothing"
     ok(await api.release(states=[item_for(state)]))
     assert (await workers(api)).workers[0].holds == 0
     assert (await workers(api.elsewhere())).workers == []

@@ -62,11 +62,13 @@ def ls(connection: Connection) -> None:
 
     Held = busy + buffered + reporting: busy workers run a state, buffered states wait for a worker, and those
     that are reporting have ended, and their outcome is not accepted yet. At risk is the work of the running
-    nodes since their last stored checkpoints, added up: it is repeated if the runtime is killed. Stopped
-    runtimes are listed for a minute, silent ones for ten.
+    nodes since their last stored checkpoints, added up: it is repeated if the runtime is killed. A node
+    counts from the next heartbeat after its begin; until then, ≥ stands before the sum. Stopped runtimes are
+    listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
-    reporting, holds, work_at_risk_ms, heard_ms, polled_ms, nodes, shows_tasks) and v0 (nodes, polled_ms).
+    reporting, holds, work_at_risk_ms, work_at_risk_is_more, heard_ms, polled_ms, nodes, run_id, shows_tasks)
+    and v0 (nodes, polled_ms).
     """
     runtimes = connection.ask(StateManager.workers)
     body = runtimes.model_dump(mode="json")
@@ -204,19 +206,18 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
         phase = f"{phase}, asked to drain"
     if not worker.live and worker.phase != STOPPED:
         phase = f"silent, was {phase}"
-    free = str(max(0, worker.workers - worker.busy)) if worker.workers else ""
     return (
         worker.runtime or "(no heartbeat yet)",
         worker.worker_id,
         phase,
         str(worker.busy),
-        free,
+        "" if worker.free is None else str(worker.free),
         str(worker.buffered),
         str(worker.reporting),
         str(worker.holds),
-        format_duration(worker.work_at_risk),
+        worker.at_risk or "0",
         f"{format_coarse(worker.heard_ago)} ago",
-        ", ".join(worker.nodes),
+        ", ".join(worker.nodes) + (f" (only for run {worker.run_id[:8]})" if worker.run_id else ""),
     )
 
 

@@ -38,12 +38,13 @@ def command(interval: float, once: bool, connection: Connection) -> None:
              long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
              (≤: of some only the time from claim to outcome is known, as through v0)
     OFFERED  live runtimes that have the node
-    BUSY     workers of a runtime that run a state; FREE: its other ones
-    AT RISK  work of its running nodes since their last stored checkpoints, added up
+    BUSY     workers of a runtime that run a state; FREE: its other ones, while it claims states
+    AT RISK  work of its running nodes since their last stored checkpoints, added up; ≥ where it has nodes
+             that no heartbeat has named yet
 
-    JSON: namespace, at, running, buffered, reporting, work_at_risk_ms, waiting, waiting_is_more (there are
-    more), errored, oldest, throughput and run_throughput (by minute; of attempts, and of runs), nodes,
-    runtimes, runtime_count, v0_runtimes, runs.
+    JSON: namespace, at, running, buffered, reporting, work_at_risk_ms, work_at_risk_is_more, waiting,
+    waiting_is_more (there are more), errored, oldest, throughput and run_throughput (by minute; of attempts,
+    and of runs), nodes, runtimes, runtime_count, v0_runtimes, runs.
     """
     is_live = not once and connection.form != "json" and sys.stdout.isatty()
 

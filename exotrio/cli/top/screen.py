@@ -233,7 +233,8 @@ def node_lines(overview: Overview, width: int) -> list[Text]:
 
 
 def _is_stuck(node: NodeLoad) -> bool:
-    return bool(node.waiting) and (not node.offered_by or node.paused_at is not None)
+    unserved = not node.offered_by if node.unserved is None else node.unserved
+    return bool(node.waiting) and bool(unserved or node.paused_at is not None)
 
 
 def _urgency(node: NodeLoad) -> tuple[bool, bool, bool, str]:
@@ -299,16 +300,15 @@ def runtime_lines(overview: Overview, width: int) -> list[Text]:
 def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
     silent = not runtime.live and runtime.phase != "stopped"
     phase = "silent" if silent else f"{runtime.phase}, draining" if runtime.asked_to_drain else runtime.phase
-    known = runtime.workers > 0
     style = "red" if silent else "" if phase == "running" else "yellow" if runtime.live else "dim"
     return (
         Text(one_line(runtime.runtime)),
         Text(one_line(runtime.worker_id), style="dim"),
         Text(one_line(phase), style=style),
-        Text(f"{runtime.busy}/{runtime.workers}" if known else str(runtime.busy)),
-        Text(str(max(0, runtime.workers - runtime.busy)) if known else ""),
+        Text(f"{runtime.busy}/{runtime.workers}" if runtime.workers else str(runtime.busy)),
+        Text("" if runtime.free is None else str(runtime.free)),
         _count(runtime.buffered),
-        Text(format_duration(runtime.work_at_risk) if runtime.work_at_risk else ""),
+        Text(runtime.at_risk),
         Text(format_coarse(runtime.heard_ago), style="red" * silent),
     )
 

@@ -88,7 +88,7 @@ class Native:
         max_wait = _max_wait(request, body.wait_ms) if limit else 0.0
 
         async def claim() -> claims.Claimed | None:
-            await self._polled(namespace, body)
+            await self._service.polled(namespace, body.worker_id, body.limits, body.run_id)
             if max_wait == 0:
                 return await self._store.write(claims.claim, *arguments, claimer())
             # The commit that makes a state claimable also serves this claim. If it were woken to try again,
@@ -116,10 +116,6 @@ class Native:
             announces=body.announces,
         )
 
-    async def _polled(self, namespace: str, body: native.NativeClaimRequest) -> None:
-        # A runtime that works on one run is not counted among those that offer these nodes.
-        await self._service.polled(namespace, body.worker_id, () if body.run_id else body.limits)
-
     def _claim_reply(self, claimed: claims.Claimed, **fields: object) -> ClaimReply:
         register = {"register": True} if claimed.unregistered else {}
         return ClaimReply(
@@ -146,7 +142,7 @@ class Native:
             limit = min(claim.limit, MAX_BATCH)
             if self._service.waiting.has_others(namespace, claim.worker_id, claim.limits):
                 limit = min(limit, claim.at_once)
-            await self._polled(namespace, claim)
+            await self._service.polled(namespace, claim.worker_id, claim.limits, claim.run_id)
             recorded, claimed = await self._store.write(
                 claims.record_and_claim, namespace, last, claim.limits, limit, self._claimer(request, claim)
             )

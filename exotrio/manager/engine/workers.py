@@ -108,11 +108,16 @@ def _lacks_nodes_of(tx: Transaction, namespace: str, beat: HeartbeatRequest) -> 
 
 
 def keep_claim(
-    tx: Transaction, namespace: str, worker_id: str | None, names: Iterable[str], now: int
+    tx: Transaction,
+    namespace: str,
+    worker_id: str | None,
+    names: Iterable[str],
+    now: int,
+    run_id: str | None = None,
 ) -> frozenset[str]:
     """Store that a runtime claims states of these nodes; return those of them that are registered.
 
-    ``worker_id`` is None through v0, where a runtime has no id.
+    ``worker_id`` is None through v0, where a runtime has no id. With ``run_id`` it works on that run only.
     """
     nodes = {name for name in sorted(names) if tx.registered(namespace, name) is not None}
     if worker_id is None:
@@ -120,10 +125,12 @@ def keep_claim(
             _keep_v0_claim(tx, namespace, to_json(sorted(nodes)), now)
         return frozenset(nodes)
     (row,) = tx.execute(
-        "INSERT INTO workers (namespace, worker_id, seen_at, heard, polled_at) VALUES (?, ?, ?, 1, ?)"
+        "INSERT INTO workers (namespace, worker_id, seen_at, heard, polled_at, run_id)"
+        " VALUES (?, ?, ?, 1, ?, ?)"
         " ON CONFLICT (namespace, worker_id) DO UPDATE SET seen_at = excluded.seen_at,"
-        " heard = workers.heard + 1, polled_at = excluded.polled_at RETURNING heard, nodes",
-        (namespace, worker_id, now, now),
+        " heard = workers.heard + 1, polled_at = excluded.polled_at, run_id = excluded.run_id"
+        " RETURNING heard, nodes",
+        (namespace, worker_id, now, now, run_id),
     ).fetchall()
     known = set(from_json(row["nodes"]))
     if not nodes <= known:

@@ -65,7 +65,7 @@ FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """One node's states that have not ended.
+    """One node's states that have not ended. ``node_id`` is its number.
 
     Attributes:
         waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
@@ -75,9 +75,11 @@ class Backlog:
         buffered: Claimed ones that wait in the buffers of runtimes.
         reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
         work_at_risk: As in ``NodeLoad``, in seconds.
+        work_at_risk_is_more: As there.
         paused_at: Since when the node is paused, in Unix ms; None if it is not.
     """
 
+    node_id: int
     namespace: str
     node: str
     waiting: int
@@ -87,13 +89,15 @@ class Backlog:
     buffered: int
     reporting: int
     work_at_risk: float
+    work_at_risk_is_more: bool
     paused_at: int | None
 
 
 Held = Counter[tuple[str, int | str]]
 """How many states are claimed: by stage, and by the number of their node, or by the id of their runtime. And
-``AT_RISK``: the milliseconds that running ones have worked since their last checkpoints."""
-AT_RISK = "AT RISK"
+``AT_RISK``: the milliseconds that running ones have worked since their last checkpoints. ``UNTOLD`` counts
+those that are not in this sum, since no heartbeat has said when they began."""
+AT_RISK, UNTOLD = "AT RISK", "UNTOLD"
 _AT_RISK_SINCE = (
     "CASE WHEN begun = 0 AND worker IS NOT NULL THEN NULL WHEN checkpoint_size IS NULL THEN begun_at"
     " ELSE (SELECT CASE WHEN at > begun_at THEN at ELSE begun_at END FROM checkpoints WHERE state = held.seq)"
@@ -109,14 +113,17 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     if namespace is not None:
         where.add("namespace = ?", namespace)
     held = Held()
-    for node_id, worker, stage, number, at_risk_ms in view.execute(
-        f"SELECT node_id, worker, stage, count(*), CAST(sum(? - {_AT_RISK_SINCE}) AS BIGINT) FROM {HELD}"
+    for node_id, worker, stage, number, at_risk_ms, told in view.execute(
+        f"SELECT node_id, worker, stage, count(*), CAST(sum(? - at_risk_since) AS BIGINT),"
+        f" count(at_risk_since) FROM (SELECT *, {_AT_RISK_SINCE} AS at_risk_since FROM {HELD}) AS held"
         f" WHERE {where} GROUP BY node_id, worker, stage",
         (view.now_ms, *where.parameters),
     ):
         for key in (node_id,) if worker is None else (node_id, worker):
             held[stage, key] += number
-            held[AT_RISK, key] += max(0, at_risk_ms or 0) if stage == QUEUED else 0
+            if stage == QUEUED:
+                held[AT_RISK, key] += max(0, at_risk_ms or 0)
+                held[UNTOLD, key] += number - told
     return held
 
 
@@ -185,6 +192,7 @@ def backlog(
         is_eligible = row["due"] and row["paused_at"] is None
         backlogs.append(
             Backlog(
+                node_id=row["id"],
                 namespace=row["namespace"],
                 node=row["name"],
                 waiting=min(row["due"] + row["later"], MAX_COUNTED),
@@ -194,6 +202,7 @@ def backlog(
                 buffered=held[BUFFERED, row["id"]],
                 reporting=held[REPORTING, row["id"]],
                 work_at_risk=held[AT_RISK, row["id"]] / 1000,
+                work_at_risk_is_more=held[UNTOLD, row["id"]] > 0,
                 paused_at=row["paused_at"],
             )
         )

@@ -19,7 +19,7 @@ from exotrio.manager.queries.load import (
     performance,
 )
 from exotrio.manager.queries.runs import newest_runs, summarize_run
-from exotrio.manager.queries.runtimes import live_v0_runtimes, offered, runtimes_of
+from exotrio.manager.queries.runtimes import Offers, live_v0_runtimes, offered, runtimes_of, unserved
 from exotrio.manager.queries.trends import Trend, trend
 from exotrio.manager.store.view import View
 
@@ -37,6 +37,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
         "buffered": sum(each.buffered for each in backlogs),
         "reporting": sum(each.reporting for each in backlogs),
         "work_at_risk_ms": round(1000 * sum(each.work_at_risk for each in backlogs)),
+        "work_at_risk_is_more": any(each.work_at_risk_is_more for each in backlogs),
         "waiting": sum(each.waiting for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
@@ -63,9 +64,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         **current(view, node_ids, list(backlogs.values())),
         "throughput": _throughput(hour),
         "run_throughput": _throughput(hour_of_runs),
-        "nodes": [
-            _node(view, node_id, backlogs[name], offers.get(name, [])) for node_id, name in node_ids.items()
-        ],
+        "nodes": [_node(view, node_id, backlogs[name], offers) for node_id, name in node_ids.items()],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
@@ -77,7 +76,7 @@ def _throughput(hour: Trend) -> dict[str, Any]:
     return {"first_minute": hour.first_ms // hour.width_ms, "ended": hour.ended, "failed": hour.failed}
 
 
-def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> dict[str, Any]:
+def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[str, Any]:
     recent = performance(view, node_id, HOUR)
     return {
         "name": backlog.node,
@@ -88,6 +87,7 @@ def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> 
         "buffered": backlog.buffered,
         "reporting": backlog.reporting,
         "work_at_risk_ms": round(backlog.work_at_risk * 1000),
+        "work_at_risk_is_more": backlog.work_at_risk_is_more,
         "ended": recent.ended,
         "failed": recent.failed,
         "unreported": recent.unreported,
@@ -95,6 +95,7 @@ def _node(view: View, node_id: int, backlog: Backlog, offered_by: list[str]) -> 
         "buffered_p95_ms": recent.buffered[95],
         "p50_ms": recent.ran[50],
         "p95_ms": recent.ran[95],
-        "offered_by": offered_by,
+        "offered_by": list(map(str, offers.get(backlog.node, ()))),
+        "unserved": unserved(view, backlog, offers),
         "paused_at": None if backlog.paused_at is None else timestamp(backlog.paused_at),
     }

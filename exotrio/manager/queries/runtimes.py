@@ -5,7 +5,8 @@ The tables and the API call them workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -15,7 +16,16 @@ from exotrio._wire.stops import StopList, StopReceipt
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.engine.stops import MAX_STOPS
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
-from exotrio.manager.queries.load import AT_RISK, BUFFERED, REPORTING, Held, count_held
+from exotrio.manager.queries.load import (
+    AT_RISK,
+    BUFFERED,
+    MAX_COUNTED,
+    REPORTING,
+    UNTOLD,
+    Backlog,
+    Held,
+    count_held,
+)
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -98,9 +108,11 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         reporting=reporting,
         holds=busy + buffered + reporting,
         work_at_risk_ms=held[AT_RISK, row["worker_id"]],
+        work_at_risk_is_more=held[UNTOLD, row["worker_id"]] > 0,
         heard_ms=max(0, now - row["seen_at"]),
         polled_ms=age(row["polled_at"]),
         nodes=from_json(row["nodes"]),
+        run_id=row["run_id"],
         shows_tasks=heartbeat.shows_tasks,
         heartbeat=heartbeat,
         tasks_requested=bool(row["tasks_asked"]),
@@ -149,21 +161,49 @@ def progress_of(runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:
     }
 
 
-def offered(view: View, namespace: str, now: int) -> dict[str, list[str]]:
+class Offer(NamedTuple):
+    """A live runtime that claims states of a node: its name, and the only run that it works on, if so."""
+
+    name: str
+    run_id: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.run_id is None else f"{self.name} (only for run {self.run_id[:8]})"
+
+
+Offers = Mapping[str, Sequence[Offer]]
+"""By node, in the order of their names."""
+
+
+def offered(view: View, namespace: str, now: int) -> Offers:
     """Return which live runtimes claim each node."""
-    offers: dict[str, set[str]] = {}
+    offers: dict[str, set[Offer]] = {}
     for row in view.execute(
         # Without their heartbeats: pages need this often.
-        "SELECT runtime, worker_id, nodes FROM workers"
+        "SELECT runtime, worker_id, nodes, run_id FROM workers"
         " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped'",
         (namespace, now - SILENT_AFTER_MS),
     ):
         for node in from_json(row["nodes"]):
-            offers.setdefault(node, set()).add(row["runtime"] or row["worker_id"])
+            offers.setdefault(node, set()).add(Offer(row["runtime"] or row["worker_id"], row["run_id"]))
     for each in live_v0_runtimes(view, namespace, now):
         for node in each.nodes:
-            offers.setdefault(node, set()).add(V0_RUNTIME)
-    return {node: sorted(names) for node, names in offers.items()}
+            offers.setdefault(node, set()).add(Offer(V0_RUNTIME))
+    return {node: sorted(each, key=str) for node, each in offers.items()}
+
+
+def unserved(view: View, backlog: Backlog, offers: Offers) -> int:
+    """Return how many waiting states of a node no live runtime claims."""
+    of_node = offers.get(backlog.node, ())
+    runs = [offer.run_id for offer in of_node if offer.run_id is not None]
+    if not backlog.waiting or len(runs) < len(of_node):
+        return 0
+    served = view.one(
+        "SELECT count(*) AS number FROM (SELECT seq FROM states WHERE status = 'CREATED' AND node_id = ?"
+        f" AND run IN (SELECT id FROM runs WHERE {view.any_of('run_id')}) LIMIT ?) AS waits",
+        (backlog.node_id, view.items(runs), MAX_COUNTED),
+    )
+    return max(0, backlog.waiting - int(served["number"]))
 
 
 def disagreements(runtimes: Iterable[RuntimeRow]) -> list[Disagreement]:

@@ -63,7 +63,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     reason = None
     if state["status"] == CREATED:
         node = state["namespace"], state["name"]
-        reason = Waiting(view, state["namespace"], now).reason(node, state["enqueue_after"])
+        reason = Waiting(view, state["namespace"], now).reason(node, state["run_id"], state["enqueue_after"])
     return StateHistory(
         **_detail(view, state),
         **spent_fields(state, view.now_ms, stages),

@@ -221,7 +221,7 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     for row in page:
         reason = None
         if row["status"] == CREATED:
-            reason = waiting.reason((namespace, row["name"]), row["enqueue_after"])
+            reason = waiting.reason((namespace, row["name"]), row["run_id"], row["enqueue_after"])
         shown = None if reason is None else reason.model_dump(mode="json")
         states.append({**_summary(view, row, stages), "waits_for": shown})
     if query.outputs:

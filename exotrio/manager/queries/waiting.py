@@ -10,7 +10,7 @@ from exotrio._util.times import from_unix_ms, iso_time
 from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.states import CREATED
 from exotrio.manager.queries.load import count_held, paused_nodes
-from exotrio.manager.queries.runtimes import V0_RUNTIME, RuntimeRow, offered, runtimes_of
+from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -20,6 +20,7 @@ Node = tuple[str, str]
 SENTENCES = {
     "paused": "waits: node {node} is paused since {at}",
     "not offered": "waits: no runtime offers {node}; start one that has it",
+    "other runs": "waits: the runtimes that offer {node} only work on other runs; start one that does not",
     "later": "waits: {node} is due {due}",
     "draining": "waits: all runtimes that offer {node} drain",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
@@ -33,7 +34,7 @@ class Waiting:
 
     def __init__(self, view: View, namespace: str, now: int) -> None:
         self._view, self._namespace, self._now = view, namespace, now
-        self._found: dict[Node, WaitReason | None] = {}
+        self._found: dict[str, list[RuntimeRow]] = {}
 
     # Each is read only if something waits.
 
@@ -42,47 +43,59 @@ class Waiting:
         return paused_nodes(self._view)
 
     @cached_property
-    def _offers(self) -> dict[str, list[str]]:
+    def _offers(self) -> Offers:
         return offered(self._view, self._namespace, self._now)
 
     @cached_property
     def _runtimes(self) -> list[RuntimeRow]:
         return runtimes_of(self._view, self._namespace, self._now, count_held(self._view, self._namespace))
 
-    def obstacle(self, node: Node) -> WaitReason | None:
-        """Return why no state of a node can be claimed, however many workers are free."""
+    def obstacle(self, node: Node, run_id: str) -> WaitReason | None:
+        """Return why no state of a node in a run can be claimed, however many workers are free."""
         if node in self._paused:
             return _reason("paused", node, at=self._paused[node])
         namespace, name = node
-        is_offered = name in self._offers or namespace != self._namespace
-        return None if is_offered else _reason("not offered", node)
+        if namespace != self._namespace:
+            return None
+        if name not in self._offers:
+            return _reason("not offered", node)
+        is_served = any(offer.run_id in (None, run_id) for offer in self._offers[name])
+        return None if is_served else _reason("other runs", node)
 
-    def reason(self, node: Node, due: int) -> WaitReason | None:
-        """Return why states of a node wait, of which the first is due at ``due``, in Unix ms.
+    def reason(self, node: Node, run_id: str, due: int) -> WaitReason | None:
+        """Return why states of a node in a run wait, of which the first is due at ``due``, in Unix ms.
 
         None if they are about to be claimed.
         """
-        if obstacle := self.obstacle(node):
+        if obstacle := self.obstacle(node, run_id):
             return obstacle
         if due > self._view.now_ms:
             # Not for a retry at once: the line would come and go.
             return _reason("later", node, at=due) if due - self._view.now_ms >= 1_000 else None
-        if node not in self._found:
-            self._found[node] = self._lack_of_workers(node)
-        return self._found[node]
+        return self._lack_of_workers(node, run_id)
 
-    def _lack_of_workers(self, node: Node) -> WaitReason | None:
+    def _lack_of_workers(self, node: Node, run_id: str) -> WaitReason | None:
         namespace, name = node
-        if namespace != self._namespace or V0_RUNTIME in self._offers[name]:
+        if namespace != self._namespace or Offer(V0_RUNTIME) in self._offers[name]:
             return None
-        offering = [runtime for runtime in self._runtimes if runtime.live and name in runtime.nodes]
-        claiming = [runtime for runtime in offering if runtime.phase in ("starting", "running")]
+        claiming = [
+            runtime
+            for runtime in self._offering(name)
+            if runtime.phase in ("starting", "running") and runtime.run_id in (None, run_id)
+        ]
         if not claiming:
             return _reason("draining", node)
         # Of those that have sent no heartbeat yet, the workers are not known.
         if all(0 < runtime.workers <= runtime.busy for runtime in claiming):
             return _reason("busy", node, workers=sum(runtime.workers for runtime in claiming))
         return None
+
+    def _offering(self, name: str) -> list[RuntimeRow]:
+        """Return the live runtimes that offer a node."""
+        if name not in self._found:
+            live = (runtime for runtime in self._runtimes if runtime.live)
+            self._found[name] = [runtime for runtime in live if name in runtime.nodes]
+        return self._found[name]
 
 
 def waiting_nodes(template: Template, counts: Mapping[int, Mapping[str, int]]) -> dict[Node, None]:
@@ -97,7 +110,7 @@ def reasons_in(
     """Return why states of a run wait, by their node; of so many nodes at most."""
     waiting, reasons = Waiting(view, run["namespace"], now), {}
     for node in islice(waiting_nodes(view.template(run["template"]), counts), limit):
-        if reason := waiting.reason(node, _first_due(view, run, node)):
+        if reason := waiting.reason(node, run["run_id"], _first_due(view, run, node)):
             reasons[node] = reason
     return reasons
 

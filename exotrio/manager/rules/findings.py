@@ -111,12 +111,19 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
         return Finding(
             f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}", page=page
         )
+    if node.unserved and node.offered_by:
+        wait = "waits" if node.unserved == 1 else "wait"
+        what = (
+            f"{plural(node.unserved, 'state')} of {name} {wait}, and the runtimes that have it only work on"
+        )
+        return Finding(f"{what} other runs", f"start one that works on all: {_WORKER}", page=page)
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
         return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, node.offered_by), 5)
-        why = _why([runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes])
+        offering = [runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes]
+        why = _why([runtime for runtime in offering if runtime.run_id is None] or offering)
         what = f"{due}, although {offers} has it{why}"
         return Finding(what, "start more runtimes, or give them more workers", page=page)
     return None
@@ -129,7 +136,7 @@ def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
     running = [runtime for runtime in runtimes if runtime.phase == "running"]
     if not running:
         return ": no runtime that has it claims new states"
-    if free := sum(max(0, runtime.workers - runtime.busy) for runtime in running):
+    if free := sum(runtime.free or 0 for runtime in running):
         return f": {plural(free, 'worker')} {are(free)} free, so it waits for a limit of its class"
     return ": all their workers are busy"
 

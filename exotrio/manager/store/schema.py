@@ -337,6 +337,7 @@ CREATE TABLE workers (
     beat_at INTEGER,                     -- wall time of its last heartbeat
     lease_until INTEGER,                 -- when it counts as vanished; NULL: its end is recorded, or never
     manager TEXT,                        -- the state manager inside whose process it is, if so
+    run_id TEXT,                         -- the only run that it claims states of; NULL: of all runs
     UNIQUE (namespace, worker_id)
 );
 CREATE INDEX workers_by_time ON workers (seen_at);

@@ -21,7 +21,7 @@ from exotrio._util.times import format_coarse, format_duration
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.load import Held
-from exotrio.manager.queries.runtimes import RuntimeRow, offered, runtimes_of
+from exotrio.manager.queries.runtimes import Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.queries.waiting import SENTENCES
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
@@ -85,7 +85,7 @@ class PageRequest:
         """Return the runtimes that sent a request lately; ``held`` is as in ``runtimes_of``."""
         return runtimes_of(view, self.namespace, self.monotonic, held)
 
-    def offers(self, view: View) -> dict[str, list[str]]:
+    def offers(self, view: View) -> Offers:
         """Return the live runtimes that offer each node."""
         return offered(view, self.namespace, self.monotonic)
 

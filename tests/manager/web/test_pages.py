@@ -688,9 +688,10 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
     flow = await Flow.start(site.api, place("work"))
     run = f"/ns/shop/runs/{flow.run_id}"
     state = re.findall(r"/ns/shop/states/([0-9a-f]{24})", await site.browser.fragments(run, "states"))[0]
-    looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop": "now"}
+    looks = {run: "graph", f"/ns/shop/states/{state}": "state", "/ns/shop/nodes": "list"}
     for path, fragment in looks.items():
         assert "no runtime offers" in await site.browser.fragments(path, fragment), path
+    assert "no runtime claims" in await site.browser.fragments("/ns/shop", "now")
     request = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
     before = (await site.service.store.read(run_pages.PAGE.versions, request))["graph"]
     ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
@@ -698,6 +699,37 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
     assert before != after, "an open page hears of it"
     for path, fragment in looks.items():
         assert "no runtime offers" not in await site.browser.fragments(path, fragment), path
+    assert "no runtime claims" not in await site.browser.fragments("/ns/shop", "now")
+
+
+async def test_a_runtime_that_works_on_one_run_is_missing_only_for_states_of_other_runs(site: Site) -> None:
+    flow = await Flow.start(site.api, place("work"), runs=2)
+    first, _ = (run["run_id"] for run in ok(await site.api.find_runs())["runs"])
+
+    async def shows(path: str, fragment: str) -> str:
+        return re.sub("<[^>]*>", "", text_of(await site.browser.fragments(path, fragment)))
+
+    async def look(run_id: str) -> list[bool]:
+        """Return what the pages say that lacks a runtime: the run, its node in the list, the overview."""
+        run = f"/ns/shop/runs/{run_id}"
+        others = "the runtimes that offer Node_work only work on other runs"
+        graph = "only runtimes of other runs offer this" in await site.browser.fragments(run, "graph")
+        return [
+            others in await shows(run, "summary"),
+            graph,
+            "by none for 1 of other runs that wait" in await shows("/ns/shop/nodes", "list"),
+            "by none for 1 of other runs that wait" in await shows("/ns/shop/nodes/Node_work", "now"),
+            "no runtime claims those of Node_work" in await shows("/ns/shop", "now"),
+        ]
+
+    ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1", run_id=first))
+    ok(await site.api.heartbeat("w-1", runtime="r", phase="running", workers=1))
+    assert await look(first) == [False, False, True, True, True]
+    assert await look(flow.run_id if flow.run_id != first else _) == [True] * 5
+    assert f"Node_work only for run {first[:8]}" in await shows("/ns/shop/runtimes", "list")
+    assert f"r (only for run {first[:8]})" in await shows("/ns/shop/nodes", "list")
+    ok(await site.api.native("POST", f"run/{_}/cancel"))
+    assert await look(first) == [False] * 5
 
 
 async def test_a_run_and_its_states_say_what_they_wait_for(site: Site, clock: SettableClock) -> None:

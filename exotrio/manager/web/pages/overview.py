@@ -18,7 +18,7 @@ from exotrio.manager.queries.load import (
 )
 from exotrio.manager.queries.overview import DAY_MS, current
 from exotrio.manager.queries.runs import newest_runs, read_run
-from exotrio.manager.queries.runtimes import live_v0_runtimes
+from exotrio.manager.queries.runtimes import live_v0_runtimes, unserved
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -54,10 +54,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) -> Data:
     backlogs = backlog(view, namespace=request.namespace, held=held)
     present = current(view, nodes, backlogs)
-    oldest = present["oldest"]
+    offers = request.offers(view)
     return {
         "current": present,
-        "oldest_offered": oldest is None or oldest.node in request.offers(view),
+        "unserved": [each.node for each in backlogs if each.eligible and unserved(view, each, offers)],
         "paused": [each for each in backlogs if each.paused_at is not None],
     }
 

@@ -24,7 +24,8 @@ from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
 from exotrio.manager.queries.waiting import Node, Waiting, reasons_in, waiting_nodes
-from exotrio.manager.rules.template import Place, Template
+from exotrio.manager.rules.template import Place
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
@@ -38,7 +39,11 @@ MAX_COMPARED = 2_000
 """Failed states that the page compares: more would take too long for a page that refreshes itself."""
 MAX_FAULTS = 8
 MAX_REASONS = 20
-OBSTACLES = {"paused": "its node is paused", "not offered": "no runtime offers this"}
+OBSTACLES = {
+    "paused": "its node is paused",
+    "not offered": "no runtime offers this",
+    "other runs": "only runtimes of other runs offer this",
+}
 """What the box of a node says of a ``WaitReason.kind``."""
 MAX_TRACE = 4_000
 
@@ -85,7 +90,7 @@ class _Run:
 
     def graph(self) -> Data:
         run, places = self.run, self.template.places
-        obstacles = _obstacles(self.view, self.request, self.template, self.counts)
+        obstacles = _obstacles(self.view, self.request, run, self.counts)
 
         def href(place: Place) -> str:
             # A click on the node that is chosen already shows all states again.
@@ -215,11 +220,12 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 
 
 def _obstacles(
-    view: View, request: PageRequest, template: Template, counts: Mapping[int, Mapping[str, int]]
+    view: View, request: PageRequest, run: Row, counts: Mapping[int, Mapping[str, int]]
 ) -> dict[Node, WaitReason]:
     """Return why no state of waiting nodes can be claimed."""
     waiting = Waiting(view, request.namespace, request.monotonic)
-    reasons = {node: waiting.obstacle(node) for node in waiting_nodes(template, counts)}
+    nodes = waiting_nodes(view.template(run["template"]), counts)
+    reasons = {node: waiting.obstacle(node, run["run_id"]) for node in nodes}
     return {node: reason for node, reason in reasons.items() if reason}
 
 
@@ -239,7 +245,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
             state,
             # Heartbeats tell which of the claimed states run.
             moment if any(each.get(QUEUED) for each in state[0].values()) else None,
-            _obstacles(view, request, view.template(run["template"]), state[0]) if run["pending"] else None,
+            _obstacles(view, request, run, state[0]) if run["pending"] else None,
         ),
         "timeline": view.now_ms // 10_000 if slow else (state, moment),
         "states": (state, moment),
