@@ -1,11 +1,14 @@
 """Every use case at the same time as every other on a few runs, through two stores on one PostgreSQL.
 
 Transactions take their locks in one order, so that none is ever ended as a deadlock, and counters are right
-in the end whatever the order was.
+in the end whatever the order was. At no time more states are held than a limit says, and in the end each
+state that waits for one finds room.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -17,6 +20,7 @@ import pytest
 import trio
 
 from exotrio._wire.graphs import GraphRequest
+from exotrio._wire.limits import LimitChange
 from exotrio._wire.native import (
     Checkpoint,
     ErroredItem,
@@ -34,6 +38,7 @@ from exotrio.manager.engine import (
     deletion,
     graphs,
     leases,
+    limits,
     managers,
     outcomes,
     pausing,
@@ -63,12 +68,21 @@ WORKERS = ("w0", "w1", "w2")
 # Each sibling of b is a separate group, which u unites; top unites all of them.
 PLACES = [
     place("r", "b"),
-    place("b", "c"),
-    place("c", "u", inputs={"p": "${{r.outputs.v}}"}),
-    place("u", "top", unites="b", strategy="ALL_DONE", inputs={"all": "${{c.outputs.v}}"}),
+    place("b", "c", limits=[{"name": "fixed"}]),
+    place("c", "u", inputs={"p": "${{r.outputs.v}}"}, limits=[{"name": "moved"}, {"name": "fixed"}]),
+    place(
+        "u",
+        "top",
+        unites="b",
+        strategy="ALL_DONE",
+        inputs={"all": "${{c.outputs.v}}"},
+        limits=[{"name": "moved"}],
+    ),
     place("top", unites="r", inputs={"all": "${{u.outputs.v}}"}),
 ]
 NODES = [node_name(each["identifier"]) for each in PLACES]
+MAX_HELD = {"fixed": 4, "moved": 3}
+"""By limit; that of ``moved`` is also less at times."""
 
 
 def graph_request(version: int) -> GraphRequest:
@@ -82,6 +96,7 @@ def graph_request(version: int) -> GraphRequest:
                 {"type": "CRON", "value": {"expression": f"{each} * * * *", "timezone": zone}}
                 for each, zone in zip(range(version), ("UTC", "Asia/Kolkata", "UTC"), strict=False)
             ],
+            "limits": [{"name": "fixed", "at_most": MAX_HELD["fixed"]}],
         }
     )
 
@@ -114,6 +129,7 @@ class Crowd:
             self.forget: 1,
             self.clear: 0.5,
             self.upsert: 1,
+            self.set_limit: 2,
             self.register: 0.5,
             self.fire: 1,
             self.cancel_schedules: 0.5,
@@ -156,8 +172,8 @@ class Crowd:
             run_id=random.choice(self.runs) if self.runs and random.random() < 0.3 else None,
             announces=random.random() < 0.5,
         )
-        limits = dict.fromkeys(random.sample(NODES, k=3), random.randint(1, 8))
-        taken = await self.write(random, claims.claim, NAMESPACE, limits, 12, claimer)
+        counts = dict.fromkeys(random.sample(NODES, k=3), random.randint(1, 8))
+        taken = await self.write(random, claims.claim, NAMESPACE, counts, 12, claimer)
         self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
 
     def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
@@ -266,6 +282,27 @@ class Crowd:
         prepared = graphs.prepare(NAMESPACE, GRAPH, request, CIPHER, 1_700_000_000_000)
         await self.write(random, graphs.upsert, NAMESPACE, GRAPH, prepared)
 
+    async def set_limit(self, random: Random) -> None:
+        change = LimitChange(at_most=random.randint(0, MAX_HELD["moved"]))
+        await self.write(random, limits.set_limit, NAMESPACE, "moved", change)
+
+    async def drain(self) -> None:
+        """Run all that is left and some new runs, with the limit as low as it gets without a stop."""
+        store = self.stores[1]
+        for _ in range(5):
+            await store.write(runs.trigger, NAMESPACE, GRAPH, runs.NewRun())
+        await store.write(limits.set_limit, NAMESPACE, "moved", LimitChange(at_most=1))
+        await store.write(leases.expire, self.now + 10**9, TERMS, sweeper="m1")
+        claimer = claims.Claimer(manager=None, now=self.now, ttl_ms=60_000)
+        await trio.sleep(0.01)  # a retry is due after 1 ms
+        while (
+            taken := await store.write(claims.claim, NAMESPACE, dict.fromkeys(NODES, 9), 30, claimer)
+        ).states:
+            for each in taken.states:
+                outputs = [{"v": "", "w": ""}] * (2 if each.v0["identifier"] == "r" else 1)
+                item = ExecutedItem(state_id=each.v0["state_id"], token="", outputs=outputs)
+                await store.write(outcomes.record_v0, NAMESPACE, item)
+
     async def register(self, random: Random) -> None:
         declared = [declare(each["node_name"], list(each["inputs"])) for each in PLACES]
         random.shuffle(declared)
@@ -317,18 +354,42 @@ async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wr
     crowd = Crowd(stores)
     random = Random(0)
     await crowd.register(random)
+    await crowd.set_limit(random)
     await crowd.upsert(random)
     await crowd.trigger(random)
-    async with trio.open_nursery() as nursery:
-        for task in range(TASKS):
-            nursery.start_soon(crowd.run, task)
+    most: Counter[str] = Counter()
+    async with trio.open_nursery() as watching:
+        watching.start_soon(watch_limits, stores[0], most)
+        async with trio.open_nursery() as nursery:
+            for task in range(TASKS):
+                nursery.start_soon(crowd.run, task)
+        watching.cancel_scope.cancel()
+    assert most["fixed"] == MAX_HELD["fixed"]
+    assert most["moved"] <= MAX_HELD["moved"]
     assert crowd.done.keys() >= {each.__name__ for each in crowd.operations}, crowd.done
+    await crowd.drain()
+    assert (
+        await stores[0].read(lambda view: view.row("SELECT 1 FROM states WHERE status = 'CREATED'")) is None
+    )
     while await stores[0].write(retention.clear):
         pass
     await stores[0].read(recount)
     await stores[0].read(no_counter_is_negative)
     text = fresh.server.log[before:]
     assert "deadlock detected" not in text, text
+
+
+async def watch_limits(store: Store, most: Counter[str]) -> None:
+    """Note the maximum of states that hold each limit at once."""
+    while True:
+        most |= await store.read(held_by_limit)
+        await trio.lowlevel.checkpoint()
+
+
+def held_by_limit(view: View) -> Counter[str]:
+    names = dict(map(tuple, view.execute("SELECT id, name FROM limits")))
+    held = view.execute("SELECT limits FROM states WHERE status = 'QUEUED' AND limits IS NOT NULL")
+    return Counter(names[limit] for (text,) in held for limit, _ in json.loads(text))
 
 
 def no_counter_is_negative(view: View) -> None:
