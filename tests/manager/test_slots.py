@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from exotrio._wire.limits import LimitChange
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
+from exotrio.manager.engine.slots import tidy
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report
-from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_two
+from tests.support.statements import noted
 
 LIMIT = "service"
 
@@ -198,3 +201,198 @@ async def test_no_more_states_start_in_any_period_than_a_rate_says(
         clock.advance(1_700)
     assert max(sum(at <= other < at + 60_000 for other in starts) for at in starts) == 4
     assert len(starts) >= 13  # three periods and a bit, less a sixtieth of each
+
+
+async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(manager: Manager) -> None:
+    await start(manager, limited(), runs=3, starts=1, period_ms=3_600_000)
+    [state] = await claim(manager.remote)
+    assert await claim(manager.remote) == []
+    ok(await manager.api.release(states=[item_for(state)]))
+    [state] = await claim(manager.remote)
+    ok(await manager.api.release(states=[{**item_for(state), "handed_over": True}]))
+    assert await claim(manager.remote) == []
+    await set_to(manager, starts=2)
+    [state] = await claim(manager.remote)
+    await manager.service.store.write(expire, 10**15, Terms())
+    assert await claim(manager.remote) == []
+
+
+async def test_a_lease_is_regained_only_if_its_slot_is_free(manager: Manager) -> None:
+    await start(manager, limited(), at_most=1)
+    await Flow.start(manager.api, limited("b"), graph="other")
+    [late] = await claim(manager.remote)
+
+    async def beat() -> bool:
+        """Send a heartbeat, and return whether the lease holds after it."""
+        reply = ok(await manager.api.heartbeat(states=[item_for(late)]))
+        assert [item["result"] for item in reply["items"]] == ["ok"]
+        return await counted(manager, "states", "status = 'QUEUED' AND token IS NOT NULL") == 1
+
+    await manager.service.store.write(expire, 10**15, Terms())
+    assert await beat()
+    await manager.service.store.write(expire, 10**15, Terms())
+    other = ok(await manager.api.claim([B], 1))["states"][0]
+    assert not await beat()
+    ok(await manager.api.executed(other["state_id"], {"v": "x", "w": "w"}))
+    assert await beat()
+    assert await report(manager.remote, executed_item(late)) == ["ok"]
+
+
+async def start_more(manager: Manager, runs: int) -> list[str]:
+    return [ok(await manager.api.trigger("graph"))["run_id"] for _ in range(runs)]
+
+
+async def test_retries_keep_the_limits_of_the_first_attempt(manager: Manager) -> None:
+    flow = await start(manager, limited(), runs=1, at_most=1)
+    [state] = await claim(manager.api)
+    await report(manager.api, item_for(state, outcome="errored", error="on purpose"))
+    ok(await manager.api.retry_run(flow.run_id))
+    await start_more(manager, 1)
+    assert len(await claim(manager.api)) == 1
+    assert await claim(manager.api) == []
+
+
+async def test_a_united_node_has_limits_and_frees_them_when_it_is_replaced(manager: Manager) -> None:
+    flow = await start(
+        manager,
+        place("a", "b", "c"),
+        limited("b", "u"),
+        place("c", "u"),
+        {**limited("u"), "unites": {"identifier": "a", "strategy": "ALL_DONE"}},
+        at_most=1,
+    )
+    nodes = {node_name(each): 9 for each in "abcu"}
+    [state] = await claim(manager.api, nodes)
+    await report(manager.api, executed_item(state))
+    for state in await claim(manager.api, nodes):
+        await report(manager.api, item_for(state, outcome="errored", error="on purpose"))
+    [united] = await claim(manager.api, nodes)
+    assert united["identifier"] == "u"
+    await start_more(manager, 1)
+    [first] = await claim(manager.api, nodes)
+    await report(manager.api, executed_item(first))
+    assert [state["identifier"] for state in await claim(manager.api, nodes)] == ["c"]
+    ok(await manager.api.retry_run(flow.run_id))  # the united node is replaced while a runtime has it
+    states = [state["identifier"] for state in await claim(manager.api, nodes)]
+    assert sorted(states) == ["b", "c"]
+
+
+async def test_a_claim_for_one_run_does_not_wait_behind_states_of_others(manager: Manager) -> None:
+    flow = await start(manager, limited(), runs=4, at_most=1)
+    [state] = await claim(manager.api)
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api, run_id=flow.run_id)
+    assert state["run_id"] == flow.run_id
+
+
+async def test_a_claim_for_one_run_finds_room_that_was_left_to_other_runs(manager: Manager) -> None:
+    both = [limited("a"), limited("b")]
+    flow = await start(manager, place("r", "a", "b"), *both, runs=3, at_most=1)
+    for state in await claim(manager.api, {node_name("r"): 9}):
+        await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api)
+    assert await claim(manager.api, {A: 9, B: 9}) == []
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api, run_id=ok(await manager.api.trigger("graph"))["run_id"]) == []
+    [state] = await claim(manager.api, {B: 1}, run_id=flow.run_id)
+    assert state["run_id"] == flow.run_id
+
+
+async def test_a_node_without_a_runtime_does_not_keep_others_from_the_room(manager: Manager) -> None:
+    flow = await start(manager, place("r", "a", "b"), limited("a"), limited("b"), runs=5, at_most=1)
+    for state in await claim(manager.api, {node_name("r"): 9}):
+        await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api, {A: 1})
+    assert await claim(manager.api, {A: 9}) == []
+    assert await claim(manager.api, {B: 9}) == []
+    assert flow.run_id
+    done = 0
+    while True:
+        await report(manager.api, executed_item(state))
+        done += 1
+        if not (states := await claim(manager.api, {B: 9})):
+            break
+        [state] = states
+    assert done == 6
+
+
+async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: SettableClock) -> None:
+    flow = await Flow.deploy(
+        manager.api,
+        limited(key="${{store.k}}"),
+        store_config={"required_keys": ["k"], "default_values": {}},
+        limits=[{"name": LIMIT, "at_most": 1, "starts": 9, "period_ms": 1_000}],
+    )
+    for number in range(20):
+        await flow.trigger(store={"k": str(number)})
+    states = await claim(manager.api, {A: 20})
+    assert len(states) == 20
+    await report(manager.api, *map(executed_item, states))
+    assert await claim(manager.api) == []
+    assert await counted(manager, "slots") == 0
+    clock.advance(5_000)
+    await manager.service.store.write(tidy)
+    assert await counted(manager, "starts") == 0
+
+
+async def test_what_a_manager_of_an_earlier_version_ended_is_let_in_by_the_next_sweep(
+    manager: Manager,
+) -> None:
+    await start(manager, limited(), runs=2, at_most=1)
+    [_] = await claim(manager.api)
+    assert await claim(manager.api) == []
+    await manager.service.store.write(
+        lambda tx: tx.execute("UPDATE states SET status = 'SUCCESS' WHERE status = 'QUEUED'")
+    )
+    await manager.service.store.write(tidy)
+    assert len(await claim(manager.api)) == 1
+
+
+async def test_a_key_that_cannot_be_built_is_an_error_like_an_input(manager: Manager) -> None:
+    await start(manager, place("a", "b"), limited("b", key="${{a.outputs.v}}"), at_most=1)
+    for value, why in (({"w": "w"}, "gave no output 'v'"), ({"v": "x" * 300}, "300 characters; at most 256")):
+        await start_more(manager, 1)
+        [state, *_] = await claim(manager.api, limit=1)
+        await report(manager.api, executed_item(state, value))
+        shown = ok(await manager.api.state("graph", state["run_id"], state["state_id"]))
+        assert shown["status"] == "NEXT_CREATED_ERROR"
+        assert f"the key of limit '{LIMIT}' of 'b': " in shown["error"]
+        assert why in shown["error"]
+
+
+async def test_the_first_that_waits_comes_first_when_there_is_room(manager: Manager) -> None:
+    await start(manager, limited(), at_most=1)
+    [state] = await claim(manager.api)
+    runs = await start_more(manager, 3)
+    assert await claim(manager.api) == []
+    runs += await start_more(manager, 1)
+    order = []
+    for _ in runs:
+        await report(manager.api, executed_item(state))
+        [state] = await claim(manager.api)
+        order.append(state["run_id"])
+    assert order == runs
+
+
+async def test_claims_cost_the_same_however_many_states_wait_for_a_limit(
+    two: tuple[Manager, Manager],
+) -> None:
+    manager, _ = two
+    await start(manager, limited(), runs=2, at_most=1)
+    await Flow.start(manager.api, place("a"), graph="other", runs=2)
+    [*_] = await claim(manager.api)
+
+    async def statements() -> list[str]:
+        await start_more(manager, 1)
+        assert await claim(manager.api) == []
+        await Flow.start(manager.api, place("a"), graph="other", runs=1)
+        with noted(manager.service.store) as run:
+            [state] = await claim(manager.api)
+        await report(manager.api, executed_item(state))
+        return [sql for sql in run if not sql.startswith("SELECT nextval")]
+
+    few = await statements()
+    await manager.api.trigger_many("graph", *[{"run_id": str(uuid4())} for _ in range(1_500)])
+    assert await claim(manager.api) == []
+    assert await statements() == few
