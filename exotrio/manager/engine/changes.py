@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,7 @@ from exotrio.manager.engine.states import (
     STATUSES,
     SUCCESS,
     NewState,
+    RunRow,
     RunScope,
     State,
     size_of,
@@ -59,11 +61,8 @@ IDLE = (
     " WHERE run = runs.id) ELSE 0 END AS idle"
 )
 """The column with the milliseconds for which a run had ended and waited to be retried."""
-_RUN_STATUS = (
-    "CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED' WHEN errored > 0 THEN 'ERRORED' ELSE 'SUCCESS' END"
-    " AS status"
-)
-"""The status under which a run that ended is counted."""
+CANCELLED = "CANCELLED"
+"""The status under which a run is counted that was cancelled."""
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
@@ -95,13 +94,13 @@ class Changes:
     """What one use case does to states: gathered first, and written by ``apply``; large new states are
     written earlier.
 
-    ``states`` were read by the use case; the data of their runs in them is not read again. ``effects`` are
-    those that the use case returns in the end.
+    ``runs`` are those that it may end, as they are now: locked. ``effects`` are those that the use case
+    returns in the end.
     """
 
-    def __init__(self, tx: Transaction, states: Iterable[State] = ()) -> None:
+    def __init__(self, tx: Transaction, runs: Iterable[RunRow] = ()) -> None:
         self.tx = tx
-        self._open = {state.run: state.run_pending for state in states if state.run_finished_at is None}
+        self._locked = {run.id: run for run in runs}
         self._rows: list[tuple[Any, ...]] = []
         self._gathered = 0
         self._limit_keys: dict[int, tuple[int, Mapping[str, str]]] = {}
@@ -219,16 +218,12 @@ class Changes:
 
         The run is locked, and what ``apply`` has still to write does not end it.
         """
-        row = self.tx.one(
-            f"SELECT graph, created_at, finished_at, {_RUN_STATUS}, {IDLE} FROM runs WHERE id = ?", (run,)
-        )
-        since, now = row["finished_at"], self.tx.now_ms
+        row, now = self._locked[run], self.tx.now_ms
+        since = row.finished_at
         if since is None:
             return
         self._reopened.add(run)
-        took_ms = since - row["created_at"] - row["idle"]
-        key = (row["graph"], RUN, row["status"], bucket_of(took_ms), minute_of(since))
-        self.effects.tally[key] -= 1
+        self.effects.tally[_ended_key(self.tx, row, since)] -= 1
         if since < now:
             self.tx.insert_new("idle_times", ("run", "since", "until"), [(run, since, now)])
 
@@ -297,16 +292,24 @@ class Changes:
         changed = {run: deltas for run, deltas in self._runs.items() if any(deltas)}
         rows = sorted((run, tx.now_ms, *deltas) for run, deltas in changed.items())
         tx.update("runs", ("id",), ("finished_at",), rows, add=_RUNS, computed=(_FINISHED_AT,))
-        self._open = {run: n for run, was in self._open.items() if (n := was + changed.get(run, (0,))[0])}
-        for run, (pending, _, errored, _) in changed.items():
-            self._ended_runs.change(run, pending=pending, errored=errored)
-        # Other runs have states left, or one state followed another. A run that is reopened may end without
-        # running a state: what follows one is created.
-        self._ended_runs.add(
-            run
-            for run, (n, *_) in changed.items()
-            if (n < 0 or run in self._reopened) and run not in self._open
-        )
+        for run, (pending, _, errored, retried) in changed.items():
+            was = self._locked[run]
+            row = self._locked[run] = replace(
+                was,
+                pending=was.pending + pending,
+                errored=was.errored + errored,
+                retried=was.retried + retried,
+            )
+            # A run that is reopened may end without running a state: what follows one is created.
+            self._ended_runs.change(row, may_end=pending < 0 or run in self._reopened)
+
+
+def _ended_key(tx: Transaction, run: RunRow, ended_at: int) -> Key:
+    """Return under which key a run is counted that ends, or ended, at a time."""
+    status = CANCELLED if run.cancelled_at is not None else ERRORED if run.errored else SUCCESS
+    # Only retries let a run go on after it had ended.
+    idle = tx.one(f"SELECT {IDLE} FROM runs WHERE id = ?", (run.id,))["idle"] if run.retried else 0
+    return run.graph, RUN, status, bucket_of(ended_at - run.created_at - idle), minute_of(ended_at)
 
 
 class _EndedRuns:
@@ -319,37 +322,18 @@ class _EndedRuns:
     def __init__(self, tx: Transaction, effects: Effects) -> None:
         self._tx = tx
         self._effects = effects
-        self._counted: dict[int, tuple[Key, tuple[str, str]]] = {}
+        self._counted: dict[int, Key] = {}
 
-    def add(self, runs: Iterable[int]) -> None:
-        """Count and announce those of these runs that have nothing pending, with the time that each took."""
-        tx, numbers = self._tx, sorted(set(runs) - self._counted.keys())
-        if not numbers:
-            return
-        for run, run_id, graph, created_at, status, idle, *named in tx.execute(
-            f"SELECT runs.id, run_id, graph, runs.created_at, {_RUN_STATUS}, {IDLE}, graphs.namespace, name"
-            f" FROM runs CROSS JOIN graphs ON graphs.id = graph WHERE {tx.any_of('runs.id')} AND pending = 0",
-            (tx.items(numbers),),
-        ):
-            self._effects.announced.add(run_id)
-            took_ms = tx.now_ms - created_at - idle
-            key = graph, RUN, status, bucket_of(took_ms), minute_of(tx.now_ms)
-            self._count(run, key, tuple(named))
+    def change(self, run: RunRow, *, may_end: bool) -> None:
+        """Take a run as it is after a change, by which it may have ended, or may go on or have failed."""
+        is_counted = run.id in self._counted
+        if is_counted:
+            self._count(run, self._counted.pop(run.id), -1)
+        if run.pending == 0 and (is_counted or may_end):
+            self._effects.announced.add(run.run_id)
+            key = self._counted[run.id] = _ended_key(self._tx, run, self._tx.now_ms)
+            self._count(run, key)
 
-    def change(self, run: int, *, pending: int, errored: int) -> None:
-        """Uncount a run that goes on, or count it as failed if states of it failed after it had ended."""
-        if run not in self._counted:
-            return
-        key, named = self._counted[run]
-        graph, _, status, bucket, minute = key
-        if pending > 0:
-            self._count(run, key, named, -1)
-            del self._counted[run]
-        elif errored > 0 and status == SUCCESS:
-            self._count(run, key, named, -1)
-            self._count(run, (graph, RUN, ERRORED, bucket, minute), named)
-
-    def _count(self, run: int, key: Key, named: tuple[str, str], by: int = 1) -> None:
-        self._counted[run] = key, named
+    def _count(self, run: RunRow, key: Key, by: int = 1) -> None:
         self._effects.tally[key] += by
-        self._effects.ended_runs[(*named, key[2])] += by
+        self._effects.ended_runs[run.namespace, run.graph_name, key[2]] += by

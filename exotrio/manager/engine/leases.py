@@ -35,8 +35,9 @@ from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
     RETRY_CREATED,
-    RunScope,
+    RunRow,
     add_events,
+    locked_runs_of,
     numbered,
     waits_since,
 )
@@ -259,18 +260,17 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     if not seqs:
         return WithEffects(0, NO_EFFECTS)
     any_cause = " OR ".join(which for which, _ in causes)
-    tx.lock_runs_of(seqs)
+    runs = locked_runs_of(tx, seqs)
     # Read again: an outcome or a heartbeat may have come before the lock.
     states = tx.execute(
         "SELECT seq, run, place, node_id, status, groups, worker, enqueue_after, updated_at, claimed_at,"
-        " begun, begun_at, deliveries, limits, runs.template, runs.graph FROM states"
-        " JOIN runs ON runs.id = run"
+        " begun, begun_at, deliveries, limits FROM states"
         f" WHERE {numbered(tx, QUEUED)} AND ({any_cause})"
         f" ORDER BY seq{tx.for_update('states')}",
         (tx.items(seqs), *chain.from_iterable(parameters for _, parameters in causes)),
     ).fetchall()
     poison = [state for state in states if state["begun"] and state["deliveries"] + 1 >= terms.poison_limit]
-    effects = _end_as_poison(tx, poison)
+    effects = _end_as_poison(tx, runs, poison)
     ended = {state["seq"] for state in poison}
     claimable = [state for state in states if state["seq"] not in ended]
     tx.execute(
@@ -285,8 +285,8 @@ def _take_back(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEf
     return WithEffects(len(states), effects)
 
 
-def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
-    changes = Changes(tx)
+def _end_as_poison(tx: Transaction, runs: Mapping[int, RunRow], states: Sequence[Row]) -> Effects:
+    changes = Changes(tx, runs.values())
     rows = []
     for state in states:
         lost = state["deliveries"] + 1
@@ -295,13 +295,13 @@ def _end_as_poison(tx: Transaction, states: Sequence[Row]) -> Effects:
             "without an outcome; find out what ends the process, then retry it by hand"
         )
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms))
-        run = RunScope(state["run"], tx.template(state["template"]))
+        run = runs[state["run"]].scope(tx)
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
         claimed_at, begun_at = state["claimed_at"], state["begun_at"]
         if begun_at is not None and begun_at < claimed_at:
             begun_at = None  # of an earlier claim: a state manager of an earlier version leaves it
         changes.tally(
-            state["graph"],
+            runs[state["run"]].graph,
             state["node_id"],
             ERRORED,
             waited_ms=claimed_at - waits_since(state["enqueue_after"], state["updated_at"], claimed_at),

@@ -105,7 +105,7 @@ def _record(
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
     executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
-    changes = Changes(tx, states.values())
+    changes = Changes(tx, (state.run_row for state in states.values()))
     recorded = []
     logged: dict[int, str] = {}
     for state, (item, token) in zip(reported_states, items, strict=True):
@@ -259,7 +259,7 @@ def _finish(
     changes.add_execution(state)
     claimed_at = state.claimed_at or now
     changes.tally(
-        state.graph,
+        state.run_row.graph,
         state.node_id,
         status,
         waited_ms=claimed_at - waits_since(state.enqueue_after, state.updated_at, claimed_at),

@@ -28,8 +28,11 @@ from exotrio.manager.engine.states import (
     RETRYABLE,
     SUCCESS,
     NewState,
+    RunRow,
     RunScope,
     State,
+    is_in,
+    locked_runs_of,
     read_states,
     read_texts,
 )
@@ -62,10 +65,8 @@ def retry_by_hand(
     seq = tx.seq(state_id)
     state = None
     if seq is not None:
-        tx.lock_runs_of([seq])
-        which = "states.seq = ? AND nodes.namespace = coalesce(?, nodes.namespace)"
-        state, *_ = [*read_states(tx, which, (seq, namespace)), None]
-    if state is None:
+        state, *_ = [*read_states(tx, locked_runs_of(tx, [seq]), "seq = ?", (seq,)), None]
+    if state is None or (namespace is not None and not is_in(tx, state, namespace)):
         where = "" if namespace is None else f" in namespace {namespace!r}"
         raise NotFound(f"there is no state {state_id!r}{where}")
     if state.status not in RETRYABLE:
@@ -78,11 +79,9 @@ def retry_by_hand(
             f"this node of the run was already retried with fanout_id {fanout_id!r};"
             " a further retry needs another one",
         )
-    if state.cancelled_at is not None:
+    if state.run_row.cancelled_at is not None:
         raise Conflict("the run of this state was cancelled; trigger the graph again")
-    reply, effects = _retry(
-        tx, state.scope(tx), [state], {state.seq: fanout_id}, from_beginning=from_beginning
-    )
+    reply, effects = _retry(tx, state.run_row, [state], {state.seq: fanout_id}, from_beginning=from_beginning)
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
     return WithEffects(reply, effects)
@@ -96,10 +95,11 @@ def retry_run(
     A repeated request with the same ``request_id`` retries nothing more.
     """
     row = lock_run(tx, namespace, run_id)
-    if row["cancelled_at"] is not None:
+    if row.cancelled_at is not None:
         raise Conflict(f"the run {run_id} was cancelled; trigger the graph again")
-    run = RunScope(row["id"], tx.template(row["template"]))
-    failed = read_states(tx, "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')", (run.id,))
+    run = row.scope(tx)
+    which = "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
+    failed = read_states(tx, {row.id: row}, which, (row.id,))
     if (earlier := _retried_before(tx, run, request_id)) is not None:
         unbuilt = [state for state in failed if _is_unbuilt(state)]
         again = zip(unbuilt, _rebuilt(tx, run, unbuilt), strict=True)
@@ -108,7 +108,7 @@ def retry_run(
     if not failed:
         raise Conflict(f"the run {run_id} has no failed states")
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
-    return _retry(tx, run, failed, fanout_ids, from_beginning=from_beginning)
+    return _retry(tx, row, failed, fanout_ids, from_beginning=from_beginning)
 
 
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
@@ -160,7 +160,7 @@ def _is_unbuilt(state: State) -> bool:
 
 def _retry(
     tx: Transaction,
-    run: RunScope,
+    row: RunRow,
     states: Sequence[State],
     fanout_ids: Mapping[int, str],
     *,
@@ -171,6 +171,7 @@ def _retry(
     Refused are those whose inputs still cannot be built. Left out are those that follow a united node which
     runs again: they are replaced with it.
     """
+    run = row.scope(tx)
     reruns = Reruns()
     reruns.find(tx, run, [state for state in states if not _is_unbuilt(state)])
     unbuilt = [state for state in states if _is_unbuilt(state) and state.seq not in reruns.replaced]
@@ -190,7 +191,7 @@ def _retry(
         (tx.items(to_lock),),
     ).fetchall()
     replaced = [state for state in locked if state["seq"] in reruns.replaced]
-    changes = Changes(tx)
+    changes = Changes(tx, [row])
     reruns.replace(changes, run, replaced)
     reply = RunRetry(
         retried=_replace(changes, run, retried, rebuilt, fanout_ids, from_beginning=from_beginning),

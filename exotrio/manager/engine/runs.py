@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from pydantic_core import from_json, to_json
@@ -21,9 +21,11 @@ from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
     NewState,
+    RunRow,
     RunScope,
     add_events,
     get_state,
+    locked_runs,
     size_of,
 )
 from exotrio.manager.engine.unites import commit_changes
@@ -269,34 +271,33 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     nothing.
     """
     run = lock_run(tx, namespace, run_id)
-    if run["cancelled_at"] is not None:
+    if run.cancelled_at is not None:
         return WithEffects(None, NO_EFFECTS)
-    if not run["pending"]:
+    if not run.pending:
         raise Conflict(f"the run {run_id} has already ended")
-    template = tx.template(run["template"])
-    changes = Changes(tx)
+    template = tx.template(run.template)
+    changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
         "SELECT seq, place, status, limits, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
-        (run["id"],),
+        (run.id,),
     ).fetchall()
     for state in states:
         # Without groups: no united node of this run will run any more.
-        changes.transition_uncounted(run["id"], state["place"], state["status"], ERRORED)
+        changes.transition_uncounted(run.id, state["place"], state["status"], ERRORED)
         changes.announce_final(template, state["place"], ERRORED)
     tx.execute(
         # A waiting state has the time of its last claim, too, under which it did not end.
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', finished_at = ?,"
         " claimed_at = CASE WHEN status = 'QUEUED' THEN claimed_at END"
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
-        (tx.now_ms, run["id"]),
+        (tx.now_ms, run.id),
     )
     held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
     free(tx, changes.effects, held)
     add_events(tx, "cancelled", states)
-    # First, so that the run is counted as one that was cancelled when it ends by these changes.
-    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run["id"]))
+    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
     return WithEffects(None, changes.effects)
 
@@ -305,14 +306,22 @@ def find_run(view: View, namespace: str, run_id: str) -> Row:
     """Return a run of a namespace with the name of its graph; raise NotFound if there is none."""
     run = view.row(RUNS + " WHERE runs.run_id = ? AND runs.namespace = ?", (run_id, namespace))
     if run is None:
-        raise NotFound(f"there is no run {run_id!r} in namespace {namespace!r}")
+        raise _not_found(namespace, run_id)
     return run
 
 
-def lock_run(tx: Transaction, namespace: str, run_id: str) -> Row:
-    """Return a run as ``find_run`` does; no other transaction changes its states until this one ends."""
-    tx.lock_runs([find_run(tx, namespace, run_id)["id"]])
-    return find_run(tx, namespace, run_id)  # read again: it may have changed before the lock
+def lock_run(tx: Transaction, namespace: str, run_id: str) -> RunRow:
+    """Return a run as it is now; no other transaction changes its states until this one ends.
+
+    Raises NotFound as ``find_run`` does.
+    """
+    for run in locked_runs(tx, "runs.run_id = ? AND runs.namespace = ?", (run_id, namespace)).values():
+        return run
+    raise _not_found(namespace, run_id)
+
+
+def _not_found(namespace: str, run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id!r} in namespace {namespace!r}")
 
 
 def secrets_of(

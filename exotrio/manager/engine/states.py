@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +37,27 @@ class RunScope:
     template: Template
 
 
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as it was when a use case locked it, and its graph."""
+
+    id: int
+    run_id: str
+    graph: int
+    template: int
+    created_at: int
+    finished_at: int | None
+    cancelled_at: int | None
+    pending: int
+    errored: int
+    retried: int
+    namespace: str
+    graph_name: str
+
+    def scope(self, view: View) -> RunScope:
+        return RunScope(self.id, view.template(self.template))
+
+
 @dataclass(slots=True, kw_only=True)
 class NewState:
     """A state to insert. ``inputs`` and ``outputs`` are JSON text.
@@ -68,11 +89,13 @@ class NewState:
 @dataclass(slots=True)
 class State:
     """A state as it was read, to be changed: code that changes it in the database also changes it here.
+    Its run is locked.
 
     ``inputs`` and ``outputs`` may be large; ``read_texts`` sets them. ``execution`` is the trace context of
     the execution that ends now.
     """
 
+    run_row: RunRow
     seq: int
     run: int
     place: int
@@ -96,11 +119,6 @@ class State:
     checkpoint_size: int | None
     updated_at: int
     limits: str | None
-    template: int
-    graph: int
-    cancelled_at: int | None
-    run_pending: int
-    run_finished_at: int | None
     inputs: str = ""
     outputs: str = ""
     execution: str | None = None
@@ -112,7 +130,7 @@ class State:
 
     def scope(self, view: View) -> RunScope:
         """Return its run."""
-        return RunScope(self.run, view.template(self.template))
+        return self.run_row.scope(view)
 
 
 def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> int:
@@ -126,15 +144,25 @@ def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> 
     return enqueue_after if is_end else max(enqueue_after, updated_at)
 
 
-_STATE = (
-    "SELECT states.seq, run, place, node_id, status, error, data, parent, united, groups, path,"
-    " enqueue_after, retry_count, manual_fanout_id, token, requeued, claimed_at, trace,"
-    " states.finished_at, failed_since, checkpoint_size, states.updated_at, states.limits, runs.template,"
-    " runs.graph, runs.cancelled_at, runs.pending, runs.finished_at"
-    " FROM states CROSS JOIN runs ON runs.id = states.run"
-    # In this order, so that SQLite does not go from all nodes of a namespace to all of their states.
-    " CROSS JOIN nodes ON nodes.id = states.node_id"
-)
+def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> dict[int, RunRow]:
+    """Lock the runs that meet a condition until the end of the transaction, and return them by number.
+
+    A use case that changes states of a run does this before it reads them. Claims and heartbeats need not,
+    since they change no counter.
+    """
+    rows = tx.execute(
+        "SELECT runs.id, run_id, graph, runs.template, runs.created_at, finished_at, cancelled_at, pending,"
+        " errored, retried, graphs.namespace, name FROM runs CROSS JOIN graphs ON graphs.id = graph"
+        f" WHERE {which} ORDER BY runs.id{tx.for_update('runs')}",
+        parameters,
+    )
+    return {row[0]: RunRow(*row) for row in rows}
+
+
+def locked_runs_of(tx: Transaction, seqs: Sequence[int]) -> dict[int, RunRow]:
+    """Lock the runs of these states, as ``locked_runs`` does."""
+    which = f"runs.id IN (SELECT run FROM states WHERE {tx.any_of('seq')})"
+    return locked_runs(tx, which, (tx.items(seqs),))
 
 
 def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> dict[int, State]:
@@ -145,16 +173,31 @@ def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> 
     if not seqs:
         return {}
     numbers = sorted(seqs)
-    tx.lock_runs_of(numbers)
-    which = f"{tx.any_of('states.seq')} AND nodes.namespace = ?"
-    states = read_states(tx, which, (tx.items(numbers), namespace), tx.for_update("states"))
-    return {state.seq: state for state in states}
+    runs = locked_runs_of(tx, numbers)
+    states = read_states(tx, runs, tx.any_of("seq"), (tx.items(numbers),), tx.for_update("states"))
+    return {state.seq: state for state in states if is_in(tx, state, namespace)}
 
 
-def read_states(view: View, which: str, parameters: tuple[object, ...], locked: str = "") -> list[State]:
-    """Return the states that meet a condition by number, locked with ``Transaction.for_update``."""
-    rows = view.execute(f"{_STATE} WHERE {which} ORDER BY states.seq{locked}", parameters)
-    return [State(*row) for row in rows]
+def read_states(
+    view: View, runs: Mapping[int, RunRow], which: str, parameters: tuple[object, ...], locked: str = ""
+) -> list[State]:
+    """Return the states of these runs, which are locked, that meet a condition, by number.
+
+    ``locked`` is what ``Transaction.for_update`` returns, to lock the states as well.
+    """
+    rows = view.execute(
+        "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
+        " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
+        f" checkpoint_size, updated_at, limits FROM states WHERE {which} ORDER BY seq{locked}",
+        parameters,
+    )
+    # Of a deleted run some states may still be there.
+    return [State(runs[row[1]], *row) for row in rows if row[1] in runs]
+
+
+def is_in(view: View, state: State, namespace: str) -> bool:
+    """Return whether the node of a state is of a namespace."""
+    return state.scope(view).template.places[state.place].namespace == namespace
 
 
 def numbered(view: View, status: str) -> str:

@@ -127,23 +127,6 @@ class Transaction(View):
             if updated.rowcount != expected:
                 raise RowChanged(table)
 
-    def lock_runs(self, ids: Sequence[int]) -> None:
-        """Lock these runs until the end of the transaction.
-
-        A use case that changes states of a run does this before it reads them. Claims and heartbeats need
-        not, since they change no counter.
-        """
-        if self._dialect.locks_rows:
-            locked = f"SELECT id FROM runs WHERE {self.any_of('id')} ORDER BY id FOR UPDATE"
-            self.execute(locked, (self.items(ids),))
-
-    def lock_runs_of(self, seqs: Sequence[int]) -> None:
-        """Lock the runs of these states, as ``lock_runs`` does."""
-        if self._dialect.locks_rows:
-            which = f"SELECT run FROM states WHERE {self.any_of('seq')}"
-            locked = f"SELECT id FROM runs WHERE id IN ({which}) ORDER BY id FOR UPDATE"
-            self.execute(locked, (self.items(seqs),))
-
     def for_update(self, table: str) -> str:
         """Return the end of a SELECT that locks the rows of a table that it returns."""
         return f" FOR UPDATE OF {table}" if self._dialect.locks_rows else ""

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
+from exotrio.manager.engine.states import locked_runs_of
 from exotrio.manager.rules.errors import InvalidRequest, Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
@@ -385,27 +386,25 @@ async def test_tables_are_cleared_of_old_rows_early(store: Store, database: Data
         assert "autovacuum_vacuum_scale_factor=0.02" in options[table]
 
 
-@pytest.mark.parametrize("way", ["lock_runs", "lock_runs_of"])
-async def test_runs_are_locked_by_number_however_they_are_stored(database: Database, way: str) -> None:
+async def test_runs_are_locked_by_number_however_they_are_stored(database: Database) -> None:
     """Two transactions that lock them in different orders would be a deadlock."""
-    for access in ("indexscan", "indexonlyscan"):  # which would find them by number
-        database.execute(f"ALTER DATABASE {database.name} SET enable_{access} = off")
+    for way in ("indexscan", "indexonlyscan", "nestloop"):  # which would find them by number
+        database.execute(f"ALTER DATABASE {database.name} SET enable_{way} = off")
     async with open_manager(database.url) as manager:
         await Flow.start(manager.api, place("a"), runs=10)
         selected = "SELECT id, (SELECT min(seq) FROM states WHERE run = runs.id) FROM runs ORDER BY id"
-        (first, seq), *others = database.execute(selected)
-        # Their new versions, with new entries in the indexes, are stored after the others.
-        database.execute("UPDATE states SET enqueue_after = enqueue_after + 1 WHERE seq = %s", (seq,))
-        database.execute("UPDATE runs SET run_id = run_id || 'x' WHERE id = %s", (first,))
-        numbers = [row[0 if way == "lock_runs" else 1] for row in ((first, seq), *others)]
-
-        def lock(tx: Transaction) -> None:
-            getattr(tx, way)(numbers)
-
+        runs = database.execute(selected)
+        first = runs[0][0]
+        # New versions, with new entries in the indexes, are stored after the others. So the first run is
+        # between others, whether they are found as they are stored or, by a hash, the last one first.
+        for moved in runs[:1], runs[6:]:
+            for run, seq in moved:
+                database.execute("UPDATE states SET enqueue_after = enqueue_after + 1 WHERE seq = %s", (seq,))
+                database.execute("UPDATE runs SET run_id = run_id || 'x' WHERE id = %s", (run,))
         async with trio.open_nursery() as nursery:
             with psycopg.connect(database.url) as holder, psycopg.connect(database.url) as other:
                 holder.execute("SELECT FROM runs WHERE id = %s FOR UPDATE", (first,))
-                nursery.start_soon(manager.service.store.write, lock)
+                nursery.start_soon(manager.service.store.write, locked_runs_of, [row[1] for row in runs])
                 await until(database.blocked)
                 other.execute("SELECT FROM runs WHERE id > %s FOR UPDATE NOWAIT", (first,))
 
