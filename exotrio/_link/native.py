@@ -316,7 +316,7 @@ async def _essential(
     send: Callable[[dict[int, tuple[Claim, R]]], Awaitable[dict[int, Settlement]]],
     items: dict[int, tuple[Claim, R]],
 ) -> dict[int, Settlement]:
-    """Send items, and what is refused again without log lines and checkpoint.
+    """Send items, and what is refused again without log lines and checkpoint; log what is lost so.
 
     They may make a report too large for something in between.
     """
@@ -326,7 +326,17 @@ async def _essential(
         for index, (claim, report) in items.items()
         if (report.logs or report.checkpoint) and settlements[index].fate is Fate.REFUSED
     }
-    return settlements | await send(again) if again else settlements
+    if not again:
+        return settlements
+    sent_again = await send(again)
+    for index, settlement in sent_again.items():
+        claim, report = items[index]
+        if settlement.fate is not Fate.REFUSED:
+            lost = "its checkpoint: work after the last stored one is repeated" if report.checkpoint else ""
+            lost = " and ".join(filter(None, ("its log lines" if report.logs else "", lost)))
+            what, why = f"state {claim.state_id} ({claim.identifier})", settlements[index].detail
+            log.warning("%s was reported without %s (with it, the report was refused: %s)", what, lost, why)
+    return settlements | sent_again
 
 
 class _ClaimReply(BaseModel):

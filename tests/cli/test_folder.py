@@ -158,7 +158,15 @@ def test_a_join_runs_again_with_what_is_retried_and_the_total_is_right(bare: Cli
     assert f"if it is retried, {note}\n" in bare("states", "show", failure["id"]).out
     end = bare("states", "retry", failure["id"], code=0)
     assert f"then {note} with the new values\n" in end.err
-    assert "n: 12" in bare("run", "joined.py", "--resume", run_id, code=1).out
+    continued = bare("run", "joined.py", "--resume", run_id, code=1)
+    assert "n: 12" in continued.out
+    assert "had failed before" not in continued.err
+    continued = bare("run", "joined.py", "--resume", run_id, code=1)
+    how = continued.err[
+        continued.err.index("the run had failed before, and nothing ran now; to run what failed") :
+    ]
+    assert f" runs retry {run_id} --namespace n\n" in how
+    assert how.endswith(f" run joined.py --resume {run_id}\n")
     assert bare.json("states", "show", end.out.strip())["runs_again"] == ["total"]
     bare.write("fixed", "")
     end = bare("runs", "retry", run_id, code=0)
@@ -166,6 +174,7 @@ def test_a_join_runs_again_with_what_is_retried_and_the_total_is_right(bare: Cli
     assert end.out == re.sub(r"[0-9a-f-]{36}", run_id, expected)
     end = bare("run", "joined.py", "--resume", run_id, code=0)
     assert "n: 15" in end.out
+    assert "runs retry" not in end.err
     assert "n: 12" not in end.out
     states = bare.json("states", "ls", "--run", run_id, "--place", "report", "--outputs")["states"]
     assert sorted(state["outputs"]["n"] for state in states) == ["12", "12", "15"]

@@ -16,7 +16,16 @@ from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
 from exotrio._link.port import Claim, ClaimLost, Fate
 from exotrio._link.v0 import V0Link
-from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Requeued
+from exotrio._nodes.outcome import (
+    CheckpointText,
+    Errored,
+    Executed,
+    Outcome,
+    Pruned,
+    Released,
+    Report,
+    Requeued,
+)
 from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_item
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH
@@ -552,6 +561,33 @@ async def test_an_outcome_without_a_json_form_is_refused_alone(value: Any) -> No
     # It is not tried without its lines, nor does that hold the others up.
     items = [(each, replace(outcome, logs=({"text": "a line"},))) for each, outcome in items]
     assert [s.fate for s in await native.report(items)] == [Fate.SETTLED, Fate.REFUSED, Fate.SETTLED]
+
+
+async def test_native_what_a_report_loses_because_it_is_too_large_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse_large(request: httpx.Request) -> httpx.Response:
+        return answer(413) if b"a line" in request.content or b"rows" in request.content else settled(request)
+
+    lines, rows = ({"text": "a line"},), CheckpointText(1, '{"rows": 7}')
+    items: list[tuple[Claim, Report]] = [
+        (claim("s1", "t1"), DONE),
+        (claim("s2", "t2"), replace(DONE, logs=lines)),
+        (claim("s3", "t3"), Released(logs=lines, checkpoint=rows)),
+        (claim("s4", "t4"), Errored("it broke", checkpoint=rows)),
+    ]
+    link, _ = native_link(refuse_large)
+    assert [settlement.fate for settlement in await link.report(items)] == [Fate.SETTLED] * 4
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    messages = [
+        record.getMessage().partition(" (with it, the report was refused: ")[0] for record in caplog.records
+    ]
+    lost = "its checkpoint: work after the last stored one is repeated"
+    assert messages == [
+        "state s2 (d) was reported without its log lines",
+        f"state s4 (d) was reported without {lost}",
+        f"state s3 (d) was reported without its log lines and {lost}",
+    ]
 
 
 # -- native: claiming

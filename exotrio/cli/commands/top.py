@@ -39,8 +39,8 @@ def command(interval: float, once: bool, connection: Connection) -> None:
              (≤: of some only the time from claim to outcome is known, as through v0)
     OFFERED  live runtimes that have the node
     BUSY     workers of a runtime that run a state; FREE: its other ones, while it claims states
-    AT RISK  work of its running nodes since their last stored checkpoints, added up; ≥ where it has nodes
-             that no heartbeat has named yet
+    AT RISK  work of its running nodes since their last stored checkpoints, added up; ≥ where it has
+             nodes that no heartbeat has named yet
 
     JSON: namespace, at, running, buffered, reporting, work_at_risk_ms, work_at_risk_is_more, waiting,
     waiting_is_more (there are more), errored, oldest, throughput and run_throughput (by minute; of attempts,

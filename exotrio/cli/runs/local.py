@@ -75,7 +75,7 @@ class LocalRun:
             schemas = {(namespace, node.__name__): declare(node).inputs_schema for node in self.runtime.nodes}
             check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
         self._run_id = self.resume
-        self._may_have_begun = False
+        self._may_have_begun = self._had_failed = False
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
         self._preparing = trio.CancelScope()
@@ -165,6 +165,7 @@ class LocalRun:
                     fix=f"{error.fix or 'name the run'}; with the --db that it began with",
                 ) from error
             self._run_id = run.run_id
+            self._had_failed = run.status is RunStatus.FAILED
             self._require_nodes_of(run)
             return
         if not self._embedded:
@@ -210,6 +211,8 @@ class LocalRun:
         if run is None:
             self.progress.print_message(self._how_to_continue(self._what_is_kept()))
             return INTERRUPTED
+        if run.status is RunStatus.FAILED and run.cancelled_at is None and self.db != MEMORY:
+            self.progress.print_message(self._how_to_retry(run.run_id))
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _refresh(self) -> None:
@@ -234,8 +237,11 @@ class LocalRun:
         existed_before = self.key is not None and not is_new(reply)
         existed = f", which has the key {self.key!r} and existed already" if existed_before else ""
         self.progress.print_message(f"run {run_id} of graph {self.graph.name!r}{existed}")
-        if existed_before and self._embedded:
-            self._require_nodes_of(await client.status(run_id))
+        if existed_before:
+            run = await client.status(run_id)
+            self._had_failed = run.status is RunStatus.FAILED
+            if self._embedded:
+                self._require_nodes_of(run)
         return run_id
 
     def _what_is_kept(self) -> str:
@@ -256,6 +262,14 @@ class LocalRun:
             return "interrupted; the run was kept in memory only, so it is gone"
         command = self._command_to_resume(self._run_id, self.target)
         return f"{kept}. Continue with:\n  {command}"
+
+    def _how_to_retry(self, run_id: str) -> str:
+        retry = ["runs", "retry", run_id, "--namespace", self.runtime.namespace]
+        commands = [command_line([*retry, "--db", self.db] if self.db else retry)]
+        if self._embedded:
+            commands.append(self._command_to_resume(run_id, self.target))
+        before = "the run had failed before, and nothing ran now; " if self._had_failed else ""
+        return "\n  ".join([f"{before}to run what failed again:", *commands])
 
     def _require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
