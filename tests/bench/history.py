@@ -16,7 +16,7 @@ import trio
 from exotrio import StateManager
 from exotrio.manager import embedded
 from tests.bench.figures import Plan, Sample
-from tests.bench.limits import NO_TLS
+from tests.bench.machine import NO_TLS
 from tests.bench.places import fresh, working
 from tests.bench.work import FAN, NAMESPACE
 
@@ -68,10 +68,10 @@ async def _turn(client: httpx.AsyncClient, claim_id: str, times: dict[str, list[
         "limit": BATCH,
         "claim_id": claim_id,
     }
-    states = (await _timed(client, "claim", body, times["claim"]))["states"]
+    states = (await timed(client, "claim", body, times["claim"]))["states"]
     assert len(states) == BATCH
     items = [executed(state, []) for state in states]
-    replies = (await _timed(client, "outcomes", items, times["outcomes"]))["items"]
+    replies = (await timed(client, "outcomes", items, times["outcomes"]))["items"]
     assert all(reply["result"] == "ok" for reply in replies)
 
 
@@ -81,7 +81,7 @@ def executed(state: Any, outputs: list[dict[str, str]]) -> dict[str, Any]:
     return {"state_id": state["state_id"], "token": token, "outcome": "executed", "outputs": outputs}
 
 
-async def _timed(client: httpx.AsyncClient, route: str, body: Any, times: list[float]) -> Any:
+async def timed(client: httpx.AsyncClient, route: str, body: Any, times: list[float]) -> Any:
     begin = time.process_time()
     reply = await client.post(f"/exotrio/v1/namespace/{NAMESPACE}/{route}", json=body)
     times.append(time.process_time() - begin)

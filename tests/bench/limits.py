@@ -1,95 +1,96 @@
-"""What the machine allows: a bare socket, SQLite alone."""
+"""What limits cost: states that name one next to states that name none, and claims next to many that wait."""
 
 from __future__ import annotations
 
-import json
-import socket
-import sqlite3
-import ssl
+import statistics
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from urllib.parse import urlsplit
+from contextlib import ExitStack
+from functools import partial
 
+import httpx
 import trio
 
+from exotrio import Graph
 from exotrio.manager import embedded
 from tests.bench.figures import Plan, Sample
-from tests.bench.places import Where, fresh
-from tests.bench.work import NAMESPACE
+from tests.bench.history import executed, timed
+from tests.bench.machine import NO_TLS
+from tests.bench.places import fresh, working
+from tests.bench.throughput import fan_out
+from tests.bench.work import FAN
+from tests.support.postgres import database
 
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Loading certificates takes httpx 20 ms a client."""
-_CLAIMS = {
-    "native": (
-        f"/exotrio/v1/namespace/{NAMESPACE}/claim",
-        {"worker_id": "bare", "limits": {"Step": 16}, "limit": 16, "claim_id": "bare"},
-    ),
-    "v0": (f"/v0/namespace/{NAMESPACE}/states/enqueue", {"nodes": ["Step"], "batch_size": 16}),
+LIMITS = {
+    "no limit": (None, ""),
+    "one limit, with room": (1_000, ""),
+    "one limit of 8": (8, ""),
+    "one limit, 100 keys": (1_000, "${{ fan.outputs.i }}"),
+    "4 of each of many keys": (4, "${{ fan.outputs.i }}"),
 }
+"""By what is measured: states at once, and the key of each state."""
+MAX_COST = 1.25
+WAITING = 100_000
+BATCH = 16
 
 
-def requests(where: Where, api: str, plan: Plan) -> Iterator[Sample]:
-    """Requests per second of a client that does nothing else; the claims find nothing."""
-    path, body = _CLAIMS[api]
-    rate = _socket_rate(where, path, json.dumps(body).encode(), plan.triggers * 5)
-    yield Sample(f"claim, one bare socket ({api})", rate, "req/s")
+def limits(plan: Plan) -> Iterator[Sample]:
+    """CPU per state of a fan-out in process, on both engines, and the claims of a node of which many wait."""
+    for engine in ("SQLite", "PostgreSQL"):
+        costs = {}
+        for what, (at_most, key) in LIMITS.items():
+            with ExitStack() as stack:
+                db = str(fresh(plan.folder) / "state.db")
+                if engine == "PostgreSQL":
+                    db = stack.enter_context(database()).url
+                costs[what] = trio.run(_cost, db, _graph(at_most, key), plan.states)
+            yield Sample(f"CPU per state, {what}, {engine}", costs[what], "us")
+        for what in list(costs)[1:]:
+            ratio = costs[what] / costs["no limit"]
+            yield Sample(f"{what}, over no limit, {engine}", ratio, "x", max_goal=MAX_COST)
+    none, many = trio.run(_claims, plan, 0), trio.run(_claims, plan, WAITING)
+    yield Sample(f"claim and report {BATCH} of a node, none waits for a limit", none, "ms CPU")
+    yield Sample(f"claim and report {BATCH} of a node, {WAITING:,} wait for a limit", many, "ms CPU")
+    yield Sample(f"claim and report, {WAITING:,} wait for a limit over none", many / none, "x", max_goal=1.1)
 
 
-def _socket_rate(where: Where, path: str, body: bytes, count: int) -> float:
-    """One request after the other, without any HTTP library."""
-    parts = urlsplit(where["state_manager_uri"])
-    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\nx-api-key: {where['key']}\r\n"
-    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-    with socket.create_connection((parts.hostname, parts.port)) as connection:
-        begin = time.perf_counter()
-        for _ in range(count):
-            connection.sendall(request)
-            answer = connection.recv(65536)
-            while b"\r\n\r\n" not in answer:
-                answer += connection.recv(65536)
-            head_, _, rest = answer.partition(b"\r\n\r\n")
-            assert head_.startswith(b"HTTP/1.1 200"), head_
-            left = int(head_.lower().split(b"content-length:")[1].split()[0]) - len(rest)
-            while left > 0:
-                left -= len(connection.recv(left))
-        return count / (time.perf_counter() - begin)
+def _graph(at_most: int | None, key: str, name: str = FAN.name) -> Graph:
+    """Return a fan-out whose states name a limit."""
+    if at_most is None:
+        return FAN.model_copy(update={"name": name})
+    first, step = FAN.nodes
+    limit = {"name": f"limit of {name}", "key": key}
+    step = type(step).model_validate({**step.model_dump(), "limits": [limit]})
+    return Graph(name, [first, step], limits=[{"name": limit["name"], "at_most": at_most}])
 
 
-def sqlite_rate(plan: Plan, batch: int) -> float:
-    """States per second if every ``batch`` of them costs one commit that claims and one that records,
-    with the rows and indexes of our database, and synchronous=FULL."""
-    path = fresh(plan.folder) / "raw.db"
+async def _cost(db: str, graph: Graph, states: int) -> float:
+    """Return the microseconds of this process for one state: of runtime and state manager."""
+    async with embedded(db) as transport, working({"transport": transport}, graph, batch_size=64) as manager:
+        await fan_out(manager, 100)
+        begin = time.process_time()
+        await fan_out(manager, states)
+        return (time.process_time() - begin) / states * 1e6
 
-    async def make() -> None:
-        async with embedded(path):
-            pass
 
-    trio.run(make)
-    with closing(sqlite3.connect(path, isolation_level=None, cached_statements=16)) as db:
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN")
-        db.executemany(
-            "INSERT INTO states (run, place, node_id, status, inputs, parent, path, enqueue_after, "
-            " created_at, updated_at) VALUES (1, 1, 1, 'CREATED', '{\"i\":\"1\"}', 1, x'0101', ?, 1, 1)",
-            [(n,) for n in range(plan.states)],
-        )
-        db.execute("COMMIT")
-        begin = time.perf_counter()
-        for start in range(1, plan.states + 1, batch):
-            seqs = [(seq,) for seq in range(start, start + batch)]
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(
-                "UPDATE states SET status = 'QUEUED', claim = 'c', token = 't', worker = 'w', manager = 'm',"
-                " claimed_at = 1 WHERE seq = ?",
-                seqs,
-            )
-            db.execute("COMMIT")
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(
-                "UPDATE states SET status = 'SUCCESS', outputs = '{\"i\":\"1\"}', updated_at = 1,"
-                " finished_at = 1 WHERE seq = ?",
-                seqs,
-            )
-            db.execute("COMMIT")
-        return plan.states / (time.perf_counter() - begin)
+async def _claims(plan: Plan, waiting: int) -> float:
+    """Return the milliseconds for a claim and a report of states without a limit, while others of their node
+    wait for one."""
+    stopped = _graph(0, "", "stopped")
+    async with embedded(fresh(plan.folder) / "state.db") as transport:
+        async with working({"transport": transport}, FAN, stopped, batch_size=64) as manager:
+            if waiting:
+                await manager.trigger(stopped.name, inputs={"n": str(waiting)})
+        client = httpx.AsyncClient(transport=transport, base_url="http://bench", verify=NO_TLS)
+        async with client:
+            claim = partial(timed, client, "claim")
+            turns: list[float] = []
+            claimed = 0
+            for turn in range(plan.claims):
+                times: list[float] = []
+                body = {"worker_id": "bench", "limits": {"Step": BATCH}, "limit": BATCH, "claim_id": str(turn)}
+                states = (await claim(body, times))["states"]
+                claimed += len(states)
+                await timed(client, "outcomes", [executed(state, []) for state in states], times)
+                turns.append(sum(times))
+        return statistics.median(turns) * 1000

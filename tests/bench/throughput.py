@@ -10,7 +10,7 @@ import trio
 
 from exotrio import StateManager
 from tests.bench.figures import Plan, Sample
-from tests.bench.limits import requests, sqlite_rate
+from tests.bench.machine import requests, sqlite_rate
 from tests.bench.places import apart, in_background, in_process, working
 from tests.bench.work import FAN
 
