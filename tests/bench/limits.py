@@ -88,7 +88,12 @@ async def _claims(plan: Plan, waiting: int) -> float:
             claimed = 0
             for turn in range(plan.claims):
                 times: list[float] = []
-                body = {"worker_id": "bench", "limits": {"Step": BATCH}, "limit": BATCH, "claim_id": str(turn)}
+                body = {
+                    "worker_id": "bench",
+                    "limits": {"Step": BATCH},
+                    "limit": BATCH,
+                    "claim_id": str(turn),
+                }
                 states = (await claim(body, times))["states"]
                 claimed += len(states)
                 await timed(client, "outcomes", [executed(state, []) for state in states], times)

@@ -32,7 +32,12 @@ from tests.support.query_plans import (
 
 PLACES = [
     place("t", "b", inputs={"s": "${{store.k}}"}),
-    place("b", "u", inputs={"p": "${{t.outputs.v}}"}),
+    place(
+        "b",
+        "u",
+        inputs={"p": "${{t.outputs.v}}"},
+        limits=[{"name": "service", "key": "${{store.k}}"}, {"name": "rate"}],
+    ),
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
@@ -43,7 +48,14 @@ async def everything_once(manager: Manager) -> None:
     """Take every kind of step there is."""
     api, store = manager.api, manager.service.store
     flow = await Flow.deploy(
-        api, *PLACES, store_config={"required_keys": ["k"], "default_values": {}}, secrets={"token": "t"}
+        api,
+        *PLACES,
+        store_config={"required_keys": ["k"], "default_values": {}},
+        secrets={"token": "t"},
+        limits=[
+            {"name": "service", "at_most": 2},
+            {"name": "rate", "starts": 1_000_000, "period_ms": 60_000},
+        ],
     )
     for _ in range(3):
         await flow.trigger(store={"k": "v"})

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.limits import LimitChange
+from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
 from exotrio.manager.engine.slots import tidy
@@ -336,15 +337,22 @@ async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: Se
     assert await counted(manager, "starts") == 0
 
 
-async def test_what_a_manager_of_an_earlier_version_ended_is_let_in_by_the_next_sweep(
-    manager: Manager,
-) -> None:
+async def test_what_a_manager_of_an_earlier_version_ended_does_not_count(manager: Manager) -> None:
     await start(manager, limited(), runs=2, at_most=1)
     [_] = await claim(manager.api)
     assert await claim(manager.api) == []
     await manager.service.store.write(
         lambda tx: tx.execute("UPDATE states SET status = 'SUCCESS' WHERE status = 'QUEUED'")
     )
+    [new] = await start_more(manager, 1)
+    [state] = await claim(manager.api)
+    assert state["run_id"] == new
+    await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api)
+    await manager.service.store.write(
+        lambda tx: tx.execute("UPDATE states SET status = 'SUCCESS' WHERE status = 'QUEUED'")
+    )
+    await start_more(manager, 2)
     await manager.service.store.write(tidy)
     assert len(await claim(manager.api)) == 1
 
@@ -396,3 +404,94 @@ async def test_claims_cost_the_same_however_many_states_wait_for_a_limit(
     await manager.api.trigger_many("graph", *[{"run_id": str(uuid4())} for _ in range(1_500)])
     assert await claim(manager.api) == []
     assert await statements() == few
+
+
+async def test_a_state_that_lacks_another_limit_does_not_keep_the_room_from_the_next(
+    manager: Manager,
+) -> None:
+    both = place("a", limits=[{"name": LIMIT}, {"name": "other"}])
+    await set_to(manager, LIMIT, at_most=1)
+    await set_to(manager, "other", at_most=1)
+    for graph, of in (
+        ("first", limited()),
+        ("other", limited(name="other")),
+        ("both", both),
+        ("last", limited()),
+    ):
+        await Flow.start(manager.api, of, graph=graph, retry_policy=NO_RETRY)
+    first, other = await claim(manager.api)
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(first))
+    await claim(manager.api, limit=1)  # it may meet the state that needs both, only
+    states = [*await claim(manager.api), *await claim(manager.api)]
+    held = await manager.service.store.read(
+        lambda view: [
+            row[0]
+            for row in view.execute(
+                "SELECT graphs.name FROM states JOIN runs ON runs.id = run JOIN graphs ON graphs.id = graph"
+                " WHERE status = 'QUEUED' ORDER BY graphs.name"
+            )
+        ]
+    )
+    assert held == ["last", "other"], states
+    await report(manager.api, executed_item(other))
+
+
+async def test_a_raised_limit_lets_in_states_of_all_keys(manager: Manager) -> None:
+    flow = await Flow.deploy(
+        manager.api,
+        limited(key="${{store.k}}"),
+        store_config={"required_keys": ["k"], "default_values": {}},
+        limits=[{"name": LIMIT, "at_most": 0}],
+    )
+    runs = [{"run_id": str(uuid4()), "store": {"k": f"{number:x}"}} for number in range(MAX_LANES * 2 + 9)]
+    ok(await manager.api.trigger_many(flow.graph, *runs))
+    assert await claim(manager.api, {A: 500}, limit=500) == []
+    await set_to(manager, at_most=1)
+    claimed = 0
+    for _ in range(4):
+        claimed += len(await claim(manager.api, {A: 500}, limit=500))
+    assert claimed == len(runs)
+
+
+async def test_the_clock_that_is_set_back_delays_no_start(manager: Manager, clock: SettableClock) -> None:
+    if manager.service.store.is_shared:
+        return  # there a sweep moves the times (test_clock)
+    await start(manager, limited(), runs=3, starts=1, period_ms=60_000)
+    [state] = await claim(manager.api)
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api) == []
+    clock.advance(-7_200_000)
+    assert await claim(manager.api) == []
+    clock.advance(61_001)
+    [state] = await claim(manager.api)
+    assert await claim(manager.api) == []
+
+
+async def test_starts_count_for_long_enough_when_the_period_becomes_shorter(
+    manager: Manager, clock: SettableClock
+) -> None:
+    clock.advance(3_599_999 - clock.now_ms % 3_600_000)  # the last moment of a part
+    await start(manager, limited(), runs=3, starts=1, period_ms=60 * 3_600_000)
+    [_] = await claim(manager.api)
+    await set_to(manager, period_ms=60_000)
+    assert await claim(manager.api) == []
+    clock.advance(59_999)
+    assert await claim(manager.api) == []
+    clock.advance(1_002)
+    assert len(await claim(manager.api)) == 1
+
+
+async def test_a_limit_that_is_made_again_holds_for_new_states(manager: Manager) -> None:
+    await start(manager, limited(), runs=1, at_most=1)
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)
+    await start_more(manager, 1)
+    assert len(await claim(manager.api)) == 2
+    await set_to(manager, at_most=1)
+    await start_more(manager, 3)
+    [state] = await claim(manager.api)
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(state))
+    [state] = await claim(manager.api)
+    await report(manager.api, executed_item(state))
+    assert len(await claim(manager.api)) == 1

@@ -20,7 +20,7 @@ from tests.support.postgres import Database
 # request brings along, what an inner SELECT found (waiting, scheduled, held), what is held, which runtimes
 # have no more of than they can run, and the first of what is to be cleared away.
 MAY_BE_SCANNED = re.compile(
-    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|CONSTANT ROW"
+    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|lanes|CONSTANT ROW"
     r"|workers|stops|v0_runtimes|sessions|sign_in_links|held"
     r"|states USING (COVERING )?INDEX states_held$)"
 )
@@ -73,10 +73,12 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 GROWING = re.compile(
     "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times|waiting_trends"
-    "|checkpoints"
+    "|checkpoints|slots|starts"
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
-PARTIAL = re.compile(r"states_(ready|held|leased|queued|inside|failed|retried|united|manual)|runs_finished")
+PARTIAL = re.compile(
+    r"slots_to_check|states_(ready|lanes|held|leased|queued|inside|failed|retried|united|manual)|runs_finished"
+)
 """Indexes that most rows of their table are not in."""
 HISTORY = """
 INSERT INTO runs (id, run_id, namespace, graph, template, created_at, finished_at, success)
@@ -100,6 +102,8 @@ INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0,
 FROM generate_series(1, 6000) AS n;
 INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 6000) AS n;
 INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 6000) AS n;
+INSERT INTO slots (limit_id, key, state) SELECT 1000, n, 1000 + n FROM generate_series(1, 6000) AS n;
+INSERT INTO starts (limit_id, key, slot, count) SELECT 1000, n, n, 1 FROM generate_series(1, 6000) AS n;
 VACUUM ANALYZE
 """
 

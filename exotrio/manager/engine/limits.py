@@ -14,7 +14,7 @@ from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange
 from exotrio.graph import LimitModel
-from exotrio.manager.engine.slots import check_all_keys
+from exotrio.manager.engine.slots import check_all_keys, keep_starts
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.store.driver import Row
@@ -125,6 +125,12 @@ def model_of(row: Row) -> LimitModel:
 def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
     """Insert a limit, or change it and let states in that may have room now."""
     values = (limit.at_most, limit.starts, limit.period_ms)
+    before = tx.row(
+        f"SELECT id, period_ms FROM limits WHERE namespace = ? AND name = ?{tx.for_update('limits')}",
+        (namespace, limit.name),
+    )
+    if before is not None and before["period_ms"] and limit.period_ms:
+        keep_starts(tx, before["id"], before["period_ms"], limit.period_ms)
     stored = tx.execute(
         "INSERT INTO limits (namespace, name, at_most, starts, period_ms, created_at, updated_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"

@@ -112,7 +112,8 @@ class Slots:
         self._held |= dict.fromkeys(new, 0)
         for limit, key, held in view.execute(
             "SELECT limit_id, key, count(*) FROM slots CROSS JOIN states ON states.seq = slots.state"
-            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND status = 'QUEUED'"
+            # As in states.numbered: only the primary key of states can serve it.
+            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND status || '' = 'QUEUED'"
             " GROUP BY limit_id, key",
             of_new,
         ):
@@ -266,6 +267,17 @@ def tidy(tx: Transaction) -> None:
 def check_all_keys(tx: Transaction, limit: int) -> None:
     """Leave a check for all lanes of a limit that was changed, and is locked."""
     put_slots(tx, [(limit, "", ALL_KEYS, 0)])
+
+
+def keep_starts(tx: Transaction, limit: int, old_ms: int, new_ms: int) -> None:
+    """Let starts count for long enough when the period of a limit changes from ``old_ms``.
+
+    Smaller parts end earlier, and a start was at the end of its part, for all that is known.
+    """
+    if (by := max(1, old_ms // PARTS) - max(1, new_ms // PARTS)) > 0:
+        # Away from the old times first, which others of the same key may have.
+        tx.execute("UPDATE starts SET slot = -slot WHERE limit_id = ?", (limit,))
+        tx.execute("UPDATE starts SET slot = ? - slot WHERE limit_id = ?", (by, limit))
 
 
 def columns_of(tx: Transaction, states: Mapping[int, tuple[int, Mapping[str, str]]]) -> dict[int, str]:

@@ -138,6 +138,10 @@ def set_back(connection: Executor, now: int, by: int) -> None:
     # One status after the other: each has an index; for both together SQLite would scan all states.
     for status in ("CREATED", "QUEUED"):
         connection.execute(f"UPDATE states SET {_MOVED} WHERE status = '{status}'", (by,) * len(_TIMES))
+    connection.execute("UPDATE slots SET check_at = check_at - ? WHERE check_at > 0", (by,))
+    # Away from the old times first, which others of the same limit and key may have.
+    connection.execute("UPDATE starts SET slot = -slot")
+    connection.execute("UPDATE starts SET slot = -slot - ?", (by,))
     if steps := _steps_ahead(connection):
         # Each stays as far from now as before; this step back undoes the newest of them.
         moved, left = [], by
