@@ -67,6 +67,11 @@ class Reporter:
     in_flight: int = field(default=0, init=False)
     sent_at: float = field(default=-math.inf, init=False)
     took: float = field(default=0.0, init=False)
+    _ended: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _latest: trio.Event = field(default_factory=trio.Event)
+    """Set when the last request that was begun is over."""
+    _waits: bool = False
+    """Whether the dispatcher waits for the queue."""
 
     # -- from the other tasks of the runtime
 
@@ -76,6 +81,9 @@ class Reporter:
         Cancellation:
             The ledger still holds it.
         """
+        if self._is_sent_at_once(held):
+            self._begin([held])
+            return
         with suppress(trio.BrokenResourceError):  # as in ``add``
             try:
                 self.finished.send_nowait(held)
@@ -161,28 +169,41 @@ class Reporter:
             was cancelled.
         """
         self._planner = planner
-        limiter = trio.Semaphore(2 * self.options.workers)
-        latest = trio.Event()
-        latest.set()
+        self._latest.set()
         async with finished, trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._queue_all, replayed)
-            async for first in finished:
-                try:
-                    limiter.acquire_nowait()
-                except trio.WouldBlock:
-                    await limiter.acquire()
-                if self._can_batch(first):
-                    # Race: more outcomes may be queued while the last request is under way. They share the
-                    # next one. In a chain there is nothing to wait for: its hops are sent at once.
-                    if not latest.is_set():
-                        with trio.move_on_after(BATCH_WAIT):
-                            await latest.wait()
-                    if self.ledger.count(Stage.BUFFERED, Stage.RUNNING):
-                        await let_others_finish()
-                latest = trio.Event()
-                self.in_flight, self.sent_at = self.in_flight + 1, trio.current_time()
-                batch = self._take_batch(first, finished)
-                self._nursery.start_soon(self._deliver, batch, limiter, latest)
+            try:
+                self._waits = True
+                async for first in finished:
+                    self._waits = False
+                    await self._gather(first)
+                    self._begin(self._take_batch(first, finished))
+                    self._waits = True
+            finally:
+                self._waits = False
+
+    async def _gather(self, first: HeldClaim) -> None:
+        """Wait until a request for this one may begin, and while more outcomes come that can share it."""
+        while self.in_flight >= 2 * self.options.workers:
+            await self._ended.park()
+        if self._can_batch(first):
+            # Race: more outcomes may be queued while the last request is under way. They share the next one.
+            if not self._latest.is_set():
+                with trio.move_on_after(BATCH_WAIT):
+                    await self._latest.wait()
+            if self.ledger.count(Stage.BUFFERED, Stage.RUNNING):
+                await let_others_finish()
+
+    def _is_sent_at_once(self, held: HeldClaim) -> bool:
+        """Whether nothing could share its request, as in a chain: then it takes no step of the dispatcher."""
+        alone = self._waits and not (self.in_flight or self.queued)
+        return alone and self._can_batch(held) and not self.ledger.count(Stage.BUFFERED, Stage.RUNNING)
+
+    def _begin(self, batch: list[HeldClaim]) -> None:
+        """Begin a request in a separate task."""
+        self._latest = trio.Event()
+        self.in_flight, self.sent_at = self.in_flight + 1, trio.current_time()
+        self._nursery.start_soon(self._deliver, batch, self._latest)
 
     async def _queue_all(self, replayed: Sequence[HeldClaim]) -> None:
         for held in replayed:
@@ -212,7 +233,7 @@ class Reporter:
 
     # -- one delivery
 
-    async def _deliver(self, batch: list[HeldClaim], limiter: trio.Semaphore, over: trio.Event) -> None:
+    async def _deliver(self, batch: list[HeldClaim], over: trio.Event) -> None:
         began = trio.current_time()
         moment = self._server_errors.begin()
         try:
@@ -222,7 +243,7 @@ class Reporter:
             self.in_flight -= 1
             self.took = trio.current_time() - began
             over.set()
-            limiter.release()
+            self._ended.unpark()
 
     async def _marked(self, batch: list[HeldClaim]) -> list[HeldClaim]:
         """Mark in the outbox what must not be sent twice; return what may be sent now."""

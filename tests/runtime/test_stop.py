@@ -492,7 +492,7 @@ async def test_a_defect_inside_hands_back_what_is_held_and_is_raised_bare(
             raise ZeroDivisionError("a defect")
         return 16
 
-    monkeypatch.setattr(ClaimPlanner, "_room", property(broken))
+    monkeypatch.setattr(ClaimPlanner, "_room", broken)
     server = V0Server()
     server.add("Sleeps", 6, seconds="1000")
     rt = runtime(server, Sleeps, workers=2)
