@@ -22,7 +22,6 @@ from tests.support.manager import Manager, open_manager
 from tests.support.postgres import database
 from tests.support.statements import noted
 
-NOW = 1_000_000
 PAUSE = 3_600.0
 
 
@@ -33,7 +32,7 @@ def heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "LONG_ONES", 1)
     monkeypatch.setattr(heads, "SHARE", 1_000_000_000)
     monkeypatch.setattr(heads, "MAX_PAUSE", PAUSE)
-    monkeypatch.setattr(heads, "COMMIT_TIME_MS", 0)
+    monkeypatch.setattr(heads, "COMMIT_TIME", 0)
 
 
 def set_clock(tx: Transaction, clock: Callable[[], float]) -> None:
@@ -89,20 +88,29 @@ async def test_a_claim_that_finds_nothing_does_not_search_all_and_one_that_waits
             await release(other, first)
             with noted(one.service.store) as statements:
                 assert await claim(one.api, {B: 1}) == []
-            assert len([sql for sql in statements if "(enqueue_after, seq) >=" in sql]) == 1
+            assert len([sql for sql in statements if "(priority, turn, seq) >=" in sql]) == 1
             await one.service.store.write(set_clock, lambda: time.monotonic() + PAUSE - 0.2)
             with trio.fail_after(10):  # at the end of its wait it would search all anyway
                 (again,) = await claim(one.api, {B: 1}, wait_ms=15_000)
             assert again["state_id"] == first["state_id"]
 
 
-def test_an_empty_search_is_followed_by_one_of_states_that_were_perhaps_not_committed_then() -> None:
+def test_an_empty_search_is_followed_by_one_from_where_the_search_before_found_something() -> None:
     known = Heads(lambda: 0.0)
+    known.record(1, (0, 5, 6), heads.LONG)
     for _ in range(heads.LONG_ONES):
-        known.record(1, None, NOW, heads.LONG)
-    assert known.of(1) == (NOW - heads.COMMIT_TIME_MS, 0)
-    assert known.due_in(1) == heads.SHARE * heads.LONG
+        known.record(1, None, heads.LONG)
+    assert known.of(1) == (0, 5, 6)
+    assert known.due_in(1) == max(heads.COMMIT_TIME, heads.SHARE * heads.LONG)
     assert known.due_in(2) == math.inf
+
+
+def test_a_search_begins_before_what_the_last_full_search_may_have_missed() -> None:
+    known = Heads(lambda: 0.0)
+    for number in range(heads.LONG_ONES):
+        known.record(1, (0, number, 1), heads.LONG)
+    # A transaction that was not committed then may have created a state before the last position.
+    assert known.of(1) == (0, heads.LONG_ONES - 2, 1)
 
 
 def test_after_several_long_searches_one_begins_at_the_first_state_of_the_last() -> None:
@@ -110,23 +118,23 @@ def test_after_several_long_searches_one_begins_at_the_first_state_of_the_last()
     known = Heads(lambda: now)
     for _ in range(heads.LONG_ONES):
         assert known.of(1) == START
-        known.record(1, (5, 6), NOW, heads.LONG)
-    assert known.of(1) == (5, 6)
+        known.record(1, (0, 5, 6), heads.LONG)
+    assert known.of(1) == (0, 5, 6)
     assert known.of(2) == START
-    now += heads.SHARE * heads.LONG
+    now += max(heads.COMMIT_TIME, heads.SHARE * heads.LONG)
     assert known.of(1) == START, "all is searched again, in a part of the time"
-    known.record(1, (7, 8), NOW, 1.0)
+    known.record(1, (0, 7, 8), 1.0)
     now += 0.99 * heads.MAX_PAUSE
-    assert known.of(1) == (7, 8)
+    assert known.of(1) == (0, 5, 6)
     known.forget(1)
     assert known.of(1) == START
-    known.record(1, (7, 8), NOW, heads.LONG)
+    known.record(1, (0, 7, 8), heads.LONG)
     assert known.of(1) == START
 
 
 def test_a_search_that_was_short_ends_it() -> None:
     known = Heads(lambda: 0.0)
     for _ in range(heads.LONG_ONES):
-        known.record(1, (5, 6), NOW, heads.LONG)
-    known.record(1, (5, 6), NOW, heads.LONG / 2)
+        known.record(1, (0, 5, 6), heads.LONG)
+    known.record(1, (0, 5, 6), heads.LONG / 2)
     assert known.of(1) == START

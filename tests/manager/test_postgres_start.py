@@ -208,7 +208,7 @@ def test_backup_says_how_pg_dump_does_it_and_that_command_works(
         )
     dump = (tmp_path / "exotrio.dump").read_bytes()
     assert dump.startswith(b"PGDMP")
-    assert b"states_ready" in dump
+    assert b"states_by_turn" in dump
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 ``slots``           how much room limits have, and what takes and frees it
 ``lanes``           which states of a claim find room, and which wait in lanes
 ``claims``          claim states, also in the use case that records outcomes
+``order``           in which order states are claimed: turns, and states that are due later
 ``releases``        release claimed states
 ``checkpoints``     the last value that the node of a state set, for its next execution
 ``outcomes``        record outcomes: what each does to a state, and when it is retried

@@ -18,6 +18,7 @@ from typing import Any
 
 from exotrio._wire.vocabulary import PENDING
 from exotrio.manager.engine.checkpoints import CheckpointChanges
+from exotrio.manager.engine.order import LAST_TURN, LATER, NEW_TURN, keyed_turns
 from exotrio.manager.engine.slots import columns_of, free
 from exotrio.manager.engine.states import (
     CREATED,
@@ -63,6 +64,7 @@ IDLE = (
 """The column with the milliseconds for which a run had ended and waited to be retried."""
 CANCELLED = "CANCELLED"
 """The status under which a run is counted that was cancelled."""
+_LAST_TURN = "turn = CASE WHEN excluded.turn > counts.turn THEN excluded.turn ELSE counts.turn END"
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
 _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ERROR: 1, SUCCESS: 2}
@@ -71,7 +73,7 @@ _UNITE_COLUMN = {CREATED: 0, QUEUED: 0, EXECUTED: 0, ERRORED: 1, NEXT_CREATED_ER
 _COLUMNS = (
     "seq", "run", "place", "node_id", "status", "inputs", "outputs", "error", "parent", "united", "groups",
     "path", "enqueue_after", "retry_count", "manual_fanout_id", "created_at", "updated_at", "finished_at",
-    "retry_of", "size", "trace", "failed_since", "limits",
+    "retry_of", "size", "trace", "failed_since", "lane", "priority", "limits", "turn",
 )  # fmt: skip
 """Columns of a new state."""
 
@@ -106,6 +108,9 @@ class Changes:
         self._limit_keys: dict[int, tuple[int, Mapping[str, str]]] = {}
         self._freed: list[tuple[int, str | None]] = []
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
+        self._shares: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._newest: dict[tuple[int, int], int] = {}
+        self._keyed: dict[int, tuple[int, int, str, int]] = {}
         self._events: list[tuple[object, ...]] = []
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
@@ -145,27 +150,47 @@ class Changes:
         if self._gathered >= MAX_GATHERED:
             self._insert_rows()
         self._gathered += STATE_SIZE + size + len(state.outputs)
+        turn = shares = 0
+        if state.status == CREATED:
+            self.effects.claimable[seq] = run.id, state.node_id
+            turn, shares = self._turn(run, state, seq)
         self._rows.append(
             (
                 seq, run.id, state.place, state.node_id, state.status, state.inputs, state.outputs,
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
                 None if state.status == CREATED else now, state.retry_of, size, state.trace,
-                state.failed_since, state.limits,
+                state.failed_since, LATER if state.enqueue_after > now else None, run.priority, state.limits,
+                turn, shares,
             )
         )  # fmt: skip
         if state.limit_keys:
             self._limit_keys[seq] = run.id, state.limit_keys
-        if state.status == CREATED:
-            self.effects.claimable[seq] = run.id, state.node_id
         return seq
 
+    def _turn(self, run: RunScope, state: NewState, seq: int) -> tuple[int, int]:
+        """Return the turn of a new state, and the shares to add to the last one of its place."""
+        if state.turn is not None:
+            return state.turn, 0
+        place = run.id, state.place
+        self._newest[place] = seq
+        if run.fair_key is not None:
+            self._keyed[seq] = state.node_id, run.priority, run.fair_key, run.share
+            return 0, 0
+        self._shares[place] += run.share
+        return self.tx.virtual_times.of(self.tx, state.node_id, run.priority), self._shares[place]
+
     def _insert_rows(self) -> None:
+        rows = sorted(self._rows)
         if self._limit_keys:
             limits = columns_of(self.tx, self._limit_keys)
-            self._rows = [(*row[:-1], limits.get(row[0], row[-1])) for row in self._rows]
+            rows = [(*row[:-3], limits.get(row[0], row[-3]), *row[-2:]) for row in rows]
             self._limit_keys.clear()
-        self.tx.insert("states", _COLUMNS, sorted(self._rows))
+        if self._keyed:
+            turns = keyed_turns(self.tx, self._keyed)
+            rows = [(*row[:-2], turns.get(row[0], row[-2]), row[-1]) for row in rows]
+            self._keyed.clear()
+        self.tx.insert("states", _COLUMNS, rows, computed=(NEW_TURN,), more=("shares",))
         self._rows.clear()
         self._gathered = 0
 
@@ -269,23 +294,34 @@ class Changes:
             sorted((*key, seq) for key, seq in self._unite_members.items()),
             "(target_state, place, path) DO UPDATE SET state = excluded.state",
         )
-        for table, keys, columns, counted in (
-            ("counts", ("run", "place"), _COUNTS, self._counts),
-            ("unite_counters", ("target_state", "place"), _UNITE_COUNTERS, self._unite_counters),
-        ):
-            tx.insert(
-                table,
-                (*keys, *columns),
-                sorted((*key, *deltas) for key, deltas in counted.items() if any(deltas)),
-                _added(table, keys, columns),
-            )
+        self._apply_to_places()
+        columns = "target_state", "place"
+        tx.insert(
+            "unite_counters",
+            (*columns, *_UNITE_COUNTERS),
+            sorted((*key, *deltas) for key, deltas in self._unite_counters.items() if any(deltas)),
+            _added("unite_counters", columns, _UNITE_COUNTERS),
+        )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
         for gathered in (self._updates, self._freed, self._events, self._unite_members):
             gathered.clear()
-        for counters in (self._counts, self._runs, self._unite_counters):
+        for counters in (self._counts, self._runs, self._unite_counters, self._shares, self._newest):
             counters.clear()
         return touched
+
+    def _apply_to_places(self) -> None:
+        columns: tuple[str, ...] = ("run", "place")
+        newest = self._newest
+        changed = {key: deltas for key, deltas in self._counts.items() if any(deltas) or key in newest}
+        added = _added("counts", columns, _COUNTS)
+        if newest:
+            rows = sorted((*key, *deltas, newest.get(key, 0)) for key, deltas in changed.items())
+            columns, added = (*columns, *_COUNTS, "turn"), f"{added}, {_LAST_TURN}"
+            self.tx.insert("counts", columns, rows, added, computed=(LAST_TURN,))
+        else:
+            rows = sorted((*key, *deltas) for key, deltas in changed.items())
+            self.tx.insert("counts", (*columns, *_COUNTS), rows, added)
 
     def _apply_to_runs(self) -> None:
         tx = self.tx

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -24,13 +24,14 @@ from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.lanes import LimitedClaim
+from exotrio.manager.engine.order import LATER, Candidate, take_places
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
-from exotrio.manager.store.heads import START, Position, position
+from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
@@ -40,6 +41,20 @@ UNKNOWN_RUN = -1
 """Instead of the number of a run that was not triggered yet."""
 NODES_PER_STATEMENT = 100
 """SQLite accepts at most 500 parts of one statement."""
+MAX_LET_IN = 1_000
+"""Maximum of states that came due and are let in at once."""
+MAX_EARLY_MS = 50
+"""By how much the clocks of two state managers on one database may differ: a state that another one created
+is due."""
+MAX_SEARCHES = 4
+"""Maximum of searches of one claim."""
+PAUSED = "paused"
+"""Instead of the lane of a state that came due: its node is paused."""
+_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
+_FROM, _BEFORE = " AND (priority, turn, seq) >= (?, ?, ?)", " AND priority < ?"
+_CANDIDATE = (
+    "seq, node_id, run, priority, turn, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +88,7 @@ class ClaimedState:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The result of a claim: states, oldest first.
+    """The result of a claim: states in their order; those of v0 oldest first.
 
     Attributes:
         seqs: The numbers of the states.
@@ -92,7 +107,8 @@ class Claimed:
 def claim(
     tx: Transaction, namespace: str, limits: Mapping[str, int], limit: int, claimer: Claimer
 ) -> WithEffects[Claimed]:
-    """Claim up to ``limit`` states, oldest first, and of each node no more than its entry in ``limits``.
+    """Claim up to ``limit`` states in their order (``engine.order``), and of each node no more than its entry
+    in ``limits``.
 
     With ``claimer.run_id`` only states of that run, which may not be triggered yet. Large inputs make the
     claim smaller, but never empty. A claim id that was used before, or voided, claims no more: it returns
@@ -140,7 +156,7 @@ def record_and_claim(
     """Record outcomes, then claim what is due: what a busy runtime asks for, in one use case.
 
     The states that follow from these outcomes are claimed with the rest, in the order of all: a runtime that
-    is always busy does not overtake older states. The claim id is sent once: if it is known, it was voided.
+    is always busy overtakes no other states. The claim id is sent once: if it is known, it was voided.
     """
     replies, of_outcomes = record_batch(tx, namespace, items)
     who = claimer()
@@ -174,14 +190,15 @@ def _run_number(tx: Transaction, namespace: str, claimer: Claimer) -> int | None
 def _take(
     tx: Transaction,
     namespace: str,
-    due: Sequence[Row],
+    due: Sequence[Candidate],
     limit: int,
     run: int | None,
     claimer: Claimer,
     limited: LimitedClaim,
 ) -> WithEffects[Claimed | None]:
     """Claim as many of these states as fit; None if there are none, or the claim id was used or voided."""
-    seqs = _fitting(due[:limit])
+    fitting = _fitting(due[:limit])
+    seqs = [state.seq for state in fitting]
     token = None
     effects = Effects()
     if seqs and claimer.claim_id is not None:
@@ -191,14 +208,20 @@ def _take(
             seqs = []
     for state in due[len(seqs) :]:
         # A concurrent claim skipped this state because it was locked, and may be waiting by now.
-        effects.announced.add(state["node_id"] if run is None else (run, state["node_id"]))
+        effects.announced.add(state.node_id if run is None else (run, state.node_id))
     limited.take(due[: len(seqs)])
     effects.add(limited.effects)
     if not seqs:
         return WithEffects(None, effects)
+    if run is None:
+        for state in fitting:
+            tx.virtual_times.move(tx, state.node_id, state.priority, state.turn)
+    if claimer.claim_id is None:
+        # As far as v0 shows, states come oldest first.
+        seqs = [state.seq for state in sorted(fitting, key=lambda state: (state.enqueue_after, state.seq))]
     rows = tx.execute(
-        "UPDATE states SET status = 'QUEUED', claim = ?, token = ?, worker = ?, manager = ?, requeued = 0,"
-        " lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
+        "UPDATE states SET status = 'QUEUED', lane = NULL, claim = ?, token = ?, worker = ?, manager = ?,"
+        " requeued = 0, lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
         f" WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
         (
             claimer.claim_id,
@@ -222,30 +245,106 @@ def _take(
 
 def _lock_due(
     tx: Transaction, node_limits: Mapping[int, int], limit: int, run: int | None
-) -> tuple[list[Row], LimitedClaim]:
-    """Return due states, locked, oldest first: of each node at most its limit, and at most ``limit``; only
-    those that find room in their limits, which the second value is about."""
+) -> tuple[list[Candidate], LimitedClaim]:
+    """Return states that can be claimed, locked, in their order (``engine.order``): of each node at most its
+    limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
+    """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
     search = partial(_search, tx, run=run)
     limited = LimitedClaim(tx, search, counts, limit, run)
-    if limit <= 0 or run == UNKNOWN_RUN:
+    if limit <= 0 or run == UNKNOWN_RUN or not counts:
         return [], limited
     return limited.choose(search(counts)), limited
 
 
-def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list[Row]:
-    """Return the first due states of each node, locked, oldest first: at most as many as ``counts`` says."""
-    condition, locked = " AND enqueue_after <= ?", tx.skip_locked("states")
+def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list[Candidate]:
+    """Return the first states of each node in their order, locked: at most as many as ``counts`` says.
 
-    def search(begins: Mapping[int, Position]) -> list[Row]:
-        if all(begin == START for begin in begins.values()):
-            parameters: dict[int, tuple[int, ...]] = {node: (tx.now_ms, n) for node, n in counts.items()}
-            return list(_first(tx, parameters, run, condition, locked))
-        parameters = {node: (tx.now_ms, *begins[node], n) for node, n in counts.items()}
-        return list(_first(tx, parameters, run, f"{condition} AND (enqueue_after, seq) >= (?, ?)", locked))
+    Many states that came due are let in first; those that are not due yet are put aside.
+    """
+    limit, has_let_in = max(counts.values()), False
 
-    states = search({}) if run is not None else tx.heads.search(counts, search, tx.now_ms)
-    return sorted(states, key=position)
+    def search(begins: Mapping[int, Position]) -> list[Candidate]:
+        return _find(tx, counts, begins, limit, run)
+
+    for _ in range(MAX_SEARCHES):
+        states = search({}) if run is not None else tx.heads.search(counts, search)
+        due = [state for state in states if state.lane == LATER]
+        early = {state.seq for state in states if state.enqueue_after > tx.now_ms + MAX_EARLY_MS}
+        if early:
+            # A state manager of an earlier version stored them.
+            tx.update("states", ("seq",), ("lane",), [(seq, LATER) for seq in sorted(early)])
+        elif len(due) == limit and not has_let_in:
+            _let_in(tx, counts, run)
+            has_let_in = True
+        else:
+            break
+    take_places(tx, due)
+    left, chosen = dict(counts), []
+    for state in sorted(states, key=lambda state: state.position):
+        if state.lane != PAUSED and state.seq not in early and left[state.node_id] > 0:
+            left[state.node_id] -= 1
+            chosen.append(state)
+    return chosen
+
+
+def _find(
+    tx: Transaction, counts: Mapping[int, int], begins: Mapping[int, Position], limit: int, run: int | None
+) -> list[Candidate]:
+    """Lock and return the first states of each node, from where ``begins`` says on, none of a node that is
+    paused; and up to ``limit`` of those that came due in the lane ``LATER``."""
+    in_run = "" if run is None else " AND run = ?"
+    of_run = () if run is None else (run,)
+    # If a search does not begin at the start, states of a higher priority may have come before that.
+    starts = [""] if all(at == START for at in begins.values()) else [_FROM, _BEFORE]
+    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
+    # Whether the node is paused (engine.pausing) is read once, and not for each state.
+    ready = [
+        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE status = 'CREATED' AND lane IS NULL"
+        f" AND node_id = ?{in_run}{start}{_NOT_PAUSED}"
+        f" ORDER BY priority, turn, seq LIMIT ?{tx.skip_locked('states')}) AS waiting"
+        for start in starts
+    ]
+    found: list[Candidate] = []
+    nodes = list(counts.items())
+    for start in range(0, len(nodes), NODES_PER_STATEMENT):
+        part = dict(nodes[start : start + NODES_PER_STATEMENT])
+        # Their nodes are few, and none of them may be paused. So that is read of those states alone.
+        later = (
+            f"SELECT * FROM (SELECT {_CANDIDATE}, CASE WHEN (SELECT paused_at FROM nodes WHERE id = node_id)"
+            f" IS NULL THEN lane ELSE '{PAUSED}' END AS lane FROM states WHERE {_due(part, in_run)}"
+            f" LIMIT ?{tx.skip_locked('states')}) AS waiting"
+        )
+        values: list[int] = []
+        for node_id, count in part.items():
+            for each in starts:
+                at = begins[node_id][: each.count("?")] if each else ()
+                values += (node_id, *of_run, *at, node_id, count)
+        parameters = (*values, *part, *of_run, tx.now_ms, limit)
+        rows = tx.execute(" UNION ALL ".join([*ready * len(part), later]), parameters)
+        found += [Candidate(*row) for row in rows]
+    return found
+
+
+def _due(node_ids: Collection[int], in_run: str) -> str:
+    """Return the condition that states of these nodes came due in the lane ``LATER``."""
+    numbers = ", ".join("?" * len(node_ids))
+    return (
+        f"status = 'CREATED' AND lane = '{LATER}' AND node_id IN ({numbers}){in_run} AND enqueue_after <= ?"
+    )
+
+
+def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None:
+    """Let many states that came due into the index of those that can be claimed."""
+    in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    rows = tx.execute(
+        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_due(node_ids, in_run)}"
+        f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
+        (*node_ids, *of_run, tx.now_ms),
+    )
+    due = [Candidate(*row) for row in rows]
+    take_places(tx, due)
+    tx.update("states", ("seq",), ("turn", "lane"), sorted((state.seq, state.turn, None) for state in due))
 
 
 def _waits_for(
@@ -258,8 +357,18 @@ def _waits_for(
     """
     if run == UNKNOWN_RUN:
         return {str(claimer.run_id): math.inf}
-    later = _first(tx, dict.fromkeys(node_ids, (tx.now_ms, 1)), run, " AND enqueue_after > ?")
-    next_at = {state["node_id"]: state["enqueue_after"] for state in later}
+    in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    later = (
+        "SELECT * FROM (SELECT node_id, enqueue_after FROM states WHERE status = 'CREATED'"
+        f" AND lane = '{LATER}' AND node_id = ?{in_run} AND enqueue_after > ?"
+        f"{_NOT_PAUSED} ORDER BY enqueue_after LIMIT 1) AS waiting"
+    )
+    next_at: dict[int, int] = {}
+    nodes = list(node_ids)
+    for start in range(0, len(nodes), NODES_PER_STATEMENT):
+        part = nodes[start : start + NODES_PER_STATEMENT]
+        values = [value for node_id in part for value in (node_id, *of_run, tx.now_ms, node_id)]
+        next_at.update(map(tuple, tx.execute(" UNION ALL ".join([later] * len(part)), tuple(values))))
     checked_in = limited.next_in()
     return {
         node_id if run is None else (run, node_id): min(
@@ -271,40 +380,11 @@ def _waits_for(
     }
 
 
-def _first(
-    tx: Transaction,
-    parameters: Mapping[int, tuple[int, ...]],
-    run: int | None,
-    condition: str,
-    locked: str = "",
-) -> Iterator[Row]:
-    """Yield the first waiting states of each node that meet a condition; none of a node that is paused.
-
-    ``parameters`` has for each node those of the condition, and how many states.
-    """
-    of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
-    # Whether the node is paused (engine.pausing) is read once, and not for each state.
-    one = (
-        "SELECT * FROM (SELECT seq, node_id, enqueue_after, size + coalesce(checkpoint_size, 0) AS size,"
-        f" limits FROM states WHERE status = 'CREATED' AND node_id = ?{of_run} AND lane IS NULL{condition}"
-        " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
-        f" ORDER BY enqueue_after, seq LIMIT ?{locked}) AS waiting"
-    )
-    nodes = list(parameters.items())
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        chunk = nodes[start : start + NODES_PER_STATEMENT]
-        values: list[int] = []
-        for node_id, (*of_condition, count) in chunk:
-            values += (node_id, *in_run, *of_condition, node_id, count)
-        yield from tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values))
-
-
-def _fitting(due: Sequence[Row]) -> list[int]:
-    """Return the numbers of the first states that have ``MAX_CLAIM_BYTES`` together; at least one."""
-    sizes = accumulate(state["size"] for state in due)
+def _fitting(due: Sequence[Candidate]) -> list[Candidate]:
+    """Return the first states that have ``MAX_CLAIM_BYTES`` together; at least one."""
+    sizes = accumulate(state.size for state in due)
     return [
-        state["seq"]
+        state
         for index, (state, size) in enumerate(zip(due, sizes, strict=True))
         if size <= MAX_CLAIM_BYTES or index == 0
     ]

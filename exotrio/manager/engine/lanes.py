@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
     MAX_ROOM,
@@ -22,7 +23,6 @@ from exotrio.manager.engine.slots import (
     pairs_of,
     put_slots,
 )
-from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -50,7 +50,7 @@ class LimitedClaim:
     def __init__(
         self,
         tx: Transaction,
-        search: Callable[[Mapping[int, int]], list[Row]],
+        search: Callable[[Mapping[int, int]], list[Candidate]],
         counts: Mapping[int, int],
         limit: int,
         run: int | None,
@@ -66,10 +66,10 @@ class LimitedClaim:
         self._let_in: dict[int, tuple[int, int]] = {}
         self._checks: dict[Pair, int] = {}
 
-    def choose(self, due: Sequence[Row]) -> list[Row]:
+    def choose(self, due: Sequence[Candidate]) -> list[Candidate]:
         """Return those of the first ``due`` states, and of those behind, for which there is room."""
         tx = self._tx
-        ids = {limit for state in due for limit, _ in pairs_of(state["limits"])}
+        ids = {limit for state in due for limit, _ in pairs_of(state.limits)}
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
         if not ids and not (_has_checks(tx, of_nodes) or (self._run is not None and of_nodes and not due)):
             return [*due]
@@ -100,13 +100,13 @@ class LimitedClaim:
             at = min(at, _next_check(self._tx, ids))
         return max(0.0, (at - self._tx.now_ms) / 1000)
 
-    def take(self, states: Iterable[Row]) -> None:
+    def take(self, states: Iterable[Candidate]) -> None:
         """Record that the claim takes these of the chosen states. Call it in any case, as the last step."""
         tx, slots = self._tx, self._slots
         if slots is None:
             return
         taken = [*states]
-        pairs = sorted((pair, state["seq"]) for state in taken for pair in pairs_of(state["limits"]))
+        pairs = sorted((pair, state.seq) for state in taken for pair in pairs_of(state.limits))
         held = [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits]
         starts = Counter(
             (*pair, tx.now_ms - tx.now_ms % limit.part_ms)
@@ -121,24 +121,26 @@ class LimitedClaim:
             "(limit_id, key, slot) DO UPDATE SET count = starts.count + excluded.count",
         )
         put_slots(tx, [(*pair, ONE_KEY, at) for pair, at in sorted(self._checks.items())])
-        numbers = {state["seq"] for state in taken}
+        numbers = {state.seq for state in taken}
         for seq, (run, node_id) in self._let_in.items():
             if seq not in numbers:
                 self.effects.reopen(run, node_id)
         if _due(self._checks.values(), tx.now_ms):
             self.effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, _ in self._checks})
 
-    def _split(self, slots: Slots, due: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, Pair]], list[Row]]:
+    def _split(
+        self, slots: Slots, due: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[tuple[Candidate, Pair]], list[Candidate]]:
         """Return the states to take, those without room, each with what it lacks, and the others."""
-        slots.load(pair for state in due for pair in pairs_of(state["limits"]))
+        slots.load(pair for state in due for pair in pairs_of(state.limits))
         used: Counter[Pair] = Counter()
         of_node: Counter[int] = Counter()
-        taken: list[Row] = []
-        blocked: list[tuple[Row, Pair]] = []
-        others: list[Row] = []
+        taken: list[Candidate] = []
+        blocked: list[tuple[Candidate, Pair]] = []
+        others: list[Candidate] = []
         for state in due:
-            pairs = pairs_of(state["limits"])
-            if len(taken) == self._limit or of_node[state["node_id"]] == self._counts[state["node_id"]]:
+            pairs = pairs_of(state.limits)
+            if len(taken) == self._limit or of_node[state.node_id] == self._counts[state.node_id]:
                 others.append(state)
             elif any(limit not in slots.ids for limit, _ in pairs):
                 # To lock one more limit now might wait in a circle: this state is left to the next claim.
@@ -149,20 +151,20 @@ class LimitedClaim:
                 self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
             else:
                 used.update(pairs)
-                of_node[state["node_id"]] += 1
+                of_node[state.node_id] += 1
                 taken.append(state)
         return taken, blocked, others
 
-    def _put_aside(self, slots: Slots, blocked: Iterable[tuple[Row, Pair]]) -> None:
+    def _put_aside(self, slots: Slots, blocked: Iterable[tuple[Candidate, Pair]]) -> None:
         tx, rows = self._tx, []
         for state, pair in blocked:
-            node_id = state["node_id"]
+            node_id = state.node_id
             if pair[0] not in tx.limited_nodes.limits_of(tx, [node_id]):
                 # The limit was made again since the graph was stored. Others may wait without looking for it.
-                name_at_node(tx, node_id, {limit for limit, _ in pairs_of(state["limits"])})
+                name_at_node(tx, node_id, {limit for limit, _ in pairs_of(state.limits)})
                 self._announce([state])
-            rows.append((state["seq"], "CREATED", lane_of(pair)))
-            self._let_in.pop(state["seq"], None)
+            rows.append((state.seq, "CREATED", lane_of(pair)))
+            self._let_in.pop(state.seq, None)
             if (at := slots.room_at(pair)) is not None:
                 self._checks[pair] = at
         tx.update("states", ("seq", "status"), ("lane",), sorted(rows))
@@ -206,10 +208,10 @@ class LimitedClaim:
         pairs = {(int(limit), key) for limit, colon, key in parts if colon}
         return {pair for pair in pairs if pair[0] in slots.ids}
 
-    def _announce(self, states: Iterable[Row]) -> None:
+    def _announce(self, states: Iterable[Candidate]) -> None:
         """Announce states that are not taken: another claim may have left them out as locked."""
         for state in states:
-            node_id = state["node_id"]
+            node_id = state.node_id
             self.effects.announced.add(node_id if self._run is None else (self._run, node_id))
 
 

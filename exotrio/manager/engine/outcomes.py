@@ -28,6 +28,7 @@ from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.inputs import Shared, read_shared
+from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
 from exotrio.manager.engine.states import (
     CREATED,
@@ -314,7 +315,7 @@ def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
 
 def copy_of(state: State, *, enqueue_after: int) -> NewState:
     """Return a new attempt at a state, whose inputs were read: same inputs, same chain, same place in the
-    fan-outs."""
+    fan-outs, same turn."""
     return NewState(
         place=state.place,
         node_id=state.node_id,
@@ -328,6 +329,7 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         retry_of=state.seq,
         limits=state.limits,
         trace=linked(state.trace, [state.execution]),
+        turn=state.turn,
     )
 
 
@@ -338,6 +340,7 @@ def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
         state,
         status=CREATED,
         enqueue_after=enqueue_after,
+        lane=LATER if delay_ms else None,
         requeued=1,
         deliveries=0,
         suspect=0,

@@ -32,9 +32,12 @@ def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]
     """Let states of a node be claimed again, and announce them."""
     node = _resume(tx, "nodes", "node", namespace, name)
     runs = tx.execute(
-        "SELECT DISTINCT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND node_id = ? LIMIT ?)"
-        " AS waiting",
-        (node, MAX_ANNOUNCED),
+        " UNION ".join(
+            f"SELECT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND {which} AND node_id = ?"
+            " LIMIT ?) AS waiting"
+            for which in ("lane IS NULL", "lane IS NOT NULL")
+        ),
+        (node, MAX_ANNOUNCED) * 2,
     )
     return WithEffects(None, Effects(announced={node, *((run, node) for (run,) in runs)}, reopened={node}))
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from exotrio._wire.native import ItemReply, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.checkpoints import Saved, save_checkpoints
+from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import free, give_back_starts
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.lineage import linked
@@ -125,7 +126,7 @@ def _release(
     if not states:
         return effects
     # Without a delay a state keeps its position in the order of claims.
-    later, due = (", enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
+    later, due = (f", lane = '{LATER}', enqueue_after = ?", (tx.now_ms + delay_ms,)) if delay_ms else ("", ())
     tx.execute(
         "UPDATE states SET status = 'CREATED', lease_until = NULL, updated_at = ?"
         f"{later} WHERE {numbered(tx, QUEUED)}",

@@ -222,6 +222,7 @@ def _replace(
     retried = []
     for state in states:
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
+        new.turn = None
         seq = tx.allocate()
         if state.status == NEXT_CREATED_ERROR:
             new.outputs = state.outputs

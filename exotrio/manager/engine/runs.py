@@ -14,6 +14,7 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
+from exotrio.manager.engine.order import NORMAL, SHARE
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
@@ -60,6 +61,7 @@ class NewRun:
     ``inputs`` are values for inputs of the root: data, so placeholders in them stay as they are. A repeated
     request with the same ``run_id``, or the same ``key`` for the same graph, returns the same run. A run has
     one of these, or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
+    ``priority``, ``share`` and ``fair_key`` say in which order its states are claimed (``engine.order``).
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -69,6 +71,9 @@ class NewRun:
     key: str | None = None
     trace: str | None = None
     origin: str = API
+    priority: int = NORMAL
+    share: int = SHARE
+    fair_key: str | None = None
 
     def digest(self) -> str:
         """Return a digest of inputs and store, by which runs with one key are compared."""
@@ -125,7 +130,7 @@ def trigger_many(
     left = MAX_TOGETHER * tx.max_inputs
     for index in sorted(new.values()):
         run = runs[index]
-        scope = RunScope(numbers[ids[index]], template)
+        scope = RunScope(numbers[ids[index]], template, run.priority, run.share, run.fair_key)
         try:
             root_inputs, keys = _root_inputs(tx, scope, run)
             if check is not None:
@@ -216,12 +221,16 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     """Insert runs, by id, each with one state that is pending, and return their numbers."""
     of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
     rows = [
-        (run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest())
+        (
+            *(run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest()),
+            *(run.priority, run.share, run.fair_key),
+        )
         # By the key first: concurrent lists may have the same keys with different ids.
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
-    if tx.insert_new("runs", (*columns, "key", "key_digest"), rows) < len(rows):
+    in_order = ("priority", "share", "fair_key")
+    if tx.insert_new("runs", (*columns, "key", "key_digest", *in_order), rows) < len(rows):
         raise RowChanged("runs")  # a concurrent request inserted the same id or key
     sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
     return dict(tx.execute(sql, (tx.items(sorted(runs)),)))

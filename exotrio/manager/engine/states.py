@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.order import NORMAL, SHARE
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import parent_in
 from exotrio.manager.rules.template import Template
@@ -31,10 +32,13 @@ ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
 
 @dataclass(frozen=True, slots=True)
 class RunScope:
-    """The run that changes happen in."""
+    """The run that changes happen in, and in which order its states are claimed (``engine.order``)."""
 
     id: int
     template: Template
+    priority: int = NORMAL
+    share: int = SHARE
+    fair_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,14 @@ class RunRow:
     pending: int
     errored: int
     retried: int
+    priority: int
+    share: int
+    fair_key: str | None
     namespace: str
     graph_name: str
 
     def scope(self, view: View) -> RunScope:
-        return RunScope(self.id, view.template(self.template))
+        return RunScope(self.id, view.template(self.template), self.priority, self.share, self.fair_key)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +70,7 @@ class NewState:
     """A state to insert. ``inputs`` and ``outputs`` are JSON text.
 
     ``limits`` is that column of the state that it replaces; otherwise ``limit_keys`` has the names of its
-    limits, with the keys.
+    limits, with the keys. Without a ``turn`` it gets a new one.
     """
 
     place: int
@@ -84,6 +91,7 @@ class NewState:
     failed_since: int | None = None
     limits: str | None = None
     limit_keys: Mapping[str, str] = field(default_factory=dict)
+    turn: int | None = None
 
 
 @dataclass(slots=True)
@@ -118,6 +126,7 @@ class State:
     failed_since: int | None
     checkpoint_size: int | None
     updated_at: int
+    turn: int
     limits: str | None
     inputs: str = ""
     outputs: str = ""
@@ -152,7 +161,8 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
     """
     rows = tx.execute(
         "SELECT runs.id, run_id, graph, runs.template, runs.created_at, finished_at, cancelled_at, pending,"
-        " errored, retried, graphs.namespace, name FROM runs CROSS JOIN graphs ON graphs.id = graph"
+        " errored, retried, priority, share, fair_key, graphs.namespace, name"
+        " FROM runs CROSS JOIN graphs ON graphs.id = graph"
         f" WHERE {which} ORDER BY runs.id{tx.for_update('runs')}",
         parameters,
     )
@@ -188,7 +198,7 @@ def read_states(
     rows = view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
-        f" checkpoint_size, updated_at, limits FROM states WHERE {which} ORDER BY seq{locked}",
+        f" checkpoint_size, updated_at, turn, limits FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )
     # Of a deleted run some states may still be there.

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from exotrio.manager.engine.order import LATER, PRIORITIES
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
 from exotrio.manager.queries.paging import Where
 from exotrio.manager.store import tallies
@@ -174,29 +175,41 @@ def backlog(
         where.add("namespace = ?", namespace)
     if node is not None:
         where.add("name = ?", node)
-    # Each state is counted once: as due now, or as due later.
-    waits = (
-        "SELECT enqueue_after FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND enqueue_after"
+    # Each state is counted once: as due now, as due later, or as waiting for a limit, whose lanes begin with
+    # a number.
+    waits = "SELECT enqueue_after, updated_at FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
+    later = f"{waits} AND lane = '{LATER}' AND enqueue_after"
+    # The states that wait longest are among the first ones of each priority, or of those that came due.
+    first = " UNION ALL ".join(
+        f"SELECT * FROM ({part} LIMIT {MAX_FIRST}) AS waiting"
+        for part in (
+            *(f"{waits} AND lane IS NULL AND priority = {each} ORDER BY turn, seq" for each in PRIORITIES),
+            f"{later} <= ? ORDER BY enqueue_after",
+        )
     )
     backlogs = []
     for row in view.execute(
         "SELECT id, namespace, name, paused_at,"
-        f" (SELECT count(*) FROM ({waits} <= ? LIMIT ?) AS waits) AS due,"
-        f" (SELECT count(*) FROM ({waits} > ? LIMIT ?) AS waits) AS later,"
-        " (SELECT min(CASE WHEN updated_at > enqueue_after THEN updated_at ELSE enqueue_after END) FROM"
-        " (SELECT enqueue_after, updated_at FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
-        f" AND enqueue_after <= ? ORDER BY enqueue_after LIMIT {MAX_FIRST}) AS waits) AS first"
-        f" FROM nodes WHERE {where} ORDER BY namespace, name",
-        (view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *where.parameters),
+        f" (SELECT count(*) FROM ({waits} AND lane IS NULL LIMIT ?) AS waits) AS ready,"
+        f" (SELECT count(*) FROM ({later} <= ? LIMIT ?) AS waits) AS due,"
+        f" (SELECT count(*) FROM ({later} > ? LIMIT ?) AS waits) AS later,"
+        f" (SELECT count(*) FROM ({waits} AND lane < '{LATER}' LIMIT ?) AS waits) AS limited,"
+        " (SELECT min(CASE WHEN updated_at > enqueue_after THEN updated_at ELSE enqueue_after END)"
+        f" FROM ({first}) AS waiting) AS first FROM nodes WHERE {where} ORDER BY namespace, name",
+        (
+            *(MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, MAX_COUNTED, view.now_ms),
+            *where.parameters,
+        ),
     ):
-        is_eligible = row["due"] and row["paused_at"] is None
+        due = min(row["ready"] + row["due"], MAX_COUNTED)
+        is_eligible = due and row["paused_at"] is None
         backlogs.append(
             Backlog(
                 node_id=row["id"],
                 namespace=row["namespace"],
                 node=row["name"],
-                waiting=min(row["due"] + row["later"], MAX_COUNTED),
-                eligible=row["due"] if is_eligible else 0,
+                waiting=min(due + row["later"] + row["limited"], MAX_COUNTED),
+                eligible=due if is_eligible else 0,
                 oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
                 running=held[QUEUED, row["id"]],
                 buffered=held[BUFFERED, row["id"]],
@@ -211,12 +224,16 @@ def backlog(
 
 def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
     """Return how many states of each registered node of a namespace wait, counted up to a limit."""
-    rows = view.execute(
-        "SELECT name, (SELECT count(*) FROM (SELECT seq FROM states WHERE node_id = nodes.id"
-        " AND status = 'CREATED' LIMIT ?) AS waits) AS waiting FROM nodes WHERE namespace = ? ORDER BY name",
-        (limit, namespace),
+    count = (
+        "(SELECT count(*) FROM (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND {}"
+        " LIMIT ?) AS waits)"
     )
-    return {row["name"]: row["waiting"] for row in rows}
+    rows = view.execute(
+        f"SELECT name, {count.format('lane IS NULL')} + {count.format('lane IS NOT NULL')} AS waiting"
+        " FROM nodes WHERE namespace = ? ORDER BY name",
+        (limit, limit, namespace),
+    )
+    return {row["name"]: min(row["waiting"], limit) for row in rows}
 
 
 def failing(view: View, node_ids: Iterable[int], since: int) -> dict[int, int]:

@@ -8,6 +8,7 @@ from itertools import islice
 
 from exotrio._util.times import from_unix_ms, iso_time
 from exotrio._wire.runs import WaitReason
+from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.states import CREATED
 from exotrio.manager.queries.load import count_held, paused_nodes
 from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
@@ -117,12 +118,17 @@ def reasons_in(
 
 def _first_due(view: View, run: Row, node: Node) -> int:
     """Return when the first of a node's states that wait in a run is due, in Unix ms; 0 if none waits."""
-    row = view.one(
-        "SELECT coalesce(min(enqueue_after), 0) AS due FROM states WHERE status = 'CREATED' AND run = ?"
-        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)",
-        (run["id"], *node),
+    waits = (
+        "SELECT enqueue_after FROM states WHERE status = 'CREATED' AND run = ?"
+        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)"
     )
-    return int(row["due"])
+    # Any that is in no lane is due.
+    first = " UNION ALL ".join(
+        f"SELECT enqueue_after FROM ({waits} AND {which} LIMIT 1) AS waiting"
+        for which in ("lane IS NULL", f"lane = '{LATER}' ORDER BY enqueue_after")
+    )
+    sql = f"SELECT coalesce(min(enqueue_after), 0) AS due FROM ({first}) AS waiting"
+    return int(view.one(sql, (run["id"], *node) * 2)["due"])
 
 
 def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -> WaitReason:

@@ -13,6 +13,7 @@
 ``numbers``     the numbers of new rows
 ``limited_nodes`` which nodes have which limits
 ``heads``       where a claim begins to search for waiting states
+``virtual_times`` how far the fair order of claims has come
 ``clock``       the wall clock, and what happens when it is set
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
 ``writes``      a use case on its way to a commit, and what a commit did

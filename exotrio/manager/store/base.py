@@ -251,7 +251,12 @@ class BaseStore:
         """Put a write of what was counted, unless one is under way."""
         if self._tally and self._tally_write is None:
             counted, self._tally, self._tallied_at = self._tally, Counter(), self._now_ms()
-            write = self._new_write(lambda tx: tallies.write(tx, counted))
+
+            def store(tx: Transaction) -> None:
+                tallies.write(tx, counted)
+                tx.virtual_times.write(tx)
+
+            write = self._new_write(store)
             self._tally_write = write, counted
             self._put(write)
 

@@ -14,6 +14,7 @@ from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.heads import Heads
 from exotrio.manager.store.limited_nodes import LimitedNodes
+from exotrio.manager.store.virtual_times import VirtualTimes
 
 MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as for a request body: a reply with a larger state could not be sent."""
@@ -46,6 +47,8 @@ class Catalog:
         self.heads: Heads = Heads(is_needed=False)
         self.limited_nodes = LimitedNodes()
         """Where claims begin to search."""
+        self.virtual_times: VirtualTimes = VirtualTimes(is_shared=False)
+        """How far the fair order has come."""
 
     def template(self, connection: Connection, template_id: int) -> Template:
         """Return the compiled template, reading it at most once."""

@@ -135,9 +135,13 @@ _MOVED = ", ".join(f"{column} = {column} - ?" for column in _TIMES)
 def set_back(connection: Executor, now: int, by: int) -> None:
     """Move the times of states that have not ended: the clock was set back by so many ms, to ``now``."""
     # Held states, too: one that is released waits in its old order.
-    # One status after the other: each has an index; for both together SQLite would scan all states.
-    for status in ("CREATED", "QUEUED"):
-        connection.execute(f"UPDATE states SET {_MOVED} WHERE status = '{status}'", (by,) * len(_TIMES))
+    # One after the other: each has an index; for all together SQLite would scan all states.
+    for which in (
+        "status = 'CREATED' AND lane IS NULL",
+        "status = 'CREATED' AND lane IS NOT NULL",
+        "status = 'QUEUED'",
+    ):
+        connection.execute(f"UPDATE states SET {_MOVED} WHERE {which}", (by,) * len(_TIMES))
     connection.execute("UPDATE slots SET check_at = check_at - ? WHERE check_at > 0", (by,))
     # Away from the old times first, which others of the same limit and key may have.
     connection.execute("UPDATE starts SET slot = -slot")

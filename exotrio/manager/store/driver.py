@@ -73,8 +73,15 @@ class Dialect(Protocol):
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
+        *,
+        computed: tuple[tuple[str, str], ...] = (),
+        more: tuple[str, ...] = (),
     ) -> Rows:
-        """Insert rows with one statement; ``conflict`` is what follows ON CONFLICT, if anything."""
+        """Insert rows, each of which is (*columns, *more), with one statement.
+
+        ``conflict`` is what follows ON CONFLICT, if anything. Columns that are ``computed`` get the value of
+        an expression, in which ``{name}`` is a value of the row: of a column, or a whole number of ``more``.
+        """
 
     def update(
         self,
@@ -98,7 +105,7 @@ class Dialect(Protocol):
 
 
 def new_values(values: Mapping[str, str], computed: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:
-    """Return the expression that an UPDATE assigns to each column: its value, or one computed from values."""
+    """Return the expression for the new value of each column: its value, or one computed from values."""
     return {**values, **{column: text.format_map(values) for column, text in computed}}.items()
 
 

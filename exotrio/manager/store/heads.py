@@ -14,8 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-from exotrio.manager.store.driver import Row
+from typing import Protocol, TypeVar
 
 LONG = 0.002
 """Seconds of a search; without dead rows it ends far sooner."""
@@ -25,23 +24,33 @@ SHARE = 50
 """A long full search takes at most one part in so many of the time, ..."""
 MAX_PAUSE = 2.0
 """... but it is never put off for more seconds than this."""
-COMMIT_TIME_MS = 250
-"""A search misses the states of transactions that are not committed yet. The next one begins so many ms
-before it, and finds them. Those of longer transactions wait for the next full search."""
+COMMIT_TIME = 0.25
+"""Minimum of seconds between two full searches of which one is put off. A search misses the states of
+transactions that are not committed yet. The next ones begin where the full search before it began to find
+some, and find them. Those of longer transactions wait for the next full search."""
 
-Position = tuple[int, int]
-"""Of a state in the order of claims: when it came due, and its number."""
-START: Position = (-(2**63), 0)
+Position = tuple[int, int, int]
+"""Of a state in the order of claims: its priority, its turn and its number."""
+START: Position = (-(2**63), 0, 0)
 
 
-def position(state: Row) -> Position:
-    """Return the position of a state in the order of claims."""
-    return state["enqueue_after"], state["seq"]
+class Found(Protocol):
+    """A waiting state that a search found; it is in no lane unless it was searched for elsewhere."""
+
+    node_id: int
+    lane: str | None
+
+    @property
+    def position(self) -> Position: ...
+
+
+F = TypeVar("F", bound=Found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
     position: Position
+    first: Position
     until: float
     long_ones: int
 
@@ -54,9 +63,7 @@ class Heads:
         self._is_needed = is_needed
         self._heads: dict[int, _Head] = {}
 
-    def search(
-        self, nodes: Iterable[int], find: Callable[[dict[int, Position]], list[Row]], now_ms: int
-    ) -> list[Row]:
+    def search(self, nodes: Iterable[int], find: Callable[[dict[int, Position]], list[F]]) -> list[F]:
         """Return the waiting states of nodes that ``find`` finds, given where to begin for each node."""
         if not self._is_needed:
             return find({})
@@ -64,10 +71,14 @@ class Heads:
         began = self._clock()
         states = find(begins)
         seconds = self._clock() - began
-        firsts = {state["node_id"]: position(state) for state in sorted(states, key=position, reverse=True)}
+        firsts = {
+            state.node_id: state.position
+            for state in sorted(states, key=lambda state: state.position, reverse=True)
+            if state.lane is None
+        }
         for node_id, begin in begins.items():
             if begin == START:
-                self.record(node_id, firsts.get(node_id), now_ms, seconds)
+                self.record(node_id, firsts.get(node_id), seconds)
         return states
 
     def of(self, node_id: int) -> Position:
@@ -80,17 +91,18 @@ class Heads:
         head = self._heads.get(node_id)
         return math.inf if head is None or head.until == -math.inf else max(0.0, head.until - self._clock())
 
-    def record(self, node_id: int, first: Position | None, now_ms: int, seconds: float) -> None:
-        """Record a full search, begun at ``now_ms``: how long it took, and the first state that it
-        returned."""
+    def record(self, node_id: int, first: Position | None, seconds: float) -> None:
+        """Record a full search: how long it took, and the first state that it returned."""
         if seconds < LONG:
             self.forget(node_id)
             return
         before = self._heads.get(node_id)
+        known = START if before is None else before.first
+        first = first or known
         long_ones = 1 if before is None else before.long_ones + 1
-        pause = min(SHARE * seconds, MAX_PAUSE) if long_ones >= LONG_ONES else -math.inf
-        newest = (now_ms - COMMIT_TIME_MS, 0)
-        self._heads[node_id] = _Head(min(first or newest, newest), self._clock() + pause, long_ones)
+        pause = max(COMMIT_TIME, min(SHARE * seconds, MAX_PAUSE)) if long_ones >= LONG_ONES else -math.inf
+        position = first if known == START else min(known, first)
+        self._heads[node_id] = _Head(position, first, self._clock() + pause, long_ones)
 
     def forget(self, node_id: int) -> None:
         """Make the next search a full one: an older state may have come back."""

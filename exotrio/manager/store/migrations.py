@@ -139,6 +139,16 @@ ALTER TABLE states ADD COLUMN limits TEXT;
 ALTER TABLE states ADD COLUMN lane TEXT;
 ALTER TABLE workers ADD COLUMN run_id TEXT;
 ALTER TABLE counts ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+UPDATE states SET lane = 'later' WHERE status = 'CREATED' AND enqueue_after > updated_at;
+DROP INDEX states_ready_by_run;
+CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NULL;
+CREATE INDEX states_by_turn_in_run ON states (run, node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NULL;
+CREATE INDEX states_aside ON states (node_id, lane, enqueue_after, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
+CREATE INDEX states_aside_in_run ON states (run, node_id, lane, enqueue_after, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
 CREATE TABLE turns (
     node_id INTEGER NOT NULL,
     priority INTEGER NOT NULL,
@@ -146,6 +156,7 @@ CREATE TABLE turns (
     turn INTEGER NOT NULL,
     PRIMARY KEY (node_id, priority, fair_key)
 ) WITHOUT ROWID;
+CREATE INDEX turns_by_turn ON turns (node_id, priority, turn);
 ALTER TABLE nodes ADD COLUMN limits TEXT;
 CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NOT NULL;
@@ -178,3 +189,7 @@ CREATE TABLE starts (
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
+
+ONLY_FOR_OLDER = {5: "DROP INDEX states_ready;"}
+"""By version, what its step also removes from a SQLite file. On PostgreSQL its state managers claim by that
+while those of later versions run, too: there the step that raises ``OLDEST`` above it has to remove it."""

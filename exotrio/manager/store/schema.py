@@ -162,8 +162,14 @@ CREATE TABLE states (
     limits TEXT,                         -- in which it takes part: JSON list of [id, key]; NULL: in none
     lane TEXT                            -- why it cannot be claimed; NULL: it only waits for its turn
 );
-CREATE INDEX states_ready ON states (node_id, enqueue_after, seq) WHERE status = 'CREATED';
-CREATE INDEX states_ready_by_run ON states (run, node_id, enqueue_after, seq) WHERE status = 'CREATED';
+CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NULL;
+CREATE INDEX states_by_turn_in_run ON states (run, node_id, priority, turn, seq)
+    WHERE status = 'CREATED' AND lane IS NULL;
+CREATE INDEX states_aside ON states (node_id, lane, enqueue_after, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
+CREATE INDEX states_aside_in_run ON states (run, node_id, lane, enqueue_after, seq)
+    WHERE status = 'CREATED' AND lane IS NOT NULL;
 -- One for all that looks for held states, also by claim or deadline, as a whole then: they are few, and each
 -- index takes a twentieth of a state's time.
 CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status = 'QUEUED';
@@ -209,6 +215,7 @@ CREATE TABLE turns (
     turn INTEGER NOT NULL,
     PRIMARY KEY (node_id, priority, fair_key)
 ) WITHOUT ROWID;
+CREATE INDEX turns_by_turn ON turns (node_id, priority, turn);
 
 -- Limits, which states of several graphs share (engine.slots).
 CREATE TABLE limits (

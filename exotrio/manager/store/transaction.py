@@ -43,6 +43,7 @@ class Transaction(View):
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
         self.heads = catalog.heads
         self.limited_nodes = catalog.limited_nodes
+        self.virtual_times = catalog.virtual_times
         self.waited = waited
         self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []
@@ -81,15 +82,24 @@ class Transaction(View):
         self._connection.executemany(sql, rows)
 
     def insert(
-        self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], conflict: str = ""
+        self,
+        table: str,
+        columns: tuple[str, ...],
+        rows: Sequence[tuple[Any, ...]],
+        conflict: str = "",
+        *,
+        computed: tuple[tuple[str, str], ...] = (),
+        more: tuple[str, ...] = (),
     ) -> None:
         """Insert rows with one statement.
 
         ``conflict`` is what follows ON CONFLICT. Several transactions that meet in the same rows must give
-        them in the same order: sort them by their key.
+        them in the same order: sort them by their key. ``computed`` and ``more``: see ``Dialect.insert``.
         """
         if rows:
-            self._dialect.insert(self._connection, table, columns, rows, conflict)
+            self._dialect.insert(
+                self._connection, table, columns, rows, conflict, computed=computed, more=more
+            )
 
     def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert those rows that are not there yet, in an order as in ``insert``; return how many."""

@@ -7,6 +7,7 @@ from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.driver import Connection
 from exotrio.manager.store.heads import Heads
 from exotrio.manager.store.limited_nodes import LimitedNodes
+from exotrio.manager.store.virtual_times import VirtualTimes
 
 
 class SharedCatalog(Catalog):
@@ -21,6 +22,7 @@ class SharedCatalog(Catalog):
         self._of_version: tuple[str, dict[tuple[str, str], Registered]] = ("", {})
         self.heads = Heads()
         self.limited_nodes = LimitedNodes(kept_for=1.0)
+        self.virtual_times = VirtualTimes()
         self.node_ids: dict[tuple[str, str], int] = {}
         """Whatever the version: a registered node keeps its id."""
 
@@ -49,6 +51,7 @@ class _TransactionCatalog(Catalog):
         self._runs = shared._runs
         self.heads = shared.heads
         self.limited_nodes = shared.limited_nodes
+        self.virtual_times = shared.virtual_times
         self._is_compared = False
         self._has_registered = False
 

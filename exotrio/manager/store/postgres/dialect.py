@@ -44,9 +44,20 @@ def _selected(types: Sequence[str], same: Sequence[bool], names: Sequence[str]) 
 
 
 @cache
-def _insert(table: str, columns: tuple[str, ...], same: tuple[bool, ...], conflict: str) -> str:
-    types = [tables()[table][column].type for column in columns]
-    text = f"INSERT INTO {table} ({', '.join(columns)}) {_selected(types, same, columns)}"
+def _insert(
+    table: str,
+    columns: tuple[str, ...],
+    same: tuple[bool, ...],
+    conflict: str,
+    computed: tuple[tuple[str, str], ...],
+    more: tuple[str, ...],
+) -> str:
+    types = [*(tables()[table][column].type for column in columns), *["bigint"] * len(more)]
+    rows = _selected(types, same, (*columns, *more))
+    if computed:
+        values = dict(new_values({name: f"new.{name}" for name in (*columns, *more)}, computed))
+        rows = f"SELECT {', '.join(values[column] for column in columns)} FROM ({rows}) AS new"
+    text = f"INSERT INTO {table} ({', '.join(columns)}) {rows}"
     return f"{text} ON CONFLICT {conflict}" if conflict else text
 
 
@@ -93,9 +104,12 @@ class PostgresDialect:
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
+        *,
+        computed: tuple[tuple[str, str], ...] = (),
+        more: tuple[str, ...] = (),
     ) -> Rows:
         same, parameters = _columns(rows)
-        return connection.execute(_insert(table, columns, same, conflict), parameters)
+        return connection.execute(_insert(table, columns, same, conflict, computed, more), parameters)
 
     def update(
         self,

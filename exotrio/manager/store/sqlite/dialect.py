@@ -16,11 +16,32 @@ from exotrio.manager.store.driver import Connection, Items, Rows, new_values
 _NUMBERED = re.compile(r"\?(\d+)")
 
 
+_InOrder = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+
+
+def _in_order(sql: str) -> tuple[str, _InOrder]:
+    """Return a statement with numbered parameters without the numbers, and a function that returns the
+    parameters of a row in their order.
+
+    Python up to 3.12.3 warns of numbered parameters, which is an error if warnings are errors.
+    """
+    numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
+    return _NUMBERED.sub("?", sql), itemgetter(*numbers)
+
+
 @cache
-def _insert(table: str, columns: tuple[str, ...], conflict: str) -> str:
-    places = ", ".join("?" * len(columns))
-    text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
-    return f"{text} ON CONFLICT {conflict}" if conflict else text
+def _insert(
+    table: str,
+    columns: tuple[str, ...],
+    conflict: str,
+    computed: tuple[tuple[str, str], ...],
+    more: tuple[str, ...],
+) -> tuple[str, _InOrder | None]:
+    given = {name: f"?{number}" for number, name in enumerate((*columns, *more), 1)}
+    values = dict(new_values(given, computed))
+    text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(values[c] for c in columns)})"
+    sql, in_order = _in_order(f"{text} ON CONFLICT {conflict}" if conflict else text)
+    return sql, in_order if computed else None
 
 
 @cache
@@ -30,7 +51,7 @@ def _update(
     columns: tuple[str, ...],
     add: tuple[str, ...],
     computed: tuple[tuple[str, str], ...],
-) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+) -> tuple[str, _InOrder]:
     """Return the statement, and a function that returns the parameters of a row in their order."""
     # Numbered, as the keys come first in a row and last in the statement, and one may be needed twice.
     number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
@@ -39,10 +60,7 @@ def _update(
     changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
     first, *others = keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
-    sql = f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}"
-    # Python up to 3.12.3 warns of numbered parameters, which is an error if warnings are errors.
-    numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
-    return _NUMBERED.sub("?", sql), itemgetter(*numbers)
+    return _in_order(f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}")
 
 
 class SQLiteDialect:
@@ -63,8 +81,12 @@ class SQLiteDialect:
         columns: tuple[str, ...],
         rows: Sequence[tuple[Any, ...]],
         conflict: str,
+        *,
+        computed: tuple[tuple[str, str], ...] = (),
+        more: tuple[str, ...] = (),
     ) -> Rows:
-        return connection.executemany(_insert(table, columns, conflict), rows)
+        text, in_order = _insert(table, columns, conflict, computed, more)
+        return connection.executemany(text, rows if in_order is None else map(in_order, rows))
 
     def update(
         self,

@@ -1,0 +1,102 @@
+"""The order in which the waiting states of a node are claimed.
+
+States of a higher priority come first. States of one priority come in the order of their *turns*, numbers
+that let the runs share the node fairly, however many states each of them has (start-time fair queueing). A
+state gets its turn when it is created, and keeps it; it is one *share* after the later one of:
+
+- the turn of the state that was created before it, at this place of its run, or for its fairness key;
+- the virtual time of its node: the turn of the state that was claimed last (``store.virtual_times``).
+
+So the states of one run are a share apart. The first state of a run that begins now comes about where the
+node is now, before those of others that are further away. A run of weight 2 has half a share. A run that has
+waited, or claimed nothing for long, saves nothing up.
+
+A state whose time has not come is in the lane ``LATER``, outside the index of the states that can be claimed.
+When it is due, it takes its place next to those that are claimed now: so a retry does not go to the end of a
+long queue, and ten thousand that come due together go before no other run. Each run's are a share apart.
+
+Claims restricted to one run take only its states, and move no virtual time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.heads import Position
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.virtual_times import COLUMNS, LATER_TURN
+
+PRIORITIES = HIGH, NORMAL, LOW = -1, 0, 1
+"""The priorities of runs, the first first. ``NORMAL`` is that of a run for which none is set."""
+SHARE = 1_000_000
+"""By how much a state moves the next one of its run back, with a weight of 1."""
+LATER = "later"
+"""The lane of states that are not due yet."""
+
+NEW_TURN = (
+    "turn",
+    "CASE WHEN {shares} = 0 THEN {turn} ELSE {shares} + coalesce((SELECT turn FROM counts"
+    " WHERE run = {run} AND place = {place} AND turn > {turn}), {turn}) END",
+)
+"""The turn of a new state: ``turn`` is the virtual time, ``shares`` are those of the states that were created
+together at one place of a run, up to this one; 0 for a state that has that turn."""
+LAST_TURN = ("turn", "coalesce((SELECT turn FROM states WHERE seq = {turn}), 0)")
+"""The turn of the state that was created last at a place of a run; ``turn`` is its number."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A state that a claim may take."""
+
+    seq: int
+    node_id: int
+    run: int
+    priority: int
+    turn: int
+    enqueue_after: int
+    size: int
+    limits: str | None
+    lane: str | None
+
+    @property
+    def position(self) -> Position:
+        """Its position in the order of claims."""
+        return self.priority, self.turn, self.seq
+
+
+def take_places(tx: Transaction, due: Iterable[Candidate]) -> None:
+    """Give states that came due their turns: from the virtual time on, each run's a share apart."""
+    taken: defaultdict[tuple[int, int, int], int] = defaultdict(int)
+    # Of those that would have the same turn, the first that came due is the first.
+    in_time = sorted(due, key=lambda state: (state.enqueue_after, state.seq))
+    for number, state in enumerate(in_time, 1):
+        place = state.node_id, state.priority, state.run
+        taken[place] += SHARE
+        state.turn = max(state.turn, tx.virtual_times.of(tx, *place[:2]) + taken[place]) + number
+
+
+def keyed_turns(tx: Transaction, states: Mapping[int, tuple[int, int, str, int]]) -> dict[int, int]:
+    """Return the turns of new states of runs with a fairness key, by number.
+
+    ``states`` has the node, the priority, the key and the share of each.
+    """
+    nodes = sorted({node_id for node_id, *_ in states.values()})
+    priorities = sorted({priority for _, priority, *_ in states.values()})
+    keys = sorted({key for *_, key, _ in states.values()})
+    rows: Iterable[Row] = tx.execute(
+        f"SELECT node_id, priority, fair_key, turn FROM turns WHERE {tx.any_of('node_id')}"
+        f" AND {tx.any_of('priority')} AND {tx.any_of('fair_key')}",
+        (tx.items(nodes), tx.items(priorities), tx.items(keys)),
+    )
+    last = {(node_id, priority, key): turn for node_id, priority, key, turn in rows}
+    turns = {}
+    for seq, (node_id, priority, key, share) in sorted(states.items()):
+        of_key = node_id, priority, key
+        turn = share + max(last.get(of_key, 0), tx.virtual_times.of(tx, node_id, priority))
+        turns[seq] = last[of_key] = turn
+    changed = {state[:3] for state in states.values()}
+    tx.insert("turns", COLUMNS, sorted((*key, last[key]) for key in changed), LATER_TURN)
+    return turns

@@ -1,0 +1,70 @@
+"""How far the fair order (``engine.order``) has come, by node and priority: the turn of the state that was
+claimed last.
+
+A claim only keeps it in memory. The store writes it with the tallies, about once a second. So after a restart
+it is behind by the claims of a second. Another state manager is behind by less if states wait: the time has
+come to the first of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from exotrio.manager.store.driver import Executor
+
+READ_AGAIN = 0.1
+"""Seconds after which a time that other state managers may have moved is read again."""
+COLUMNS = ("node_id", "priority", "fair_key", "turn")
+"""Of the table ``turns``."""
+LATER_TURN = (
+    "(node_id, priority, fair_key) DO UPDATE SET"
+    " turn = CASE WHEN excluded.turn > turns.turn THEN excluded.turn ELSE turns.turn END"
+)
+"""What follows ON CONFLICT: another state manager may have written a later turn."""
+
+
+class VirtualTimes:
+    """Virtual times, shared by all threads of a store."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, is_shared: bool = True) -> None:
+        self._clock = clock
+        self._is_shared = is_shared
+        self._known: dict[tuple[int, int], tuple[int, float]] = {}
+        self._moved: set[tuple[int, int]] = set()
+
+    def of(self, executor: Executor, node_id: int, priority: int) -> int:
+        """Return the turn of the state of a node that was claimed last in this priority; 0 if none was."""
+        key = node_id, priority
+        turn, until = self._known.get(key, (0, -1.0))
+        if until < 0 or (self._is_shared and self._clock() >= until):
+            rows = executor.execute(
+                "SELECT turn FROM turns WHERE node_id = ? AND priority = ? AND fair_key = '' UNION ALL"
+                " SELECT * FROM (SELECT turn - 1 FROM states WHERE status = 'CREATED' AND lane IS NULL"
+                " AND node_id = ? AND priority = ? AND turn > ? ORDER BY turn LIMIT 1) AS waiting",
+                (*key, *key, turn),
+            )
+            turn = max([turn, *(turn for (turn,) in rows)])
+            self._known[key] = turn, self._clock() + READ_AGAIN
+        return turn
+
+    def move(self, executor: Executor, node_id: int, priority: int, turn: int) -> None:
+        """Record the turn of a state that is claimed. An earlier one than the last changes nothing."""
+        if turn > self.of(executor, node_id, priority):
+            self._known[node_id, priority] = turn, self._clock() + READ_AGAIN
+            self._moved.add((node_id, priority))
+
+    def write(self, executor: Executor) -> None:
+        """Store those that moved since the last time, and delete turns of keys that they have passed."""
+        moved, self._moved = self._moved, set()
+        # Sorted, so that all state managers lock rows in the same order.
+        for key in sorted(moved.copy()):
+            present = (*key, self._known[key][0])
+            executor.execute(
+                f"INSERT INTO turns VALUES (?, ?, '', ?) ON CONFLICT {LATER_TURN}",
+                present,
+            )
+            executor.execute(
+                "DELETE FROM turns WHERE node_id = ? AND priority = ? AND turn <= ? AND fair_key <> ''",
+                present,
+            )

@@ -1,0 +1,112 @@
+"""How the states of several runs share a node: with one state manager or several, and after a restart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from exotrio.manager.store import virtual_times
+from exotrio.manager.store.transaction import Transaction
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import B, claim, item_for, report
+from tests.support import postgres
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
+
+
+async def deploy(api: Api) -> None:
+    await Flow.deploy(api, place("f", "b"), place("b"), retry_policy=NO_RETRY)
+
+
+@asynccontextmanager
+async def opened(engine: str, clock: SettableClock) -> AsyncIterator[Manager]:
+    if engine == "SQLite":
+        async with open_manager(clock=clock) as manager:
+            yield manager
+        return
+    with postgres.database() as database:
+        async with open_manager(database.url, clock=clock) as manager:
+            yield manager
+
+
+async def fan_out(api: Api, states: int, **request: int) -> str:
+    """Trigger a run with so many states of b, and return its id."""
+    flow = Flow(api, "graph")
+    await flow.trigger(**request)
+    await flow.run("f", *[{"v": str(number)} for number in range(states)])
+    return flow.run_id
+
+
+async def runs_of_claim(api: Api, limit: int) -> Counter[str]:
+    """Claim states of b, and count them by run."""
+    return Counter(state["run_id"] for state in await claim(api, {B: limit}, limit=limit))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_run_that_begins_late_does_not_catch_up(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On PostgreSQL it begins at a state manager that has claimed nothing so far.
+    monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
+    async with open_two(engine) as (one, other):
+        await deploy(one.api)
+        first = await fan_out(one.api, 40)
+        assert await runs_of_claim(one.api, 20) == {first: 20}
+        late = await fan_out(other.api, 20)
+        assert await runs_of_claim(one.api, 20) == {first: 10, late: 10}
+
+
+async def test_after_a_restart_a_run_that_went_far_does_not_wait_for_all_that_begin_then(
+    tmp_path: Path,
+) -> None:
+    clock = SettableClock()
+    async with open_manager(tmp_path / "state.db", clock=clock) as manager:
+        await deploy(manager.api)
+        flow = Flow(manager.api, "graph")
+        await flow.trigger()
+        await flow.run("f", *[{"v": str(number)} for number in range(20)])
+        states = await claim(manager.api, {B: 20}, limit=20)
+        errored = [item_for(state, outcome="errored", error="no") for state in states]
+        await report(manager.api, *errored)
+        await tallied(manager.service, clock)
+    async with open_manager(tmp_path / "state.db", clock=clock) as manager:
+        ok(await manager.api.retry_run(flow.run_id))
+        new = await fan_out(manager.api, 20)
+        assert await runs_of_claim(manager.api, 20) == {flow.run_id: 10, new: 10}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_many_states_that_come_due_at_once_go_before_no_other_run(engine: str) -> None:
+    clock = SettableClock()
+    async with opened(engine, clock) as manager:
+        await deploy(manager.api)
+        large = await fan_out(manager.api, 40)
+        states = await claim(manager.api, {B: 20}, limit=20)
+        requeued = [item_for(state, outcome="requeued", delay_ms=1_000) for state in states]
+        assert await report(manager.api, *requeued) == ["ok"] * 20
+        small = await fan_out(manager.api, 10)
+        clock.advance(1_001)
+        # Those that waited, those that came due, and the other run take turns.
+        counted = await runs_of_claim(manager.api, 15)
+        assert counted == {large: 10, small: 5}
+
+
+async def test_states_that_an_earlier_state_manager_delayed_are_claimed_when_they_are_due() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await deploy(manager.api)
+        await fan_out(manager.api, 30)
+        # As it stores them: it knows of no lanes and no turns. Nine of them wait.
+        early = f"UPDATE states SET turn = 0, enqueue_after = {clock() + 1_000} WHERE seq < 20"
+
+        def delay(tx: Transaction) -> None:
+            tx.execute(early)
+
+        await manager.service.store.write(delay)
+        assert len(await claim(manager.api, {B: 10}, limit=10)) == 10
+        assert len(await claim(manager.api, {B: 100})) == 11
+        clock.advance(1_001)
+        assert len(await claim(manager.api, {B: 100})) == 9
