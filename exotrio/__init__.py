@@ -87,8 +87,8 @@ else:
             " ManagerUnavailable NotFound PortBusy ProblemsError RequestRefused"
         ),
         "graph": (
-            "CronTrigger Graph GraphNodeModel RetryPolicyModel RetryStrategyEnum StoreConfigModel UnitesModel"
-            " UnitesStrategyEnum"
+            "CronTrigger Graph GraphNodeModel LimitModel NodeLimitModel RetryPolicyModel RetryStrategyEnum"
+            " StoreConfigModel UnitesModel UnitesStrategyEnum"
         ),
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -42,6 +42,7 @@ def test_every_example_is_run_by_a_test_here() -> None:
         "audit.py",
         "backfill.py",
         "inside_trio.py",
+        "limits.py",
         "pipeline.py",
         "polling.py",
         "retry.py",
@@ -214,6 +215,12 @@ def test_a_runtime_inside_a_trio_application_ends_with_it(tmp_path: Path) -> Non
     assert "the application is alive\n" in end.out
     assert end.out.endswith("SUCCESS: HELLO, ADA!\n")
     assert end.err == ""
+
+
+def test_a_service_never_gets_more_calls_than_its_limits_allow(tmp_path: Path) -> None:
+    end = ended("run", EXAMPLES / "limits.py", cwd=tmp_path)
+    assert end.code == 0, end
+    assert end.out.endswith("report:\n  at_once: 5\n  at_once_for_ada: 2\n")
 
 
 def test_a_backfill_that_is_interrupted_does_each_day_once(tmp_path: Path) -> None:

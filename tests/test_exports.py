@@ -20,14 +20,15 @@ import exotrio.monitoring
 NAMES = """
 BaseNode CheckpointNotSaved ConfigurationError CronTrigger DatabaseBusy DatabaseError DatabaseTooNew
 ExotrioError FieldsInvalid Graph GraphInvalid GraphNodeModel HandOver InvalidResponse KeyRefused
-LifecycleError ManagerError
-ManagerUnavailable NoRetry NotFound Phase PortBusy
+LifecycleError LimitModel ManagerError
+ManagerUnavailable NoRetry NodeLimitModel NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 from_text to_text
 """
 CLIENT = """
-Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder LogLine LostLeases
+Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder
+LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary
 RuntimeInfo RuntimeList StateAttempt StateCheckpoint StateDetail StateEdge StateEvent StateHistory StateHolder

@@ -24,6 +24,7 @@ from exotrio._shared.settings import VARIABLES
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
+from exotrio._wire.limits import LimitWait
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, run_graph, run_node
@@ -472,6 +473,37 @@ async def test_the_node_with_a_secret_gets_it_and_its_graph_has_it(monkeypatch: 
     names = execute(block(GUIDE, "class Login("), {"whoami": whoami}, before=FROM)
     assert await run_node(names["Login"], secrets={"token": "t"}) == Executed([{"user": "Ada"}])
     assert names["graph"].secrets == {"token": "t"}
+
+
+ORDERS = """
+class Order(BaseNode):
+    class Inputs(BaseModel):
+        number: str
+
+    class Outputs(BaseModel):
+        card: str
+        customer: str
+
+    async def execute(self): ...
+
+
+class Charge(BaseNode):
+    class Inputs(BaseModel):
+        card: str
+
+    async def execute(self): ...
+"""
+
+
+async def test_the_charges_keep_within_the_limits_of_the_guide() -> None:
+    graph = execute(block(GUIDE, 'graph.limit("stripe", at_most=5)\n'), before=FROM + ORDERS)["graph"]
+    body = GraphBody.of(graph)
+    assert [(limit.name, limit.at_most) for limit in body.limits] == [("stripe", 5), ("customer", 2)]
+    assert Template(body).places[1].limits.keys() == {"stripe", "customer"}
+    held: dict[str, Any] = {"held": 2, "holders": [f"{0:020x}0a2f", f"{0:020x}0a31"], "held_ms": 40_000}
+    wait = LimitWait(limit="customer", key="17", at_most=2, **held, before=118)
+    assert wait.text() == block(GUIDE, "waits for limit customer (17)").code.strip()
+    assert "--at-most 3" in block(GUIDE, "limits set stripe").code, "run by cli/test_manage"
 
 
 async def test_the_policy_waits_as_long_as_the_guide_says() -> None:

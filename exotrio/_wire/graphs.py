@@ -132,7 +132,12 @@ class GraphBody(Body):
     def of(cls, graph: Graph) -> Self:
         """Return a graph that was declared in Python as the body of an upsert."""
         return cls.of_parts(
-            graph.nodes, graph.secrets, graph.retry_policy, graph.store_config, graph.triggers
+            graph.nodes,
+            graph.secrets,
+            graph.retry_policy,
+            graph.store_config,
+            graph.triggers,
+            graph.limits or None,
         )
 
     @classmethod

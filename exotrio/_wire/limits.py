@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from exotrio._util.times import format_duration
 from exotrio._util.words import listed
 from exotrio._wire.body import Body, Moment, Seconds
+from exotrio._wire.vocabulary import short_id
 from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, MIN_PERIOD_MS, LimitModel
 
 MAX_SHOWN = 100
@@ -162,26 +163,36 @@ class LimitWait(Body):
     before: int
 
     @property
+    def stops(self) -> bool:
+        """Whether it stops all, as a pause does."""
+        return 0 in (self.at_most, self.starts)
+
+    @property
     def name(self) -> str:
         """The limit with its key."""
         return f"{self.limit} ({self.key})" if self.key else self.limit
 
     def text(self) -> str:
         """Return why the state waits, in one line."""
-        if 0 in (self.at_most, self.starts):
+        return f"waits for limit {self.name}: {self.why()}"
+
+    def why(self) -> str:
+        """Return why the limit has no room, and how many states are before."""
+        if self.stops:
             why = "it is 0, which stops all"
         elif self.at_most is not None and self.held >= self.at_most:
-            others = self.held - len(self.holders)
-            names = [*map(short_id, self.holders), *([f"{others:,} others"] if others else [])]
-            since = "" if self.held_for is None else f" since {format_duration(self.held_for)}"
-            by = f" by {listed(names)}{since}" if self.holders else ""
-            why = f"{self.held:,} of {self.at_most:,} held{by}"
+            why = f"{self.held:,} of {self.at_most:,} held"
+            if self.holders:
+                longest = ", the longest" if self.held > 1 else ""
+                why += f" by {listed(map(short_id, self.holders))}"
+                why += f" and {self.held - len(self.holders):,} more" if self.held > len(self.holders) else ""
+                why += f"{longest} for {format_duration(self.held_for)}"
         elif self.room_in is not None:
-            why = f"{self.started:,} of {limit_text(None, self.starts, self.period)}, "
-            why += f"next in {format_duration(self.room_in)}"
+            why = f"{self.started:,} of {limit_text(None, self.starts, self.period)} used, "
+            why += f"the next in {format_duration(self.room_in)}"
         else:
             why = "it has room, and lets states in at the next claim"
-        return f"waits for limit {self.name}: {why}; {self.before:,} before it"
+        return f"{why}; {self.before:,} before it"
 
 
 def limit_text(at_most: int | None, starts: int | None, period: float | None) -> str:
@@ -189,8 +200,3 @@ def limit_text(at_most: int | None, starts: int | None, period: float | None) ->
     parts = [] if at_most is None else [f"{at_most:,} at once"]
     parts += [] if starts is None or period is None else [f"{starts:,} starts in {format_duration(period)}"]
     return ", ".join(parts)
-
-
-def short_id(state_id: str) -> str:
-    """Return the digits of a state's id that are enough for a command: without the zeros before them."""
-    return state_id[8:].lstrip("0") or state_id

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds, UnixMs
+from exotrio._wire.limits import LimitInfo
 from exotrio._wire.v0 import RunSummary
 
 EXPORT_TYPE = "text/html; charset=utf-8"
@@ -223,6 +224,7 @@ class Overview(Body):
         runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
         v0_runtimes: Kinds of clients that claim through v0, which does not identify them.
         runs: The newest ones.
+        limits: By name.
     """
 
     namespace: str
@@ -243,6 +245,7 @@ class Overview(Body):
     runtime_count: int
     v0_runtimes: int
     runs: list[RunSummary]
+    limits: list[LimitInfo] = Field(default_factory=list)
 
 
 # -- the state manager and its database

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, computed_field
 
 from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds, TraceContext, Uuid
+from exotrio._wire.limits import LimitWait
 from exotrio._wire.v0 import AnyStatus, RunSummary, TriggerRequest
 from exotrio._wire.vocabulary import FAILED, MAX_WAIT_MS, RETRIED
 
@@ -47,11 +48,12 @@ class WaitReason(Body):
 
     Fields:
         kind: ``paused``, ``not offered`` (by a live runtime), ``other runs`` (are the only ones that runtimes
-            which offer the node work on), ``later`` (not due yet), ``draining`` (are all runtimes that offer
-            the node) or ``busy`` (are all their workers).
+            which offer the node work on), ``later`` (not due yet), ``limit`` (has no room), ``draining`` (are
+            all runtimes that offer the node) or ``busy`` (are all their workers).
         namespace, node: Of what they wait for.
         at: Since when it is paused, or when they are due.
         workers: How many are busy.
+        limit: The limit that has no room for the first of them.
         text: The same as a sentence.
     """
 
@@ -60,6 +62,7 @@ class WaitReason(Body):
     node: str
     at: Moment | None = None
     workers: int = 0
+    limit: LimitWait | None = None
     text: str
 
 

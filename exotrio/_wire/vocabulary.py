@@ -35,6 +35,8 @@ MAX_CHECKPOINT = 64 * 1024
 """Maximum number of bytes of a checkpoint, as text."""
 CHECKPOINTS = "checkpoints"
 """The capability of a state manager that stores checkpoints."""
+LIMITS = "limits"
+"""The capability of a state manager that knows limits."""
 DRAIN_COMMAND = "the state manager"
 """What asked a runtime to stop, by its own account, if the answer to a heartbeat did."""
 MAX_KEY = 256
@@ -122,6 +124,11 @@ def check_key(key: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in key):
         raise ValueError("contains a control character")
     return key
+
+
+def short_id(state_id: str) -> str:
+    """Return the last digits of a state's id, which identify it in its database."""
+    return state_id[8:].lstrip("0").rjust(4, "0")
 
 
 def is_state_id(text: str) -> bool:

@@ -4,8 +4,9 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_stock_calls``, ``_runs``, ``_states``, ``_state_manager``: the class. Each inherits from the one before,
-  and adds calls: those of the stock SDK, about runs, about states, and about the namespace and its runtimes;
+- ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_state_manager``: the class. Each inherits from the
+  one before, and adds calls: those of the stock SDK, about runs, about states, about limits, and about the
+  namespace and its runtimes;
 - ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 
@@ -15,6 +16,11 @@ provably not sent.
 """
 
 from exotrio._wire.graphs import GraphInfo as GraphInfo
+from exotrio._wire.limits import LimitDetail as LimitDetail
+from exotrio._wire.limits import LimitHolder as LimitHolder
+from exotrio._wire.limits import LimitInfo as LimitInfo
+from exotrio._wire.limits import LimitKey as LimitKey
+from exotrio._wire.limits import LimitWait as LimitWait
 from exotrio._wire.native import LogLine as LogLine
 from exotrio._wire.operations import DeletedGraph as DeletedGraph
 from exotrio._wire.operations import RefusedState as RefusedState

@@ -46,7 +46,7 @@ class Calls:
         self.http = HttpClient(endpoint)
         self.namespace = namespace
         self.long_polls = 0
-        self._native: bool | None = None  # not known yet
+        self._capabilities: frozenset[str] | None = None  # not known yet
 
     def v0(self, *segments: str | int) -> str:
         """Return a path of v0 below the namespace."""
@@ -85,7 +85,7 @@ class Calls:
             try:
                 return await native()
             except NotFound:
-                self._native = None
+                self._capabilities = None
                 if await self.is_native():  # the server is the same, and has no such object
                     raise
         return await otherwise()
@@ -114,7 +114,7 @@ class Calls:
         except NotFound as error:
             if not error.what.endswith(UNKNOWN_ROUTE):
                 raise
-            what = f"{what}: {self.http.endpoint.name} is an exotrio too old for that"
+            what = f"{what}: {self._too_old()}"
             raise RequestRefused(what, status=error.status, where=error.where, fix="upgrade it") from error
 
     def refuse_v0(self, what: str, instead: str = "") -> Never:
@@ -139,7 +139,7 @@ class Calls:
             try:
                 return await call()
             except ManagerUnavailable as error:
-                self._native = None  # another server may answer next
+                self._capabilities = None  # another server may answer next
                 if isinstance(error, InvalidResponse) or (error.sent and not sent):
                     raise
                 await anyio.sleep(min(WITHIN_CALL.pause(attempt, error.retry_after), MAX_PAUSE))
@@ -147,10 +147,28 @@ class Calls:
 
     async def is_native(self) -> bool:
         """Return whether the server is ours: whether it speaks the native API."""
-        if self._native is None:
+        return bool(await self._known_capabilities())
+
+    async def require(self, capability: str, what: str, instead: str) -> None:
+        """Raise RequestRefused, as ``refuse_v0`` does, if the server lacks a capability."""
+        known = await self._known_capabilities()
+        if not known:
+            self.refuse_v0(what, instead)
+        if capability not in known:
+            raise RequestRefused(f"{what}: {self._too_old()}", fix=f"upgrade it, or {instead}")
+
+    def _too_old(self) -> str:
+        return f"{self.http.endpoint.name} is an exotrio too old for that"
+
+    async def _known_capabilities(self) -> frozenset[str]:
+        """Return the version and the capabilities of the native API; none if it speaks only v0."""
+        if self._capabilities is None:
             native = await self.repeat(lambda: discover(self.http, self.namespace))
-            self._native = native is not None and native.version == NATIVE_VERSION
-        return self._native
+            is_ours = native is not None and native.version == NATIVE_VERSION
+            self._capabilities = frozenset(
+                (native.version, *native.capabilities) if native and is_ours else ()
+            )
+        return self._capabilities
 
 
 def checked_query(model: type[M], **fields: Any) -> M:

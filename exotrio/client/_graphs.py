@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.vocabulary import ValidationStatus
+from exotrio._wire.vocabulary import LIMITS, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
-from exotrio.graph import CronTrigger, GraphNodeModel, RetryPolicyModel, StoreConfigModel
+from exotrio.graph import CronTrigger, GraphNodeModel, LimitModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
 """Statuses for a graph that breaks rules."""
@@ -86,6 +86,9 @@ async def _put(
     calls: Calls, name: str, body: GraphBody, give_up: float, timeout: float, polling_interval: float
 ) -> dict[str, Any]:
     """Put a graph and return it once it is no longer PENDING."""
+    if body.limits or any(node.limits for node in body.nodes):
+        # Any other server would store the graph without them.
+        await calls.require(LIMITS, f"graph {name!r} cannot be stored with limits", "remove them")
     path = calls.v0("graph", name)
     content = body.model_dump(mode="json", include=body.model_fields_set)  # the server has its own defaults
     answer = await calls.repeat(
@@ -118,6 +121,7 @@ def graph_body(
     retry_policy: RetryPolicyModel | None,
     store_config: StoreConfigModel | None,
     triggers: Sequence[CronTrigger] | None,
+    limits: Sequence[LimitModel] | None = None,
 ) -> GraphBody:
     """Return the body of an upsert.
 
@@ -125,7 +129,7 @@ def graph_body(
         GraphInvalid: the state manager would refuse it; ``problems`` names each reason with its place.
     """
     try:
-        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers)
+        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers, limits)
     except ValidationError as error:
         raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets
 

@@ -13,7 +13,15 @@ from exotrio.client._calls import Calls
 from exotrio.client._new_runs import NewRun
 from exotrio.client._triggers import trigger
 from exotrio.errors import ConfigurationError
-from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, check_name
+from exotrio.graph import (
+    CronTrigger,
+    Graph,
+    GraphNodeModel,
+    LimitModel,
+    RetryPolicyModel,
+    StoreConfigModel,
+    check_name,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -129,6 +137,7 @@ class StockCalls:
         triggers: Sequence[CronTrigger] | None = None,
         validation_timeout: float = 60,
         polling_interval: float = 1,
+        limits: Sequence[LimitModel] | None = None,
     ) -> dict[str, Any]: ...
 
     async def upsert_graph(
@@ -141,11 +150,12 @@ class StockCalls:
         triggers: Sequence[CronTrigger] | None = None,
         validation_timeout: float = 60,
         polling_interval: float = 1,
+        limits: Sequence[LimitModel] | None = None,
     ) -> dict[str, Any]:
         """Create or replace a graph and wait until it is validated.
 
         Args:
-            graph_name: Name of the graph; or a ``Graph``, which holds all but the last two.
+            graph_name: Name of the graph; or a ``Graph``, which holds all of it.
             graph_nodes: Its nodes.
             secrets: Secret name to value; replaces all secrets of the graph.
             retry_policy: Defaults to the state manager's.
@@ -153,27 +163,31 @@ class StockCalls:
             triggers: Cron triggers. Defaults to none.
             validation_timeout: Seconds to wait for the validation.
             polling_interval: Maximum seconds between two requests for its status; the first pause is 0.05 s.
+            limits: Limits of the namespace that are declared with it. Defaults to none.
 
         Returns:
             The validated graph as the state manager shows it.
 
         Raises:
             GraphInvalid: the graph breaks rules; ``problems`` names each.
+            RequestRefused: it has limits, and the server would ignore them.
             ManagerUnavailable: no usable answer, or no result of the validation in time.
 
         Cancellation:
             The graph may have been replaced all the same.
         """
         if isinstance(graph_name, Graph):
-            parts = (graph_nodes, secrets, retry_policy, store_config, triggers)
+            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits)
             if any(part is not None for part in parts):
-                raise TypeError("a Graph holds its nodes, secrets, policy, store and triggers: pass it alone")
+                raise TypeError("a Graph holds its nodes, secrets, policy and all else: pass it alone")
             name, body = graph_name.name, GraphBody.of(graph_name)
         elif graph_nodes is None or secrets is None:
             raise TypeError("upsert_graph needs a Graph, or a name with graph_nodes and secrets")
         else:
             name = graph_name
-            body = _graphs.graph_body(name, graph_nodes, secrets, retry_policy, store_config, triggers)
+            body = _graphs.graph_body(
+                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits
+            )
         return await _graphs.upsert_graph(
             self._calls,
             name,

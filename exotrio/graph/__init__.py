@@ -2,6 +2,7 @@
 
 - ``declaration``: the parts, and the rules of their fields;
 - ``retry_policy``: when failed states are tried again;
+- ``limits``: what ``Graph.limit`` returns;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
 - ``references``: what ``add`` returns, and references to outputs and to the store;
@@ -26,14 +27,14 @@ from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
 from exotrio.graph.declaration import (
     CronTrigger,
     GraphNodeModel,
+    LimitModel,
+    NodeLimitModel,
     StoreConfigModel,
     UnitesModel,
     UnitesStrategyEnum,
 )
-from exotrio.graph.declaration import LimitModel as LimitModel
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import NamedTarget as NamedTarget
-from exotrio.graph.declaration import NodeLimitModel as NodeLimitModel
 from exotrio.graph.declaration import PartByPart as PartByPart
 from exotrio.graph.declaration import check_name as check_name
 from exotrio.graph.declaration import no_repeated_limits as no_repeated_limits
@@ -44,6 +45,8 @@ __all__ = [
     "CronTrigger",
     "Graph",
     "GraphNodeModel",
+    "LimitModel",
+    "NodeLimitModel",
     "RetryPolicyModel",
     "RetryStrategyEnum",
     "StoreConfigModel",

@@ -12,16 +12,21 @@ from exotrio._fields.models import HasOutputs, M, plain_text
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import (
+    MAX_PERIOD_MS,
+    MIN_PERIOD_MS,
     CronTrigger,
     Declaration,
     GraphNodeModel,
+    LimitModel,
     Name,
     StoreConfigModel,
     UnitesModel,
     UnitesStrategyEnum,
     check_name,
+    no_repeated_limits,
 )
 from exotrio.graph.inputs import Inputs, models_of, node_name
+from exotrio.graph.limits import Limit
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.references import AddedNode, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
@@ -36,6 +41,7 @@ class _Parts(TypedDict, total=False):
     retry_policy: RetryPolicyModel
     store_config: StoreConfigModel
     triggers: list[CronTrigger]
+    limits: list[LimitModel]
 
 
 class Graph(Declaration):
@@ -58,6 +64,7 @@ class Graph(Declaration):
         retry_policy: Defaults to ``RetryPolicyModel()``.
         store_config: Defaults to an empty store. ``store`` adds to it.
         triggers: Cron triggers. Defaults to none.
+        limits: Limits of the namespace that are declared with it. Defaults to none. ``limit`` adds to them.
 
     Raises:
         pydantic.ValidationError: a field breaks its rule, or does not exist; every problem is named.
@@ -70,6 +77,7 @@ class Graph(Declaration):
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
+    limits: Annotated[list[LimitModel], AfterValidator(no_repeated_limits)] = Field(default_factory=list)
 
     _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
 
@@ -103,6 +111,7 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
     ) -> AddedNode[M]: ...
@@ -119,6 +128,7 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
     ) -> AddedNode[Any]: ...
@@ -134,6 +144,7 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
     ) -> AddedNode[Any]:
@@ -157,6 +168,8 @@ class Graph(Declaration):
             strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``: it
                 runs in any case. Only with ``unites``.
             timeout_minutes: Limit in minutes for one execution here, as in ``GraphNodeModel``.
+            limits: Limits that it takes part in, as ``limit`` returned them; with ``for_key``, separately for
+                each key.
             inputs: Further inputs, for names that are arguments here or not Python identifiers.
             fields: Inputs by name. A value is a reference (``plan.root``, ``graph.store("root")``); a value
                 of the field's type, or its text; or text with references in it, by an f-string. An
@@ -175,10 +188,12 @@ class Graph(Declaration):
             name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
             model_of_outputs = models_of(node)[1] if isinstance(node, type) else None
             others = after if unites is None else [*after, unites]
-            problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others)))
+            limits = [limits] if isinstance(limits, Limit | str) else list(limits)
+            problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others, limits)))
             if strategy is not None and unites is None:
                 problems.append("strategy= is only for a node with unites=")
             values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config)
+            keys = values.limits([each for each in limits if isinstance(each, Limit)])
             problems += values.problems
             model = None
             try:
@@ -189,6 +204,7 @@ class Graph(Declaration):
                     inputs=values.texts,
                     unites=_unites(unites, strategy),
                     timeout_minutes=timeout_minutes,
+                    limits=keys,
                 )
             except ValidationError as error:
                 problems += readable_errors(error)
@@ -243,8 +259,49 @@ class Graph(Declaration):
             raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
         return StoreReference(key)
 
+    def limit(
+        self,
+        name: str,
+        *,
+        at_most: int | None = None,
+        starts: int | None = None,
+        period: float | None = None,
+    ) -> Limit:
+        """Declare a limit of the namespace, and return it for ``limits=`` of ``add``.
+
+        It applies to all runtimes and all graphs of the namespace that name it, together. Storing the graph
+        makes the limit, or changes it if the graph says something else of it than when it was stored last.
+        With the name alone, a limit that was made elsewhere is named: by another graph, or by ``limits set``.
+
+        Args:
+            name: Its name in the namespace.
+            at_most: States at once; 0 stops all. Defaults to no limit.
+            starts: Starts within any ``period`` seconds; 0 stops all. Defaults to no limit.
+            period: Seconds, from 1 to 31 days. Given if ``starts`` is.
+
+        Raises:
+            GraphInvalid: an argument is not valid, or the limit was declared in another way before.
+        """
+        __tracebackhide__ = True
+        what = f"limit {name!r} of graph {self.name!r}"
+        if period is not None and not MIN_PERIOD_MS <= period * 1000 <= MAX_PERIOD_MS:
+            days = MAX_PERIOD_MS // 86_400_000
+            raise GraphInvalid(f"the period of {what} must be from 1 s to {days} days, not {period:g} s")
+        try:
+            if at_most is starts is period is None:
+                return Limit(LimitModel(name=name, at_most=0).name)
+            period_ms = None if period is None else round(period * 1000)
+            limit = LimitModel(name=name, at_most=at_most, starts=starts, period_ms=period_ms)
+        except ValidationError as error:
+            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
+        if limit not in self.limits:
+            if any(other.name == limit.name for other in self.limits):
+                raise GraphInvalid(f"{what} was declared before, with other values")
+            self.limits = [*self.limits, limit]
+        return Limit(limit.name)
+
     def _wrong_arguments(
-        self, name: str, namespace: str | None, nodes: Iterable[AddedNode[Any]]
+        self, name: str, namespace: str | None, nodes: Iterable[AddedNode[Any]], limits: Iterable[object]
     ) -> Iterator[str]:
         """Yield what is wrong with the arguments other than inputs."""
         if self.nodes and not self._added:
@@ -259,6 +316,10 @@ class Graph(Declaration):
                 yield f"after= and unites= take what add() returned, not a {value}"
             elif self._added.get(node_of(each).identifier) is not node_of(each):
                 yield f"{node_of(each).identifier!r} is a node of another graph"
+        for limit in limits:
+            if not isinstance(limit, Limit):
+                shown = f"graph.limit({limit!r})" if isinstance(limit, str) else "graph.limit(NAME)"
+                yield f"limits= takes what limit() returned, not a {type(limit).__name__}: write {shown}"
 
 
 def _unites(unites: AddedNode[Any] | None, strategy: str | None) -> UnitesModel | None:

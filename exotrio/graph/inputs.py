@@ -1,8 +1,9 @@
-"""The inputs of a node that is added to a graph, checked against its class, as the texts that are kept."""
+"""The inputs of a node that is added to a graph, checked against its class, as the texts that are kept; and
+the keys of its limits."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import get_args, get_origin
 
@@ -15,7 +16,8 @@ from exotrio._fields.fit import fits
 from exotrio._fields.models import field_text, names_of, plain_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
-from exotrio.graph.declaration import StoreConfigModel
+from exotrio.graph.declaration import MAX_LIMIT_KEY, NodeLimitModel, StoreConfigModel
+from exotrio.graph.limits import Limit
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.placeholders import OutputRef, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.references import (
@@ -27,12 +29,12 @@ from exotrio.graph.references import (
     repr_in,
 )
 
-OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "timeout_minutes", "inputs")
+OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "timeout_minutes", "limits", "inputs")
 """Names of the arguments of ``Graph.add`` that are not inputs."""
 
 
 class Inputs:
-    """The inputs of one node.
+    """The inputs of one node, and the keys of its limits.
 
     Args:
         node: The class of the node, or its name.
@@ -72,9 +74,25 @@ class Inputs:
                 self.problems.append(f"{node_name(node)} has no input {name!r}{hint}")
                 continue
             try:
-                self.texts[name] = self._text(name, info, value)
+                self.texts[name] = self._text(f"input {name!r}", info, value)
             except ValueError as error:
                 self.problems.append(f"input {name!r}: {error}")
+
+    def limits(self, limits: Iterable[Limit]) -> list[NodeLimitModel]:
+        """Return the limits of the node, with their keys as texts."""
+        models = []
+        for limit in limits:
+            what = f"the key of limit {limit.name!r}"
+            try:
+                if isinstance(limit.key, OutputReference) and limit.key.many:
+                    raise ValueError("a key is one text, not a list: leave out .every")
+                key = self._text(what, None, limit.key)
+                if "${{" not in key and len(key) > MAX_LIMIT_KEY:
+                    raise ValueError(f"it is longer than {MAX_LIMIT_KEY} characters")
+                models.append(NodeLimitModel(name=limit.name, key=key))
+            except ValueError as error:
+                self.problems.append(f"{what}: {error}")
+        return models
 
     @property
     def sources(self) -> list[GraphNode]:
@@ -82,9 +100,9 @@ class Inputs:
 
     def reference_problems(self, node: GraphNode, nodes: Collection[GraphNode]) -> Iterator[str]:
         """Yield which references of a node have no value, or not the right one."""
-        for name, source, many, type_problem in self._references:
+        for what, source, many, type_problem in self._references:
             if problem := node.problem_of(source, many, nodes) or type_problem:
-                yield f"input {name!r}: {problem}"
+                yield f"{what}: {problem}"
 
     def _defaults(
         self, fields: Mapping[str, FieldInfo], values: Mapping[str, object]
@@ -103,14 +121,14 @@ class Inputs:
             else:
                 yield name, info.default
 
-    def _text(self, name: str, info: FieldInfo | None, value: object) -> str:
-        """Return the text for one input; raise ValueError."""
+    def _text(self, what: str, info: FieldInfo | None, value: object) -> str:
+        """Return the text for one input or key, which ``what`` names; raise ValueError."""
         if isinstance(value, AddedNode | EveryOutput):
             raise ValueError(f"{value!r} is a node, not one of its outputs: write node.output")
         if isinstance(value, OutputReference):
             if self._nodes.get(value.node.identifier) is not value.node:
                 raise ValueError(f"{value.node.identifier!r} is a node of another graph")
-            self._references.append((name, value.node, value.many, _type_problem(info, value)))
+            self._references.append((what, value.node, value.many, _type_problem(info, value)))
             return _placeholder(value, OutputRef(value.node.identifier, value.field))
         if isinstance(value, StoreReference):
             self._check_store(info, value.key)
@@ -121,14 +139,14 @@ class Inputs:
                 "write {node.output} without '!r', and each of a list by itself"
             )
         if isinstance(value, str) and "${{" in value:
-            self._check_text(name, value)
+            self._check_text(what, value)
             return value
         text = plain_text(value) if info is None else field_text(info, value)
         if "${{" in text:
             raise ValueError("a reference cannot stand within a value, where its text would not be escaped")
         return text
 
-    def _check_text(self, name: str, text: str) -> None:
+    def _check_text(self, what: str, text: str) -> None:
         for piece in parse_placeholders(text):
             if isinstance(piece, str):
                 continue
@@ -140,7 +158,7 @@ class Inputs:
             elif problem := output_problem(source, piece.field):
                 raise ValueError(problem)
             else:
-                self._references.append((name, source, None, None))
+                self._references.append((what, source, None, None))
 
     def _check_store(self, info: FieldInfo | None, key: str) -> None:
         defaults, required = self._store.default_values, self._store.required_keys

@@ -17,6 +17,7 @@ from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.inspection import Inspection
+from exotrio.manager.api.limits import Limits
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import Native
 from exotrio.manager.api.openapi import Descriptions
@@ -44,7 +45,12 @@ def create_api(
     """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
     table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
-        table += [*routes_of(Native(service)), *routes_of(Inspection(service)), *routes_of(Backups(service))]
+        table += [
+            *routes_of(Native(service)),
+            *routes_of(Inspection(service)),
+            *routes_of(Limits(service.store)),
+            *routes_of(Backups(service)),
+        ]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))
     return Api(table, BodyReader(service, max_body))

@@ -79,6 +79,8 @@ def test_names_are_offered_from_the_database(cli: Cli) -> None:
         assert offered(cli, f"exotrio {line}") == [run_id]
     assert offered(cli, "exotrio trigger ") == offered(cli, "exotrio states ls --graph f") == ["fan"]
     assert offered(cli, "exotrio nodes pause ") == ["Lock", "Split", "Work"]
+    assert cli("limits", "set", "stripe", "--at-most", "5").code == 0
+    assert offered(cli, "exotrio limits show s") == ["stripe"]
     assert offered(cli, "exotrio graph ls -n ") == ["n"]
     assert offered(cli, "exotrio trigger -n other ") == []
     shutil.copy(".exotrio/state.db", "copy.db")

@@ -90,6 +90,22 @@ def test_a_paused_node_needs_attention_if_states_wait_for_it() -> None:
     one(of_nodes(node("A", **paused)), "node A is paused", attention=False)
 
 
+def test_limits_for_which_states_wait_are_named_and_those_of_0_need_attention() -> None:
+    def of_limit(**fields: object) -> list[Finding]:
+        limit = {"name": "l\x1b", "at_most": 5, "held": 5, "waiting": 0, "graphs": [], "updated_at": MOMENT}
+        return overview_findings(overview(errored=0, nodes=[], limits=[{**limit, **fields}]), TTL)
+
+    assert of_limit() == []
+    one(
+        of_limit(waiting=118),
+        "118 states wait for limit l\\x1b (5 at once), which 5 states hold",
+        "`limits show l\\x1b`",
+        attention=False,
+    )
+    one(of_limit(at_most=0, held=0), "limit l\\x1b is 0, which stops all", "`limits set l", attention=False)
+    one(of_limit(starts=0, period_ms=1_000, waiting=1), "which stops all that names it, and 1 state waits")
+
+
 @pytest.mark.parametrize(
     ("runtimes", "why"),
     [

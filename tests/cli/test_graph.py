@@ -135,6 +135,30 @@ def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], 
     assert message in end.out
 
 
+@pytest.mark.parametrize(
+    ("limits", "named", "message"),
+    [
+        ([{"name": "l", "at_msot": 5}], [], "g.json:2: limits.0.at_msot: "),
+        ([{"name": "l", "starts": 5}], [], "g.json:2: limits.0: starts and the period belong together"),
+        ([], [{"name": "l", "kye": "x"}], "g.json:5: node 'a', limits.0.kye: "),
+        ([], [{"name": "l"}, {"name": "l"}], "g.json:5: node 'a', limits: repeated: l"),
+        ([], [{"name": "l", "key": "${{ x"}], "g.json:5: node 'a', limit 'l': '${{' is not closed"),
+        ([], [{"name": "l", "key": 5}], "g.json:5: node 'a', limit 'l': must be a string, not int"),
+        (
+            [{"name": "calls", "at_most": 1}],
+            [{"name": "other"}, {"name": "cals"}],
+            "g.json:5: warning: node 'a', limit 'cals': the graph does not declare it, so it has to exist in"
+            " the namespace; did you mean 'calls'?",
+        ),
+    ],
+)
+def test_mistakes_in_limits_have_their_line(cli: Cli, limits: Any, named: Any, message: str) -> None:
+    text = f'{{"limits":\n{json.dumps(limits)},\n"nodes":\n[\n{json.dumps(node("a", limits=named))}\n]}}'
+    end = cli("graph", "check", cli.write("g.json", text))
+    assert message in end.out
+    assert end.code == (0 if "warning" in message else 3)
+
+
 def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     graph = fan(
         nodes=[{**node("a"), "next_node": ["b"]}], retry_polcy={}, name="g", validation_status="VALID"

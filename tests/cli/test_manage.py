@@ -380,6 +380,80 @@ def test_a_checkpoint_is_shown_and_a_retry_continues_from_it_unless_told_otherwi
     assert new["from_checkpoint"] is False
 
 
+# -- limits
+
+
+def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli: Cli, place: Place) -> None:
+    if not place.native:
+        for command in (["ls"], ["show", "l"], ["set", "l", "--at-most", "1"], ["rm", "l"]):
+            fails(cli("limits", *command), 3, "speaks only v0", "python -m exotrio server")
+        body = json.loads(cli("graph", "show", "fan", "-o", "json").out)
+        body["limits"] = [{"name": "l", "at_most": 1}]
+        cli.write("limited.json", json.dumps(body))
+        end = cli("graph", "apply", "limited.json", "--name", "limited")
+        fails(end, 3, "graph 'limited' cannot be stored with limits", "speaks only v0", "remove them; or use")
+        return
+    for arguments, problem in (
+        ([], "give --at-most, or --starts with --period"),
+        (["--at-most", "-1"], "at_most: Input should be greater than or equal to 0"),
+        (["--at-most", "x"], "'x' is neither a whole number nor 'unlimited'"),
+        (["--starts", "5"], "starts and the period belong together"),
+        (["--at-most", "unlimited"], "limits nothing: give at_most, or starts with a period"),
+    ):
+        end = cli("limits", "set", "work", *arguments)
+        assert (end.code != 0, problem in end.err) == (True, True), end
+    assert "there is no limit 'work'" in cli("limits", "show", "work").err
+    assert cli("limits", "set", "work", "--at-most", "0", code=0).out == "limit work: 0 at once (stopped)\n"
+    cli.write(
+        "limited.json",
+        json.dumps(
+            {
+                "name": "limited",
+                "nodes": [
+                    {
+                        "node_name": "Work",
+                        "namespace": "n",
+                        "identifier": "work",
+                        "inputs": {"n": "1", "bad": "none"},
+                        "limits": [{"name": "work", "key": "key-${{ store.of }}"}],
+                    }
+                ],
+                "store_config": {"required_keys": ["of"]},
+                "secrets": {},
+            }
+        ),
+    )
+    assert cli("graph", "apply", "limited.json").code == 0
+    run_id = cli("trigger", "limited", "--store", "of=17", code=0).out.strip()
+    why = "waits for limit work (key-17): it is 0, which stops all; 0 before it"
+    with exotrio("runs", "watch", run_id, "--namespace", "n", cwd=cli.folder, env=place.running.env) as run:
+        run.line("work 0/1")
+    for command in (["runs", "show", run_id], ["states", "ls", "--run", run_id]):
+        assert why in cli(*command).out
+    (state,) = cli.json("states", "ls", "--run", run_id)["states"]
+    assert why in cli("states", "show", state["id"]).out.splitlines()
+    (limit,) = cli.json("limits", "ls")["limits"]
+    assert (limit["name"], limit["waiting"], limit["graphs"]) == ("work", 1, ["limited"])
+    shown = cli("limits", "show", "work").out
+    assert "named by: limited\nheld by 0 states; 1 waiting\nkeys:\n  key-17: 0 held, 1 waiting\n" in shown
+    assert re.search("^work +0 at once \\(stopped\\) +0 +1 +limited ", cli("limits", "ls").out, re.MULTILINE)
+    assert "limit work is 0, which stops all that names it, and 1 state waits" in cli("doctor").out
+    assert re.search("^work +0 at once +1$", cli("top", "--once").out, re.MULTILINE)
+    fails(cli("limits", "show", "wrok"), 6, "there is no limit 'wrok'; did you mean 'work'?", "has: work")
+    fails(cli("limits", "rm", "work"), 3, "limit 'work' is named by 1 graph: limited")
+    end = cli("limits", "set", "work", "--starts", "500", "--period", "1m", "--at-most", "unlimited", code=0)
+    assert end.out == "limit work: 500 starts in 1 min\n"
+    assert cli("runs", "watch", run_id, code=0).out.startswith("SUCCESS: 1 state in ")
+    end = cli("limits", "rm", "work", "--force", code=0)
+    assert end.out == "limit work is deleted; it does not limit any more what still names it: limited\n"
+    assert cli.json("limits", "ls") == {"namespace": "n", "limits": []}
+    fails(
+        cli("graph", "apply", "limited.json"),
+        3,
+        "limited.json:1: node 'work', limit 'work': there is no limit",
+    )
+
+
 # -- nodes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, NotFound, RequestRefused
+from exotrio.graph import Graph, GraphNodeModel
 from tests.support.client_double import (
     GRAPH,
     MOMENT,
@@ -241,6 +243,7 @@ async def test_an_unknown_state_or_run_is_an_error_at_both_kinds_of_server() -> 
         lambda manager: manager.drain("w"),
         lambda manager: manager.tasks("w"),
         lambda manager: manager.pause_node("a"),
+        lambda manager: manager.set_limit("l", at_most=1),
         lambda manager: manager.resume_schedule("g"),
     ],
 )
@@ -264,6 +267,37 @@ async def test_our_server_without_the_route_is_distinguished_from_one_without_th
         assert refused.value.fix == "upgrade it"
     with pytest.raises(NotFound, match="there is no run 'r'"):
         await manager.export("r")
+
+
+async def test_a_graph_with_limits_is_stored_only_where_they_are_known() -> None:
+    graph = Graph("g", nodes=[GraphNodeModel(node_name="A", namespace="n", identifier="a")])
+    graph.limit("stripe", at_most=1)
+    for server, why in (
+        (Server(), "speaks only v0, which cannot do that"),
+        (Server(native=True), "is an exotrio too old for that"),
+    ):
+        with pytest.raises(
+            RequestRefused, match=f"graph 'g' cannot be stored with limits: .* {why}"
+        ) as refusal:
+            await server.client.upsert_graph(graph)
+        assert "remove them" in refusal.value.fix
+        assert server.calls() == [], "nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "give at_most, or starts and period_ms"),
+        ({"at_most": -1}, "at_most: Input should be greater than or equal to 0"),
+        ({"period": 0.5, "starts": 1}, "period_ms: Input should be greater than or equal to 1000"),
+        ({"period": math.nan, "starts": 1}, "period_ms: Input should be"),
+    ],
+)
+async def test_a_wrong_limit_is_refused_before_anything_is_sent(arguments: Any, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        await Server(native=True).client.set_limit("l", **arguments)
+    with pytest.raises(ConfigurationError, match="the name of a limit cannot stand in a URL path"):
+        await Server(native=True).client.limit("a/b")
 
 
 async def test_limits_of_queries_are_checked_before_anything_is_sent() -> None:

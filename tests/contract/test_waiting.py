@@ -33,6 +33,7 @@ async def test_it_is_said_why_a_state_waits_wherever_it_is_shown(api: Api) -> No
         "node": A,
         "at": None,
         "workers": 0,
+        "limit": None,
         "text": f"waits: no runtime offers {A}; start one that has it",
     }
     ok(await api.heartbeat("w", runtime="r", phase="running", workers=1))

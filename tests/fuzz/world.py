@@ -138,6 +138,9 @@ async def _fill(api: Api, clock: SettableClock) -> None:
     await _run_to_its_end(orders, clock)
     (failed,) = await orders.states("work", "ERRORED")
     ok(await api.native("POST", f"run/{await orders.trigger(store={'key': 'k'})}/cancel"))
+    for name in ("stripe", "unused"):
+        ok(await api.native("PUT", f"limit/{name}", json={"at_most": 9, "starts": 500, "period_ms": 60_000}))
+    ok(await api.native("DELETE", "limit/unused", params={"force": "true"}))
     await _use_leases(api, orders)
 
     # Left in the middle: states that are pruned, requeued, held through v0, and that wait.
@@ -165,7 +168,12 @@ async def _deploy(api: Api) -> Flow:
     return await Flow.deploy(
         api,
         place("first", "work", inputs={"note": "${{ store.key }} and text"}),
-        place("work", "last", inputs={"p": "${{ first.outputs.v }}"}),
+        place(
+            "work",
+            "last",
+            inputs={"p": "${{ first.outputs.v }}"},
+            limits=[{"name": "stripe"}, {"name": "customer", "key": "${{ store.more }} and text"}],
+        ),
         place("last", inputs={"all": "${{ work.outputs.w }}"}, unites="first", strategy="ALL_DONE"),
         graph="orders",
         secrets=SECRETS,
@@ -178,6 +186,10 @@ async def _deploy(api: Api) -> Flow:
         },
         store_config={"required_keys": ["key"], "default_values": {"more": "default"}},
         triggers=[{"type": "CRON", "value": {"expression": "0 3 * * *", "kept": "too"}}],
+        limits=[
+            {"name": "stripe", "at_most": 9, "starts": 500, "period_ms": 60_000},
+            {"name": "customer", "at_most": 9},
+        ],
     )
 
 

@@ -347,6 +347,7 @@ async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockC
 async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
     flow = await Flow.start(manager.api, place("a"), triggers=CRON)
     await flow.run("a")
+    ok(await manager.api.native("PUT", "limit/l", json={"at_most": 1}))
     ok(await manager.api.heartbeat("w", phase="stopped", stop={"took_ms": 1}))
     text = (await manager.outside.get("/metrics")).text
     text += (await manager.outside.get("/metrics")).text  # now with the request before
@@ -359,6 +360,8 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
         "exotrio_manager_oldest_eligible_seconds": {"namespace", "node"},
         "exotrio_manager_node_paused": {"namespace", "node"},
         "exotrio_manager_schedule_paused": {"namespace", "graph"},
+        "exotrio_manager_limit_held_states": {"namespace", "limit"},
+        "exotrio_manager_limit_waiting_states": {"namespace", "limit"},
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
         "exotrio_manager_runs_ended_total": {"namespace", "graph", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
@@ -381,6 +384,20 @@ async def test_states_of_a_paused_node_are_not_eligible_in_metrics(
     assert values[f'exotrio_manager_states{{{node},status="CREATED"}}'] == 1
     assert values[f"exotrio_manager_eligible_states{{{node}}}"] == 0
     assert values[f"exotrio_manager_oldest_eligible_seconds{{{node}}}"] == 0
+
+
+async def test_held_and_waiting_states_of_a_limit_are_in_the_metrics(manager: Operated) -> None:
+    limits = [{"name": "l", "at_most": 1}]
+    named = [{"name": "l", "key": "${{ store.k }}"}]
+    store = {"required_keys": ["k"], "default_values": {}}
+    flow = await Flow.deploy(manager.api, place("a", limits=named), limits=limits, store_config=store)
+    for key in ("1", "1", "1", "2"):
+        await flow.trigger(store={"k": key})
+    assert len(ok(await manager.api.claim([node_name("a")], 10))["states"]) == 2
+    values = await manager.values()
+    labels = '{limit="l",namespace="tests"}'
+    assert values[f"exotrio_manager_limit_held_states{labels}"] == 2, "all keys together"
+    assert values[f"exotrio_manager_limit_waiting_states{labels}"] == 2
 
 
 async def test_a_paused_schedule_is_in_the_metrics(manager: Operated) -> None:

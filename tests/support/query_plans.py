@@ -102,8 +102,9 @@ INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0,
 FROM generate_series(1, 6000) AS n;
 INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 6000) AS n;
 INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 6000) AS n;
-INSERT INTO slots (limit_id, key, state) SELECT 1000, n, 1000 + n FROM generate_series(1, 6000) AS n;
-INSERT INTO starts (limit_id, key, slot, count) SELECT 1000, n, n, 1 FROM generate_series(1, 6000) AS n;
+INSERT INTO slots (limit_id, key, state) SELECT 1000 + n % 50, n, 1000 + n FROM generate_series(1, 6000) AS n;
+INSERT INTO starts (limit_id, key, slot, count) SELECT 1000 + n % 50, n, n, 1
+FROM generate_series(1, 6000) AS n;
 VACUUM ANALYZE
 """
 

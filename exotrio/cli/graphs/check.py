@@ -101,6 +101,12 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
 
 def _doubtful(body: GraphBody, fan_outs: Collection[tuple[str, str]]) -> Iterator[Problem]:
     """Yield what the rules allow although users seldom intend it."""
+    declared = [limit.name for limit in body.limits]
+    for node in body.nodes:
+        for limit in node.limits:
+            if limit.name not in declared and (hint := suggestion(limit.name, declared)):
+                text = f"the graph does not declare it, so it has to exist in the namespace{hint}"
+                yield Problem(text, node.identifier, f"limits.{limit.name}")
     by_identifier = {node.identifier: node for node in body.nodes}
     for node in body.nodes:
         target = by_identifier.get(node.unites.identifier) if node.unites else None

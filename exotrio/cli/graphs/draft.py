@@ -104,6 +104,9 @@ class Draft:
                 # The last one of several nodes with the same identifier, which is the one too many.
                 if declared.identifier == problem.node:
                     path = ("nodes", index, *(problem.field.split(".", 1) if problem.field else ()))
+                    if path[2:3] == ("limits",):
+                        names = [limit.name for limit in declared.limits]
+                        path = (*path[:3], names.index(str(path[3])), "key")
         elif problem.field and self.source is not None and problem.field in self.source.value:
             # A field of the graph that the file lacks has no line.
             path = (problem.field,)
@@ -128,6 +131,7 @@ class Draft:
                     for each in body.triggers
                 ]
                 or None,
+                limits=body.limits or None,
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:

@@ -51,7 +51,9 @@ def screen_lines(screen: Screen, width: int, height: int | None) -> list[Text]:
         _now(screen.overview),
         _lately(screen, width),
     ]
-    parts = (node_lines, runtime_lines, run_lines)
+    parts = [node_lines, runtime_lines, run_lines]
+    if any(limit.waiting or limit.stops for limit in screen.overview.limits):
+        parts.insert(1, limit_lines)
     tables = [lines_of(screen.overview, width) for lines_of in parts]
     row_counts = _row_counts([len(table) - 1 for table in tables], height, used=len(lines))
     for lines_of, table, row_count in zip(parts, tables, row_counts, strict=True):
@@ -270,6 +272,27 @@ def _node(node: NodeLoad) -> tuple[Text, ...]:
 
 def _quantile(node: NodeLoad, seconds: float | None, percent: int, *, is_bound: bool = False) -> Text:
     return Text("" if seconds is None else format_quantile(seconds, percent, node.ended, is_bound=is_bound))
+
+
+def limit_lines(overview: Overview, width: int) -> list[Text]:
+    """Return the limits for which states wait, and those that stop all."""
+    columns = (
+        Column("LIMIT", right=False, flexible=True),
+        Column("ALLOWS", right=False, missing=1),
+        Column("HELD"),
+        Column("WAITING"),
+    )
+    rows = [
+        (
+            Text(one_line(limit.name)),
+            Text(limit.text(), style="bold red" if limit.stops else ""),
+            _count(limit.held, "blue"),
+            _count(limit.waiting),
+        )
+        for limit in overview.limits
+        if limit.waiting or limit.stops
+    ]
+    return table_lines(columns, rows, width)
 
 
 def runtime_lines(overview: Overview, width: int) -> list[Text]:

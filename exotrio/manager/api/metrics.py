@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import PATTERN
+from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Store
@@ -79,6 +80,16 @@ GAUGES = (
         "1 if the graph's schedule starts no runs since it is paused; of graphs that have one.",
         ["namespace", "graph"],
     ),
+    (
+        "exotrio_manager_limit_held_states",
+        "States that hold the limit, with any key: they are claimed.",
+        ["namespace", "limit"],
+    ),
+    (
+        "exotrio_manager_limit_waiting_states",
+        "States that wait for the limit, with any key, counted up to 100,000.",
+        ["namespace", "limit"],
+    ),
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -99,6 +110,7 @@ class ManagerMetrics:
         self._queried_at: float | None = None
         self._backlog: list[Backlog] = []
         self._schedules: dict[tuple[str, str], bool] = {}
+        self._limits: dict[tuple[str, str], tuple[int, int]] = {}
         self.registry: Any = CollectorRegistry()
         self.registry.register(self)
         # Any: the types would need prometheus_client to be imported above.
@@ -188,9 +200,12 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
-        states, buffered, reporting, at_risk, eligible, oldest, paused, schedules = gauges
+        states, buffered, reporting, at_risk, eligible, oldest, paused, schedules, held, waiting = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
+        for limit, (held_states, waiting_states) in self._limits.items():
+            held.add_metric(limit, held_states)
+            waiting.add_metric(limit, waiting_states)
         for each in self._backlog:
             node = [each.namespace, each.node]
             states.add_metric([*node, "CREATED"], each.waiting)
@@ -213,11 +228,16 @@ class ManagerMetrics:
             if self._queried_at is not None and now - self._queried_at < CACHED:
                 return
             # If the query fails, no numbers are shown: an alarm would trust old ones.
-            self._backlog, self._schedules, self._queried_at = [], {}, None
+            self._backlog, self._schedules, self._limits, self._queried_at = [], {}, {}, None
             with trio.move_on_after(MAX_QUERY):
                 try:
-                    self._backlog, self._schedules, graphs = await self._store.read(
-                        lambda view: (backlog(view), schedules_paused(view), oldest_graphs(view, MAX_LABELS))
+                    self._backlog, self._schedules, self._limits, graphs = await self._store.read(
+                        lambda view: (
+                            backlog(view),
+                            schedules_paused(view),
+                            load_of_limits(view, MAX_LABELS),
+                            oldest_graphs(view, MAX_LABELS),
+                        )
                     )
                 except DatabaseError:
                     return  # logged by requests that needed an answer; the other numbers still help

@@ -19,6 +19,7 @@ from exotrio._wire.runs import NativeTriggerRequest, Run, RunQuery, TriggerManyR
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
     CHECKPOINTS,
+    LIMITS,
     MAX_BATCH,
     MAX_OUTPUTS,
     NATIVE_ROOT,
@@ -53,7 +54,7 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS)
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS)
 
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"

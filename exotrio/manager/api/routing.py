@@ -148,7 +148,7 @@ class Api:
         arguments: dict[str, Any] = {**found.parameters}
         if "namespace" in arguments:
             arguments["namespace"] = path_name(request, "namespace")
-        for name in ("graph", "node"):
+        for name in ("graph", "node", "limit"):
             if name in arguments:
                 arguments[name] = path_name(request, name).strip()  # as it is stored
         if route.query is not None:

@@ -61,15 +61,16 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
         if graphs:
             raise Conflict(
                 f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
-                "without it first, or force the deletion, and then nothing limits them"
+                "without it first, or force its deletion (--force), and then nothing limits them"
             )
         if _is_named_by_waiting_states(tx, row["id"]):
             raise Conflict(
                 f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
-                "they have run, or force the deletion, and then nothing limits them"
+                "they have run, or force its deletion (--force), and then nothing limits them"
             )
     effects = _reopen(tx, row["id"])
     tx.execute("DELETE FROM limits WHERE id = ?", (row["id"],))
+    tx.execute("DELETE FROM starts WHERE limit_id = ?", (row["id"],))
     return WithEffects(graphs, effects)
 
 

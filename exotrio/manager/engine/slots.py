@@ -20,9 +20,9 @@ and lets as many states of the lane in as there is room, of each node. No check 
   committed when the claim looked for checks, so it is still there, and the next claim to get the lock takes
   it, after it can see the lane.
 
-A check says "look at this lane", not "let one in": a check too many lets in nobody. The commit that leaves a
-check announces the nodes of the limit, so that claims that wait look at once. The row of a node has the
-limits that its places ever named (``store.limited_nodes``): claims of other nodes do not look for checks.
+A check says "look at this lane", not "let one in": a check too many lets no state in. The commit that
+leaves a check announces the nodes of the limit, so that claims that wait look at once. The row of a node has
+the limits that its places ever named (``store.limited_nodes``): claims of other nodes do not look for checks.
 A limit that was deleted has room for all.
 
 **Rates.** ``starts`` counts claims in sixtieths of the period. A start is possible while the sum over the

@@ -7,6 +7,7 @@ from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES, OldestState, RuntimeInfo, RuntimeList
+from exotrio.manager.queries.limits import list_limits
 from exotrio.manager.queries.load import (
     HOUR,
     MAX_COUNTED,
@@ -69,6 +70,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
         "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
+        "limits": [limit.model_dump(mode="json") for limit in list_limits(view, namespace)],
     }
 
 

@@ -24,6 +24,7 @@ from exotrio.manager.engine.states import (
     find_state,
     get_state,
 )
+from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, RERUN, spent_fields, times
@@ -63,7 +64,9 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     reason = None
     if state["status"] == CREATED:
         node = state["namespace"], state["name"]
-        reason = Waiting(view, state["namespace"], now).reason(node, state["run_id"], state["enqueue_after"])
+        limit = waits_of(view, [state]).get(state["seq"])
+        waiting = Waiting(view, state["namespace"], now)
+        reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limit)
     return StateHistory(
         **_detail(view, state),
         **spent_fields(state, view.now_ms, stages),

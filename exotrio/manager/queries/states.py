@@ -20,6 +20,7 @@ from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, SUCCESS, waits_since
 from exotrio.manager.queries.graphs import find_node
+from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.queries.waiting import Waiting
@@ -217,11 +218,13 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
     stages = stages_among(view, {row["seq"]: row["status"] for row in page})
     waiting = Waiting(view, namespace, now)
+    limits = waits_of(view, [row for row in page if row["status"] == CREATED])
     states = []
     for row in page:
         reason = None
         if row["status"] == CREATED:
-            reason = waiting.reason((namespace, row["name"]), row["run_id"], row["enqueue_after"])
+            node, limit = (namespace, row["name"]), limits.get(row["seq"])
+            reason = waiting.reason(node, row["run_id"], row["enqueue_after"], limit)
         shown = None if reason is None else reason.model_dump(mode="json")
         states.append({**_summary(view, row, stages), "waits_for": shown})
     if query.outputs:
@@ -378,7 +381,8 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
     return view.execute(
         f"SELECT seq, place, states.status, retry_count, {CAUSE},"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
-        " begun_at, ran_ms, states.finished_at, worker, nodes.name, runs.run_id, runs.template,"
+        " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, states.priority, turn,"
+        " nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
         parameters,

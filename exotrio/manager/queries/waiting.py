@@ -7,9 +7,11 @@ from functools import cached_property
 from itertools import islice
 
 from exotrio._util.times import from_unix_ms, iso_time
+from exotrio._wire.limits import LimitWait
 from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.states import CREATED
+from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
 from exotrio.manager.queries.load import count_held, paused_nodes
 from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.template import Template
@@ -24,6 +26,7 @@ SENTENCES = {
     "other runs": "waits: the runtimes that offer {node} only work on other runs; start one that does not",
     "later": "waits: {node} is due {due}",
     "draining": "waits: all runtimes that offer {node} drain",
+    "limit": "waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
 }
 """What is said of each ``WaitReason.kind``. Pages replace the values by links."""
@@ -63,8 +66,9 @@ class Waiting:
         is_served = any(offer.run_id in (None, run_id) for offer in self._offers[name])
         return None if is_served else _reason("other runs", node)
 
-    def reason(self, node: Node, run_id: str, due: int) -> WaitReason | None:
-        """Return why states of a node in a run wait, of which the first is due at ``due``, in Unix ms.
+    def reason(self, node: Node, run_id: str, due: int, limit: LimitWait | None = None) -> WaitReason | None:
+        """Return why states of a node in a run wait, of which the first is due at ``due``, in Unix ms, and
+        waits for ``limit``, if for one.
 
         None if they are about to be claimed.
         """
@@ -73,6 +77,9 @@ class Waiting:
         if due > self._view.now_ms:
             # Not for a retry at once: the line would come and go.
             return _reason("later", node, at=due) if due - self._view.now_ms >= 1_000 else None
+        if limit is not None:
+            namespace, name = node
+            return WaitReason(kind="limit", namespace=namespace, node=name, limit=limit, text=limit.text())
         return self._lack_of_workers(node, run_id)
 
     def _lack_of_workers(self, node: Node, run_id: str) -> WaitReason | None:
@@ -111,24 +118,29 @@ def reasons_in(
     """Return why states of a run wait, by their node; of so many nodes at most."""
     waiting, reasons = Waiting(view, run["namespace"], now), {}
     for node in islice(waiting_nodes(view.template(run["template"]), counts), limit):
-        if reason := waiting.reason(node, run["run_id"], _first_due(view, run, node)):
+        first = _first_waiting(view, run, node)
+        wait = None if first is None else waits_of(view, [first]).get(first["seq"])
+        if reason := waiting.reason(node, run["run_id"], first["enqueue_after"] if first else 0, wait):
             reasons[node] = reason
     return reasons
 
 
-def _first_due(view: View, run: Row, node: Node) -> int:
-    """Return when the first of a node's states that wait in a run is due, in Unix ms; 0 if none waits."""
-    waits = (
-        "SELECT enqueue_after FROM states WHERE status = 'CREATED' AND run = ?"
-        " AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?)"
-    )
-    # Any that is in no lane is due.
-    first = " UNION ALL ".join(
-        f"SELECT enqueue_after FROM ({waits} AND {which} LIMIT 1) AS waiting"
-        for which in ("lane IS NULL", f"lane = '{LATER}' ORDER BY enqueue_after")
-    )
-    sql = f"SELECT coalesce(min(enqueue_after), 0) AS due FROM ({first}) AS waiting"
-    return int(view.one(sql, (run["id"], *node) * 2)["due"])
+def _first_waiting(view: View, run: Row, node: Node) -> Row | None:
+    """Return the first of a node's states that wait in a run: one that could be claimed, one that waits for a
+    limit, or the one that is due next."""
+    for which in (
+        "lane IS NULL",
+        f"lane < '{LATER}' ORDER BY lane, enqueue_after, seq",
+        f"lane = '{LATER}' ORDER BY enqueue_after",
+    ):
+        first = view.row(
+            f"SELECT {FOR_LIMITS}, enqueue_after FROM states WHERE status = 'CREATED' AND run = ?"
+            f" AND node_id = (SELECT id FROM nodes WHERE namespace = ? AND name = ?) AND {which} LIMIT 1",
+            (run["id"], *node),
+        )
+        if first is not None:
+            return first
+    return None
 
 
 def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -> WaitReason:

@@ -9,6 +9,7 @@ from exotrio._util.database_url import DatabaseUrl
 from exotrio._util.times import format_coarse, format_duration, iso_time
 from exotrio._util.words import bytes_text, listed, one_line, plural
 from exotrio._wire import overview as wire
+from exotrio._wire.limits import LimitInfo
 
 CLOCK_OFF = 2.0
 """Seconds by which clocks may differ."""
@@ -87,6 +88,7 @@ def database_url_findings(url: DatabaseUrl) -> list[Finding]:
 def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
+    candidates += [_of_limit(limit) for limit in overview.limits]
     candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
     findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
@@ -94,6 +96,21 @@ def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding
         fix = "`runs ls --status FAILED` lists their runs; see `runs show RUN` and `runs retry RUN`"
         findings.append(info(what, fix, _FAILED_RUNS))
     return findings
+
+
+def _of_limit(limit: LimitInfo) -> Finding | None:
+    name, page = one_line(limit.name), ("limits", limit.name)
+    waits = f"{plural(limit.waiting, 'state')} {'waits' if limit.waiting == 1 else 'wait'}"
+    if limit.stops:
+        what = f"limit {name} is 0, which stops all that names it"
+        fix = f"`limits set {name}` lets more run"
+        return Finding(
+            f"{what}, and {waits}" if limit.waiting else what, fix, attention=limit.waiting > 0, page=page
+        )
+    if not limit.waiting:
+        return None
+    what = f"{waits} for limit {name} ({limit.text()}), which {plural(limit.held, 'state')} hold"
+    return info(f"{what}{'s' if limit.held == 1 else ''}", f"`limits show {name}` lists them", page)
 
 
 def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Finding | None:

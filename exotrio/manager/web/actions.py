@@ -5,10 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 
-from exotrio._util.words import plural
-from exotrio.manager.engine import pausing, retries, runs, schedules, workers
+from pydantic import ValidationError
+
+from exotrio._util.words import plural, readable_errors
+from exotrio._wire.limits import LimitChange
+from exotrio.graph import check_name
+from exotrio.manager.engine import limits, pausing, retries, runs, schedules, workers
 from exotrio.manager.engine.stops import DrainSource
-from exotrio.manager.rules.errors import Conflict, Refused
+from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
@@ -150,6 +154,30 @@ def write(what: str, use_case: Callable[[Transaction, str, str], object], flash:
     return act
 
 
+async def set_limit(request: PageRequest, form: Form) -> Done:
+    """Make a limit, or replace what it allows; an empty field is for no limit."""
+    name = request.params.get("limit") or field(form, "name").strip()
+    try:
+        period = float(field(form, "period") or 0) * 1000 or None
+        values = {"at_most": field(form, "at_most"), "starts": field(form, "starts")}
+        change = LimitChange.model_validate(
+            {**{key: text or None for key, text in values.items()}, "period_ms": period and round(period, 3)}
+        )
+        check_name(name)
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(readable_errors(error))) from None
+    except ValueError as error:
+        raise InvalidRequest(f"the name or the period is not valid: it {error}") from None
+    await request.service.store.write(limits.set_limit, request.namespace, name, change)
+    return (f"Limit {name} is set.", request.link("limits", name))
+
+
+async def delete_limit(request: PageRequest, form: Form) -> Done:
+    name = request.params["limit"]
+    await request.service.store.write(limits.remove_limit, request.namespace, name, force="force" in form)
+    return (f"Limit {name} was deleted.", request.link("limits"))
+
+
 async def cancel_schedule(request: PageRequest, form: Form) -> Done:
     """Cancel the schedule of a graph, until it is stored again."""
     graph = request.params["graph"]
@@ -194,6 +222,9 @@ ACTIONS: dict[str, Action] = {
         "graph", pausing.resume_schedule, "The schedule starts runs again, from its next time on."
     ),
     "/ns/{namespace}/graphs/{graph}/cancel": cancel_schedule,
+    "/ns/{namespace}/limits": set_limit,
+    "/ns/{namespace}/limits/{limit}": set_limit,
+    "/ns/{namespace}/limits/{limit}/delete": delete_limit,
     "/ns/{namespace}/nodes/{node}/pause": write(
         "node", pausing.pause_node, "The node is paused: none of its states are claimed."
     ),

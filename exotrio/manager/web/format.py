@@ -17,7 +17,7 @@ from exotrio._util.times import (
 )
 from exotrio._wire.runs import times_text
 from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus
+from exotrio._wire.vocabulary import RunStatus, short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
 from exotrio.manager.queries.states import Spent
 
@@ -152,4 +152,4 @@ def shorten(text: str, limit: int) -> str:
 
 def short(identifier: str) -> str:
     """Return the part of an id that identifies it at a glance."""
-    return identifier[:8] if "-" in identifier else identifier[8:].lstrip("0").rjust(4, "0")
+    return identifier[:8] if "-" in identifier else short_id(identifier)

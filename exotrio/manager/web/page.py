@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._util.cron import local_time
-from exotrio._util.times import format_coarse, format_duration
+from exotrio._util.times import format_coarse, format_duration, moment_ms
 from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.load import Held
@@ -213,6 +213,7 @@ def _environment() -> Environment:
     environment.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
     environment.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
     environment.filters["local_time"] = local_time
+    environment.filters["unix_ms"] = moment_ms
     environment.filters["number"] = "{:,}".format
     environment.filters["percent"] = percent
     environment.filters["bar"] = bar

@@ -20,6 +20,7 @@ import pytest
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
+from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import backlog, oldest_graphs, schedules_paused
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
@@ -96,6 +97,13 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     ok(await remote.heartbeat("w-1", runtime="r", nodes={node_name("held"): "() -> ()"}, states=[running]))
     clock.advance(2_000)
     shown.append((held.graph, held_by_w1["run_id"], held_by_w1["state_id"]))
+    limits = [{"name": "calls", "at_most": 1}, {"name": "rate", "starts": 2, "period_ms": 3_600_000}]
+    named = [{"name": "calls", "key": "\N{SNOWMAN}"}, {"name": "rate"}]
+    limited = await Flow.start(api, place("limited", limits=named), graph="limited", limits=limits, runs=3)
+    ok(await remote.native_claim({node_name("limited"): 3}, worker_id="w-1"))
+    clock.advance(1_000)
+    (waiting, *_) = ok(await api.states(run=limited.run_id))["states"]
+    shown.append((limited.graph, limited.run_id, waiting["id"]))
     done = await Flow.start(api, place("done"), graph="done")
     shown.append((done.graph, done.run_id, await done.run("done", {"v": LONG}, {"v": "2"})))
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
@@ -131,9 +139,11 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
         *(await api.runs(1, 5), await api.runs(2, 5)),
         *(await api.overview(), await api.depth(), await api.checkup(), await api.workers()),
         await api.worker("GET", "w-1", "tasks"),
+        *[await api.native("GET", path) for path in ("limits", "limit/calls", "limit/rate")],
     ):
         ok(answer)
     pages = ["", "/runs", "/graphs", "/graphs/united", "/nodes", f"/nodes/{node_name('b')}", "/runtimes"]
+    pages += ["/limits", "/limits/calls", "/limits/rate"]
     pages += ["?range=7d", "/graphs/united?range=24h"]
     searches = ({"q": "A_B"}, {"q": "TRACEBACK\n"}, {"q": "100 %"}, {"q": '"'}, {"status": "failed"})
     pages += [f"/runs?{urlencode(each)}" for each in (*searches, {"graph": "only", "since": "1h"})]
@@ -199,6 +209,7 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             (backlog, (), {}),
             (schedules_paused, (), {}),
             (oldest_graphs, (9,), {}),
+            (load_of_limits, (9,), {}),
             (newest_event, (), {}),
         ]
         # Those of the page of the system, except the condition of the database.

@@ -204,8 +204,14 @@ async def test_objects_of_another_namespace_are_404(site: Site) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.folder)
 async def test_a_fragment_is_the_same_alone_and_in_the_page(site: Site, page: object) -> None:
     flow, state = await failed_run(site.api)
+    ok(await site.api.native("PUT", "limit/stripe", json={"at_most": 1}))
     path = page.path.format(  # type: ignore[attr-defined]
-        namespace="shop", run_id=flow.run_id, state_id=state, graph="orders", node="Node_first"
+        namespace="shop",
+        run_id=flow.run_id,
+        state_id=state,
+        graph="orders",
+        node="Node_first",
+        limit="stripe",
     )
     html = await site.browser.page(path)
     for name in page.fragments:  # type: ignore[attr-defined]

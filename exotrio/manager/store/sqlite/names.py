@@ -13,7 +13,7 @@ from typing import Literal
 
 from exotrio._shared.database_files import check_companions, open_own
 
-Kind = Literal["namespace", "graph", "node", "run"]
+Kind = Literal["namespace", "graph", "node", "limit", "run"]
 
 MAX_NAMES = 200
 BUSY_TIMEOUT = 0.2
@@ -25,6 +25,8 @@ _QUERIES: dict[Kind, str] = {
     "graph": "SELECT name, '' FROM graphs"
     " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
     "node": "SELECT name, runtime_name FROM nodes"
+    " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
+    "limit": "SELECT name, '' FROM limits"
     " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
     "run": "SELECT run_id, graphs.name || ', ' || CASE WHEN pending THEN 'PENDING' WHEN errored THEN 'FAILED'"
     " ELSE 'SUCCESS' END || strftime(', %Y-%m-%d %H:%M', runs.created_at / 1000, 'unixepoch')"

@@ -1,7 +1,18 @@
 """The pages of the dashboard: each reads its data by queries and gives it to its templates."""
 
 from exotrio.manager.web.page import Page
-from exotrio.manager.web.pages import graphs, nodes, overview, run, runs, runtimes, search, state, system
+from exotrio.manager.web.pages import (
+    graphs,
+    limits,
+    nodes,
+    overview,
+    run,
+    runs,
+    runtimes,
+    search,
+    state,
+    system,
+)
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
@@ -10,6 +21,8 @@ PAGES: tuple[Page, ...] = (
     state.PAGE,
     graphs.LIST,
     graphs.PAGE,
+    limits.LIST,
+    limits.PAGE,
     nodes.LIST,
     nodes.PAGE,
     runtimes.PAGE,

@@ -1,0 +1,172 @@
+"""``python -m exotrio limits``: list, show, set and delete the limits of a namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Literal, TypeVar
+
+import click
+
+from exotrio._util.times import format_duration, iso_time
+from exotrio._util.words import listed, plural, suggestion
+from exotrio._wire.vocabulary import short_id
+from exotrio.cli import completion, options
+from exotrio.cli.connection import Connection, connection
+from exotrio.cli.groups import Commands
+from exotrio.client import LimitDetail, LimitInfo, StateManager
+from exotrio.errors import NotFound
+
+T = TypeVar("T")
+
+_name = click.argument("name", metavar="LIMIT", shell_complete=completion.names("limit"))
+
+
+class AtMost(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """A whole number, or ``unlimited``."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["unlimited"]:
+        if value == "unlimited":
+            return "unlimited"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{str(value)!r} is neither a whole number nor 'unlimited'", param, ctx)
+
+
+@click.group(name="limits", cls=Commands)
+def command() -> None:
+    """List, show, set and delete limits: how many states run at once, or start in a period.
+
+    A limit belongs to a namespace. The states of all nodes that name it in a graph count, on all machines. If
+    nodes give it a key, it applies to each key separately.
+    """
+
+
+@command.command(name="ls")
+@connection
+def ls(connection: Connection) -> None:
+    """List the limits of a namespace, how many states hold each, and how many wait for it.
+
+    At most 100,000 waiting states are counted.
+
+    JSON: namespace, limits (name, at_most, starts, period_ms, updated_at, held, waiting, graphs).
+    """
+    limits = connection.ask(StateManager.limits)
+    connection.print_list(
+        ("limit", "limits", "held", "waiting", "graphs", "set"),
+        [
+            (
+                limit.name,
+                _limits(limit),
+                f"{limit.held:,}",
+                f"{limit.waiting:,}",
+                listed(limit.graphs, 3) if limit.graphs else "",
+                iso_time(limit.updated_at),
+            )
+            for limit in limits
+        ],
+        f"{plural(len(limits), 'limit')} in namespace {connection.namespace}",
+        hint="make one with: python -m exotrio limits set NAME --at-most 5",
+        limits=[limit.model_dump(mode="json") for limit in limits],
+    )
+
+
+@command.command(name="show")
+@_name
+@connection
+def show(name: str, connection: Connection) -> None:
+    """Show a limit: the states that hold it, and how many wait for it, by key; at most 100 of each.
+
+    JSON: name, at_most, starts, period_ms, updated_at, held, waiting, graphs, keys (key, held, waiting,
+    started, room_at), holders (state_id, run_id, key, held_ms, worker).
+    """
+    limit = connection.ask(lambda manager: _about(manager, name, manager.limit(name)))
+    connection.print(limit.model_dump(mode="json"), _as_lines(limit))
+
+
+@command.command(name="set")
+@_name
+@click.option("--at-most", type=AtMost(), metavar="N", help="States at once, for each key; 0 stops all.")
+@click.option(
+    "--starts", type=AtMost(), metavar="N", help="Starts within --period, for each key; 0 stops all."
+)
+@click.option("--period", type=options.Duration(), help="How long: 1s, 5m, 24h; at most 31d.")
+@connection
+def set_limit(
+    name: str,
+    at_most: int | Literal["unlimited"] | None,
+    starts: int | Literal["unlimited"] | None,
+    period: float | None,
+    connection: Connection,
+) -> None:
+    """Make LIMIT, or change it while everything runs. What is not given stays as it is.
+
+    N is a whole number, or "unlimited", which takes that part of the limit away. The next claim obeys the
+    change; running states continue.
+
+    JSON: as in `limits show`.
+    """
+    if at_most is starts is period is None:
+        raise click.UsageError("give --at-most, or --starts with --period")
+    limit = connection.ask(
+        lambda manager: manager.set_limit(name, at_most=at_most, starts=starts, period=period)
+    )
+    connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}"])
+
+
+@command.command(name="rm")
+@_name
+@click.option("--force", is_flag=True, help="Although graphs or waiting states name it.")
+@connection
+def rm(name: str, force: bool, connection: Connection) -> None:
+    """Delete LIMIT. That is refused while a graph or a waiting state names it, unless --force is given.
+
+    JSON: namespace, name, graphs (which still name it).
+    """
+    graphs = connection.ask(lambda manager: _about(manager, name, manager.remove_limit(name, force=force)))
+    still = f"; it does not limit any more what still names it: {listed(graphs)}" if graphs else ""
+    connection.print(
+        {"namespace": connection.namespace, "name": name, "graphs": graphs},
+        [f"limit {name} is deleted{still}"],
+    )
+
+
+async def _about(manager: StateManager, name: str, call: Awaitable[T]) -> T:
+    """Return the answer to a call about a limit; if it does not exist, the error lists the others."""
+    try:
+        return await call
+    except NotFound as error:
+        names = [limit.name for limit in await manager.limits()]
+        what = f"there is no limit {name!r}{suggestion(name, names)}"
+        raise NotFound(what, where=error.where, fix=f"the namespace has: {listed(names)}") from error
+
+
+def _limits(limit: LimitInfo) -> str:
+    return f"{limit.text()}{' (stopped)' if limit.stops else ''}"
+
+
+def _as_lines(limit: LimitDetail) -> list[str]:
+    lines = [
+        f"limit {limit.name}: {_limits(limit)}",
+        f"set: {iso_time(limit.updated_at)}",
+        f"named by: {listed(limit.graphs) if limit.graphs else 'no graph'}",
+        f"held by {plural(limit.held, 'state')}; {limit.waiting:,} waiting",
+    ]
+    if limit.keys:
+        lines.append("keys:")
+    for key in limit.keys:
+        starts = "" if key.started is None else f", {key.started:,} started in the period"
+        room = "" if key.room_at is None else f", next start {iso_time(key.room_at)}"
+        lines.append(f"  {key.key or '(none)'}: {key.held:,} held, {key.waiting:,} waiting{starts}{room}")
+    if limit.holders:
+        lines.append("holders:")
+    for holder in limit.holders:
+        of_key = f", key {holder.key}" if holder.key else ""
+        by = f", by {holder.worker}" if holder.worker else ""
+        since = format_duration(holder.held_for)
+        lines.append(f"  {short_id(holder.state_id)} of run {holder.run_id}{of_key}, since {since}{by}")
+    return lines

@@ -1,0 +1,195 @@
+"""The limits of a namespace: what holds them, what waits for them, and which one a state waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.limits import (
+    MAX_COUNTED,
+    MAX_HOLDERS,
+    MAX_SHOWN,
+    LimitDetail,
+    LimitHolder,
+    LimitInfo,
+    LimitKey,
+    LimitWait,
+)
+from exotrio.manager.engine.limits import find_limit, named_by_graphs
+from exotrio.manager.engine.slots import Pair, Slots, lane_of, lanes_of, pairs_of
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+PER_STATEMENT = 100
+MAX_READ = 20_000
+"""Counts of starts of one limit that are read to find keys in use: a limit may have a million."""
+FOR_LIMITS = "seq, limits, lane, priority, turn"
+"""Columns of a state for ``waits_of``."""
+_HELD = "FROM slots CROSS JOIN states ON states.seq = slots.state WHERE states.status = 'QUEUED'"
+_IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane >= ? AND lane < ?"
+
+
+def list_limits(view: View, namespace: str) -> list[LimitInfo]:
+    """Return the limits of a namespace, by name."""
+    rows = view.execute("SELECT * FROM limits WHERE namespace = ? ORDER BY name", (namespace,)).fetchall()
+    held, waiting = count_states(view, [row["id"] for row in rows])
+    named = named_by_graphs(view, namespace) if rows else {}
+    return [
+        LimitInfo(
+            **_values(row),
+            held=held.get(row["id"], 0),
+            waiting=waiting.get(row["id"], 0),
+            graphs=[graph for graph, names in named.items() if row["name"] in names],
+        )
+        for row in rows
+    ]
+
+
+def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
+    """Return a limit with its keys in use and the states that hold it; raise NotFound if there is none."""
+    row = find_limit(view, namespace, name)
+    held, waiting = count_states(view, [row["id"]])
+    return LimitDetail(
+        **_values(row),
+        held=held.get(row["id"], 0),
+        waiting=waiting.get(row["id"], 0),
+        graphs=[graph for graph, names in named_by_graphs(view, namespace).items() if name in names],
+        keys=_keys(view, row["id"]),
+        holders=[
+            LimitHolder(
+                state_id=view.state_id(each["seq"]),
+                run_id=each["run_id"],
+                key=each["key"],
+                held_ms=max(0, view.now_ms - each["claimed_at"]),
+                worker=each["worker"],
+            )
+            for each in view.execute(
+                "SELECT states.seq, run_id, slots.key, claimed_at, worker FROM slots"
+                " CROSS JOIN states ON states.seq = slots.state CROSS JOIN runs ON runs.id = states.run"
+                " WHERE states.status = 'QUEUED' AND limit_id = ? ORDER BY claimed_at, states.seq LIMIT ?",
+                (row["id"], MAX_SHOWN),
+            )
+        ],
+    )
+
+
+def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return how many states hold each limit, and how many wait for it."""
+    if not ids:
+        return {}, {}
+    held = view.execute(
+        f"SELECT limit_id, count(*) {_HELD} AND {view.any_of('limit_id')} GROUP BY limit_id",
+        (view.items(sorted(ids)),),
+    )
+    waiting: dict[int, int] = {}
+    for start in range(0, len(ids), PER_STATEMENT):
+        some = sorted(ids)[start : start + PER_STATEMENT]
+        one = f"SELECT ? AS id, count(*) FROM (SELECT 1 {_IN_LANES} LIMIT ?) AS waiting"
+        values = (value for limit in some for value in (limit, *lanes_of(limit), MAX_COUNTED))
+        waiting |= dict(view.execute(" UNION ALL ".join([one] * len(some)), tuple(values)).fetchall())
+    return dict(held.fetchall()), waiting
+
+
+def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return how many states hold the oldest limits of all namespaces, and how many wait for each."""
+    rows = view.execute("SELECT id, namespace, name FROM limits ORDER BY id LIMIT ?", (limit,)).fetchall()
+    held, waiting = count_states(view, [row["id"] for row in rows])
+    return {
+        (row["namespace"], row["name"]): (held.get(row["id"], 0), waiting.get(row["id"], 0)) for row in rows
+    }
+
+
+def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
+    """Return the limits that states wait for, by the states' numbers; without those that wait for none.
+
+    Each has the columns ``FOR_LIMITS``, and is CREATED.
+    """
+    limited = [(state, pairs_of(state["limits"])) for state in states if state["limits"] is not None]
+    if not limited:
+        return {}
+    slots = Slots(view, {limit for _, pairs in limited for limit, _ in pairs})
+    slots.load(pair for _, pairs in limited for pair in pairs)
+    names = dict(
+        view.execute(
+            f"SELECT id, name FROM limits WHERE {view.any_of('id')}", (view.items(slots.ids),)
+        ).fetchall()
+    )
+    waits = {}
+    for state, pairs in limited:
+        # A claim has put it into the lane of one, or will once it comes to it.
+        in_lane = [pair for pair in pairs if lane_of(pair) == state["lane"]]
+        full = in_lane or [pair for pair in pairs if slots.room(pair) == 0]
+        if full and full[0][0] in names:
+            waits[state["seq"]] = _wait(view, slots, names[full[0][0]], full[0], state)
+    return waits
+
+
+def _wait(view: View, slots: Slots, name: str, pair: Pair, state: Row) -> LimitWait:
+    limit, room_at = slots.limits[pair[0]], slots.room_at(pair)
+    holders = view.execute(
+        f"SELECT states.seq, claimed_at {_HELD} AND limit_id = ? AND key = ?"
+        " ORDER BY claimed_at, states.seq LIMIT ?",
+        (*pair, MAX_HOLDERS),
+    ).fetchall()
+    before = view.one(
+        "SELECT count(*) AS number FROM (SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
+        " AND lane = ? AND (priority, turn, seq) < (?, ?, ?) LIMIT ?) AS earlier",
+        (lane_of(pair), state["priority"], state["turn"], state["seq"], MAX_COUNTED),
+    )
+    return LimitWait(
+        limit=name,
+        key=pair[1],
+        at_most=limit.at_most,
+        starts=limit.starts,
+        period_ms=None if limit.starts is None else limit.period_ms,
+        held=slots.held(pair),
+        holders=[view.state_id(row["seq"]) for row in holders],
+        held_ms=max(0, view.now_ms - holders[0]["claimed_at"]) if holders else None,
+        started=None if limit.starts is None else slots.started(pair),
+        room_in_ms=None if room_at is None else max(0, room_at - view.now_ms),
+        before=before["number"],
+    )
+
+
+def _keys(view: View, limit: int) -> list[LimitKey]:
+    """Return keys in use, those with the most waiting states first."""
+    waiting = {
+        lane.partition(":")[2]: count
+        for lane, count in view.execute(
+            f"SELECT lane, count(*) AS number FROM (SELECT lane {_IN_LANES} LIMIT ?) AS waiting"
+            " GROUP BY lane ORDER BY number DESC, lane LIMIT ?",
+            (*lanes_of(limit), MAX_COUNTED, MAX_SHOWN),
+        )
+    }
+    held = _first_keys(view, f"SELECT key, count(*) AS number {_HELD} AND limit_id = ?", limit)
+    recent = f"SELECT key, count FROM starts WHERE limit_id = ? ORDER BY key LIMIT {MAX_READ}"
+    started = _first_keys(view, f"SELECT key, sum(count) AS number FROM ({recent}) AS recent", limit)
+    keys = list(dict.fromkeys([*waiting, *held, *started]))[:MAX_SHOWN]
+    slots = Slots(view, [limit])
+    slots.load((limit, key) for key in keys)
+    shown = []
+    for key in keys:
+        pair = (limit, key)
+        counted, started_now = slots.limits[limit].starts is not None, slots.started(pair)
+        if key in waiting or slots.held(pair) or started_now:
+            shown.append(
+                LimitKey(
+                    key=key,
+                    held=slots.held(pair),
+                    waiting=waiting.get(key, 0),
+                    started=started_now if counted else None,
+                    room_at=from_unix_ms(slots.room_at(pair)),
+                )
+            )
+    return shown
+
+
+def _first_keys(view: View, select: str, limit: int) -> Sequence[str]:
+    rows = view.execute(f"{select} GROUP BY key ORDER BY number DESC, key LIMIT ?", (limit, MAX_SHOWN))
+    return [row["key"] for row in rows]
+
+
+def _values(row: Row) -> dict[str, Any]:
+    values = {name: row[name] for name in ("name", "at_most", "starts", "period_ms")}
+    return {**values, "updated_at": from_unix_ms(row["updated_at"])}
