@@ -33,12 +33,14 @@ EMBEDDED_URI = "http://exotrio.embedded"
 class Endpoint:
     """A state manager: its URI without a trailing slash, and the API key, if any.
 
-    ``transport`` leads to one in this process; None: it is reached over the network.
+    ``transport`` leads to one in this process; None: it is reached over the network. An idle connection is
+    closed after ``max_idle`` seconds. Common servers close theirs after 5 s, and no request must meet that.
     """
 
     uri: str
     key: str | None = field(repr=False)
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+    max_idle: float = 4.0
 
     @property
     def shown(self) -> str:

@@ -26,8 +26,6 @@ from exotrio._http.exchange import ConnectionFailed, Exchange
 from exotrio._util.exceptions import leaves
 from exotrio.errors import ConfigurationError
 
-KEEPALIVE_EXPIRY = 4.0
-"""Below the 5 s after which common servers close: a request must not cross the close on the wire."""
 CONNECT_TIMEOUT = 5.0
 """Below ``client.REQUEST_TIMEOUT``, so that a host that drops packets is known to have received nothing."""
 MAX_HEAD = 100 * 1024
@@ -73,6 +71,7 @@ class Network:
         if parts.username or parts.password:
             user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
             self._headers.append((b"authorization", b"Basic " + b64encode(user.encode())))
+        self._max_idle = endpoint.max_idle
         self._idle: list[Connection] = []
         self._is_closed = False
 
@@ -96,7 +95,7 @@ class Network:
             await self._idle.pop().close()
 
     async def _take_idle(self) -> Connection | None:
-        while self._idle and self._idle[0].is_expired:
+        while self._idle and self._idle[0].idle_for >= self._max_idle:
             await self._idle.pop(0).close()
         # The last one that was used is the least likely to have been closed.
         while self._idle:
@@ -179,9 +178,9 @@ class Connection:
         return False
 
     @property
-    def is_expired(self) -> bool:
-        """Whether it was idle for so long that the server may be about to close it."""
-        return time.monotonic() - self._idle_since >= KEEPALIVE_EXPIRY
+    def idle_for(self) -> float:
+        """Seconds since its last answer."""
+        return time.monotonic() - self._idle_since
 
     @property
     def is_open(self) -> bool:

@@ -35,6 +35,7 @@ Not served: TLS, WebSocket (an upgrade request is served as a plain one), HTTP/2
 
 from exotrio._httpd.budget import MAX_VALUES
 from exotrio._httpd.connection import (
+    call_when_lost,
     is_crowded,
     mark_authenticated,
     reserve_values,
@@ -62,6 +63,7 @@ __all__ = [
     "ClientDisconnected",
     "ConnectionLimiter",
     "Limits",
+    "call_when_lost",
     "host_name",
     "is_crowded",
     "is_loopback",

@@ -9,7 +9,7 @@ The functions that the app calls with a scope do nothing under another server, o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,8 +50,8 @@ async def serve_connection(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.read_ahead)
         try:
-            timeout = server.limits.head
-            while request := await _next_request(http, peer, server, timeout):
+            timeout, requests = server.limits.head, 0
+            while request := await _next_request(http, peer, server, connection, timeout):
                 exchange = Exchange(request, http=http, peer=peer, server=server, connection=connection)
                 if not await exchange.run(scope):
                     if _has_unread(http, peer):
@@ -59,6 +59,11 @@ async def serve_connection(
                     break
                 http.start_next_cycle()
                 timeout = server.limits.idle
+                requests += 1
+            else:
+                is_lost = peer.gone and requests > 1 and not server.stopping.is_set()
+                if is_lost and connection.on_lost is not None:
+                    connection.on_lost()
         except Refusal as refusal:
             await respond(peer, refusal.status, {"detail": refusal.detail})
             await peer.linger()
@@ -71,14 +76,14 @@ def _has_unread(http: h11.Connection, peer: Peer) -> bool:
 
 
 async def _next_request(
-    http: h11.Connection, peer: Peer, server: ServerState, timeout: float
+    http: h11.Connection, peer: Peer, server: ServerState, connection: OpenConnection, timeout: float
 ) -> h11.Request | None:
     """Wait ``timeout`` seconds for the start of a request, then for its head; None if there is none."""
     event = parse(http)
     if event is h11.NEED_DATA and not http.trailing_data[0]:
         chunk = b""
         if not server.stopping.is_set():
-            with server.limiter.idle(timeout):
+            with server.limiter.idle(connection, timeout):
                 chunk = await peer.more()
         if not chunk:
             return None
@@ -132,6 +137,16 @@ def mark_authenticated(scope: Mapping[str, Any]) -> None:
     """
     if (exchange := _exchange_of(scope)) is not None:
         exchange.connection.mark_authenticated()
+
+
+def call_when_lost(scope: Mapping[str, Any], function: Callable[[], object]) -> None:
+    """Have ``function`` called if the client closes the connection of this request while none is in flight.
+
+    It replaces the function of an earlier request, and must not raise. A connection that is closed after its
+    first request was not meant to stay open: some proxies open one for each request.
+    """
+    if (exchange := _exchange_of(scope)) is not None:
+        exchange.connection.on_lost = function
 
 
 async def reserve_values(scope: Mapping[str, Any], count: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -33,12 +33,16 @@ logger = logging.getLogger("exotrio.manager.http")
 
 
 class OpenConnection:
-    """One connection that the limiter counts. It is served in ``scope``, which is cancelled to close it."""
+    """One connection that the limiter counts. It is served in ``scope``, which is cancelled to close it.
+
+    ``on_lost`` is called if the client closes it after several requests, while none is in flight.
+    """
 
     def __init__(self, limiter: ConnectionLimiter, scope: trio.CancelScope) -> None:
         self.limiter = limiter
         self.scope = scope
         self.is_authenticated = False
+        self.on_lost: Callable[[], object] | None = None
 
     def mark_authenticated(self) -> None:
         """Lift the limits of keyless connections: a request came with the key or a session."""
@@ -63,7 +67,7 @@ class ConnectionLimiter:
         self._limit = limit
         self._max_keyless = max(MIN_KEYLESS, int(limit * KEYLESS))
         self.open = 0
-        self._authenticated = 0
+        self._authenticated = self._authenticated_idle = 0
         # Both ordered by the time that is their value.
         self._keyless: dict[OpenConnection, float] = {}
         self._idle: dict[trio.CancelScope, float] = {}
@@ -73,8 +77,8 @@ class ConnectionLimiter:
 
     @property
     def crowded(self) -> bool:
-        """Whether there are so many authenticated connections that no request should wait at the server."""
-        return self._authenticated > CROWDED * self._limit
+        """Whether so many authenticated connections are in use that no request should wait at the server."""
+        return self._authenticated - self._authenticated_idle > CROWDED * self._limit
 
     async def wait_for_room(self) -> None:
         """Wait until one more connection fits, if necessary in place of a keyless or an idle one."""
@@ -116,15 +120,16 @@ class ConnectionLimiter:
         if self.crowded and not self._crowd_logged:
             self._crowd_logged = True
             logger.warning(
-                "%d of at most %d connections are open: long polls return at once, until there are fewer",
-                self.open,
+                "%d of at most %d connections are in use: long polls return at once, until there are fewer",
+                self._authenticated - self._authenticated_idle,
                 self._limit,
             )
 
     @contextmanager
-    def idle(self, limit: float) -> Iterator[None]:
+    def idle(self, connection: OpenConnection, limit: float) -> Iterator[None]:
         """Cancel the block, in which a connection waits for a request, to make room, or after ``limit`` s."""
         now = trio.current_time()
+        self._authenticated_idle += connection.is_authenticated
         with trio.CancelScope(deadline=now + limit) as scope:
             self._idle[scope] = now
             self._changed.unpark_all()
@@ -132,6 +137,7 @@ class ConnectionLimiter:
                 yield
             finally:
                 self._idle.pop(scope, None)
+                self._authenticated_idle -= connection.is_authenticated
 
     def close_one(self, *, also_idle: bool = True) -> None:
         """Close the oldest keyless connection, or else (``also_idle``) the longest idle one, once settled."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ class Engine:
         """
         o, ledger = self.options, self.ledger
         outbox = await self._open_outbox()
-        link = self._open_link(o.link, o.workers)
+        link = self._open_link(self.endpoint, o.link, o.workers)
         executor = self.executor = Executor(
             nodes=o.nodes,
             fetch_secrets=link.secrets,
@@ -160,8 +161,10 @@ class Engine:
         # Here, since it imports the bodies of the API, as the link does.
         from exotrio._runtime.heartbeat import heartbeat
 
-        # Native without asking: it is used only while the other link says so.
-        open_own_link = partial(self._open_link, "native", 1)
+        # Native without asking: it is used only while the other link says so. Its connection stays open: that
+        # the kernel closes it shows the state manager that this process was killed.
+        endpoint = replace(self.endpoint, max_idle=math.inf)
+        open_own_link = partial(self._open_link, endpoint, "native", 1)
         loop = partial(
             heartbeat,
             link=link,
@@ -267,12 +270,12 @@ class Engine:
                 "is of an earlier version" if link.is_native else "speaks v0 only",
             )
 
-    def _open_link(self, kind: LinkKind, workers: int) -> AutoLink:
+    def _open_link(self, endpoint: Endpoint, kind: LinkKind, workers: int) -> AutoLink:
         # Here, since it imports httpx: a program that only imports exotrio need not wait for that.
         from exotrio._link.auto import AutoLink
 
         return AutoLink(
-            self.endpoint,
+            endpoint,
             self.options.namespace,
             kind=kind,
             worker_id=self.options.worker_id,

@@ -15,7 +15,7 @@ lock stops every thread, and this one too.) What crosses between the two loops:
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
 cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
 
-A lease ends when nothing renewed it for its ``ttl``, 60 s by default. A heartbeat every third of that
+A lease ends when nothing renewed it for its ``ttl``, 30 s by default. A heartbeat every third of that
 leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
 changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
 is answered. From a request to stop on, each says how the stop goes, and the last one that the runtime has
@@ -61,12 +61,15 @@ from exotrio.errors import ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.heartbeat")
 
-DEFAULT_TTL = 60.0
+DEFAULT_TTL = 30.0
 """Seconds a lease lasts, until the state manager says otherwise."""
 HEARTBEATS_PER_TTL = 3
 JITTER = 0.1
 """So that many runtimes that were started together do not send together."""
 INTERVAL_IN_PROCESS = 1.0
+SECOND_AFTER = 1.0
+"""Seconds from the first heartbeat, at the start or after a failure, to the next one. The second one over a
+connection shows the state manager that it stays open, so that its end shows the end of the process."""
 MIN_TIMEOUT = 1.0
 MAX_TIMEOUT = 10.0
 MAX_LAG_TTLS = 10
@@ -293,7 +296,7 @@ class HeartbeatSender:
         set_at = {held: each.set_at for held in checkpoints if (each := held.checkpoint)}
         states = [_state(held, claim, runs, checkpoints.get(held)) for held, claim, runs in renewed]
         sent = self.clock()
-        timeout = min(max(interval, MIN_TIMEOUT), MAX_TIMEOUT)
+        timeout = min(max(interval / 2, MIN_TIMEOUT), MAX_TIMEOUT)
         try:
             leases = self.runtime_link.is_native
             answer = await self.link.heartbeat(request, states, timeout=timeout) if leases else None
@@ -308,6 +311,7 @@ class HeartbeatSender:
             self._outage.failed(error, pause)
             return pause
         self._outage.worked()
+        is_first = answer is not None and not self._answered
         if answer is not None:
             self._answered = True
             self._last_ttl = answer.ttl
@@ -337,7 +341,8 @@ class HeartbeatSender:
             return 0.0  # at once: an operator waits for it
         if self._queue and any(stored):
             return 0.0
-        return self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+        pause = self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+        return min(pause, SECOND_AFTER) if is_first else pause
 
     def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:
         return HeartbeatRequest(

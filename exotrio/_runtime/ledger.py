@@ -244,7 +244,7 @@ class Ledger:
         From any thread, also while this one is in the middle of a change.
         """
         # Race: the loop may change the ledger at this moment. list() of a dict is atomic, so no change has to
-        # take a lock for a reader that comes every 20 s.
+        # take a lock for a reader that comes every 10 s.
         return [held for held in list(self._held) if held.is_leased]
 
     def snapshot(self) -> list[HeldClaim]:

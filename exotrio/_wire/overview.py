@@ -40,7 +40,7 @@ class RuntimeInfo(Body):
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
             worked since their last stored checkpoints, or since they began. None from an older server.
         work_at_risk_is_more: Whether it runs nodes that are not in this sum yet: a node counts from the first
-            heartbeat after it began, up to 20 s later.
+            heartbeat after it began, up to 10 s later.
         heard_ago: Seconds since its last heartbeat or claim. Other requests do not count, nor do most claims
             of a busy runtime.
         polled_ago: Seconds since its last claim of these, if any.

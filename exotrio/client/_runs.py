@@ -186,7 +186,7 @@ class RunCalls(StockCalls):
     async def cancel(self, run_id: str) -> Run:
         """Cancel a run: waiting states end at once, running nodes are cancelled, nothing follows.
 
-        Needs our server. Runtimes learn of it with their next heartbeat, within 20 s by default. Cancelling
+        Needs our server. Runtimes learn of it with their next heartbeat, within 10 s by default. Cancelling
         a run again changes nothing. Its states cannot be retried.
 
         Returns:

@@ -202,7 +202,7 @@ class StateManager(LimitCalls):
     async def drain(self, worker_id: str) -> None:
         """Drain a runtime: it claims no more states, lets running nodes end, releases the rest, and stops.
 
-        Needs our server. The runtime receives the command with its next heartbeat, within 20 s by default. A
+        Needs our server. The runtime receives the command with its next heartbeat, within 10 s by default. A
         repeated call changes nothing. ``workers`` shows its phase.
 
         Args:
@@ -276,7 +276,7 @@ class StateManager(LimitCalls):
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
         """Return the tree of a runtime's tasks as text, with the lines of code where each task waits.
 
-        Needs our server. The runtime sends it with its next heartbeat, within 20 s by default.
+        Needs our server. The runtime sends it with its next heartbeat, within 10 s by default.
 
         Args:
             worker_id: The ``worker_id`` of the runtime in ``workers``.

@@ -62,7 +62,7 @@ async def embedded(
     keep: float | None = None,
     schedules: bool = True,
     grace: float = 5.0,
-    lease_ttl: float = 60.0,
+    lease_ttl: float = 30.0,
     clock: Clock = wall_clock,
 ) -> AsyncIterator[httpx.AsyncBaseTransport]:
     """Run a state manager inside this process, for as long as the block lasts.
@@ -78,7 +78,7 @@ async def embedded(
         schedules: Trigger graphs by their cron expressions. Defaults to True.
         grace: Seconds that the last writes get when the block ends. Defaults to 5.
         lease_ttl: Seconds a claim holds without a heartbeat if it was made through another state manager on
-            the same PostgreSQL, all of which need the same number. Defaults to 60.
+            the same PostgreSQL, all of which need the same number. Defaults to 30.
         clock: Gives the time in Unix milliseconds. Defaults to the wall clock. A database in
             memory uses no thread, so it works under Trio's virtual clock.
 
@@ -175,7 +175,7 @@ async def serve(
     allowed_hosts: Collection[str] = (),
     limits: Limits | None = None,
     grace: float = 5.0,
-    lease_ttl: float = 60.0,
+    lease_ttl: float = 30.0,
     poison_limit: int = 5,
     claim_timeout: float | None = None,
     keep: float | None = None,
@@ -202,7 +202,8 @@ async def serve(
         limits: What one client may use. Defaults to ``Limits()``.
         grace: Seconds that requests in flight get once ``stopping`` is set, and after them the last writes.
             Defaults to 5.
-        lease_ttl: Seconds a native claim holds without a heartbeat. Defaults to 60.
+        lease_ttl: Seconds a native claim holds without a heartbeat; half as long if the connection of the
+            heartbeats was closed. Defaults to 30.
         poison_limit: A state is ERRORED once this many runtimes in a row were lost while they ran it.
             Defaults to 5.
         claim_timeout: Seconds a v0 claim holds; its holder cannot renew it, so this must be longer

@@ -29,6 +29,8 @@ ROUTES = ("claim", "claim", "report", "report", "report", "release", "heartbeat"
 ROUTE_WAIT = 2.0
 """Seconds a fault waits for a request of its route; then it takes any."""
 MAX_DELAY = 1.2
+KEPT = 0.8
+"""Share of the heartbeats that go over a connection that stays open, as through a proxy of TCP."""
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 BUSY = b'{"detail": "try again later"}'
 FAILURES = {
@@ -196,13 +198,15 @@ class Proxy:
         finally:
             del self._open[scope]
             await trio.aclose_forcefully(stream)
+            if client.kept is not None:
+                await trio.aclose_forcefully(client.kept)
 
     async def _faulty(self, request: Message, client: _Connection) -> bytes | None:
         """Return the response for the client; None closes its connection."""
         if client.is_doomed:
             self.followed[_route(request) or "other"] += 1
             self._touch(request)
-            await self._forward(request)
+            await self._forward(request, client)
             return None
         if self._answering_404:
             return _answer(404, "application/json", self.rng.choice(NO_ROUTE))
@@ -212,11 +216,11 @@ class Proxy:
             return _answer(500, *self._failing[1:])
         armed = self._strikes(request)
         if armed is None:
-            return await self._forward(request)
+            return await self._forward(request, client)
         self.injected[armed.kind] += 1
         if armed.kind == CUT_NEXT:
             client.is_doomed = True
-            return await self._forward(request)
+            return await self._forward(request, client)
         self._touch(request)
         match armed.kind:
             case "html 502":
@@ -226,17 +230,18 @@ class Proxy:
             case "delay":
                 if self.rng.random() < 0.5:
                     await trio.sleep(self.rng.uniform(0.1, MAX_DELAY))
-                    return await self._forward(request)
-                response = await self._forward(request)
+                    return await self._forward(request, client)
+                response = await self._forward(request, client)
                 await trio.sleep(self.rng.uniform(0.1, MAX_DELAY))
                 return response
             case "replay":
-                return self.rng.choice([await self._forward(request), await self._forward(request)])
+                answers = [await self._forward(request, client), await self._forward(request, client)]
+                return self.rng.choice(answers)
             case "502 after commit":
-                await self._forward(request)
+                await self._forward(request, client)
                 return _answer(502, "text/html", HTML)
             case _:
-                await self._forward(request)
+                await self._forward(request, client)
                 return None
 
     def _strikes(self, request: Message) -> _Armed | None:
@@ -249,18 +254,27 @@ class Proxy:
                 return armed
         return None
 
-    async def _forward(self, request: Message) -> bytes | None:
+    async def _forward(self, request: Message, client: _Connection) -> bytes | None:
         began = time.monotonic()
-        # A connection for each request: one that was kept could be stale, which would be another fault.
-        server = await self._connect()
-        if server is None:
-            return _answer(502, "text/html", HTML)
-        async with server:
-            try:
-                await server.send_all(request.raw)
-                response = await _read(server, bytearray())
-            except (OSError, trio.BrokenResourceError):
-                response = None
+        response = None
+        # Most heartbeats of a connection go over the same one, which is closed with it.
+        is_kept = _route(request) == "heartbeat" and self.rng.random() < KEPT
+        if is_kept and client.kept is not None:
+            response = await _exchange(client.kept, request)
+            if response is None:  # that state manager has ended
+                await trio.aclose_forcefully(client.kept)
+                client.kept = None
+        if response is None:
+            # A connection for each request: one that was kept could be stale, which would be another fault.
+            server = await self._connect()
+            if server is None:
+                return _answer(502, "text/html", HTML)
+            if is_kept:
+                client.kept = server
+                response = await _exchange(server, request)
+            else:
+                async with server:
+                    response = await _exchange(server, request)
         if response is None:
             return None
         self._remember(request, response, began)
@@ -334,9 +348,22 @@ def _answer(status: int, kind: str, body: bytes) -> bytes:
 
 @dataclass(slots=True)
 class _Connection:
-    """A worker's connection. ``is_doomed``: the next request is executed, and its answer is not sent."""
+    """A worker's connection.
+
+    ``is_doomed``: the next request is executed, and its answer is not sent. ``kept``: to a state manager, for
+    heartbeats.
+    """
 
     is_doomed: bool = False
+    kept: trio.SocketStream | None = None
+
+
+async def _exchange(server: trio.SocketStream, request: Message) -> Message | None:
+    try:
+        await server.send_all(request.raw)
+        return await _read(server, bytearray())
+    except (OSError, trio.BrokenResourceError):
+        return None
 
 
 async def _read(stream: trio.SocketStream, buffer: bytearray) -> Message | None:

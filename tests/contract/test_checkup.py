@@ -26,7 +26,7 @@ async def test_a_checkup_shows_clock_version_and_terms(api: Api) -> None:
     shown = await checkup(api)
     assert before <= shown.at.timestamp() * 1000 <= time.time_ns() // 1_000_000 + 1
     assert shown.version == VERSION
-    assert (shown.lease_ttl, shown.claim_timeout) == (60, None)
+    assert (shown.lease_ttl, shown.claim_timeout) == (30, None)
     assert shown.claims == []
     assert (shown.leases.lost, shown.leases.poison) == (0, 0)
 

@@ -6,9 +6,10 @@ import errno
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import h11
@@ -22,6 +23,7 @@ from exotrio._httpd import (
     ClientDisconnected,
     ConnectionLimiter,
     Limits,
+    call_when_lost,
     limiter,
     mark_authenticated,
     open_listeners,
@@ -663,6 +665,51 @@ async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: Mock
         assert trio.current_time() - start == pytest.approx(Limits().idle)
 
 
+@pytest.mark.parametrize(
+    ("requests", "ending", "is_lost"),
+    [
+        ((GET, GET), "client", True),
+        ((GET, GET + b"GET"), "client", True),
+        ((GET,), "client", False),
+        ((GET, CLOSING), "client", False),
+        ((GET, GET), "idle for too long", False),
+        ((GET, GET), "server stops", False),
+    ],
+    ids=["it is closed", "within a head", "after one request", "as announced", "by the server", "by a stop"],
+)
+async def test_an_app_learns_that_a_client_closed_the_connection_that_it_had_kept(
+    autojump_clock: MockClock, requests: Sequence[bytes], ending: str, is_lost: bool
+) -> None:
+    lost: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        call_when_lost(scope, partial(lost.append, len(requests)))
+        await respond(send)
+
+    stopping = trio.Event()
+    async with connected(app, stopping=stopping) as client:
+        for request in requests:
+            await client.ask(request)
+        assert lost == []
+        if ending == "server stops":
+            stopping.set()
+        if ending != "idle for too long":
+            await client.stream.aclose()
+        await trio.sleep(2 * Limits().idle)
+        assert lost == [len(requests)] * is_lost
+
+
+async def test_idle_connections_do_not_keep_requests_from_waiting(autojump_clock: MockClock) -> None:
+    connections = ConnectionLimiter(4)
+    opened = [connections.enter(math.inf) for _ in range(4)]
+    for connection in opened:
+        connection.mark_authenticated()
+    assert connections.crowded
+    with connections.idle(opened[0], math.inf):
+        assert not connections.crowded, "one more request closes the idle one, if it needs the room"
+    assert connections.crowded
+
+
 async def test_a_new_connection_must_send_a_request_within_the_head_limit(autojump_clock: MockClock) -> None:
     async with connected(hello) as client:
         start = trio.current_time()
@@ -1207,7 +1254,7 @@ async def test_an_idle_connection_is_closed_for_another_only_after_it_settled(
     connection.mark_authenticated()
 
     async def idle() -> None:
-        with connection.limiter.idle(math.inf):
+        with connection.limiter.idle(connection, math.inf):
             await trio.sleep_forever()
         connections.leave(connection)
 
@@ -1247,7 +1294,7 @@ async def test_a_keyless_connection_above_the_share_closes_no_idle_connection(
     connections = ConnectionLimiter(1_000)
     known = connections.enter(math.inf)
     known.mark_authenticated()
-    with known.limiter.idle(math.inf):
+    with known.limiter.idle(known, math.inf):
         await trio.sleep(2 * limiter.SETTLING)
         # As several acceptors do, each of which found room before.
         for _ in range(510):

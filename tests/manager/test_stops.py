@@ -23,9 +23,10 @@ from exotrio.errors import ConfigurationError
 from exotrio.manager import embedded
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.engine import leases, managers, stops, workers
-from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.leases import Terms, end_leases, expire
 from exotrio.manager.engine.retention import discard
 from exotrio.manager.store.effects import Effects
+from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, item_for, report
@@ -33,7 +34,7 @@ from tests.support.helpers import SettableClock, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two
 
 SECOND = 1_000
-TERMS = Terms()
+TERMS = Terms(lease_ttl_ms=60_000)
 WALL = 1_800_000_000_000
 
 
@@ -119,7 +120,7 @@ class Lab:
 @asynccontextmanager
 async def lab(db: str | Path = ":memory:", now: int = WALL) -> AsyncIterator[Lab]:
     clock = SettableClock(now)
-    async with open_manager(db, clock=clock, monotonic=clock) as manager:
+    async with open_manager(db, clock=clock, monotonic=clock, terms=TERMS) as manager:
         yield Lab(manager, clock)
 
 
@@ -376,6 +377,56 @@ async def test_several_state_managers_write_and_count_one_receipt(engine: str) -
             (receipt,) = ok(await each.remote.native("GET", "stops"))["receipts"]
             assert (receipt["vanished"], receipt["cut"]) == (True, 1)
         assert len([stop for each in committed for stop in each.stops]) == 1, "counted once"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_leases_end_early_unless_a_later_heartbeat_came_to_any_state_manager(engine: str) -> None:
+    async with open_two(engine) as pair:
+        first, second = pair
+        store, term = first.service.store, first.service.terms.lease_ttl_ms
+        await Flow.start(first.remote, place("a"), runs=2)
+        held = ok(await first.remote.native_claim({A: 2}, worker_id="w"))["states"]
+
+        async def beat_at(manager: Manager) -> int:
+            ok(
+                await manager.remote.heartbeat(
+                    "w", runtime="r", phase="running", states=list(map(runs, held))
+                )
+            )
+            return next(iter(await store.read(leases_of)))
+
+        def leases_of(view: View) -> list[int]:
+            rows = view.execute(
+                "SELECT lease_until FROM workers WHERE lease_until IS NOT NULL UNION"
+                " SELECT lease_until FROM states WHERE status = 'QUEUED'"
+            )
+            return sorted(row["lease_until"] for row in rows)
+
+        async def close(renewed_until: int) -> int:
+            at = first.service.monotonic() + term // 2
+            await store.write(end_leases, "tests", "w", at, renewed_until=renewed_until)
+            return at
+
+        before = await beat_at(first)
+        await trio.sleep(0.01)
+        now = await beat_at(second)
+        await close(before)
+        assert await store.read(leases_of) == [now], "it was heard of at the other one"
+        at = await close(now)
+        assert await store.read(leases_of) == [at], "of the runtime and of both states"
+        renewed = await beat_at(second)
+        assert await store.read(leases_of) == [renewed]
+        ok(await first.remote.heartbeat("other", phase="stopped"))
+        await store.write(end_leases, "tests", "other", 0, renewed_until=renewed)
+        assert await store.read(leases_of) == [renewed], "another one's, which has said that it stopped"
+        at = await close(renewed)
+        for service in (first.service, second.service):
+            await service.store.write(expire, at, service.terms)
+        assert await store.read(leases_of) == []
+        receipts = ok(await second.remote.native("GET", "stops"))["receipts"]
+        assert [receipt["cut"] for receipt in receipts if receipt["worker_id"] == "w"] == [2]
+        runtimes = ok(await first.remote.native("GET", "workers"))["workers"]
+        assert not any(runtime["live"] for runtime in runtimes)
 
 
 async def test_a_runtime_whose_process_has_ended_leaves_a_receipt_at_once() -> None:

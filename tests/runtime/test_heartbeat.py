@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import anyio.to_thread
 import httpx
@@ -20,6 +21,7 @@ from trio.testing import MockClock
 from exotrio import (
     BaseNode,
     Graph,
+    ManagerUnavailable,
     NotFound,
     Phase,
     RequestRefused,
@@ -28,8 +30,8 @@ from exotrio import (
     StateManager,
     Stopping,
 )
-from exotrio._link.port import Claim, HeartbeatAnswer
-from exotrio._runtime.heartbeat import heartbeat
+from exotrio._link.port import Claim, HeartbeatAnswer, Link
+from exotrio._runtime.heartbeat import SECOND_AFTER, HeartbeatSender, heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import MAX_ALONE_WAIT
@@ -805,6 +807,51 @@ async def test_the_thread_sends_while_the_loop_is_blocked_and_answers_are_handle
         assert kept.lease_until < ledger.now() + 0.06
     assert link.threads == {"exotrio heartbeat"}
     assert ledger.summary(0).lost_leases == 1
+
+
+class Away(Apart):
+    """A link whose state manager cannot be reached for 15 s from a moment on."""
+
+    def __init__(self, since: float) -> None:
+        super().__init__(lambda _: HeartbeatAnswer((), 30.0, frozenset()))
+        self.since = trio.current_time() + since
+        self.renewed: list[float] = []
+
+    async def heartbeat(
+        self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
+    ) -> HeartbeatAnswer:
+        sent = trio.current_time()
+        if self.since <= sent < self.since + 15:
+            await trio.sleep(timeout)
+            raise ManagerUnavailable("no answer came")
+        self.renewed.append(sent)
+        return await super().heartbeat(heartbeat, states, timeout=timeout)
+
+
+@pytest.mark.parametrize("since", range(12, 24))
+async def test_a_network_that_is_away_for_15_s_costs_no_lease_at_any_moment(
+    autojump_clock: MockClock, since: int
+) -> None:
+    link = Away(since)
+    sender = HeartbeatSender(
+        runtime_link=cast(Link, link),
+        link=cast(Link, link),
+        ledger=Ledger(),
+        deliver=lambda *_: None,
+        clock=trio.current_time,
+        options=runtime(V0Server(), Waits)._options,
+        phase=lambda: Phase.RUNNING,
+        tasks=None,
+        stop_report=lambda: None,
+    )
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        await trio.sleep(60)
+        sender.end()
+    renewed = [at - began for at in link.renewed]
+    assert renewed[:2] == pytest.approx([0, SECOND_AFTER]), "the second one shows that the connection is kept"
+    assert max(later - at for at, later in pairwise(renewed)) < 30
 
 
 async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,20 @@ import trio
 
 from exotrio import Graph, StateManager
 from exotrio._wire.vocabulary import RunStatus
-from tests.support.processes import EXOTRIO, KEY, TEST_TIMEOUT, Process, Processes, Server, environment
+from exotrio.manager import serve
+from exotrio.manager.engine.leases import Terms
+from tests.support import postgres
+from tests.support.manager import ENGINES
+from tests.support.processes import (
+    EXOTRIO,
+    KEY,
+    NOWHERE,
+    TEST_TIMEOUT,
+    Process,
+    Processes,
+    Server,
+    environment,
+)
 
 TTL = "1"
 
@@ -128,6 +144,15 @@ class Place:
             assert time.monotonic() < give_up, f"it did not come; so far: {self.log}"
             await trio.sleep(0.02)
 
+    async def until_heard(self, name: str) -> None:
+        """Wait until a heartbeat said that nodes of a runtime run, which is not its first one."""
+        heard: set[str] = set()
+        with trio.fail_after(TEST_TIMEOUT):
+            while name not in heard:
+                await trio.sleep(0.05)
+                runtimes = (await self.manager.workers()).workers
+                heard = {each.runtime for each in runtimes if each.work_at_risk}
+
     async def finished(self, run_id: str) -> str:
         """Wait until a run succeeded and return which worker's output was accepted."""
         run = await self.manager.wait(run_id, timeout=TEST_TIMEOUT, poll_interval=0.1)
@@ -214,15 +239,41 @@ async def test_states_of_a_frozen_worker_run_elsewhere_and_its_nodes_are_cancell
     assert "dropped 1" in end.err
 
 
-async def test_states_of_a_killed_worker_run_elsewhere_after_the_lease(place: Place) -> None:
-    killed = place.worker("a")
-    runs = [await place.trigger("Waits") for _ in range(4)]
-    await place.until(lambda: place.log == ["begin Waits a"] * 2)
-    killed.kill()
-    place.open("b")
-    place.worker("b")
-    assert [await place.finished(run_id) for run_id in runs] == ["b"] * 4
-    assert place.log.count("end Waits b") == 4
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_states_of_a_killed_worker_run_elsewhere_before_their_leases_end_those_of_a_frozen_one_not(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Terms, "silence_ms", 300)
+    monkeypatch.setattr(Terms, "sweep_interval", 0.1)
+    with ExitStack() as stack:
+        processes = stack.enter_context(Processes())
+        db = tmp_path / "db" if engine == "SQLite" else stack.enter_context(postgres.database()).url
+        async with trio.open_nursery() as nursery:
+            run = partial(serve, port=0, db=db, key=KEY, lease_ttl=2 * TEST_TIMEOUT, grace=0.1)
+            (uri,) = await nursery.start(run)
+            here = Place(tmp_path, "ns", replace(NOWHERE, uri=uri), processes)
+            async with here.manager:
+                killed = await trio.to_thread.run_sync(here.worker, "killed")
+                runs = [await here.trigger("Waits") for _ in range(4)]
+                await here.until(lambda: here.log == ["begin Waits killed"] * 2)
+                frozen = await trio.to_thread.run_sync(here.worker, "frozen")
+                runs += [await here.trigger("Waits") for _ in range(2)]
+                await here.until(lambda: here.log.count("begin Waits frozen") == 2)
+                for name in ("frozen", "killed"):
+                    await here.until_heard(name)
+                frozen.signal(signal.SIGSTOP)
+                await trio.to_thread.run_sync(killed.kill)
+                here.open("b")
+                await trio.to_thread.run_sync(here.worker, "b")
+                await here.until(lambda: here.log.count("end Waits b") >= 2)
+                here.open("frozen")
+                frozen.signal(signal.SIGCONT)
+                ended = Counter([await here.finished(run_id) for run_id in runs])
+                assert ended["b"] + ended["frozen"] == 6
+                assert here.log.count("begin Waits frozen") == ended["frozen"] >= 2
+                (receipt,) = (await here.manager.stops()).receipts
+                assert (receipt.runtime, receipt.vanished, receipt.cut) == ("killed", True, 2)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_worker_that_is_stopped_hands_over_its_work_with_its_state(place: Place) -> None:

@@ -32,7 +32,7 @@ def command() -> None:
 @command.command(name="sqlite-to-postgres")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("url", metavar="[URL]", required=False, type=options.Database())
-@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat; as for `server`.")
+@options.seconds("--lease-ttl", 30, "How long a claim is valid without a heartbeat; as for `server`.")
 @click.option(
     "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
 )

@@ -31,7 +31,7 @@ LS_COLUMNS = (
 POLL_INTERVAL = 0.5
 UNKNOWN = 30.0
 """Seconds after which a runtime that the state manager does not know counts as stopped. If the state manager
-was restarted, the next heartbeat of a live runtime comes within 20 s."""
+was restarted, the next heartbeat of a live runtime comes within 10 s."""
 
 
 class Fate(Enum):
@@ -102,7 +102,7 @@ def stops(since: float, connection: Connection) -> None:
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
     those that were cut had run, without what their checkpoints keep; of a runtime that vanished, until its
     last heartbeat: it may be more. Undelivered states are unknown, abandoned, or in the outbox. A runtime
-    that was killed or cut off is listed as vanished a minute later: once its leases have ended.
+    that was killed or cut off is listed as vanished half a minute later: once its leases have ended.
 
     JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
     drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, work_lost_ms, unknown, abandoned, kept,
@@ -130,7 +130,7 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
     """Drain runtimes: they claim nothing more, finish running nodes, release other claims, and stop.
 
     A name stands for all runtimes that have it. Each learns of it with its next heartbeat, usually within
-    20 s.
+    10 s.
 
     With --wait it exits 0 once all have stopped, and 75 if one of them sends no more heartbeats, or is
     still running after the timeout; the drain continues.
@@ -172,7 +172,7 @@ def drain(runtimes: tuple[str, ...], every: bool, waits: bool, timeout: float, c
 def tasks(runtime: str, timeout: float, connection: Connection) -> None:
     """Print the tree of a runtime's tasks, and where each waits: lines of code, no values.
 
-    The runtime sends it with its next heartbeat, usually within 20 s, if it was started with
+    The runtime sends it with its next heartbeat, usually within 10 s, if it was started with
     `worker --health-tasks` or by `dev`.
 
     JSON: worker_id, runtime, tasks (the tree as text).

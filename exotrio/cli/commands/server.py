@@ -58,7 +58,7 @@ MAX_CONNECTIONS = 4_000
     help="Largest request body, in MiB.",
 )
 @options.seconds("--grace", 5, "For requests in flight when stopping, and then for the last commit.")
-@options.seconds("--lease-ttl", 60, "How long a claim is valid without a heartbeat.")
+@options.seconds("--lease-ttl", 30, "How long a claim is valid without a heartbeat.")
 @click.option(
     "--poison-limit",
     default=5,

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exotrio._httpd import is_crowded, while_connected
+from exotrio._httpd import call_when_lost, is_crowded, while_connected
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
 from exotrio._wire.graphs import GraphPage, GraphsQuery
@@ -40,7 +40,7 @@ from exotrio.manager.api.json import (
     unprocessable,
 )
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import claims, outcomes, releases, retries, workers
+from exotrio.manager.engine import claims, leases, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import graphs as graph_queries
@@ -263,7 +263,17 @@ class Native:
             workers.heartbeat, namespace, body, now, terms, manager=manager
         )
         ttl_ms = terms.lease_ttl_ms if manager is None else None
+        until = now + terms.lease_ttl_ms
+        call_when_lost(request.scope, partial(self._end_leases_early, namespace, body.worker_id, until))
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+
+    def _end_leases_early(self, namespace: str, worker: str, renewed_until: int) -> None:
+        """Let the leases of a runtime end early: its side closed the connection of its heartbeats, as the
+        kernel does when a process is killed. If it lives, its next heartbeat renews them in time."""
+        at = self._service.monotonic() + self._service.terms.silence_ms
+        if at < renewed_until:
+            end = partial(leases.end_leases, namespace=namespace, worker=worker, at=at)
+            self._store.write_later(partial(end, renewed_until=renewed_until))
 
 
 def _new_run(entry: NativeTriggerRequest) -> NewRun:

@@ -47,10 +47,11 @@ savepoint around the use case (``manager.store``) and templates that are not cac
    and step 3 again for them; then the groups around those.
 5. ``reported_texts.store_logs``: log lines, if there are any.
 
-Leases: a native claim holds for a term (60 s) from its last heartbeat. Deadlines are on the clock of leases:
-for SQLite the monotonic clock of this process, where a restart (``leases.restart``) gives every claim a new
-term; otherwise the clock of the database. ``workers.heartbeat`` renews them. ``managers.sweep``, which
-``background`` calls, ends overdue leases and takes back what was held inside a state manager that is gone. A
-state whose lease ended is claimable again without using a retry, and an outcome of its former holder counts
-until another runtime claims it.
+Leases: a native claim holds for a term (30 s) from its last heartbeat; half as long if the runtime closed the
+connection of its heartbeats without a goodbye and sends none in that time (``leases.end_leases``). Deadlines
+are on the clock of leases: for SQLite the monotonic clock of this process, where a restart
+(``leases.restart``) gives every claim a new term; otherwise the clock of the database. ``workers.heartbeat``
+renews them. ``managers.sweep``, which ``background`` calls, ends overdue leases and takes back what was held
+inside a state manager that is gone. A state whose lease ended is claimable again without using a retry, and
+an outcome of its former holder counts until another runtime claims it.
 """

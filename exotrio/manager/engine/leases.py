@@ -59,7 +59,7 @@ MAX_STATES_PER_SWEEP = 1_000
 class Terms:
     """How long claims hold."""
 
-    lease_ttl_ms: int = 60_000
+    lease_ttl_ms: int = 30_000
     """Of a native claim, from its last heartbeat."""
     claim_timeout_ms: int | None = None
     """Of a v0 claim, whose holder cannot renew it. None: no limit."""
@@ -70,6 +70,14 @@ class Terms:
     def alone_from(self) -> int:
         """How many lost runtimes make a state run alone: one less than make it an error."""
         return max(1, self.poison_limit - 1)
+
+    @property
+    def silence_ms(self) -> int:
+        """After so long without a heartbeat a runtime is lost if its connection was closed.
+
+        Its next heartbeat is due after two thirds of this, and may have to be repeated.
+        """
+        return self.lease_ttl_ms // 2
 
     @property
     def sweep_interval(self) -> float:
@@ -315,16 +323,26 @@ def _end_as_poison(tx: Transaction, runs: Mapping[int, RunRow], states: Sequence
     return changes.effects
 
 
-def end_leases(tx: Transaction, namespace: str, worker: str, now: int) -> int:
-    """End the leases of a runtime whose process has ended; return how many those were.
+def end_leases(
+    tx: Transaction, namespace: str, worker: str, at: int, *, renewed_until: int | None = None
+) -> int:
+    """Let the leases of a runtime end at ``at``, on the clock of leases, ms; return how many those are.
 
-    The next sweep takes the states back. ``now`` is on the clock of leases, ms.
+    With ``renewed_until``, only if its last heartbeat, at whichever state manager, renewed them until then.
+    Its next one renews them again.
     """
+    # Locked before the row of the runtime, as by a heartbeat.
     held = _locked_leases(
         tx, " AND worker = ? AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)", worker, namespace
     )
+    if renewed_until is not None:
+        unless_renewed = " WHERE namespace = ? AND worker_id = ? AND lease_until = ?"
+        of_runtime = (at, namespace, worker, renewed_until)
+        if not tx.execute(f"UPDATE workers SET lease_until = ?{unless_renewed}", of_runtime).rowcount:
+            return 0
     return tx.execute(
-        f"UPDATE states SET lease_until = ? WHERE {tx.any_of('seq')}", (now, tx.items(held))
+        f"UPDATE states SET lease_until = ? WHERE {tx.any_of('seq')} AND lease_until > ?",
+        (at, tx.items(held), at),
     ).rowcount
 
 

@@ -32,9 +32,6 @@ SEEN_INTERVAL = 5.0
 MIN_LATENESS_MS = 1_000
 """A busy machine is sometimes as late as this, and no lease ended by it. The times that two state managers
 measure of their database may differ by as much."""
-MIN_AHEAD_MS = 20_000
-"""A lease of a minute that was renewed before a smaller step ahead is still renewed in time. For shorter
-leases a third of the term is used."""
 LEARNT_AFTER_MS = 10_000
 """Time after which each state manager knows that the clock was set."""
 RECOVERY_INTERVAL_MS = 60_000
@@ -232,7 +229,7 @@ def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     _move_seen_times(tx, now, max(0, by_ms))
     if by_ms < 0:
         clock.set_back(tx, tx.now_ms, -by_ms)
-    elif by_ms >= min(MIN_AHEAD_MS, terms.lease_ttl_ms // 3):
+    elif by_ms >= terms.lease_ttl_ms // 3:  # a lease renewed before a smaller step is still renewed in time
         clock.set_ahead(tx, tx.now_ms, by_ms)
 
 

@@ -31,7 +31,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 60_000
-"""A runtime without a request for this long is not live: three heartbeats are missing."""
+"""A runtime without a request for this long is not live, even if its leases are longer."""
 V0_RUNTIME = "a v0 runtime"
 """Stands among the names of runtimes for those that claim through v0."""
 _REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
@@ -100,7 +100,8 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         worker_id=row["worker_id"],
         runtime=row["runtime"],
         phase=phase,
-        live=now - row["seen_at"] < SILENT_AFTER_MS and phase != "stopped",
+        # ``heard`` is 0 once its leases have ended.
+        live=row["heard"] > 0 and now - row["seen_at"] < SILENT_AFTER_MS and phase != "stopped",
         asked_to_drain=row["drain_asked"] > 0,
         workers=heartbeat.workers,
         busy=busy,
@@ -181,7 +182,7 @@ def offered(view: View, namespace: str, now: int) -> Offers:
     for row in view.execute(
         # Without their heartbeats: pages need this often.
         "SELECT runtime, worker_id, nodes, run_id FROM workers"
-        " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped'",
+        " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped' AND heard > 0",
         (namespace, now - SILENT_AFTER_MS),
     ):
         for node in from_json(row["nodes"]):
