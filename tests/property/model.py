@@ -78,7 +78,14 @@ class Plan:
             precedes = united.identifier in self.descendants(other.identifier)
             if other != united and other.unites == united.unites and not precedes:
                 region -= {other.identifier} | self.descendants(other.identifier)
-        return region
+        return {name for name in region if united.unites in self.above(name)}
+
+    def above(self, identifier: str) -> set[str]:
+        """Every place of which a state can be above one of ``identifier``. A state of a united place is below
+        one of its target, and not below the branches."""
+        unites = self[identifier].unites
+        nearest = {unites} if unites is not None else self.predecessors(identifier)
+        return nearest.union(*map(self.above, nearest))
 
     def waits_for(self, united: Place) -> set[str]:
         """The identifiers of which no state may be pending: also what united nodes of the region wait for."""

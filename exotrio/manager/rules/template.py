@@ -10,7 +10,8 @@ Pure: no database, no clock. Theory of operation:
 * The **group** of a united node U and a state t is every state with t in its chain whose place is
   in U's **region**: what lies below T, without U and what follows it, and without the other
   nodes that unite T (and what follows them) unless they precede U. U also waits for what may still
-  bring about a state of that group: for the groups of united nodes in the region.
+  bring about a state of that group: for the groups of united nodes in the region. None of these
+  waits for U: it unites a place that is below T in a chain, or it unites T, too, and precedes U.
 """
 
 from __future__ import annotations
