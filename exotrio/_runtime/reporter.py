@@ -71,7 +71,7 @@ class Reporter:
     _latest: trio.Event = field(default_factory=trio.Event)
     """Set when the last request that was begun is over."""
     _waits: bool = False
-    """Whether the dispatcher waits for the queue."""
+    """Whether the dispatcher waits for the queue, and nothing was put there."""
 
     # -- from the other tasks of the runtime
 
@@ -84,6 +84,7 @@ class Reporter:
         if self._is_sent_at_once(held):
             self._begin([held])
             return
+        self._waits = False  # from now on, not only once its task runs
         with suppress(trio.BrokenResourceError):  # as in ``add``
             try:
                 self.finished.send_nowait(held)
@@ -92,6 +93,7 @@ class Reporter:
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger, without waiting."""
+        self._waits = False
         try:
             self.finished.send_nowait(held)
         except trio.WouldBlock:

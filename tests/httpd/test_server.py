@@ -38,6 +38,7 @@ from exotrio._httpd.connection import serve_connection
 from exotrio._httpd.exchange import ServerState
 from exotrio._httpd.limiter import OpenConnection
 from exotrio.errors import ConfigurationError, PortBusy
+from tests.support.steps import counted_steps
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -277,6 +278,19 @@ async def test_a_connection_is_kept_alive_between_requests() -> None:
             assert (response.status, response.body, response.closes) == (200, b"hello", False)
             assert b"date" in response.headers
             assert b"server" not in response.headers
+
+
+async def test_a_request_on_a_kept_connection_takes_four_steps_of_the_loop() -> None:
+    async with client_of(hello) as client:
+        await client.ask(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        with counted_steps() as steps:
+            for _ in range(10):
+                await client.ask(GET)
+            await trio.testing.wait_all_tasks_blocked()
+    ours = {name: count for name, count in steps.items() if name.startswith("exotrio._httpd")}
+    # One that reads; one that runs the app, one after its write, and one while nothing waits to be read.
+    assert sum(ours.values()) <= 40, ours
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode
+from exotrio import BaseNode, Graph, Runtime, StateManager
+from exotrio.manager import embedded
 from tests.support.doubles import Call, Delays, NativeServer, running, runtime
+from tests.support.steps import counted_steps
 
 
 class Says(BaseNode):
@@ -45,6 +49,35 @@ async def test_the_states_of_a_chain_come_with_the_reports_of_the_ones_before(
     # One that was waiting brought the first, and one more waits since then.
     assert len(server.routes("claim")) <= before + 1
     assert len(server.routes("outcomes")) == 5
+
+
+async def test_a_hop_of_a_chain_in_process_takes_three_steps_of_the_loop(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[Counter[str]] = []
+
+    class Notes(BaseNode):
+        async def execute(self) -> None:
+            seen.append(steps.copy())
+
+    chain = Graph("chain", namespace="ns")
+    last = chain.add(Notes, identifier="c0")
+    for number in range(1, 12):
+        last = chain.add(Notes, identifier=f"c{number}", after=last)
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(Runtime("ns", "rt", [Notes], transport=transport), registered=True),
+    ):
+        await manager.upsert_graph(chain)
+        await trio.sleep(1)
+        with counted_steps() as steps:
+            run = await manager.trigger("chain")
+            await manager.wait(run["run_id"])
+    taken = seen[-1] - seen[1]
+    del taken["poll"]  # it lets others go first now and then
+    # Its node runs; its outcome is sent, and recorded at once; the answer brings the next state.
+    assert sum(taken.values()) <= 10 * 3, taken
 
 
 async def test_no_more_is_held_than_fits_however_claims_and_reports_meet(autojump_clock: MockClock) -> None:

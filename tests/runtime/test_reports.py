@@ -406,6 +406,17 @@ async def test_outcomes_travel_in_batches_where_the_link_can(autojump_clock: Moc
     assert (rt.summary.completed, rt.summary.pruned, rt.summary.errored) == (48, 1, 1)
 
 
+@pytest.mark.parametrize("count", [2, 4])
+async def test_outcomes_of_nodes_that_end_at_the_same_moment_share_a_request(
+    autojump_clock: MockClock, count: int
+) -> None:
+    server = NativeServer()
+    server.add("Sleeps", count, seconds="1")
+    async with running(server, Sleeps, workers=4):
+        await server.until(EXECUTED=count)
+    assert len(server.routes("outcomes")) == 1
+
+
 async def test_short_nodes_take_few_requests(autojump_clock: MockClock) -> None:
     """At a server that answers at once, too: each request costs more than a state."""
     server = NativeServer(Instant=800)
