@@ -121,8 +121,8 @@ def claim(
         if claimed is not None:
             return WithEffects(claimed, effects)
     else:
-        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer, limited))
         limited.take(())
+        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer, limited))
         effects.add(limited.effects)
     if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
         effects.undo = earlier.undo

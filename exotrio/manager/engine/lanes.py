@@ -65,6 +65,7 @@ class LimitedClaim:
         self._slots: Slots | None = None
         self._let_in: dict[int, tuple[int, int]] = {}
         self._checks: dict[Pair, int] = {}
+        self._full: set[Pair] = set()
 
     def choose(self, due: Sequence[Candidate]) -> list[Candidate]:
         """Return those of the first ``due`` states, and of those behind, for which there is room."""
@@ -91,35 +92,28 @@ class LimitedClaim:
 
     def next_in(self) -> float:
         """Return the seconds until a claim of these nodes may find something without an announcement, or
-        infinity. Call it after ``choose``."""
+        infinity. Call it after ``take``."""
         if self.is_unfinished:
             return 0.0
         ids = self._tx.limited_nodes.limits_of(self._tx, self._counts)
-        at = min(self._checks.values(), default=math.inf)
-        if ids:
-            at = min(at, _next_check(self._tx, ids))
-        return max(0.0, (at - self._tx.now_ms) / 1000)
+        return max(0.0, (_next_check(self._tx, ids) - self._tx.now_ms) / 1000) if ids else math.inf
 
     def take(self, states: Iterable[Candidate]) -> None:
-        """Record that the claim takes these of the chosen states. Call it in any case, as the last step."""
+        """Record that the claim takes these of the chosen states. Call it in any case, also for none."""
         tx, slots = self._tx, self._slots
         if slots is None:
             return
         taken = [*states]
         pairs = sorted((pair, state.seq) for state in taken for pair in pairs_of(state.limits))
-        held = [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits]
-        starts = Counter(
-            (*pair, tx.now_ms - tx.now_ms % limit.part_ms)
-            for pair, _ in pairs
-            if (limit := slots.limits.get(pair[0])) is not None and limit.starts is not None
-        )
-        put_slots(tx, held)
+        put_slots(tx, [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits])
         tx.insert(
             "starts",
             ("limit_id", "key", "slot", "count"),
-            sorted((*key, count) for key, count in starts.items()),
+            slots.start(pair for pair, _ in pairs),
             "(limit_id, key, slot) DO UPDATE SET count = starts.count + excluded.count",
         )
+        # Not before: what this claim starts may be what leaves no room.
+        self._checks |= {pair: at for pair in self._full if (at := slots.room_at(pair)) is not None}
         put_slots(tx, [(*pair, ONE_KEY, at) for pair, at in sorted(self._checks.items())])
         numbers = {state.seq for state in taken}
         for seq, (run, node_id) in self._let_in.items():
@@ -163,11 +157,11 @@ class LimitedClaim:
                 # The limit was made again since the graph was stored. Others may wait without looking for it.
                 name_at_node(tx, node_id, {limit for limit, _ in pairs_of(state.limits)})
                 self._announce([state])
-            rows.append((state.seq, "CREATED", lane_of(pair)))
+            # It came due in this claim, perhaps, and has a new turn.
+            rows.append((state.seq, "CREATED", lane_of(pair), state.turn))
             self._let_in.pop(state.seq, None)
-            if (at := slots.room_at(pair)) is not None:
-                self._checks[pair] = at
-        tx.update("states", ("seq", "status"), ("lane",), sorted(rows))
+            self._full.add(pair)
+        tx.update("states", ("seq", "status"), ("lane", "turn"), sorted(rows))
 
     def _check_lanes(self, slots: Slots) -> bool:
         """Let states in where checks are due; return whether some of these nodes were."""
@@ -181,8 +175,8 @@ class LimitedClaim:
             if (room := slots.room(pair)) > 0:
                 nodes = tx.limited_nodes.nodes_of(tx, [pair[0]]) | self._counts.keys()
                 wanted += [(lane_of(pair), node_id, room) for node_id in sorted(nodes)]
-            elif (at := slots.room_at(pair)) is not None:
-                self._checks[pair] = at
+            else:
+                self._full.add(pair)
         found = _first_in_lanes(tx, wanted, self._run)
         self._let_in = _let_in(tx, found)
         if len(self._let_in) < sum(map(len, found.values())):

@@ -159,6 +159,17 @@ class Slots:
                 return slot + limit.part_ms + limit.period_ms
         return None
 
+    def start(self, pairs: Iterable[Pair]) -> list[tuple[int, str, int, int]]:
+        """Count new starts, as far as they are limited; return the rows to add to ``starts``."""
+        now_ms, rows = self.view.now_ms, []
+        for pair, count in sorted(Counter(pairs).items()):
+            limit = self.limits.get(pair[0])
+            if limit is not None and limit.starts is not None:
+                slot = now_ms - now_ms % limit.part_ms
+                self._started.setdefault(pair, []).append((slot, count))
+                rows.append((*pair, slot, count))
+        return rows
+
     def _counted(self, pair: Pair) -> list[tuple[int, int]]:
         limit = self.limits.get(pair[0])
         if limit is None or limit.starts is None:
