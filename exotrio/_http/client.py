@@ -158,7 +158,7 @@ class HttpClient:
                 chunk_timeout=chunk_timeout,
             )
             async with pool.limiter:
-                began = loop.current_time()
+                began = loop.current_time() if self._events else since
                 try:
                     await pool.sender.send(exchange)
                 except ConnectionFailed as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import h11
@@ -116,12 +116,9 @@ def while_connected(scope: Mapping[str, Any], max_wait: float = math.inf) -> Ite
     For long polls and endless responses. A block whose last step has succeeded is not cancelled any more.
     """
     exchange = _exchange_of(scope)
-    with trio.CancelScope(deadline=trio.current_time() + max_wait) as waiting:
-        if exchange is None:
-            yield
-            return
-        with exchange.cancelled_when_over(waiting):
-            yield
+    waiting = trio.CancelScope(deadline=trio.current_time() + max_wait)
+    with waiting, nullcontext() if exchange is None else exchange.cancelled_when_over(waiting):
+        yield
 
 
 def is_crowded(scope: Mapping[str, Any]) -> bool:
