@@ -1,0 +1,122 @@
+"""What limits cost: states that name one next to states that name none, and claims next to many that wait."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import trio
+
+from exotrio import Graph, GraphNodeModel, LimitModel
+from exotrio.manager import embedded
+from tests.bench.figures import Plan, Sample
+from tests.bench.history import executed, timed
+from tests.bench.machine import NO_TLS
+from tests.bench.places import cpu_seconds, fresh, working
+from tests.bench.throughput import fan_out
+from tests.bench.work import FAN, NAMESPACE
+from tests.support.postgres import Database, database
+
+BATCH = 16
+LIMITS = {
+    "no limit": (None, "", BATCH),
+    "a limit with room": (1_000, "", BATCH),
+    "a limit, a key of each state": (1, "${{ fan.outputs.i }}", BATCH),
+    "no limit, batch 4": (None, "", 4),
+    "a limit of 4, all wait": (4, "", BATCH),
+}
+"""By what is measured: states at once, the key of each state, and the size of batches."""
+COMPARED = {
+    "a limit with room": "no limit",
+    "a limit, a key of each state": "no limit",
+    "a limit of 4, all wait": "no limit, batch 4",
+}
+WAITING = 100_000
+
+
+def limits(plan: Plan) -> Iterator[Sample]:
+    """CPU per state of a fan-out in process, on both engines; and of claims while many states wait."""
+    for engine in ("SQLite", "PostgreSQL"):
+        costs = {}
+        for what, (at_most, key, batch) in LIMITS.items():
+            with ExitStack() as stack:
+                used = stack.enter_context(database()) if engine == "PostgreSQL" else None
+                db = str(fresh(plan.folder) / "state.db") if used is None else used.url
+                costs[what] = trio.run(_cost, db, used, _graph(at_most, key), batch, plan.states)
+            yield Sample(f"CPU per state, {what}, {engine}", costs[what], "us")
+        for what, base in COMPARED.items():
+            name = f"CPU per state, {what}, over {base}, {engine}"
+            yield Sample(name, costs[what] / costs[base], "x", max_goal=1.25)
+    waiting = min(WAITING, plan.histories[-1])
+    none, many = trio.run(_claims, plan, 0), trio.run(_claims, plan, waiting)
+    what = f"claim and report {BATCH} of a node"
+    yield Sample(f"{what}, none waits for a limit", none, "ms CPU")
+    yield Sample(f"{what}, {waiting:,} wait for a limit", many, "ms CPU")
+    yield Sample(f"{what}, {waiting:,} over none that wait", many / none, "x", max_goal=1.1)
+
+
+def _graph(at_most: int | None, key: str, name: str = FAN.name) -> Graph:
+    """Return a fan-out whose states name a limit."""
+    first, step = FAN.nodes
+    if at_most is None:
+        return Graph(name, [first, step])
+    limit = LimitModel(name=f"limit of {name}", at_most=at_most)
+    named = {**step.model_dump(), "limits": [{"name": limit.name, "key": key}]}
+    return Graph(name, [first, GraphNodeModel.model_validate(named)], limits=[limit])
+
+
+async def _cost(db: str, used: Database | None, graph: Graph, batch: int, states: int) -> float:
+    """Return the microseconds that one state costs runtime, state manager and database."""
+    async with (
+        embedded(db) as transport,
+        working({"transport": transport}, graph, batch_size=batch) as manager,
+    ):
+        await fan_out(manager, batch)
+        begin = _seconds(used)
+        await fan_out(manager, states)
+        return (_seconds(used) - begin) / states * 1e6
+
+
+def _seconds(used: Database | None) -> float:
+    """Return the CPU seconds so far of this process, and of PostgreSQL with its sessions."""
+    if used is None:
+        return time.process_time()
+    first = used.server.pid
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    return time.process_time() + sum(map(cpu_seconds, (first, *map(int, children))))
+
+
+async def _claims(plan: Plan, waiting: int) -> float:
+    """Return the milliseconds of a claim and a report of states without a limit, while others of their node
+    wait for one."""
+    stopped = _graph(0, "", "stopped")
+    async with embedded(fresh(plan.folder) / "state.db") as transport:
+        async with working({"transport": transport}, FAN, stopped, batch_size=64) as manager:
+            if waiting:
+                await manager.trigger(stopped.name, inputs={"n": str(waiting)})
+            while (await manager.limit("limit of stopped")).waiting < waiting:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        async with httpx.AsyncClient(transport=transport, base_url="http://bench", verify=NO_TLS) as client:
+            run = {"run_id": str(uuid4()), "inputs": {"n": "1"}}
+            reply = await client.post(f"/exotrio/v1/namespace/{NAMESPACE}/graph/fan/trigger", json=run)
+            reply.raise_for_status()
+            await _turn(client, "fan", {"Fan": 1}, [{"i": "x"}] * plan.claims * BATCH)
+            turns = [await _turn(client, str(turn), {"Step": BATCH}, []) for turn in range(plan.claims)]
+    return statistics.median(turns) * 1000
+
+
+async def _turn(
+    client: httpx.AsyncClient, claim_id: str, counts: dict[str, int], outputs: list[dict[str, str]]
+) -> float:
+    """Claim states and report them; return the CPU seconds."""
+    times: list[float] = []
+    body = {"worker_id": "bench", "limits": counts, "limit": BATCH, "claim_id": claim_id}
+    states = (await timed(client, "claim", body, times))["states"]
+    assert len(states) == sum(counts.values())
+    await timed(client, "outcomes", [executed(state, outputs) for state in states], times)
+    return sum(times)
