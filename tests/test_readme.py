@@ -582,7 +582,7 @@ def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
     assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
 
 
-async def test_an_order_that_is_billed_twice_has_one_run(
+async def test_an_order_that_is_billed_twice_has_one_run_and_runs_have_an_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(tmp_path) as running:
@@ -597,6 +597,17 @@ async def test_an_order_that_is_billed_twice_has_one_run(
         assert await bill("17", Decimal("9.50")) == await bill("17", Decimal("9.50"))
         with pytest.raises(RequestRefused, match="'order-17' belongs to the run"):
             await bill("17", Decimal("9.51"))
+        for graph in ("report", "order"):
+            running.ask("PUT", f"/v0/namespace/shop/graph/{graph}", {"secrets": {}, "nodes": [node]})
+        async with exotrio.StateManager("shop") as manager:
+            await execute(block(GUIDE, "async def sell("), before=before)["sell"](manager)
+            _, *runs = (await manager.find_runs()).runs[::-1]
+    assert [(run.graph_name, run.priority, run.weight, run.fair_key) for run in runs] == [
+        ("report", "low", 1.0, None),
+        ("order", "high", 1.0, None),
+        ("order", "normal", 1.0, "customer-17"),
+        ("order", "normal", 3.0, "customer-18"),
+    ]
 
 
 REPORTED = """

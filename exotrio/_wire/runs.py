@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, computed_field
 from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds, TraceContext, Uuid
 from exotrio._wire.limits import LimitWait
-from exotrio._wire.v0 import AnyStatus, RunSummary, TriggerRequest
-from exotrio._wire.vocabulary import FAILED, MAX_WAIT_MS, RETRIED
+from exotrio._wire.v0 import AnyStatus, RunKey, RunSummary, TriggerRequest
+from exotrio._wire.vocabulary import FAILED, MAX_WAIT_MS, MAX_WEIGHT, MIN_WEIGHT, RETRIED, Priority
 
 
 def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
@@ -20,7 +20,8 @@ def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
 
 class NativeTriggerRequest(TriggerRequest):
     """As v0, but with a run id or a key, chosen by the client: each makes the request repeatable.
-    ``trace`` is the context of the trigger, if it is traced.
+    ``trace`` is the context of the trigger, if it is traced. ``priority``, ``weight`` and ``fair_key`` say in
+    which order its states are claimed: at a state manager with the capability ``ORDER``.
 
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
     ``MAX_BATCH`` of them: all start, or none.
@@ -28,6 +29,15 @@ class NativeTriggerRequest(TriggerRequest):
 
     run_id: Annotated[Uuid | None, AfterValidator(_id_or_key), Field(validate_default=True)] = None
     trace: TraceContext | None = None
+    priority: Priority = Priority.NORMAL
+    weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] = 1.0
+    fair_key: RunKey | None = None
+
+
+class PriorityRequest(Body):
+    """The new priority of a run."""
+
+    priority: Priority
 
 
 class TriggerManyReply(Body):

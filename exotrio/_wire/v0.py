@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, Seconds, Texts
-from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS, RunStatus, StateStatus, check_key
+from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS, Priority, RunStatus, StateStatus, check_key
 from exotrio.graph import Name
 
 # -- nodes
@@ -160,10 +160,11 @@ class RunSummary(Body):
         created_at: None if it is derived from the states of a run on a v0 server.
         finished_at: When its last pending state ended; None until then.
         key: The key that it was triggered with, if any.
+        priority, weight, fair_key: In which order its states are claimed, as in ``trigger``.
         idle: Seconds for which it had ended and waited to be retried.
         duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    The last four are None, and ``idle`` is 0, from v0.
+    From v0, the last seven are the defaults, and ``finished_at`` and ``duration`` are None.
     """
 
     run_id: str
@@ -178,6 +179,9 @@ class RunSummary(Body):
     finished_at: Moment | None = None
     cancelled_at: Moment | None = None
     key: str | None = None
+    priority: str = Priority.NORMAL.value
+    weight: float = 1.0
+    fair_key: str | None = None
     idle: Seconds = Field(default=0.0, alias="idle_ms")
 
     @computed_field(alias="duration_ms")  # type: ignore[prop-decorator]

@@ -33,6 +33,10 @@ MAX_LOG_BYTES = 32 * 1024
 """Maximum number of bytes of their texts."""
 MAX_CHECKPOINT = 64 * 1024
 """Maximum number of bytes of a checkpoint, as text."""
+ORDER = "order"
+"""The capability of a state manager that knows priorities, weights and fairness keys of runs."""
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
+"""Bounds of the weight of a run."""
 CHECKPOINTS = "checkpoints"
 """The capability of a state manager that stores checkpoints."""
 LIMITS = "limits"
@@ -64,6 +68,14 @@ RETRIED = (StateStatus.RETRY_CREATED,)
 FAILED: tuple[str, ...] = (*ERRORED, "TIMEDOUT", "CANCELLED")
 """Those that count as errored in an answer: the last two were proposed for the stock server. Any other status
 of a newer one counts as pending, so that no run seems to have ended."""
+
+
+class Priority(StrEnum):
+    """Priority of a run: its states are claimed before, or after, those of other runs."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
 
 
 class RunStatus(StrEnum):

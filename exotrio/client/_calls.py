@@ -149,13 +149,14 @@ class Calls:
         """Return whether the server is ours: whether it speaks the native API."""
         return bool(await self._known_capabilities())
 
-    async def require(self, capability: str, what: str, instead: str) -> None:
+    async def require(self, capability: str, what: str, instead: str = "") -> None:
         """Raise RequestRefused, as ``refuse_v0`` does, if the server lacks a capability."""
         known = await self._known_capabilities()
         if not known:
             self.refuse_v0(what, instead)
         if capability not in known:
-            raise RequestRefused(f"{what}: {self._too_old()}", fix=f"upgrade it, or {instead}")
+            fix = f"upgrade it, or {instead}" if instead else "upgrade it"
+            raise RequestRefused(f"{what}: {self._too_old()}", fix=fix)
 
     def _too_old(self) -> str:
         return f"{self.http.endpoint.name} is an exotrio too old for that"

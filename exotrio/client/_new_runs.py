@@ -17,6 +17,7 @@ from exotrio._fields.models import NONE, NoneText, Values, texts_of
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.v0 import NodesReply
+from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph
 from exotrio.errors import ConfigurationError, InvalidResponse, RequestRefused
@@ -38,6 +39,7 @@ class NewRun:
         run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
             that speaks only v0 gives the run another id. Defaults to None: a new one is made.
         key: As in ``trigger``; in place of a ``run_id``.
+        priority, weight, fair_key: As in ``trigger``.
     """
 
     inputs: Values = field(default_factory=dict)
@@ -45,14 +47,31 @@ class NewRun:
     start_delay: int = 0
     run_id: str | None = None
     key: str | None = None
+    priority: str = Priority.NORMAL.value
+    weight: float = 1.0
+    fair_key: str | None = None
+
+    @property
+    def in_order(self) -> dict[str, Any]:
+        """What the run says about the order of its states."""
+        order = {"priority": self.priority, "weight": self.weight, "fair_key": self.fair_key}
+        defaults = {"priority": Priority.NORMAL, "weight": 1.0, "fair_key": None}
+        return {name: value for name, value in order.items() if value != defaults[name]}
 
     def request(self) -> dict[str, Any]:
         """Return the body of a native request. It has an id or a key, so that repeating the request cannot
         start a second run.
 
         Raises:
-            ConfigurationError: a value has no form as text; or it has an id and a key.
+            ConfigurationError: a value has no form as text; or it has an id and a key; or its priority or its
+                weight is none.
         """
+        if self.priority not in {*Priority}:
+            known = ", ".join(Priority)
+            raise ConfigurationError(f"the priority {self.priority!r} of a run is not one of: {known}")
+        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            bounds = f"{MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
+            raise ConfigurationError(f"the weight {self.weight!r} of a run is not in the bounds of {bounds}")
         if self.run_id is not None and self.key is not None:
             raise ConfigurationError(
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
@@ -60,7 +79,7 @@ class NewRun:
         once = {"run_id": str(self.run_id or uuid4())} if self.key is None else {"key": self.key}
         inputs = texts_of("inputs", self.inputs, none=NONE)
         store = texts_of("store values", self.store)
-        return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once}
+        return {"start_delay": self.start_delay, "inputs": inputs, "store": store, **once, **self.in_order}
 
 
 NewRuns = Iterable[NewRun | Values] | AsyncIterable[NewRun | Values]

@@ -20,6 +20,7 @@ from exotrio._wire.vocabulary import (
     MAX_WAIT_MS,
     RETRIED,
     SUCCESS,
+    Priority,
     RunStatus,
     from_ms,
     run_status,
@@ -29,7 +30,7 @@ from exotrio.client._calls import checked_query
 from exotrio.client._new_runs import NewRuns
 from exotrio.client._stock_calls import StockCalls
 from exotrio.client._triggers import ManyRuns
-from exotrio.errors import InvalidResponse, ManagerUnavailable, NotFound
+from exotrio.errors import ConfigurationError, InvalidResponse, ManagerUnavailable, NotFound
 
 FIRST_POLL = 0.05
 MAX_LONG_POLLS = 8
@@ -204,6 +205,28 @@ class RunCalls(StockCalls):
             ("run", run_id, "cancel"),
             f"the run {run_id} cannot be cancelled",
             "stop the runtimes that run its nodes",
+        )
+
+    async def set_priority(self, run_id: str, priority: str) -> Run:
+        """Change the priority of a run, ``"high"``, ``"normal"`` or ``"low"``: its waiting states are moved.
+
+        Needs our server. States that are claimed continue.
+
+        Returns:
+            The run as it is now.
+
+        Raises:
+            ConfigurationError: there is no such priority.
+
+        Cancellation:
+            It may have been changed all the same.
+        """
+        if priority not in {*Priority}:
+            raise ConfigurationError(f"the priority {priority!r} is not one of: {', '.join(Priority)}")
+        path, body = self._calls.native("run", run_id, "priority"), {"priority": priority}
+        return await self._calls.native_only(
+            lambda: self._calls.fetch(Run, "POST", path, body=body),
+            f"the priority of the run {run_id} cannot be changed",
         )
 
     async def export(self, run_id: str, *, values: bool = True) -> bytes:

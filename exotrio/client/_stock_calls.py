@@ -77,6 +77,9 @@ class StockCalls:
         *,
         run_id: str | None = None,
         key: str | None = None,
+        priority: str = "normal",
+        weight: float = 1.0,
+        fair_key: str | None = None,
     ) -> dict[str, Any]:
         """Start a run of a graph. ``trigger_many`` starts many.
 
@@ -94,6 +97,12 @@ class StockCalls:
             key: What the run is about, such as an order's number: all calls with the same key for the same
                 graph are for the same run, for as long as the run is kept. Up to 256 characters, which are
                 shown with the run: not a secret. Needs our server. Defaults to None: each call starts a run.
+            priority: ``"high"``, ``"normal"`` or ``"low"``. No state is claimed while one of a higher
+                priority waits for the same node. Needs our server, as do the next two. Defaults to
+                ``"normal"``.
+            weight: The share of the run among those of its priority, 0.01 to 100. Defaults to 1.
+            fair_key: Runs with the same key, such as a customer, share the node as one run. Up to 256
+                characters: not a secret. Defaults to None: the run alone.
 
         Returns:
             The reply: ``{"status": "CREATED", "run_id": ..., "created": True}``. ``created`` is False if the
@@ -102,15 +111,24 @@ class StockCalls:
 
         Raises:
             RequestRefused: the graph is not valid, or inputs or store do not fit it. With a ``key``: it
-                belongs to a run with other inputs or another store (409), or the server knows no keys, and
-                nothing was started.
+                belongs to a run with other inputs or another store (409). Or the server does not know keys,
+                or priorities, weights and fairness keys. Nothing was started.
             ManagerUnavailable: no usable answer. Not repeated on a v0 server once it was sent, since
                 that could start a second run: check ``runs`` before you repeat it.
 
         Cancellation:
             The run may have been started all the same.
         """
-        run = NewRun(inputs=inputs or {}, store=store or {}, start_delay=start_delay, run_id=run_id, key=key)
+        run = NewRun(
+            inputs=inputs or {},
+            store=store or {},
+            start_delay=start_delay,
+            run_id=run_id,
+            key=key,
+            priority=priority,
+            weight=weight,
+            fair_key=fair_key,
+        )
         return await trigger(self._calls, graph_name, run)
 
     async def get_graph(self, graph_name: str) -> dict[str, Any]:

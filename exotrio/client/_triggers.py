@@ -24,7 +24,7 @@ from exotrio._util.tracing import Span, producing
 from exotrio._util.words import plural
 from exotrio._wire.runs import TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
-from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
+from exotrio._wire.vocabulary import MAX_BATCH, ORDER, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
 from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, named, run_of
@@ -40,6 +40,8 @@ MAX_SINGLE = 8
 """Requests at once that start one run each: half the connections of a client, so that its other calls have
 some."""
 NO_KEYS = "a run cannot be started by a key"
+NO_ORDER = "a run cannot have a priority, a weight or a fairness key"
+ORDERED = {"priority", "weight", "fair_key"}
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 
@@ -49,6 +51,8 @@ async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
     request = run.request()
     if problems := await NoneCheck(calls, graph_name).problems(request["inputs"]):
         raise RequestRefused("; ".join(problems))
+    if run.in_order:
+        await calls.require(ORDER, NO_ORDER)
     return await _start(calls, graph_name, request)
 
 
@@ -102,6 +106,8 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
 
     if "key" in request:
         return await calls.native_only(native, NO_KEYS)
+    if ORDERED & request.keys():
+        return await calls.native_only(native, NO_ORDER)
     return await calls.prefer_native(native, v0)
 
 
@@ -217,6 +223,8 @@ class ManyRuns:
         self._reading.cancel()  # however long the next item may take to come
 
     async def _start_together(self, part: Sequence[_Entry]) -> None:
+        if any(entry.run.in_order for entry in part):
+            await self._calls.require(ORDER, NO_ORDER)
         path = self._calls.native("graph", self._graph_name, "runs")
         body = b'{"runs":[%s]}' % b",".join(entry.content for entry in part)
         arrived = False
@@ -257,6 +265,8 @@ class ManyRuns:
     def _refuse_keys(self, part: Sequence[_Entry]) -> None:
         if any(entry.run.key is not None for entry in part):
             self._calls.refuse_v0(NO_KEYS)
+        if any(entry.run.in_order for entry in part):
+            self._calls.refuse_v0(NO_ORDER)
 
     async def _start_part(self, part: Sequence[_Entry]) -> None:
         """Start a part by one request, or run by run if a server that speaks only v0 has replaced ours."""

@@ -252,9 +252,13 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
     run_id = waiting_run(cli)
     if not place.native:
         fails(cli("runs", "cancel", run_id), 3, "speaks only v0, which cannot do that")
+        fails(cli("runs", "priority", run_id, "high"), 3, "cannot be changed", "speaks only v0")
         return
     slip = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
     fails(cli("runs", "cancel", slip), 6, f"did you mean {run_id}?")
+    shown = cli.json("runs", "priority", run_id[:8], "high")
+    assert (shown["run_id"], shown["priority"]) == (run_id, "high")
+    assert "priority high" in cli("runs", "show", run_id).out
     end = cli("runs", "cancel", run_id[:8], code=0)
     assert ", cancelled 2" in end.out
     row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))

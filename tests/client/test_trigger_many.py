@@ -142,6 +142,30 @@ async def test_nothing_is_started_by_a_key_on_v0_which_would_ignore_it() -> None
     assert "POST trigger" not in server.calls()
 
 
+@pytest.mark.parametrize("in_order", [{"priority": "low"}, {"weight": 2.0}, {"fair_key": "k"}])
+async def test_nothing_is_started_in_an_order_that_the_state_manager_would_ignore(
+    in_order: dict[str, Any],
+) -> None:
+    for server, reason in ((Server(), "speaks only v0"), (Server(native=True), "too old for that")):
+        match = f"cannot have a priority, a weight or a fairness key: .* {reason}"
+        with pytest.raises(RequestRefused, match=match):
+            await server.client.trigger("g", **in_order)
+        with pytest.raises(RequestRefused, match=match):
+            await server.client.trigger_many("g", [{}, NewRun(**in_order)])
+        assert not {"POST trigger", "POST runs"} & {*server.calls()}
+
+
+async def test_a_mistake_in_the_order_of_a_run_needs_no_state_manager() -> None:
+    server = Server(native=True)
+    with pytest.raises(ConfigurationError, match=r"priority 'urgent' .* one of: high, normal, low"):
+        await server.client.trigger("g", priority="urgent")
+    with pytest.raises(ConfigurationError, match=r"runs\[1\]: the weight 0 .* 0.01 to 100"):
+        await server.client.trigger_many("g", [{}, NewRun(weight=0)])
+    with pytest.raises(ConfigurationError, match="'urgent' is not one of: high, normal, low"):
+        await server.client.set_priority("a run", "urgent")
+    assert server.double.calls == []
+
+
 async def test_an_empty_list_and_a_mistake_in_a_list_need_no_state_manager() -> None:
     server = Server(native=True)
     assert await server.client.trigger_many("g", []) == []

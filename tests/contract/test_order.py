@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from uuid import uuid4
+
+import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, item_for, report
-from tests.support.helpers import FAST_RETRY, eventually, place
+from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, ok, place
 
 
-async def fan_out(api: Api, states: int, **request: Any) -> str:
+async def fan_out(api: Api, states: int, **in_order: Any) -> str:
     """Trigger a run with so many states of b, and return its id."""
-    flow = Flow(api, "graph")
-    await flow.trigger(**request)
-    await flow.run("f", *[{"v": str(number)} for number in range(states)])
-    return flow.run_id
+    run_id = str(uuid4())
+    ok(await api.native_trigger("graph", run_id, **in_order))
+    await Flow(api, "graph", run_id).run("f", *[{"v": str(number)} for number in range(states)])
+    return run_id
 
 
 async def deploy(api: Api, **fields: Any) -> None:
@@ -65,3 +68,77 @@ async def test_a_released_state_is_claimed_next(api: Api) -> None:
     await api.release(states=[item_for(first)])
     (again,) = await claim(api, {B: 1}, limit=1)
     assert again["state_id"] == first["state_id"]
+
+
+async def test_no_state_is_claimed_while_one_of_a_higher_priority_waits(api: Api) -> None:
+    await deploy(api)
+    low, normal, high = [await fan_out(api, 5, priority=each) for each in ("low", "normal", "high")]
+    assert await runs_of_claim(api, 7) == {high: 5, normal: 2}
+    urgent = await fan_out(api, 3, priority="high")
+    assert await runs_of_claim(api, 7) == {urgent: 3, normal: 3, low: 1}
+
+
+async def test_a_changed_priority_moves_the_states_that_wait_and_holds_for_those_that_come_back(
+    api: Api,
+) -> None:
+    await deploy(api)
+    first, second = await fan_out(api, 10), await fan_out(api, 10)
+    held = await claim(api, {B: 4}, limit=4)
+    assert {state["run_id"] for state in held} == {first, second}
+    shown = ok(await api.native("POST", f"run/{second}/priority", json={"priority": "low"}))
+    assert shown["priority"] == "low"
+    await api.release(states=[item_for(state) for state in held])
+    assert await runs_of_claim(api, 10) == {first: 10}
+    # Among those of its priority it shares as before.
+    third = await fan_out(api, 10, priority="low")
+    # Those that came back are the first.
+    counted = await runs_of_claim(api, 10)
+    assert counted[second] in (5, 6)
+    assert counted[third] == 10 - counted[second]
+
+
+async def test_a_retry_has_the_priority_of_its_run(api: Api) -> None:
+    await deploy(api, retry_policy=NO_RETRY)
+    run_id = await fan_out(api, 1, priority="high")
+    (state,) = await claim(api, {B: 1})
+    assert await report(api, item_for(state, outcome="errored", error="no")) == ["ok"]
+    await fan_out(api, 3)
+    ok(await api.retry_run(run_id))
+    assert await runs_of_claim(api, 1) == {run_id: 1}
+
+
+async def test_a_run_of_weight_3_gets_three_states_for_each_of_another(api: Api) -> None:
+    await deploy(api)
+    heavy, other = await fan_out(api, 40, weight=3), await fan_out(api, 40)
+    counted = await runs_of_claim(api, 20)
+    assert counted[heavy] in (15, 16)
+    assert counted[other] == 20 - counted[heavy]
+
+
+async def test_runs_with_one_fairness_key_share_as_one_run(api: Api) -> None:
+    await deploy(api)
+    runs = [await fan_out(api, 20, fair_key="customer 17") for _ in range(3)]
+    other = await fan_out(api, 20)
+    counted = await runs_of_claim(api, 20)
+    assert counted[other] == 10
+    assert sum(counted[run] for run in runs) == 10
+
+
+async def test_a_run_shows_in_which_order_its_states_come_and_v0_does_not(api: Api) -> None:
+    await deploy(api)
+    run_id = await fan_out(api, 1, priority="low", weight=0.25, fair_key="k")
+    shown = ok(await api.native_run(run_id))
+    assert (shown["priority"], shown["weight"], shown["fair_key"]) == ("low", 0.25, "k")
+    (listed,) = [run for run in ok(await api.runs())["runs"] if run["run_id"] == run_id]
+    assert not {"priority", "weight", "fair_key"} & listed.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("priority", "urgent"), ("weight", 0), ("weight", 101), ("fair_key", ""), ("fair_key", "x" * 257)],
+)
+async def test_a_mistake_in_the_order_of_a_run_is_refused(api: Api, name: str, value: Any) -> None:
+    await deploy(api)
+    refused = await api.native_trigger("graph", str(uuid4()), **{name: value})
+    assert refused.status_code == 422
+    assert name in refused.text

@@ -1,4 +1,4 @@
-"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one."""
+"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one, or change its priority."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import plural
 from exotrio._wire.runs import times_text
-from exotrio._wire.vocabulary import ERRORED
+from exotrio._wire.vocabulary import ERRORED, Priority
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
@@ -27,7 +27,7 @@ MAX_FAILED = 20
 
 @click.group(name="runs", cls=Commands)
 def command() -> None:
-    """List and show runs; watch, cancel or retry one.
+    """List and show runs; watch, cancel or retry one, or change its priority.
 
     RUN is the id of a run. Its key, or the first 6 characters of its id, are enough, if they are
     unique.
@@ -72,7 +72,8 @@ def ls(
 def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
-    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, duration_ms (null
+    JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
+    (in which order its states are claimed), duration_ms (null
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
     ran_ms and held_ms (averages of its states, or null), success_count, pending_count, errored_count,
     retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states
@@ -133,6 +134,26 @@ def cancel(run_id: str, connection: Connection) -> None:
     connection.print(run.model_dump(mode="json"), _as_lines(run))
 
 
+@command.command(name="priority")
+@options.run
+@click.argument("priority", type=click.Choice([each.value for each in Priority]))
+@connection
+def set_priority(run_id: str, priority: str, connection: Connection) -> None:
+    """Change the priority of a run: high, normal or low.
+
+    Its waiting states are claimed before, or after, those of other runs from now on. States that are claimed
+    continue. A state manager that speaks only v0 has no priorities.
+
+    JSON: as in `runs show`, without failed.
+    """
+
+    async def ask(manager: StateManager) -> Run:
+        return await manager.set_priority((await find_run(manager, run_id)).run_id, priority)
+
+    run = connection.ask(ask)
+    connection.print(run.model_dump(mode="json"), _as_lines(run))
+
+
 @command.command(name="retry")
 @options.run
 @options.from_beginning
@@ -173,6 +194,12 @@ def _as_lines(run: Run) -> Iterator[str]:
     if run.idle:
         times.append(f"waited {format_duration(run.idle)} to be retried")
     by_key = f" with the key {run.key!r}" if run.key else ""
+    if run.priority != Priority.NORMAL:
+        by_key += f", priority {run.priority}"
+    if run.fair_key is not None:
+        by_key += f", fairness key {run.fair_key!r}"
+    if run.weight != 1:
+        by_key += f", weight {run.weight:g}"
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:

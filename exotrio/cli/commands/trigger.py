@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import click
 
+from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
@@ -25,6 +27,19 @@ from exotrio.client import StateManager
     type=options.Seconds(),
     help="Seconds until the first node may run.  [default: 0]",
 )
+@click.option(
+    "--priority",
+    type=click.Choice([each.value for each in Priority]),
+    default=Priority.NORMAL.value,
+    help="Claim its states before, or after, those of other runs.  [default: normal]",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(MIN_WEIGHT, MAX_WEIGHT),
+    default=1.0,
+    help="Its share among runs of its priority, 0.01 to 100.  [default: 1]",
+)
+@click.option("--fair-key", metavar="TEXT", help="Runs with the same text share as one run.")
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
 @click.option(
     "--each",
@@ -50,6 +65,9 @@ def command(
     file: str | None,
     run_key: str | None,
     batch: UUID | None,
+    priority: str,
+    weight: float,
+    fair_key: str | None,
     connection: Connection,
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
@@ -70,6 +88,7 @@ def command(
     JSON: run_id, graph, status, created (false if the run existed). With --follow the result, as in `run`;
     the id is printed first on standard error. With --each: graph, run_ids in the order of the lines.
     """
+    in_order: dict[str, Any] = {"priority": priority, "weight": weight, "fair_key": fair_key}
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
@@ -83,12 +102,15 @@ def command(
             store=store,
             start_delay=start_delay,
             batch=batch,
+            in_order=in_order,
         ).start()
     if batch is not None:
         raise click.UsageError("--batch is for the runs of --each")
 
     async def start(manager: StateManager) -> str:
-        reply = await start_run(manager, graph, inputs, store, start_delay=start_delay, key=run_key)
+        reply = await start_run(
+            manager, graph, inputs, store, start_delay=start_delay, key=run_key, **in_order
+        )
         run_id: str = reply["run_id"]
         if following and connection.form == "json":
             print_message(f"run {run_id} of graph {graph!r}")

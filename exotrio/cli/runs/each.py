@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from uuid import UUID, uuid4, uuid5
 
 import click
@@ -60,6 +60,7 @@ class RunsOfFile:
         start_delay: Seconds.
         batch: Ids of runs are made from it and the number of their line, unless the line has an id or a key.
             None: a new one.
+        in_order: What ``NewRun`` has about the order of states.
     """
 
     connection: Connection
@@ -69,6 +70,7 @@ class RunsOfFile:
     store: Mapping[str, str]
     start_delay: float
     batch: UUID | None
+    in_order: Mapping[str, Any] = field(default_factory=dict)
     _is_native: bool = field(default=True, init=False)
     _total: int = field(default=0, init=False)
     _existing: int = field(default=0, init=False)
@@ -192,6 +194,7 @@ class RunsOfFile:
             start_delay=to_ms(self.start_delay),
             run_id=run.run_id if run.run_id or run.key else str(uuid5(self._batch, str(number))),
             key=run.key,
+            **self.in_order,
         )
 
 

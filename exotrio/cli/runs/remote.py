@@ -77,11 +77,15 @@ async def start_run(
     *,
     start_delay: float = 0.0,
     key: str | None = None,
+    **in_order: Any,
 ) -> dict[str, Any]:
-    """Check that the values fit the graph, start a run, and return the reply. Print if the run existed."""
+    """Check that the values fit the graph, start a run, and return the reply. Print if the run existed.
+
+    ``in_order`` is what ``StateManager.trigger`` accepts about the order of states.
+    """
     (await find_valid_graph(manager, graph))(inputs, store)
     reply = await manager.trigger(
-        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key
+        graph, inputs=dict(inputs), store=dict(store), start_delay=to_ms(start_delay), key=key, **in_order
     )
     # Without a key, a run that existed was started by an earlier attempt of the same request.
     if key is not None and not is_new(reply):

@@ -15,7 +15,7 @@ from exotrio._httpd import call_when_lost, is_crowded, while_connected
 from exotrio._util.words import readable_errors
 from exotrio._wire import native, operations
 from exotrio._wire.graphs import GraphPage, GraphsQuery
-from exotrio._wire.runs import NativeTriggerRequest, Run, RunQuery, TriggerManyReply
+from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
     CHECKPOINTS,
@@ -24,6 +24,7 @@ from exotrio._wire.vocabulary import (
     MAX_OUTPUTS,
     NATIVE_ROOT,
     NATIVE_VERSION,
+    ORDER,
     ItemResult,
     StateStatus,
     from_ms,
@@ -42,6 +43,7 @@ from exotrio.manager.api.json import (
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import claims, leases, outcomes, releases, retries, workers
 from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.runs import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
@@ -54,7 +56,7 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS)
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS, ORDER)
 
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -230,6 +232,13 @@ class Native:
         await self._store.write(runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(show_run, namespace, run_id))
 
+    @ApiRoute("POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run)
+    async def set_priority(
+        self, request: Request, namespace: str, run_id: str, body: PriorityRequest
+    ) -> Response:
+        await self._store.write(runs_engine.set_priority, namespace, run_id, body.priority)
+        return reply(await self._store.read(show_run, namespace, run_id))
+
     @ApiRoute("POST", NS + "/run/{run_id}/retry", "Retry the failed states of a run", operations.RunRetry)
     async def retry(
         self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
@@ -284,6 +293,9 @@ def _new_run(entry: NativeTriggerRequest) -> NewRun:
         run_id=entry.run_id,
         key=entry.key,
         trace=entry.trace,
+        priority=LEVELS[entry.priority],
+        share=share_of(entry.weight),
+        fair_key=entry.fair_key,
     )
 
 

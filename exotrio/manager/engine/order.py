@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from exotrio._wire.vocabulary import Priority
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import Position
 from exotrio.manager.store.transaction import Transaction
@@ -31,6 +32,8 @@ from exotrio.manager.store.virtual_times import COLUMNS, LATER_TURN
 
 PRIORITIES = HIGH, NORMAL, LOW = -1, 0, 1
 """The priorities of runs, the first first. ``NORMAL`` is that of a run for which none is set."""
+LEVELS = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
+NAMES = {level: priority.value for priority, level in LEVELS.items()}
 SHARE = 1_000_000
 """By how much a state moves the next one of its run back, with a weight of 1."""
 LATER = "later"
@@ -45,6 +48,16 @@ NEW_TURN = (
 together at one place of a run, up to this one; 0 for a state that has that turn."""
 LAST_TURN = ("turn", "coalesce((SELECT turn FROM states WHERE seq = {turn}), 0)")
 """The turn of the state that was created last at a place of a run; ``turn`` is its number."""
+
+
+def share_of(weight: float) -> int:
+    """Return the share of a run with this weight."""
+    return round(SHARE / weight)
+
+
+def weight_of(share: int) -> float:
+    """Return the weight of a run with this share."""
+    return round(SHARE / share, 2)
 
 
 @dataclass(slots=True)

@@ -10,11 +10,11 @@ from hashlib import sha256
 from pydantic_core import from_json, to_json
 
 from exotrio._util.words import plural
-from exotrio._wire.vocabulary import ValidationStatus
+from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
-from exotrio.manager.engine.order import NORMAL, SHARE
+from exotrio.manager.engine.order import LEVELS, NORMAL, SHARE
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
@@ -40,7 +40,7 @@ from exotrio.manager.rules.errors import (
 )
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 
@@ -259,7 +259,8 @@ def trigger_again(
     """Start a run of the same graph with the inputs and the store of another, without its key."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
-    again = NewRun(inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD)
+    in_order = {name: run[name] for name in ("priority", "share", "fair_key")}
+    again = NewRun(inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD, **in_order)
     return trigger(tx, namespace, run["graph_name"], again, cipher)
 
 
@@ -309,6 +310,34 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
     return WithEffects(None, changes.effects)
+
+
+def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[None]:
+    """Give a run another priority: its waiting states are moved, and held ones keep it when they come back.
+
+    They keep their distance from the virtual time of their node, which differs by priority.
+    """
+    run, level, effects = lock_run(tx, namespace, run_id), LEVELS[priority], Effects()
+    if run.priority == level:
+        return WithEffects(None, NO_EFFECTS)
+    tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
+    pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
+    # Locked by number, as everywhere.
+    states = f"SELECT node_id FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
+    node_ids = {node_id for (node_id,) in tx.execute(states, (run.id,))}
+    for place in tx.template(run.template).places:
+        if (node_id := tx.node_id(place.namespace, place.node_name)) is not None:
+            times = tx.virtual_times
+            later = times.of(tx, node_id, level) - times.of(tx, node_id, run.priority)
+            moved = (later, run.id, place.index)
+            tx.execute("UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?", moved)
+            if node_id in node_ids:
+                tx.execute(
+                    f"UPDATE states SET priority = ?, turn = turn + ? WHERE {pending} AND place = ?",
+                    (level, *moved),
+                )
+                effects.reopen(run.id, node_id)
+    return WithEffects(None, effects)
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:

@@ -18,6 +18,7 @@ from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.order import NAMES, weight_of
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery
@@ -29,7 +30,10 @@ MAX_SEARCHED = 20_000
 MAX_STATES_READ = 50_000
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
-NATIVE_FIELDS = {"finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"}
+NATIVE_FIELDS = {
+    *("finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
+    *("priority", "weight", "fair_key"),
+}
 """Fields of a run that v0 does not show."""
 
 
@@ -70,6 +74,9 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "finished_at": None if run["finished_at"] is None else timestamp(run["finished_at"]),
         "cancelled_at": None if run["cancelled_at"] is None else timestamp(run["cancelled_at"]),
         "key": run["key"],
+        "priority": NAMES[run["priority"]],
+        "weight": weight_of(run["share"]),
+        "fair_key": run["fair_key"],
         "idle_ms": run["idle"],
         "duration_ms": run["finished_at"]
         # The clock may have been set back.

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from exotrio._util.words import plural, readable_errors
 from exotrio._wire.limits import LimitChange
+from exotrio._wire.vocabulary import Priority
 from exotrio.graph import check_name
 from exotrio.manager.engine import limits, pausing, retries, runs, schedules, workers
+from exotrio.manager.engine.order import LEVELS
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
@@ -83,6 +85,14 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     return (flash, back)
 
 
+async def set_priority(request: PageRequest, form: Form) -> Done:
+    """Change the priority of a run."""
+    priority = _priority(form)
+    run_id = request.params["run_id"]
+    await request.service.store.write(runs.set_priority, request.namespace, run_id, priority)
+    return (f"The run has the priority {priority} now.", request.link("runs", run_id))
+
+
 async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
     reply = await request.service.store.write(
@@ -119,6 +129,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         run_id=_request_id(form) if key is None else None,
         key=key,
         origin=runs.DASHBOARD,
+        priority=LEVELS[_priority(form)],
     )
     try:
         started = await store.write(
@@ -199,6 +210,13 @@ async def ask_tasks(request: PageRequest, form: Form) -> Done:
     return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
 
 
+def _priority(form: Form) -> Priority:
+    try:
+        return Priority(field(form, "priority") or Priority.NORMAL)
+    except ValueError:
+        raise InvalidRequest("there is no such priority") from None
+
+
 def _request_id(form: Form) -> str:
     """Return the id that the form was rendered with, so that a form sent twice acts once."""
     try:
@@ -212,6 +230,7 @@ ACTIONS: dict[str, Action] = {
     "/ns/{namespace}/runs/{run_id}/retry": retry_run,
     "/ns/{namespace}/runs/{run_id}/cancel": write("run_id", runs.cancel, "The run was cancelled."),
     "/ns/{namespace}/runs/{run_id}/again": trigger_again,
+    "/ns/{namespace}/runs/{run_id}/priority": set_priority,
     "/ns/{namespace}/states/{state_id}/retry": retry_state,
     "/ns/{namespace}/graphs/{graph}": trigger,
     "/ns/{namespace}/graphs/{graph}/delete": delete_graph,

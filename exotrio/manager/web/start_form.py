@@ -14,7 +14,7 @@ from pydantic import Field as Constraints
 
 from exotrio._fields.declared import ANY_TEXT, Declared
 from exotrio._util.redaction import redactor_of
-from exotrio._wire.vocabulary import check_key
+from exotrio._wire.vocabulary import Priority, check_key
 from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.graph.values import Place
 from exotrio.manager.engine.graphs import find_graph
@@ -45,6 +45,7 @@ _SHOWN = {
     "time": re.compile(r"\d\d:\d\d(:\d\d)?"),
 }
 """The texts that browsers show in a field of a type. With any other text they show it empty."""
+_PRIORITY = Declared(choices=tuple(Priority))
 _DELAY = Declared(
     type="number",
     description=f"a number of seconds from 0 to {MAX_DELAY:,}",
@@ -170,6 +171,14 @@ class StartForm:
             FormField(id="key", name="key", label="Key", about=_ABOUT_KEY),
             FormField(
                 id="delay", name="delay", label="Delay in seconds", values=_DELAY, default="0", text="0"
+            ),
+            FormField(
+                id="priority",
+                name="priority",
+                label="Priority",
+                values=_PRIORITY,
+                default=Priority.NORMAL,
+                text=Priority.NORMAL,
             ),
         ]
         self.taken_from = self.problem = ""

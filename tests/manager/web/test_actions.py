@@ -105,6 +105,21 @@ async def test_a_graph_is_deleted_with_its_runs(site: Site) -> None:
     refused(await site.api.get_graph(flow.graph), 404)
 
 
+async def test_the_priority_of_a_run_is_chosen_shown_and_changed(site: Site) -> None:
+    flow = await Flow.deploy(site.api, place("work"))
+    html = await site.browser.do(f"/ns/shop/graphs/{flow.graph}", {"priority": "low"})
+    assert "The run was started." in html
+    assert "low priority" in html
+    (run,) = ok(await site.api.find_runs())["runs"]
+    html = await site.browser.do(f"/ns/shop/runs/{run['run_id']}/priority", {"priority": "high"})
+    assert "The run has the priority high now." in html
+    assert "high priority" in html
+    assert "no such priority" in await site.browser.do(
+        f"/ns/shop/runs/{run['run_id']}/priority", {"priority": "urgent"}
+    )
+    assert '<span class="quiet">high</span>' in await site.browser.page("/ns/shop/runs")
+
+
 async def test_a_run_is_cancelled(site: Site) -> None:
     flow = await Flow.start(site.api, place("work"))
     html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
@@ -260,6 +275,7 @@ async def test_the_form_has_the_values_of_the_graph_and_a_run_gets_those_that_we
         "input.d": "edited",
         "store.key": "1",
         "delay": "0",
+        "priority": "normal",
     }
     assert "The graph's value has 999,999 characters, too many to edit them here." in text_of(html)
     sent |= {"input.b": "", "input.d": "edited too", "store.key": "2"}
@@ -443,6 +459,7 @@ async def test_the_form_is_filled_in_with_the_values_of_another_run(site: Site) 
         "input.size": "large",
         "input.dry": "false",
         "delay": "0",
+        "priority": "normal",
         "store.must": "m",
         "store.count": "5",
         "store.extra": "two\nlines",
