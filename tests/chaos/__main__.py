@@ -1,7 +1,7 @@
 """The long form: ``python -m tests.chaos --states 10000 --worker-kills 200 --server-kills 20 --cuts 50
 --zombies 30 --terms 100 --hups 30 --gateways 20 --failures 10 --clocks 20 [--v0-only] [--seed N]``; on
 PostgreSQL with ``--managers 3 --suspended 5 --database-crashes 10 --hangs 5 --sessions 100 --commit-cuts 100
---dues 100``.
+--dues 100``. One day: ``--hours 24 [--managers 3] --folder DIR``.
 
 Real processes on this machine; every figure of the table is counted from the journal of executions,
 the HTTP API, the proxy between them, and the database. Exits 1 if an invariant is broken.
@@ -21,7 +21,7 @@ import trio
 
 from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
-from tests.chaos.plan import MAX_FAILING, MAX_WINDOW, Fault, Plan
+from tests.chaos.plan import MAX_FAILING, MAX_WINDOW, Fault, Plan, long_plan
 from tests.chaos.proxy import KINDS
 
 MAX_LONG = 12.0
@@ -87,8 +87,20 @@ def main() -> int:
     parser.add_argument("--v0-only", action="store_true", help="a state manager without the native API")
     parser.add_argument("--outbox", action="store_true", help="give workers a durable outbox")
     parser.add_argument("--folder", type=Path, help="keep logs, journal and database here")
+    parser.add_argument(
+        "--hours",
+        type=float,
+        help="watch for so long, with one fault a minute and a low load; the numbers of faults do not count",
+    )
     o = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
+    if o.hours is not None:
+        if o.v0_only or not o.hours > 0:
+            parser.error("--hours has to be more than 0, and does not go with --v0-only")
+        plan = long_plan(
+            o.hours, managers=o.managers, seed=o.seed, processes=o.processes, lease_ttl=o.lease_ttl
+        )
+        return run(plan, o.folder)
     faults: dict[str, int] = {fault: getattr(o, fault) for fault in FAULTS}
     if o.v0_only:
         faults[Fault.PAUSE] = 0
@@ -119,8 +131,12 @@ def main() -> int:
         outbox=o.outbox,
         settling_time=120.0,
     )
+    return run(plan, o.folder)
+
+
+def run(plan: Plan, kept: Path | None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = o.folder or Path(temporary)
+        folder = kept or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         figures = trio.run(campaign, plan, folder)
     print(figures)

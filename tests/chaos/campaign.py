@@ -42,6 +42,7 @@ from tests.chaos.plan import (
 )
 from tests.chaos.proxy import FAILURES, KINDS, Proxy
 from tests.chaos.schedule import Schedule
+from tests.chaos.watch import Watch, verdicts
 from tests.support import postgres
 from tests.support.postgres_failover import Replicated, replicated
 from tests.support.postgres_proxy import PostgresProxy
@@ -87,7 +88,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         proxy = Proxy(cluster.port, random.Random(plan.seed + 1), others=tuple(cluster.ports[1:]))
         await nursery.start(proxy.serve)
         cluster.uri = f"http://127.0.0.1:{proxy.port}"
-        crew = Crew(plan, cluster)
+        crew = Crew(plan, cluster, busy={0} if plan.watched else set())
         reading = Reading(folder / "journal")
         chaos = _Chaos(
             plan, cluster, crew, proxy, random.Random(plan.seed), reading, database, to_database, servers
@@ -120,6 +121,9 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
         figures.problems += chaos.schedule.problems
         figures.scheduled = chaos.schedule.started
     figures.problems += await _left_processes(folder)
+    if chaos.watch is not None:
+        figures.trends = verdicts(chaos.watch.minutes)
+        figures.problems += [f"{name} rises" for name, each in figures.trends.items() if each and each.rises]
     figures.seconds = time.monotonic() - began
     return figures
 
@@ -186,6 +190,7 @@ class _Chaos:
     rng_of_asking: random.Random = field(default_factory=random.Random)
     pausing: Pausing = field(init=False)
     schedule: Schedule | None = field(default=None, init=False)
+    watch: Watch | None = field(default=None, init=False)
     restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
     _failures: Iterator[tuple[str, str]] = field(
@@ -199,6 +204,18 @@ class _Chaos:
         self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
         if self.database is not None:
             self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
+        if self.plan.watched:
+            self.suspended.add(0)  # so that nothing is done to it
+            self.watch = Watch(
+                folder=self.cluster.folder,
+                uri=f"http://127.0.0.1:{self.cluster.port}",
+                pids=lambda: {
+                    "state manager": self.cluster.servers[0].pid,
+                    "worker": self.crew.members[0].pid,
+                },
+                executions=self._executions,
+                database=self.database,
+            )
 
     async def run(self, canary: str) -> Shown:
         """Do all of it; return what the HTTP API shows in the end."""
@@ -212,9 +229,14 @@ class _Chaos:
         pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feed, first if pauses else self.plan.runs)
-            async with trio.open_nursery() as background:
-                background.start_soon(self._disturb, background)
-                await self._strike(background)
+            async with trio.open_nursery() as watching:
+                if self.watch is not None:
+                    watching.start_soon(self.watch.run)
+                    watching.start_soon(self._go_on_steadily)
+                async with trio.open_nursery() as background:
+                    background.start_soon(self._disturb, background)
+                    await self._strike(background)
+                watching.cancel_scope.cancel()
             self._due_runs = self.plan.runs
         if pauses:
             await self.pausing.last(*(partial(self._trigger_twice, number) for number in (first, second)))
@@ -243,6 +265,18 @@ class _Chaos:
                 async with self.restoring:
                     await self._trigger_twice(triggered)
                     self._triggered = triggered + 1
+
+    async def _go_on_steadily(self) -> None:
+        """Let runs be due at a steady rate, also between faults."""
+        began = time.monotonic()
+        while True:
+            share = (time.monotonic() - began) / self.plan.duration
+            self._due_runs = max(self._due_runs, int(self.plan.runs * min(1.0, share)))
+            await trio.sleep(1)
+
+    def _executions(self) -> int:
+        self.reading.update()
+        return len(self.reading.executions)
 
     async def _trigger_twice(self, number: int) -> str:
         """Trigger a run by its key, twice at the same time, with the workers' faults: it is one run."""
@@ -350,7 +384,7 @@ class _Chaos:
         kinds = [kind for kind in STRIKES for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         for done, kind in enumerate(kinds):
-            self._due_runs = self.plan.runs * done // len(kinds)
+            self._due_runs = max(self._due_runs, self.plan.runs * done // len(kinds))
             await trio.sleep(self.plan.gap * self.rng.uniform(0.5, 1.5))
             self.injected[kind] += 1
             if kind == Fault.SERVER_KILL:

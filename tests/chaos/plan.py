@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import cycle, islice
 
 from tests.chaos.proxy import KINDS
+from tests.chaos.watch import Trend
 
 
 class Fault(StrEnum):
@@ -93,6 +95,8 @@ class Plan:
         outbox: Give each worker a durable outbox.
         settling_time: Seconds after the last fault for all runs to end.
         managers: State managers on one PostgreSQL. 0: a single one on a file.
+        watched: Record each minute what is used, as ``watch`` says; runs are triggered at a steady rate, and
+            the first state manager and the first worker are spared.
     """
 
     runs: int
@@ -109,6 +113,7 @@ class Plan:
     outbox: bool = False
     settling_time: float = 60.0
     managers: int = 0
+    watched: bool = False
 
     @property
     def fails_over(self) -> bool:
@@ -167,6 +172,33 @@ EVERY_FAULT = Plan(
 )
 """The short form."""
 
+RUNS_PER_HOUR = 600
+"""Of a long campaign."""
+
+
+def long_plan(hours: float, *, managers: int, seed: int, processes: int, lease_ttl: float) -> Plan:
+    """Return a campaign that is watched, with one fault a minute: a third of them hit processes."""
+    minutes = max(3, round(60 * hours))
+    several = managers > 1
+    strikes: list[str] = [Fault.WORKER_KILL, Fault.TERM, Fault.ZOMBIE, Fault.HUP]
+    strikes += [Fault.SERVER_KILL, Fault.SUSPENDED] * several
+    others: list[str] = [Fault.CUT, Fault.GATEWAY, Fault.PAUSE, Fault.FAILING, Fault.CLOCK, *KINDS]
+    others += [Fault.DATABASE_CRASH, Fault.SESSION_END, Fault.COMMIT_CUT, Fault.SCHEDULE_DUE] * several
+    faults = Counter(islice(cycle(strikes), minutes // 3))
+    faults.update(islice(cycle(others), minutes - minutes // 3))
+    return Plan(
+        runs=max(4, round(hours * RUNS_PER_HOUR)),
+        faults=faults,
+        seed=seed,
+        processes=processes,
+        gap=3600 * hours / (minutes // 3),
+        lease_ttl=lease_ttl,
+        long=1.5 * lease_ttl,
+        settling_time=120.0,
+        managers=managers,
+        watched=True,
+    )
+
 
 @dataclass(slots=True)
 class Figures:
@@ -193,6 +225,7 @@ class Figures:
         scheduled: Runs that a schedule started.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
+        trends: How what was watched changed over the last half; None if there are too few values.
     """
 
     runs: int = 0
@@ -216,6 +249,7 @@ class Figures:
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    trends: dict[str, Trend | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         faults = ", ".join(f"{number} {kind}" for kind, number in sorted(self.faults.items()) if number)
@@ -240,7 +274,9 @@ class Figures:
             "broken invariants": f"{len(self.problems)}",
         }
         lines = [f"{name:<22} {text}" for name, text in rows.items()]
-        return "\n".join([*lines, *(f"  - {problem}" for problem in self.problems[:40])])
+        lines += [f"  - {problem}" for problem in self.problems[:40]]
+        lines += [f"{name:<39} {trend or 'too few values'}" for name, trend in self.trends.items()]
+        return "\n".join(lines)
 
 
 def _percentiles(seconds: list[float]) -> str:
