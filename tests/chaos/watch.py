@@ -30,7 +30,6 @@ from tests.support.processes import KEY
 RELEVANT = 0.05
 CERTAIN = 3.0
 MIN_VALUES = 15
-PROBE_INTERVAL = 0.25
 PROBE_TIMEOUT = 10.0
 PAGES = ("overview", "runs?size=50")
 MEBI = 1024 * 1024
@@ -49,6 +48,7 @@ class Watch:
         executions: Returns how many executions have begun. The database keeps them all.
         database: On PostgreSQL. None: a file in the folder.
         interval: Seconds between two records.
+        probe_interval: Seconds between two claims whose time is measured, and between two pages.
         minutes: The records: numbers by the name of a quantity.
     """
 
@@ -58,6 +58,7 @@ class Watch:
     executions: Callable[[], int]
     database: Database | None = None
     interval: float = 60.0
+    probe_interval: float = 0.25
     minutes: list[dict[str, float]] = field(default_factory=list)
     _claims: list[float] = field(default_factory=list)
     _pages: list[float] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Watch:
         async with open_client(url=self.uri, key=KEY) as client:
             number = 0
             while True:
-                await trio.sleep(PROBE_INTERVAL)
+                await trio.sleep(self.probe_interval)
                 number += 1
                 claim = {"worker_id": "probe", "limits": {"Step": 1}, "limit": 1, "claim_id": str(uuid4())}
                 await _timed(self._claims, client, "claim", {**claim, "run_id": str(uuid4())})
