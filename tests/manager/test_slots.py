@@ -224,6 +224,15 @@ async def test_a_start_counts_for_the_whole_period(manager: Manager, clock: Sett
     assert len(await claim(manager.api)) == 1
 
 
+async def test_states_that_wait_for_a_rate_are_let_in_when_the_starts_count_no_more(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await start(manager, limited(), runs=2, starts=1, period_ms=60_000)
+    assert len(await claim(manager.api)) == 1  # and puts the other aside
+    clock.advance(61_001)
+    assert len(await claim(manager.api)) == 1
+
+
 async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(manager: Manager) -> None:
     await start(manager, limited(), runs=3, starts=1, period_ms=3_600_000)
     [state] = await claim(manager.remote)
