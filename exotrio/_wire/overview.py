@@ -183,7 +183,8 @@ class NodeLoad(Body):
         p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
             are ``unreported``, the seconds from claim to outcome count, so that these are upper bounds. With
             less than 20 attempts, the 95th percentile is the maximum.
-        offered_by: Names of the live runtimes that claim its states, those that work on one run included.
+        offered_by: Names of the live runtimes that claim its states, one for each process, those that work on
+            one run included.
         unserved: Waiting states that none of these claims, since they work on other runs, or there are none.
             From an older server, whose ``offered_by`` lacks those that work on one run, it is None.
     """

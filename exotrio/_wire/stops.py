@@ -27,6 +27,11 @@ def work_lost_text(seconds: float, *, at_least: bool = False) -> str:
     return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
 
 
+def cut_text(cut: int, perhaps_cut: int) -> str:
+    """Return how many nodes were cut, such as ``2``, or ``2 to 5`` if it is not known of all."""
+    return f"{cut:,} to {cut + perhaps_cut:,}" if perhaps_cut else f"{cut:,}"
+
+
 class StopReport(Body):
     """How the stop of a runtime went, by its last heartbeat; in one before that, how far it is.
 
@@ -95,12 +100,15 @@ class StopReceipt(StopReport):
         vanished: The heartbeats ended without one that said that the runtime stopped. Then the last of them
             says the rest, the nodes that ran at that time are cut, and what they did later is not in
             ``work_lost``.
+        perhaps_cut: Nodes that such a runtime may have run, too, of states that it claimed after its last
+            heartbeat, or shortly before.
     """
 
     worker_id: str
     runtime: str
     ended_at: Moment
     vanished: bool = False
+    perhaps_cut: Count = 0
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -109,9 +117,14 @@ class StopReceipt(StopReport):
         return None if self.took is None else self.ended_at - timedelta(seconds=self.took)
 
     @property
+    def cut_in_words(self) -> str:
+        """How many nodes were cut, as ``cut_text`` says it."""
+        return cut_text(self.cut, self.perhaps_cut)
+
+    @property
     def lost(self) -> str:
         """The work lost, such as ``4.2 s``, or ``≥4.2 s`` of a runtime that vanished; empty if none was."""
-        if self.vanished and self.cut:
+        if self.vanished and (self.cut or self.perhaps_cut):
             return f"≥{format_duration(self.work_lost)}"
         return format_duration(self.work_lost) if self.work_lost else ""
 
@@ -135,6 +148,7 @@ class StopTotal(Body):
     finished: int
     handed_over: int
     cut: int
+    perhaps_cut: int = 0
     work_lost: Seconds = Field(alias="work_lost_ms")
     undelivered: int
 
@@ -143,11 +157,13 @@ class StopTotal(Body):
         if not self.stops:
             return "0 stops"
         vanished = f", {self.vanished:,} vanished" if self.vanished else ""
+        is_part = bool(self.vanished and (self.cut or self.perhaps_cut))
         took = f"{format_duration(self.took)} in all, {format_duration(self.longest)} at most; "
         return (
             f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
-            f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over, {self.cut:,} cut;"
-            f" {work_lost_text(self.work_lost, at_least=bool(self.vanished and self.cut))};"
+            f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over,"
+            f" {cut_text(self.cut, self.perhaps_cut)} cut;"
+            f" {work_lost_text(self.work_lost, at_least=is_part)};"
             f" {plural(self.undelivered, 'state')} undelivered"
         )
 
@@ -170,6 +186,7 @@ class StopList(Body):
             finished=sum(each.finished for each in of),
             handed_over=sum(each.handed_over for each in of),
             cut=sum(each.cut for each in of),
+            perhaps_cut=sum(each.perhaps_cut for each in of),
             work_lost_ms=sum(each.work_lost for each in of) * 1000,
             undelivered=sum(each.undelivered for each in of),
         )

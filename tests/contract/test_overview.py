@@ -9,7 +9,7 @@ import pytest
 from exotrio._wire.overview import Overview
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import HOUR_MS, claim_one
+from tests.contract.native import HOUR_MS, claim, claim_one
 from tests.support.helpers import NO_RETRY, node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
@@ -80,10 +80,20 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     assert (runtime.live, runtime.workers, runtime.busy, runtime.holds) == (True, 4, 1, 1)
     assert (shown.runtime_count, shown.v0_runtimes) == (1, 1)
     assert [node.offered_by for node in shown.nodes] == [["Greeter"], ["a v0 runtime"]]
+    # A second process of the same Runtime, and other clients of v0, which cannot be told apart.
+    await claim(api, worker_id="second", limit=0)
+    ok(await api.heartbeat("second", runtime="Greeter", phase="running", workers=4))
+    ok(await api.claim([node_name("z"), node_name("a")], 1))
+    shown = await overview(api)
+    assert [node.offered_by for node in shown.nodes] == [
+        ["Greeter", "Greeter", "a v0 runtime"],
+        ["a v0 runtime"],
+    ]
+    ok(await api.heartbeat("second", runtime="Greeter", phase="stopped"))
     ok(await api.heartbeat(runtime="Greeter", phase="stopped"))
     shown = await overview(api)
-    assert [runtime.live for runtime in shown.runtimes] == [False]
-    assert shown.nodes[0].offered_by == []
+    assert [runtime.live for runtime in shown.runtimes] == [False, False]
+    assert shown.nodes[0].offered_by == ["a v0 runtime"]
 
 
 @pytest.mark.parametrize("runs", ["-1", "101", "x"])

@@ -176,6 +176,28 @@ async def test_claims_after_the_last_heartbeat_hide_nothing() -> None:
         assert (receipt.cut, receipt.work_lost) == (1, 0.0)
 
 
+async def test_what_a_vanished_runtime_may_have_run_without_telling_is_not_said_to_be_unharmed() -> None:
+    async with lab() as at:
+        await Flow.start(at.api, place("a"), runs=4)
+        await at.beat("w", workers=2)
+        await claim(at.api, {A: 4}, worker_id="w", announces=True)
+        at.pass_time(60)
+        await at.sweep()
+        (receipt,) = await at.receipts()
+        assert (receipt.cut, receipt.perhaps_cut, receipt.cut_in_words) == (0, 2, "0 to 2"), (
+            "it has 2 workers"
+        )
+        assert receipt.lost == "≥0 ms"
+        assert "0 to 2 cut; at least 0 ms of work lost;" in StopList(receipts=[receipt]).total.text()
+        await at.beat("v", workers=2)
+        first, *_ = await claim(at.api, {A: 4}, worker_id="v", announces=True)
+        await at.beat("v", runs(first), workers=2)
+        at.pass_time(60)
+        await at.sweep()
+        (receipt, _) = await at.receipts()
+        assert (receipt.cut, receipt.perhaps_cut) == (1, 1)
+
+
 async def test_a_runtime_whose_heartbeats_go_to_a_state_manager_of_the_version_before_has_not_vanished() -> (
     None
 ):

@@ -205,7 +205,8 @@ def _as_lines(run: Run) -> Iterator[str]:
     if run.waited is not None:
         yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
     if run.missing:
-        yield f"its result is partial: {'; '.join(run.missing)}"
+        so_far = " so far" if run.status is RunStatus.PENDING else ""
+        yield f"its result is partial{so_far}: {'; '.join(run.missing)}"
     for node in run.nodes:
         if node.waits_for:
             yield f"{node.identifier} {node.waits_for.text}"

@@ -101,13 +101,14 @@ def stops(since: float, connection: Connection) -> None:
 
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
     those that were cut had run, without what their checkpoints keep; of a runtime that vanished, until its
-    last heartbeat: it may be more. Undelivered states are unknown, abandoned, or in the outbox. A runtime
+    last heartbeat: it may be more. "0 to 2" were cut if it also held states of which no heartbeat said that
+    they run. Undelivered states are unknown, abandoned, or in the outbox. A runtime
     that was killed or cut off is listed as vanished half a minute later: once its leases have ended.
 
     JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
-    drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, work_lost_ms, unknown, abandoned, kept,
-    exit_code) and total (stops, vanished, took_ms, longest_ms, finished, handed_over, cut, work_lost_ms,
-    undelivered).
+    drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, perhaps_cut, work_lost_ms, unknown,
+    abandoned, kept, exit_code) and total (stops, vanished, took_ms, longest_ms, finished, handed_over, cut,
+    perhaps_cut, work_lost_ms, undelivered).
     """
     listed = connection.ask(lambda manager: manager.stops(within=since))
     body, now = listed.model_dump(mode="json"), datetime.now(UTC)
@@ -231,7 +232,7 @@ def _stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
         receipt.phases or "-",
         str(receipt.finished),
         str(receipt.handed_over),
-        str(receipt.cut),
+        receipt.cut_in_words,
         receipt.lost or "-",
         str(receipt.undelivered),
         "-" if receipt.exit_code is None else str(receipt.exit_code),

@@ -74,7 +74,7 @@ def find_vanished(
         row
         for which, parameters in causes
         for row in tx.execute(
-            "SELECT id, namespace, worker_id, runtime, phase, beat, beat_at, seen_at, drain_asked,"
+            "SELECT id, namespace, worker_id, runtime, phase, beat, beat_at, seen_at, drain_asked, slots,"
             f" lease_until FROM workers WHERE {which} ORDER BY lease_until, id LIMIT ?",
             (*parameters, MAX_VANISHED),
         )
@@ -181,6 +181,7 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
     report.work_lost += sum(work_lost_ms(state, row["beat_at"]) for state in cut) / 1000
     return _receipt(
         report,
+        perhaps_cut=max(0, min(len(held), row["slots"]) - len(cut)),
         worker_id=row["worker_id"],
         runtime=row["runtime"],
         ended_at=row["beat_at"],
@@ -208,7 +209,13 @@ def _report(report: StopReport | None, drain_asked: int) -> StopReport:
 
 
 def _receipt(
-    report: StopReport, *, worker_id: str, runtime: str, ended_at: int, vanished: bool = False
+    report: StopReport,
+    *,
+    worker_id: str,
+    runtime: str,
+    ended_at: int,
+    vanished: bool = False,
+    perhaps_cut: int = 0,
 ) -> StopReceipt:
     return StopReceipt.model_construct(
         **dict(report),
@@ -216,4 +223,5 @@ def _receipt(
         runtime=runtime,
         ended_at=from_unix_ms(ended_at),
         vanished=vanished,
+        perhaps_cut=perhaps_cut,
     )

@@ -5,6 +5,7 @@ The tables and the API call them workers.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -173,12 +174,18 @@ class Offer(NamedTuple):
 
 
 Offers = Mapping[str, Sequence[Offer]]
-"""By node, in the order of their names."""
+"""By node, in the order of their names; one for each process, and one of all that claim through v0."""
+
+
+def offer_texts(offers: Iterable[Offer]) -> list[str]:
+    """Return the names of runtimes, each once, with the number of its processes."""
+    processes = Counter(map(str, offers))
+    return [name if count == 1 else f"{name} ({count:,} processes)" for name, count in processes.items()]
 
 
 def offered(view: View, namespace: str, now: int) -> Offers:
     """Return which live runtimes claim each node."""
-    offers: dict[str, set[Offer]] = {}
+    offers: defaultdict[str, list[Offer]] = defaultdict(list)
     for row in view.execute(
         # Without their heartbeats: pages need this often.
         "SELECT runtime, worker_id, nodes, run_id FROM workers"
@@ -186,10 +193,9 @@ def offered(view: View, namespace: str, now: int) -> Offers:
         (namespace, now - SILENT_AFTER_MS),
     ):
         for node in from_json(row["nodes"]):
-            offers.setdefault(node, set()).add(Offer(row["runtime"] or row["worker_id"], row["run_id"]))
-    for each in live_v0_runtimes(view, namespace, now):
-        for node in each.nodes:
-            offers.setdefault(node, set()).add(Offer(V0_RUNTIME))
+            offers[node].append(Offer(row["runtime"] or row["worker_id"], row["run_id"]))
+    for node in {node for each in live_v0_runtimes(view, namespace, now) for node in each.nodes}:
+        offers[node].append(Offer(V0_RUNTIME))
     return {node: sorted(each, key=str) for node, each in offers.items()}
 
 

@@ -138,7 +138,7 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
         return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
-        offers = listed(map(one_line, node.offered_by), 5)
+        offers = listed(map(one_line, dict.fromkeys(node.offered_by)), 5)
         offering = [runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes]
         why = _why([runtime for runtime in offering if runtime.run_id is None] or offering)
         what = f"{due}, although {offers} has it{why}"

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
-from exotrio.manager.queries.runtimes import unserved
+from exotrio.manager.queries.runtimes import offer_texts, unserved
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
@@ -29,7 +29,7 @@ def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[
             "nodes": [
                 {
                     "name": name,
-                    "offered": offers.get(name, ()),
+                    "offered": offer_texts(offers.get(name, ())),
                     "unserved": unserved(view, backlogs[name], offers),
                     "backlog": backlogs[name],
                     "hour": performance(view, node_id, HOUR),
@@ -64,7 +64,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         offers = request.offers(view)
         data["now"] = {
-            "offered": offers.get(name, ()),
+            "offered": offer_texts(offers.get(name, ())),
             "unserved": unserved(view, waiting, offers),
             "backlog": waiting,
             "spans": [
