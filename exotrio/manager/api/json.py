@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import trio
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -120,18 +121,26 @@ def parse_entries(body: bytes, name: str, model: type[M]) -> list[M]:
     entries = raw.get(name) if isinstance(raw, dict) else None
     if not isinstance(entries, list) or len(entries) > MAX_BATCH:
         raise unprocessable("list_type", ["body", name], f"a list of at most {MAX_BATCH} is required")
-    parsed: list[M] = []
+    with suppress(ValidationError):
+        return _list_of(model).validate_python(entries)
     items: list[dict[str, Any]] = []
     for index, entry in enumerate(entries):
         try:
-            parsed.append(model.model_validate(entry))
+            model.model_validate(entry)
         except ValidationError as error:
             items += _items(error, "body", name, index)
             if len(items) >= MAX_PROBLEMS:
                 break
-    if items:
-        raise Unprocessable(items[:MAX_PROBLEMS])
-    return parsed
+    raise Unprocessable(items[:MAX_PROBLEMS])
+
+
+@cache
+def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
+    """Return the validator of a whole list, which is faster than one entry after the other.
+
+    It stops at the first entry with a problem.
+    """
+    return TypeAdapter(Annotated[list[model], FailFast()])  # type: ignore[valid-type, arg-type]
 
 
 def entries_refused(refusal: EntriesRefused, name: str) -> Unprocessable:

@@ -41,7 +41,7 @@ from exotrio.manager.rules.errors import (
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
-from exotrio.manager.store.transaction import RowChanged, Transaction
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 RUNS = f"SELECT runs.*, graphs.name AS graph_name, {IDLE} FROM runs JOIN graphs ON graphs.id = runs.graph"
@@ -230,10 +230,8 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     ]
     columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
     in_order = ("priority", "share", "fair_key")
-    if tx.insert_new("runs", (*columns, "key", "key_digest", *in_order), rows) < len(rows):
-        raise RowChanged("runs")  # a concurrent request inserted the same id or key
-    sql = f"SELECT run_id, id FROM runs WHERE {tx.any_of('run_id')}"
-    return dict(tx.execute(sql, (tx.items(sorted(runs)),)))
+    ids = tx.insert_numbered("runs", (*columns, "key", "key_digest", *in_order), rows)
+    return {row[0]: number for row, number in zip(rows, ids, strict=True)}
 
 
 def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> tuple[dict[str, str], dict[str, str]]:

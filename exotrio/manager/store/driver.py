@@ -83,6 +83,11 @@ class Dialect(Protocol):
         an expression, in which ``{name}`` is a value of the row: of a column, or a whole number of ``more``.
         """
 
+    def insert_numbered(
+        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[int]:
+        """Insert those rows that are not there yet; return the ids that they get, in their order."""
+
     def update(
         self,
         connection: Connection,

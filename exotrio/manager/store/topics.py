@@ -72,7 +72,9 @@ class Topics:
 
     def waiting_for(self, topics: Collection[Topic]) -> Iterator[Write]:
         """Yield the writes that wait for one of these topics, longest waiting first, some several times."""
-        return heapq.merge(*[self._by_topic.get(topic, ()) for topic in topics], key=_turn)
+        # A list of runs announces thousands of topics, for few of which any write waits.
+        awaited = self._by_topic.keys() & topics
+        return heapq.merge(*[self._by_topic[topic] for topic in awaited], key=_turn)
 
     def take_expired(self, now: float, limit: float = math.inf) -> list[Write]:
         """Return at most ``limit`` writes whose deadline has passed; they have to run a last time."""

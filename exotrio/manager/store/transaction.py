@@ -107,6 +107,19 @@ class Transaction(View):
             return 0
         return self._dialect.insert(self._connection, table, columns, rows, "DO NOTHING").rowcount
 
+    def insert_numbered(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[int]:
+        """Insert rows, in an order as in ``insert``, and return the ids that they get, in that order.
+
+        If one is there already, the use case is run again: RowChanged. A concurrent transaction inserted it
+        since it was looked for.
+        """
+        ids = self._dialect.insert_numbered(self._connection, table, columns, rows)
+        if len(ids) < len(rows):
+            raise RowChanged(table)
+        return ids
+
     def update(
         self,
         table: str,

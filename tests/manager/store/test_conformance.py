@@ -40,6 +40,7 @@ from tests.support.stores import (
 
 COUNTERS = ("target_state", "place", "pending", "failed", "succeeded")
 EVENTS = ("state", "at", "kind", "worker")
+STOPS = ("namespace", "worker_id", "ended_at", "receipt")
 NOVEMBER_2027_MS = 1_825_000_000_000
 in_threads = pytest.mark.parametrize("engine", IN_THREADS, indirect=True)
 
@@ -134,6 +135,28 @@ async def test_rows_are_inserted_by_one_statement_with_a_rule_for_conflicts(stor
         await store.write(insert, [(4, 0, 1, 0, 0), (1, 0, 1, 0, 0)])
     expected = [(1, 0, 15, 0, 0, None), (1, 1, 6, 0, 0, None), (2, 0, 8, 0, 0, None), (3, 0, 1, 0, 0, None)]
     assert await store.read(rows, "unite_counters") == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+async def test_rows_get_ids_in_their_order(store: Store, count: int) -> None:
+    def insert(tx: Transaction) -> tuple[Sequence[int], dict[str, int]]:
+        tx.insert("events", EVENTS, [(1, 5, "before", None)])
+        added = [(1, 5, f"{(7 * number) % count}", None) for number in range(count)]
+        ids = tx.insert_numbered("events", EVENTS, added)
+        return ids, dict(tx.execute("SELECT kind, id FROM events WHERE kind <> 'before' ORDER BY id"))
+
+    ids, stored = await store.write(insert)
+    assert [stored[f"{(7 * number) % count}"] for number in range(count)] == list(ids)
+    assert list(ids) == sorted(ids)
+
+
+async def test_a_numbered_row_that_exists_is_a_conflict(store: Store) -> None:
+    def insert(tx: Transaction) -> None:
+        tx.insert("stops", STOPS, [("n", "w", 1, "{}")])
+        with pytest.raises(RowChanged):
+            tx.insert_numbered("stops", STOPS, [("n", "v", 1, "{}"), ("n", "w", 1, "{}")])
+
+    await store.write(insert)
 
 
 async def test_columns_that_an_insert_omits_have_their_defaults_and_ids_are_assigned(store: Store) -> None:

@@ -28,7 +28,10 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[bool, ...], tuple[A
         return (True,) * len(columns), rows[0]
     # The first one is an array, so that there are as many rows.
     same = [
-        number > 0 and len(rows) >= MANY and column.count(column[0]) == len(rows)
+        number > 0
+        and len(rows) >= MANY
+        and column[0] == column[-1]  # of most columns that differ, this tells it at once
+        and column.count(column[0]) == len(rows)
         for number, column in enumerate(columns)
     ]
     values = (column[0] if one else array(column) for one, column in zip(same, columns, strict=True))
@@ -41,6 +44,9 @@ def _selected(types: Sequence[str], same: Sequence[bool], names: Sequence[str]) 
         f"?::{type} AS {name}" if one else f"unnest(?::{type}[]) AS {name}"
         for type, one, name in zip(types, same, names, strict=True)
     )
+
+
+_NUMBERED = "DO NOTHING RETURNING id"
 
 
 @cache
@@ -110,6 +116,12 @@ class PostgresDialect:
     ) -> Rows:
         same, parameters = _columns(rows)
         return connection.execute(_insert(table, columns, same, conflict, computed, more), parameters)
+
+    def insert_numbered(
+        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[int]:
+        # Sorted: they are assigned in the order of the rows.
+        return sorted(row[0] for row in self.insert(connection, table, columns, rows, _NUMBERED))
 
     def update(
         self,

@@ -26,7 +26,7 @@ from exotrio.manager.store.writes import CommitTimes, Write
 RETRY_FOR = 5.0
 """Seconds from its start after which a use case is not run again: its caller needs an answer."""
 MIN_BLOCK = 8
-MAX_BLOCK = 256
+MAX_BLOCK = 1_024
 """Numbers of states that are taken at once."""
 DIALECT = PostgresDialect()
 _PAUSES = Backoff(0.01, 0.5)

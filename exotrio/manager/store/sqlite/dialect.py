@@ -88,6 +88,14 @@ class SQLiteDialect:
         text, in_order = _insert(table, columns, conflict, computed, more)
         return connection.executemany(text, rows if in_order is None else map(in_order, rows))
 
+    def insert_numbered(
+        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+    ) -> Sequence[int]:
+        count = self.insert(connection, table, columns, rows, "DO NOTHING").rowcount
+        # Only this connection writes, so they follow each other.
+        last = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
+        return range(last - count + 1, last + 1)
+
     def update(
         self,
         connection: Connection,
