@@ -19,7 +19,7 @@ from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
 from exotrio._nodes.importing import GUARD, is_worker_process
-from exotrio._runtime.engine import Engine, FindRun, rare_collections
+from exotrio._runtime.engine import Engine, FindRun
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
@@ -30,6 +30,7 @@ from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, running_of
 from exotrio._shared import deadlines
 from exotrio._shared.events import Observer
+from exotrio._shared.garbage import rare_collections
 from exotrio._util.exceptions import without_cancelled
 from exotrio.errors import ConfigurationError, LifecycleError
 

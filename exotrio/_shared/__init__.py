@@ -4,5 +4,6 @@
 - ``events``: what observers and metrics of a runtime are called with; public in ``exotrio.monitoring``.
 - ``settings``: the only reader of exotrio's settings in the environment and ``.env``, besides the command
   line.
+- ``garbage``: how rarely a process of exotrio searches for garbage.
 - ``database_files``: opening the files of a SQLite database, and finding the process that has it open.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
@@ -286,3 +287,18 @@ def test_a_third_ctrl_c_restores_the_terminal(folder: Path) -> None:
         assert re.search(r"\x1b\[2K\d{4}-\S+Z WARNING exotrio.runtime: the grace", terminal.screen)
         assert "Continue with:\r\n" in terminal.screen
         assert re.search(r"━[^━]*\x1b\[2K[^━]*third signal", terminal.screen), "bars are erased"
+
+
+def test_a_server_collects_garbage_rarely(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: object, **options: object) -> int:
+        seen.append(gc.get_threshold())
+        return 0
+
+    before, seen = gc.get_threshold(), list[object]()
+    monkeypatch.setattr("exotrio.cli.commands.server.run_until_stopped", run)
+    gc.set_threshold(700, 10, 10)
+    try:
+        cli("server", code=0)
+    finally:
+        gc.set_threshold(*before)
+    assert seen == [(2_000, 20, 20)]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import trio
 
+from exotrio._shared.garbage import rare_collections
 from exotrio.cli import options
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.program import run_until_stopped
@@ -123,7 +124,8 @@ def command(max_body_mib: int, v0_only: bool, log_format: str, verbose: int, **s
         if grace is not None or not serving.is_begun:
             everything.cancel()
 
-    return run_until_stopped(run, stop, exiting=lambda: "requests in flight are aborted")
+    with rare_collections():
+        return run_until_stopped(run, stop, exiting=lambda: "requests in flight are aborted")
 
 
 class _Serving:
