@@ -98,6 +98,7 @@ ORDERS = [
         "close",
         node_name="Work",
         inputs={"item": "${{ split.outputs.item }}", "currency": "${{ store.currency }}"},
+        limits=[{"name": "bank", "key": "${{ store.currency }}"}],
     ),
     place("close", node_name="Close", inputs={"lines": "${{ work.outputs.line }}"}, unites="split"),
 ]
@@ -125,6 +126,7 @@ async def _put_graphs(api: Api) -> None:
             retry_policy=NO_RETRY,
             secrets={"token": "x"},
             store_config={"required_keys": ["since"], "default_values": {"currency": "EUR"}},
+            limits=[{"name": "bank", "starts": 5_000, "period_ms": 3_600_000}],
         ),
         "backup": api.body(
             [place("backup", node_name="Backup", inputs={"target": "s3://shop"})], triggers=triggers
@@ -183,6 +185,10 @@ async def _fill(api: Api) -> dict[str, str]:
     ok(await api.heartbeat("build-1/1", **beat, phase="running", states=states, tasks="<tasks>\n├─ poll"))
     ok(await api.heartbeat("build-2/1", **beat, phase="draining", states=[]))
     ok(await api.claim(["Legacy"], 1))
+    ok(await api.native("PUT", "limit/translations", json={"at_most": 0}))
+    ok(await api.native("PUT", "limit/bank", json={"at_most": 2}))
+    assert await claim(api, {"Work": 1}) == []
+    (limited, *_) = ok(await api.states(node="Work", status="CREATED"))["states"]
     paths = {
         "overview": "",
         "runs": "/runs",
@@ -210,13 +216,18 @@ async def _fill(api: Api) -> dict[str, str]:
         "nodes": "/nodes",
         "node": "/nodes/Work",
         "node-unknown": "/nodes/Translate",
+        "limits": "/limits",
+        "limit": "/limits/bank",
+        "limit-stopped": "/limits/translations",
+        "state-limited": f"/states/{limited['id']}",
         "runtimes": "/runtimes",
         "system": "/system",
         "search": "/search?q=order",
         "not-found": "/runs/absent",
     }
     empty = {
-        f"empty-{name or 'overview'}": f"/ns/billing/{name}" for name in ("", "runs", "graphs", "runtimes")
+        f"empty-{name or 'overview'}": f"/ns/billing/{name}"
+        for name in ("", "runs", "graphs", "limits", "runtimes")
     }
     return {
         **{name: f"/ns/{NAMESPACE}{path}" for name, path in paths.items()},
@@ -253,8 +264,11 @@ async def _say_long_words(api: Api) -> dict[str, str]:
     body = api.body(
         [
             place(LONG, "next", node_name=LONG, inputs={LONG: LONG}),
-            place("next", node_name=LONG, inputs={LONG: "-"}),
+            place(
+                "next", node_name=LONG, inputs={LONG: "-"}, limits=[{"name": LONG[:256], "key": LONG[:256]}]
+            ),
         ],
+        limits=[{"name": LONG[:256], "at_most": 1}],
         retry_policy={"max_retries": 0},
         store_config={"default_values": {LONG: LONG}},
     )
@@ -276,6 +290,9 @@ async def _say_long_words(api: Api) -> dict[str, str]:
             beat = {"runtime": LONG, "phase": "running", "states": [running]}
             ok(await api.heartbeat(LONG, **beat, shows_tasks=True, tasks=LONG))
         ok(await api.outcomes({**held, **outcome}))
+    claimed = ok(await api.native_claim({LONG: 9}, worker_id=LONG, limit=9))["states"]
+    paths["long-state-limited"] = f"/states/{claimed[0]['state_id']}"
+    paths |= {"long-limits": "/limits", "long-limit": f"/limits/{LONG[:256]}"}
     paths |= {"long-overview": "", "long-runs": "/runs", "long-graphs": "/graphs", "long-nodes": "/nodes"}
     paths |= {"long-graph": f"/graphs/{LONG}", "long-node": f"/nodes/{LONG}", "long-runtimes": "/runtimes"}
     paths |= {"long-run": f"/runs/{run_id}", "long-export": f"/runs/{run_id}/export"}

@@ -10,7 +10,7 @@ from typing import Any, assert_type
 from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, StateManager
-from exotrio.client import NewRun
+from exotrio.client import LimitDetail, LimitInfo, NewRun
 from exotrio.testing import CrashRun, explore, run_graph, run_node
 
 
@@ -34,6 +34,11 @@ secrets: Mapping[str, str] = {}
 graph = Graph("g", namespace="shop", secrets=secrets)
 report = graph.add(Report, period=date(2026, 9, 1))
 silent = graph.add(Silent, after=report)
+calls = graph.limit("calls", at_most=5, starts=100, period=60)
+graph.add(Silent, identifier="limited", limits=calls)
+graph.add(Silent, identifier="by_total", limits=[calls, graph.limit("each").for_key(report.total)])
+graph.add(Silent, identifier="text", limits="calls")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+graph.limit("calls", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 notify = graph.add("Notify", namespace="theirs", after=report)
 texts = {"period": "2026-09-01"}
 typed = Report.Inputs(period=date(2026, 9, 1))
@@ -56,6 +61,13 @@ async def trigger_many(manager: StateManager) -> None:
     await manager.trigger_many("g", [texts, texts])
     await manager.trigger_many("g", later())
     await manager.trigger_many("g", [NewRun(inputs=typed, store={"minimum": 5}), NewRun(inputs=texts)])
+
+
+async def limits(manager: StateManager) -> None:
+    assert_type(await manager.limits(), list[LimitInfo])
+    assert_type(await manager.set_limit("calls", at_most=3, starts="unlimited"), LimitDetail)
+    assert_type(await manager.remove_limit("calls", force=True), list[str])
+    await manager.set_limit("calls", at_most="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def outputs(manager: StateManager) -> None:

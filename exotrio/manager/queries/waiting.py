@@ -26,7 +26,7 @@ SENTENCES = {
     "other runs": "waits: the runtimes that offer {node} only work on other runs; start one that does not",
     "later": "waits: {node} is due {due}",
     "draining": "waits: all runtimes that offer {node} drain",
-    "limit": "waits for limit {limit}",
+    "limit": "{node} waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
 }
 """What is said of each ``WaitReason.kind``. Pages replace the values by links."""

@@ -168,17 +168,20 @@ def write(what: str, use_case: Callable[[Transaction, str, str], object], flash:
 async def set_limit(request: PageRequest, form: Form) -> Done:
     """Make a limit, or replace what it allows; an empty field is for no limit."""
     name = request.params.get("limit") or field(form, "name").strip()
+    values: dict[str, object] = {each: field(form, each) or None for each in ("at_most", "starts")}
     try:
-        period = float(field(form, "period") or 0) * 1000 or None
-        values = {"at_most": field(form, "at_most"), "starts": field(form, "starts")}
-        change = LimitChange.model_validate(
-            {**{key: text or None for key, text in values.items()}, "period_ms": period and round(period, 3)}
-        )
         check_name(name)
+    except ValueError as error:
+        raise InvalidRequest(f"the name {error}") from None
+    try:
+        seconds = field(form, "period")
+        values["period_ms"] = round(float(seconds) * 1000) if seconds else None
+    except (ValueError, OverflowError):
+        raise InvalidRequest("the period is not a number of seconds") from None
+    try:
+        change = LimitChange.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest("; ".join(readable_errors(error))) from None
-    except ValueError as error:
-        raise InvalidRequest(f"the name or the period is not valid: it {error}") from None
     await request.service.store.write(limits.set_limit, request.namespace, name, change)
     return (f"Limit {name} is set.", request.link("limits", name))
 

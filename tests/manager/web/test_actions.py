@@ -493,6 +493,53 @@ async def test_secrets_and_too_long_values_are_not_filled_in(site: Site) -> None
     assert (await site.browser.post("/ns/shop/graphs/graph", sent_by(html))).status_code == 303
 
 
+async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
+    page = "/ns/shop/limits/calls%20%3Cb%3E"
+    assert "There is no limit in this namespace." in await site.browser.page("/ns/shop/limits")
+    values = {"name": "calls <b>", "at_most": "0", "starts": "", "period": ""}
+    html = await site.browser.do("/ns/shop/limits", values)
+    assert "Limit calls &lt;b&gt; is set." in html
+    assert "stopped: it is 0" in html
+    assert 'name="at_most" min="0" max="1000000" value="0"' in html
+    named = [{"name": "calls <b>", "key": "<i>"}]
+    flow = await Flow.start(site.api, place("a", limits=named))
+    ok(await site.api.heartbeat("w", runtime="r", phase="running", workers=1))
+    assert ok(await site.api.native_claim({node_name("a"): 1}, worker_id="w"))["states"] == []
+    assert "stopped</span>" in await site.browser.page("/ns/shop/limits"), "as a pause"
+    (state,) = ok(await site.api.states(run=flow.run_id))["states"]
+    for shown in (f"runs/{flow.run_id}", f"states/{state['id']}"):
+        html = await site.browser.page(f"/ns/shop/{shown}")
+        link = f'<a href="{page}">calls &lt;b&gt; (&lt;i&gt;)</a>: it is 0, which stops all; 0 before it'
+        assert f'<strong class="bad"><a href="/ns/shop/nodes/{node_name("a")}">' in html
+        assert f"waits for limit {link}" in html
+    html = await site.browser.do(page, {"at_most": "", "starts": "100", "period": "1.5"})
+    assert "<strong>100 starts in 1.5 s</strong> for each key" in html
+    (claimed,) = ok(await site.api.native_claim({node_name("a"): 1}, worker_id="w"))["states"]
+    html = await site.browser.page(page)
+    assert f'<a href="/ns/shop/states/{claimed["state_id"]}">' in html
+    assert "&lt;i&gt;" in html
+    assert "<i>" not in html
+    for wrong, problem in (
+        ({"at_most": "-1"}, "at_most: Input should be greater than or equal to 0"),
+        ({"at_most": "x"}, "at_most: Input should be a valid integer"),
+        (
+            {"at_most": "", "starts": "", "period": ""},
+            "limits nothing: give at_most, or starts with a period",
+        ),
+        ({"starts": "5"}, "starts and the period belong together"),
+        ({"starts": "5", "period": "nan"}, "the period is not a number of seconds"),
+    ):
+        html = await site.browser.do(page, wrong)
+        assert re.search(f"Nothing changed: .*{problem}", html), html
+    assert "Nothing changed: limit &#39;calls &lt;b&gt;&#39; is named by 1 graph" in await site.browser.do(
+        f"{page}/delete"
+    )
+    html = await site.browser.do(f"{page}/delete", {"force": "on"})
+    assert "Limit calls &lt;b&gt; was deleted." in html
+    assert (await site.browser.post(f"{page}/delete")).status_code == 404
+    await site.browser.page(page, 404)
+
+
 async def test_a_runtime_is_drained_by_the_reply_to_its_next_heartbeat(site: Site) -> None:
     beat = {"worker_id": "a/b", "runtime": "R", "phase": "running"}
     ok(await site.api.native("POST", "heartbeat", json=beat))
