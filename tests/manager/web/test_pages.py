@@ -723,8 +723,8 @@ async def test_a_runtime_that_works_on_one_run_is_missing_only_for_states_of_oth
         return [
             others in await shows(run, "summary"),
             graph,
-            "by none for 1 of other runs that wait" in await shows("/ns/shop/nodes", "list"),
-            "by none for 1 of other runs that wait" in await shows("/ns/shop/nodes/Node_work", "now"),
+            "no runtime for 1 waiting of other runs" in await shows("/ns/shop/nodes", "list"),
+            "no runtime for 1 waiting of other runs" in await shows("/ns/shop/nodes/Node_work", "now"),
             "no runtime claims those of Node_work" in await shows("/ns/shop", "now"),
         ]
 

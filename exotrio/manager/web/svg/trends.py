@@ -32,10 +32,10 @@ def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, w
     up_to = PLOT - (DOWN if worst else 0)
     axis = HEAD + up_to
     slot = "a minute" if width_ms == MINUTE_MS else f"in {format_duration(width_ms / 1000)}"
-    scale = f"peak: {highest:,} ended well {slot}" if any(good) else "" if any(ended) else "no attempts ended"
+    scale = f"peak {slot}: {highest:,} ended well" if any(good) else "" if any(ended) else "no attempts ended"
     parts = _frame(scale, axis, len(ended), first_ms, width_ms)
     if worst:
-        text = f"peak: {worst:,} failed {slot}"
+        text = f"{worst:,} failed" if any(good) else f"peak {slot}: {worst:,} failed"
         parts.append(element("text", text, class_="tick bad", x="100%", y=10, text_anchor="end"))
     for index, (total, bad) in enumerate(zip(ended, failed, strict=True)):
         if not total:
