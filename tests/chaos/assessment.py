@@ -13,7 +13,7 @@ from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.checkpoints import broken_checkpoints
 from tests.chaos.contents import State, read_contents
-from tests.chaos.graph import EDGES, STATES
+from tests.chaos.graph import EDGES, MAX_NOTES, STATES
 from tests.chaos.journal import GOES_ON, Execution, Reading
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
@@ -90,6 +90,7 @@ class _Assessor:
         self._check_executions()
         self._check_reports()
         self._check_checkpoints()
+        self._check_limit()
         self._check_canary()
         if self.evidence.plan.v0_only and (followed := self.evidence.proxy.followed):
             self._problem(f"a stock server would have cut requests behind an outcome: {dict(followed)}")
@@ -310,6 +311,34 @@ class _Assessor:
             self.counts.parts_kept += sum(execution.received or 0 for execution in executions)
         if not self.counts.parts_kept:
             self._problem("no execution began with a checkpoint: nothing is proved of them")
+
+    # -- no more states are held than a limit says
+
+    def _check_limit(self) -> None:
+        """Check how many notes ran at once, as they entered it themselves.
+
+        One whose lease ended may run on, and is not counted. Neither is one that was cut.
+        """
+        if self.evidence.plan.v0_only or self.evidence.undone:
+            return
+        lost, moments = self._lost(), []
+        for key, executions in self.evidence.reading.by_key.items():
+            if "/note/" not in key:
+                continue
+            for each in executions:
+                if each.ended is not None and (key, each.pid) not in lost:
+                    # At the same moment, those that end come first.
+                    moments += [(each.began, 1, key), (each.ended, -1, key)]
+        running = 0
+        for at, change, key in sorted(moments):
+            running += change
+            self.counts.most_notes = max(self.counts.most_notes, running)
+            if running > MAX_NOTES:
+                self._problem(f"{running} notes ran at once when {key} began, at {at:.3f}")
+        if self.counts.most_notes < MAX_NOTES:
+            self._problem(
+                f"at most {self.counts.most_notes} notes ran at once: nothing is proved of the limit"
+            )
 
     # -- the secret is nowhere
 

@@ -222,7 +222,8 @@ class _Chaos:
         for number in range(self.cluster.managers):
             await self.cluster.start_server(number)
         await self.crew.muster()
-        await self._ask(lambda manager: manager.upsert_graph(graph(canary)))
+        declared = graph(canary, has_limits=not self.plan.v0_only)
+        await self._ask(lambda manager: manager.upsert_graph(declared))
         if self.schedule is not None:
             await self.schedule.declare()
         *_, first, second = range(self.plan.runs)

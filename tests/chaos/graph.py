@@ -21,15 +21,18 @@ EXECUTED = 2 * FAN_OUT + 3
 EDGES = {("seed", "fan"): FAN_OUT, ("fan", "step"): FAN_OUT, ("fan", "note"): FAN_OUT, ("seed", "join"): 1}
 """Edges of one run. The siblings of ``fan`` share their parent; a united state hangs from its target."""
 MAX_RETRIES = 3
+MAX_NOTES = 3
+"""Of ``note`` at once, in all runs together."""
 
 
-def graph(secret: str) -> Graph:
-    """Return the graph all runs are of."""
+def graph(secret: str, *, has_limits: bool) -> Graph:
+    """Return the graph all runs are of. A server that speaks only v0 knows no limits."""
     policy = RetryPolicyModel(max_retries=MAX_RETRIES, backoff_factor=100)
     made = Graph("chaos", namespace=NAMESPACE, secrets={CANARY: secret}, retry_policy=policy)
     seed = made.add("Seed", run="")
     fan = made.add("Fan", run=seed.run)
     step = made.add("Step", run=fan.run, index=fan.index)
-    made.add("Note", run=fan.run, index=fan.index)
+    notes = [made.limit("notes", at_most=MAX_NOTES)] if has_limits else []
+    made.add("Note", run=fan.run, index=fan.index, limits=notes)
     made.add("Join", unites=seed, run=seed.run, indexes=step.every.index)
     return made

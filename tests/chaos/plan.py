@@ -219,6 +219,7 @@ class Figures:
         wrong: Stored outcomes of executions of another state.
         parts_kept: Parts of work that were not done again, since a checkpoint said that they were done.
         checkpoints_lost: Executions that began with a checkpoint other than the newest stored one.
+        most_notes: Maximum of notes, which have a limit, at once.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
@@ -242,6 +243,7 @@ class Figures:
     wrong: int = 0
     parts_kept: int = 0
     checkpoints_lost: int = 0
+    most_notes: int = 0
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
@@ -265,6 +267,7 @@ class Figures:
             "stale accepted": f"{self.stale_accepted}",
             "of another state": f"{self.wrong}",
             "checkpoints lost": f"{self.checkpoints_lost} ({self.parts_kept} parts were not done again)",
+            "of a limit, at once": f"{self.most_notes}",
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",
