@@ -17,7 +17,7 @@ from exotrio._util.exceptions import ungrouped
 from exotrio._util.words import listed
 from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
 from exotrio.errors import ConfigurationError
-from exotrio.graph import Graph
+from exotrio.graph import MAX_LIMIT, Graph
 from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_outputs
 from exotrio.testing._nodes import continuing, stored_checkpoint
 
@@ -206,7 +206,13 @@ def namespace_of(graph: Graph) -> str:
 async def start(
     manager: StateManager, graph: Graph, inputs: Values | None, store: Mapping[str, object] | None
 ) -> str:
-    """Declare a graph, start a run of it, and return its id."""
+    """Declare a graph, start a run of it, and return its id.
+
+    A limit that is declared elsewhere has room for all here.
+    """
+    named = {limit.name for node in graph.nodes for limit in node.limits}
+    for name in sorted(named - {limit.name for limit in graph.limits}):
+        await manager.set_limit(name, at_most=MAX_LIMIT)
     await manager.upsert_graph(graph)
     triggered = await manager.trigger(graph.name, inputs=inputs, store=store)
     return str(triggered["run_id"])

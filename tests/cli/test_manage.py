@@ -451,6 +451,8 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     end = cli("limits", "rm", "work", "--force", code=0)
     assert end.out == "limit work is deleted; it does not limit any more what still names it: limited\n"
     assert cli.json("limits", "ls") == {"namespace": "n", "limits": []}
+    assert "graph limited names limit work, which was deleted: nothing limits it" in cli("doctor").out
+    assert "\n  work (Work) limited by work\n" in cli("graph", "show", "limited").out
     fails(
         cli("graph", "apply", "limited.json"),
         3,

@@ -136,6 +136,12 @@ def test_the_models_refuse_fields_that_do_not_exist() -> None:
         )
 
 
+async def test_a_limit_that_is_declared_elsewhere_has_room_in_tests(autojump_clock: MockClock) -> None:
+    graph, order = orders()
+    graph.add(Charge, card=order.card, limits=graph.limit("elsewhere"))
+    assert (await run_graph(graph, [Order, Charge])).status == "SUCCESS"
+
+
 async def test_a_graph_with_a_rate_takes_no_real_time(autojump_clock: MockClock) -> None:
     graph, order = orders()
     calls = graph.limit("calls", starts=1, period=3600)

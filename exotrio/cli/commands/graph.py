@@ -12,6 +12,7 @@ from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
 from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphReply
+from exotrio._wire.limits import limit_text
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
@@ -241,6 +242,11 @@ def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
         lines += _node(node, namespace)
     lines.append(f"secrets: {', '.join(graph.secrets) or 'none'}")
     lines.append(f"retry policy: {_policy(graph.retry_policy)}")
+    for limit in graph.limits:
+        period = None if limit.period_ms is None else limit.period_ms / 1000
+        lines.append(
+            f"limit {limit.name}: {limit_text(limit.at_most, limit.starts, period)}, as declared here"
+        )
     store = graph.store_config
     if store.required_keys:
         lines.append(f"store, required: {', '.join(store.required_keys)}")
@@ -305,6 +311,8 @@ def _node(node: GraphNodeModel, namespace: str) -> list[str]:
     head = f"  {node.identifier} ({kind})"
     if node.timeout_minutes is not None:
         head += f" within {node.timeout_minutes} min"
+    if node.limits:
+        head += f" limited by {', '.join(limit.name for limit in node.limits)}"
     if node.unites:
         head += f" unites {node.unites.identifier} ({node.unites.strategy.value})"
     if node.next_nodes:

@@ -97,7 +97,8 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
             report.examined.append("the state manager")
             if report.namespace is not None:
                 graphs = await manager.graphs()
-                report.findings += findings.of_graphs(graphs)
+                limits = None if report.overview is None else [each.name for each in report.overview.limits]
+                report.findings += findings.of_graphs(graphs, limits)
                 if report.v0_claims is not None and not graphs and not report.v0_claims.runs:
                     await _choose_namespace(report, server, endpoint)  # it may be misspelt
                 report.examined.append(f"namespace {report.namespace}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from exotrio._util.cron import local_time, parts_of
 from exotrio._util.times import format_duration, iso_time, moment_ms
@@ -15,10 +15,15 @@ SLOW = 1.0
 """Seconds; a median response time above this is reported."""
 
 
-def of_graphs(graphs: Sequence[GraphInfo]) -> list[Finding]:
-    """Return findings about graphs that cannot be triggered, and about their schedules."""
+def of_graphs(graphs: Sequence[GraphInfo], limits: Collection[str] | None = None) -> list[Finding]:
+    """Return findings about graphs that cannot be triggered, about their schedules, and about limits that
+    they name, if ``limits`` has those that exist."""
     findings = []
     for graph in graphs:
+        named = {limit.name for node in graph.nodes for limit in node.limits}
+        for name in sorted(named - set(named if limits is None else limits)):
+            what = f"graph {one_line(graph.name)} names limit {one_line(name)}, which was deleted"
+            findings.append(Finding(f"{what}: nothing limits it", "make it again by `limits set`"))
         if graph.validation_status is ValidationStatus.PENDING:
             findings.append(info(f"graph {one_line(graph.name)} is still being validated"))
         if graph.validation_status is ValidationStatus.INVALID:

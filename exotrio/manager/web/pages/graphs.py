@@ -81,6 +81,7 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "crons": _crons(next_firings(view, graph), template, view.now_ms),
         "paused_at": graph["paused_at"],
         "timeouts": [(place.identifier, place.timeout_ms) for place in template.places if place.timeout_ms],
+        "limits": [(place.identifier, list(place.limits)) for place in template.places if place.limits],
         "form": start_form(view, request, graph, template),
         "root": template.root.identifier,
         "request_id": str(uuid.uuid4()),
