@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 from pydantic_core import from_json
@@ -214,8 +215,10 @@ def _take(
     if not seqs:
         return WithEffects(None, effects)
     if run is None:
-        for state in fitting:
-            tx.virtual_times.move(tx, state.node_id, state.priority, state.turn)
+        # The last one of each is the one with the latest turn.
+        last = {(state.node_id, state.priority): state.turn for state in fitting}
+        for (node_id, priority), turn in last.items():
+            tx.virtual_times.move(tx, node_id, priority, turn)
     if claimer.claim_id is None:
         # As far as v0 shows, states come oldest first.
         seqs = [state.seq for state in sorted(fitting, key=lambda state: (state.enqueue_after, state.seq))]
@@ -281,7 +284,7 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
             break
     take_places(tx, due)
     left, chosen = dict(counts), []
-    for state in sorted(states, key=lambda state: state.position):
+    for state in sorted(states, key=attrgetter("priority", "turn", "seq")):
         if state.lane != PAUSED and state.seq not in early and left[state.node_id] > 0:
             left[state.node_id] -= 1
             chosen.append(state)
