@@ -28,7 +28,7 @@ from exotrio._wire.limits import LimitWait
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, run_graph, run_node
-from tests.bench.__main__ import CASES
+from tests.bench.__main__ import CASES, COMMANDS
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
 from tests.support.pages import (
@@ -213,7 +213,7 @@ def test_each_benchmark_that_a_page_names_exists() -> None:
     ]
     assert len(commands) > 3
     for command in commands:
-        assert set(re.findall(r" ([a-z][\w-]*)", command)) <= CASES.keys(), command
+        assert set(re.findall(r" ([a-z][\w-]*)", command)) <= CASES.keys() | COMMANDS.keys(), command
 
 
 def test_each_double_that_the_page_on_tests_names_exists() -> None:

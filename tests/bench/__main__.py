@@ -1,7 +1,8 @@
 """Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON] [--peers]
 [--against REV]``.
 
-``python -m tests.bench arena`` runs jobs on PostgreSQL under faults and load, and has its own ``--help``.
+``python -m tests.bench arena`` runs jobs on PostgreSQL under faults and load, ``python -m tests.bench peers``
+makes the table of exotrio and systems like it; each has a separate ``--help``.
 
 Each figure is the median of several rounds with its range; what is compared is measured in the same
 round. Machines differ and are noisy: compare figures of one table with each other, not with those of
@@ -22,6 +23,7 @@ from tests.bench import (
     history,
     latency,
     limits,
+    peers,
     postgres,
     programs,
     starting,
@@ -66,7 +68,7 @@ def measure(plan: Plan, names: list[str]) -> Iterator[Sample]:
                 yield from CASES[name](plan)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"arena": arena.main}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"arena": arena.main, "peers": peers.main}
 """Cases with separate tables; each explains its arguments by ``--help``."""
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.places import ROOT
 from tests.support.environments import CannotInstall, make_environment, newer_python
+from tests.support.helpers import free_port
 from tests.support.postgres import Server
 
 
@@ -73,20 +76,45 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def install(kinds: Sequence[Kind], folder: Path) -> list[Installed]:
-    """Make the environments; leave out, with a message, what this machine cannot install."""
+def install(kinds: Iterable[Kind], folder: Path) -> list[Installed]:
+    """Make the environments that are missing; leave out, with a message, what cannot be installed."""
     installed = []
     for kind in kinds:
         if not kind.packages:
             installed.append(Installed(kind))
             continue
+        made, wanted = folder.absolute() / kind.name, " ".join(kind.packages)
+        complete = made / "packages"
         try:
-            python = newer_python(kind.needs)
-            made = make_environment(folder / kind.name, *kind.packages, python=python)
-            installed.append(Installed(kind, made))
+            if not complete.exists() or complete.read_text() != wanted:
+                print(f"installing {wanted}", file=sys.stderr, flush=True)
+                make_environment(made, *kind.packages, python=newer_python(kind.needs))
+                complete.write_text(wanted)
+            installed.append(Installed(kind, str(made / "bin" / "python")))
         except CannotInstall as error:
             print(f"{kind.name} is left out: {error}", file=sys.stderr, flush=True)
     return installed
+
+
+def add_environments_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        help="folder for the other systems' environments, to be used again; default: a temporary one",
+    )
+
+
+@contextmanager
+def valkey(system: Installed, folder: Path) -> Iterator[str]:
+    """Give the URL of a Valkey server, whose program is in the environment of a system."""
+    (program,) = Path(system.python).parents[1].rglob("valkey-server")
+    port = free_port()
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--appendonly", "yes")
+    with subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def machine(server: Server) -> str:

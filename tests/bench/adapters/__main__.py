@@ -43,14 +43,14 @@ class Process:
     async def arena(self) -> None:
         replica = Replica(self._arguments.journal, self._arguments.work)
         replica.system = system = self._make(replica.perform)
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async with system.connected(), system.working(), anyio.create_task_group() as tasks:
+        # Until it works, SIGTERM ends it at once.
+        async with system.connected(), system.working(), anyio.create_task_group() as tasks:
+            with anyio.open_signal_receiver(signal.SIGTERM) as signals:
                 tasks.start_soon(replica.read_commands)
                 tasks.start_soon(replica.submit_ordered)
                 print("working", flush=True)
-                async for _ in signals:
-                    tasks.cancel_scope.cancel()
-                    break
+                await anext(signals)
+                tasks.cancel_scope.cancel()
 
     def _make(self, perform: Perform) -> Adapter:
         arguments = self._arguments

@@ -76,8 +76,9 @@ class Replica:
     async def submit_ordered(self) -> None:
         numbers = count()
         while not self._closed:
-            # A job of another replica may be done here, and the other way round: the depth is about even.
-            missing = max(self._ordered, self._depth - (self._submitted - self._done))
+            missing = self._ordered
+            if self._depth:
+                missing = self._depth - (self._submitted - self._done)
             if missing <= 0:
                 await self._changed.wait()
                 continue

@@ -16,7 +16,7 @@ from tests.bench.arena.cells import CELLS, LONG
 from tests.bench.arena.running import Outcome, run
 from tests.bench.figures import markdown_table
 from tests.bench.places import fresh
-from tests.bench.systems import EXOTRIO, OBAN, PGQUEUER, Installed, install, machine
+from tests.bench.systems import EXOTRIO, OBAN, PGQUEUER, Installed, add_environments_option, install, machine
 from tests.support.postgres import Server, new_server
 
 HEADS = (
@@ -54,12 +54,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of all times; rates shrink, too, to a quarter at most"
     )
+    add_environments_option(parser)
     options = parser.parse_args(arguments)
     if unknown := set(options.cells) - CELLS.keys():
         parser.error(f"there is no cell {' '.join(sorted(unknown))}; there are {' '.join(CELLS)}")
     names = options.cells or [name for name in CELLS if name not in LONG]
     with tempfile.TemporaryDirectory() as folder, postgres() as server:
-        systems = install([EXOTRIO, *([PGQUEUER, OBAN] if options.peers else [])], Path(folder))
+        kinds = [EXOTRIO, PGQUEUER, OBAN] if options.peers else [EXOTRIO]
+        systems = install(kinds, options.environments or Path(folder))
         measured = measure(names, systems, server, Path(folder), options.scale)
         rows = ([name, system, *_columns(outcome)] for name, system, outcome in measured)
         for line in markdown_table(HEADS, rows):
