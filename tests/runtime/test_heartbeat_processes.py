@@ -204,8 +204,7 @@ async def test_a_runtime_whose_standard_error_is_not_read_loses_its_leases_and_e
 def unread_worker(place: Place) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker, with short limits, whose standard error is not read once its nodes are registered."""
     (place.folder / "hung.py").write_text(
-        "from exotrio._runtime import heartbeat\nheartbeat.MIN_MAX_LAG = heartbeat.MAX_LAG_TTLS = 1\n"
-        "from app import runtime\n"
+        "from exotrio._runtime import heartbeat\nheartbeat.MAX_LAG = 2\nfrom app import runtime\n"
     )
     env = environment(place.folder, {**place.server.env, "WORKER": "unread", "NAMESPACE": place.namespace})
     command = [*EXOTRIO, "worker", "hung.py"]

@@ -281,8 +281,9 @@ class Native:
         kernel does when a process is killed. If it lives, its next heartbeat renews them in time."""
         at = self._service.monotonic() + self._service.terms.silence_ms
         if at < renewed_until:
-            end = partial(leases.end_leases, namespace=namespace, worker=worker, at=at)
-            self._store.write_later(partial(end, renewed_until=renewed_until))
+            self._store.write_later(
+                lambda tx: leases.end_leases(tx, namespace, worker, at, renewed_until=renewed_until)
+            )
 
 
 def _new_run(entry: NativeTriggerRequest) -> NewRun:
