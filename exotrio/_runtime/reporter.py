@@ -198,7 +198,7 @@ class Reporter:
 
     def _is_sent_at_once(self, held: HeldClaim) -> bool:
         """Whether nothing could share its request, as in a chain: then it takes no step of the dispatcher."""
-        alone = self._waits and not (self.in_flight or self.queued)
+        alone = self._waits and not self.in_flight
         return alone and self._can_batch(held) and not self.ledger.count(Stage.BUFFERED, Stage.RUNNING)
 
     def _begin(self, batch: list[HeldClaim]) -> None:

@@ -1,7 +1,7 @@
 """The HTTP API: routes that read requests, call use cases and queries, and write replies.
 
 ==============  ===================================================================================
-``routing``     endpoints marked with their routes; parses their bodies and queries
+``routing``     endpoints marked with their routes, and the application that serves them
 ``bodies``      reading bodies within limits, large ones in a thread; masking secrets in outcomes
 ``json``        parsing bodies and path values, replies; every exception as a JSON error
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
