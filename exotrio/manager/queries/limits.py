@@ -115,28 +115,29 @@ def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
             f"SELECT id, name FROM limits WHERE {view.any_of('id')}", (view.items(slots.ids),)
         ).fetchall()
     )
-    waits = {}
+    by_pair: dict[Pair, list[Row]] = {}
     for state, pairs in limited:
         # A claim has put it into the lane of one, or will once it comes to it.
         in_lane = [pair for pair in pairs if lane_of(pair) == state["lane"]]
-        full = in_lane or [pair for pair in pairs if slots.room(pair) == 0]
-        if full and full[0][0] in names:
-            waits[state["seq"]] = _wait(view, slots, names[full[0][0]], full[0], state)
+        for pair in (in_lane or [pair for pair in pairs if slots.room(pair) == 0])[:1]:
+            by_pair.setdefault(pair, []).append(state)
+    waits = {}
+    for pair, waiting in by_pair.items():
+        if pair[0] in names:
+            wait = _wait(view, slots, names[pair[0]], pair)
+            for seq, before in _before(view, lane_of(pair), waiting).items():
+                waits[seq] = wait.model_copy(update={"before": before})
     return waits
 
 
-def _wait(view: View, slots: Slots, name: str, pair: Pair, state: Row) -> LimitWait:
+def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
+    """Return why states wait for a limit with a key, as of the first of them."""
     limit, room_at = slots.limits[pair[0]], slots.room_at(pair)
     holders = view.execute(
         f"SELECT states.seq, claimed_at {_HELD} AND limit_id = ? AND key = ?"
         " ORDER BY claimed_at, states.seq LIMIT ?",
         (*pair, MAX_HOLDERS),
     ).fetchall()
-    before = view.one(
-        "SELECT count(*) AS number FROM (SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
-        " AND lane = ? AND (priority, turn, seq) < (?, ?, ?) LIMIT ?) AS earlier",
-        (lane_of(pair), state["priority"], state["turn"], state["seq"], MAX_COUNTED),
-    )
     return LimitWait(
         limit=name,
         key=pair[1],
@@ -148,8 +149,34 @@ def _wait(view: View, slots: Slots, name: str, pair: Pair, state: Row) -> LimitW
         held_ms=max(0, view.now_ms - holders[0]["claimed_at"]) if holders else None,
         started=None if limit.starts is None else slots.started(pair),
         room_in_ms=None if room_at is None else max(0, room_at - view.now_ms),
-        before=before["number"],
+        before=0,
     )
+
+
+def _before(view: View, lane: str, states: Sequence[Row]) -> dict[int, int]:
+    """Return how many states of a lane are before each of these, by their numbers."""
+    in_lane = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = ?"
+    if len(states) == 1:
+        (state,) = states
+        counted = view.one(
+            f"SELECT count(*) AS number FROM (SELECT 1 {in_lane}"
+            " AND (priority, turn, seq) < (?, ?, ?) LIMIT ?) AS earlier",
+            (lane, state["priority"], state["turn"], state["seq"], MAX_COUNTED),
+        )
+        return {state["seq"]: counted["number"]}
+    # To count for each of a thousand would read the lane a thousand times.
+    numbered = (
+        "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number"
+        f" FROM (SELECT seq, priority, turn {in_lane} LIMIT ?) AS waiting"
+    )
+    seqs = [state["seq"] for state in states]
+    rows = view.execute(
+        f"SELECT seq, number FROM ({numbered}) AS numbered WHERE {view.any_of('seq')}",
+        (lane, MAX_COUNTED, view.items(seqs)),
+    ).fetchall()
+    # One that no claim has put there yet comes after those that are there, as far as is known.
+    last = max((number for _, number in rows), default=0)
+    return {**dict.fromkeys(seqs, last), **dict(rows)}
 
 
 def _keys(view: View, limit: int) -> list[LimitKey]:
