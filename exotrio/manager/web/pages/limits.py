@@ -27,5 +27,5 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 
 
 PAGE = Page(
-    path="/ns/{namespace}/limits/{limit}", folder="limit", fragments={"now": Fragment(pace=1.0)}, load=load
+    path="/ns/{namespace}/limits/{limit}", folder="limit", fragments={"now": Fragment(pace=2.0)}, load=load
 )
