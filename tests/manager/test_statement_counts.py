@@ -15,7 +15,7 @@ from exotrio.manager.engine.managers import leave
 from exotrio.manager.store import virtual_times
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
-from tests.support.manager import Manager, open_manager, recount
+from tests.support.manager import Manager, open_manager, open_two, recount
 from tests.support.statements import noted
 from tests.support.stores import new_database
 
@@ -363,6 +363,20 @@ async def test_a_claim_reads_without_a_separate_statement_whether_a_node_is_paus
     assert [sql for sql in statements if "nodes" in sql and " states " not in sql] == []
     assert len([sql for sql in statements if "paused_at" in sql]) == 1
     ok(await manager.api.executed(state["state_id"], OUTPUT))
+
+
+async def test_the_run_of_a_state_is_looked_up_if_another_manager_claimed_it() -> None:
+    async with open_two("PostgreSQL") as managers:
+        first, _ = managers
+        await Flow.start(first.api, place("a"), runs=2)
+        looked_up = []
+        batch = await items(first, "a", 2, **executed(OUTPUT))
+        for manager, item in zip(managers, batch, strict=True):
+            with noted(manager.service.store) as statements:
+                (reply,) = ok(await manager.api.outcomes(item))["items"]
+            assert reply["result"] == "ok"
+            looked_up.append(len([sql for sql in statements if "SELECT run FROM states" in sql]))
+    assert looked_up == [0, 1]
 
 
 async def test_the_end_of_a_run_takes_no_statement_more(manager: Manager) -> None:

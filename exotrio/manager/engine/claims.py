@@ -420,6 +420,7 @@ def _replies(
     """Return the replies for the holder of states, in the order of ``seqs``."""
     by_seq = {state["seq"]: state for state in rows}
     runs = tx.run_facts({state["run"] for state in rows})
+    tx.keep_runs_of({seq: state["run"] for seq, state in by_seq.items()})
     stored = read_checkpoints(
         tx, [seq for seq, state in by_seq.items() if state["checkpoint_size"] is not None]
     )

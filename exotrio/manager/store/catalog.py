@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ MAX_INPUTS = 16 * 1024 * 1024
 """Bytes, the same limit as for a request body: a reply with a larger state could not be sent."""
 MAX_KEPT = 1_000
 """Maximum of templates, and of runs, that are kept."""
+MAX_STATES_KEPT = 10_000
+"""Maximum of states whose runs are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Catalog:
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
+        self._runs_of_states: dict[int, int] = {}
         self.heads: Heads = Heads(is_needed=False)
         self.limited_nodes = LimitedNodes()
         """Where claims begin to search."""
@@ -68,6 +72,18 @@ class Catalog:
         if len(self._runs) >= MAX_KEPT:
             self._runs.clear()
         self._runs[run] = facts
+
+    def runs_of(self, seqs: Collection[int]) -> set[int] | None:
+        """Return the numbers of the runs of these states; None if that of one is not known."""
+        known = self._runs_of_states
+        runs = [known.get(seq, 0) for seq in seqs]
+        return set(runs) if all(runs) else None
+
+    def keep_runs_of(self, runs: Mapping[int, int]) -> None:
+        """Keep the numbers of the runs of states, by those of the states. They never change."""
+        if len(self._runs_of_states) >= MAX_STATES_KEPT:
+            self._runs_of_states.clear()
+        self._runs_of_states.update(runs)
 
     def node_id(self, connection: Connection, namespace: str, name: str) -> int | None:
         """Return the id of the node that is registered under this name, or None. For the writer."""
@@ -107,6 +123,7 @@ class Catalog:
         self._templates.clear()
         self._nodes.clear()
         self._runs.clear()
+        self._runs_of_states.clear()
         self.limited_nodes.forget()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -72,6 +72,14 @@ class Transaction(View):
                 facts_by_run[run] = RunFacts(*facts)
                 self._catalog.keep_run(run, facts_by_run[run])
         return facts_by_run
+
+    def runs_of(self, seqs: Collection[int]) -> set[int] | None:
+        """Return the numbers of the runs of these states; None unless all were claimed here lately."""
+        return self._catalog.runs_of(seqs)
+
+    def keep_runs_of(self, runs: Mapping[int, int]) -> None:
+        """Keep the runs of states that are claimed, by number: most outcomes come to the same process."""
+        self._catalog.keep_runs_of(runs)
 
     def forget_registered(self) -> None:
         """Read registered nodes again from now on."""

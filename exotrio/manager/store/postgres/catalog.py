@@ -49,6 +49,7 @@ class _TransactionCatalog(Catalog):
         self._shared = shared
         self._templates = shared._templates
         self._runs = shared._runs
+        self._runs_of_states = shared._runs_of_states
         self.heads = shared.heads
         self.limited_nodes = shared.limited_nodes
         self.virtual_times = shared.virtual_times
