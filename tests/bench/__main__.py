@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tests.bench import (
     computing,
+    fair,
     fan,
     history,
     latency,
@@ -49,6 +50,7 @@ CASES: dict[str, Case] = {
     "growth": fan.growth,
     "history": history.history,
     "limits": limits.limits,
+    "fair": fair.fair,
     "import": programs.imports,
     "worker": programs.worker,
     "processes": computing.processes,
