@@ -5,6 +5,7 @@ Each test runs on both engines; what concerns two state managers is tested with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,8 @@ from tests.support.manager import ENGINES, Manager, open_two
 from tests.support.statements import noted
 
 LIMIT = "service"
+IN_PARTS = re.compile(r"nextval|FROM \(SELECT seq, lane|^SELECT id, limits FROM nodes")
+"""Statements that take numbers of states in blocks, read 100 lanes each, or run once a second."""
 
 
 @pytest.fixture
@@ -517,3 +520,32 @@ async def test_a_limit_that_is_made_again_holds_for_new_states(manager: Manager)
     [state] = await claim(manager.api)
     await report(manager.api, executed_item(state))
     assert len(await claim(manager.api)) == 1
+
+
+async def test_the_number_of_statements_does_not_grow_with_the_states_of_a_limit(manager: Manager) -> None:
+    flow = await Flow.deploy(
+        manager.api,
+        limited(key="${{store.k}}"),
+        store_config={"required_keys": ["k"], "default_values": {}},
+        limits=[{"name": LIMIT, "at_most": 50, "starts": 1_000, "period_ms": 60_000}],
+    )
+
+    async def statements(count: int) -> list[list[str]]:
+        runs = [{"run_id": str(uuid4()), "store": {"k": str(number % 7)}} for number in range(count)]
+        found = []
+        store = manager.service.store
+        with noted(store) as triggered:
+            ok(await manager.api.trigger_many(flow.graph, *runs))
+        with noted(store) as claimed:
+            states = await claim(manager.api, {A: count}, limit=count)
+        assert len(states) == count
+        with noted(store) as reported:
+            await report(manager.api, *map(executed_item, states))
+        for run in (triggered, claimed, reported):
+            found.append([sql for sql in run if not IN_PARTS.search(sql)])
+        return found
+
+    await statements(3)
+    few = await statements(5)
+    many = await statements(200)
+    assert [len(run) for run in many] == [len(run) for run in few]

@@ -227,16 +227,17 @@ def _next_check(tx: Transaction, ids: Collection[int]) -> float:
 
 
 def _take_checks(tx: Transaction, slots: Slots) -> set[Pair]:
-    """Take away some checks that are due, and return what they are about."""
+    """Take away some checks that are due, and return the lanes that are not empty among those."""
     ids = tx.items(slots.ids)
     rows = tx.execute(
         "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
         f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
-        " ORDER BY check_at LIMIT ?) RETURNING limit_id, key, state",
+        " ORDER BY check_at LIMIT ?) RETURNING limit_id, key, state, EXISTS (SELECT 1 FROM states"
+        " WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = limit_id || ':' || slots.key)",
         (ids, tx.now_ms, MAX_LANES),
     ).fetchall()
-    pairs = {(limit, key) for limit, key, state in rows if state != ALL_KEYS}
-    for limit, key, state in rows:
+    pairs = {(limit, key) for limit, key, state, waits in rows if state != ALL_KEYS and waits}
+    for limit, key, state, _ in rows:
         if state == ALL_KEYS:
             keys = _keys_after(tx, limit, key)
             pairs |= {(limit, each) for each in keys}
