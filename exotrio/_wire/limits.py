@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from exotrio._util.times import format_duration
-from exotrio._util.words import listed
+from exotrio._util.words import listed, one_line
 from exotrio._wire.body import Body, Moment, Seconds
 from exotrio._wire.vocabulary import short_id
 from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, MIN_PERIOD_MS, LimitModel
@@ -170,7 +170,7 @@ class LimitWait(Body):
     @property
     def name(self) -> str:
         """The limit with its key."""
-        return f"{self.limit} ({self.key})" if self.key else self.limit
+        return f"{self.limit} ({one_line(self.key)})" if self.key else self.limit
 
     def text(self) -> str:
         """Return why the state waits, in one line."""

@@ -56,6 +56,19 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"
 
 
+def test_limits_are_shown_if_states_wait_for_them_or_they_stop_all() -> None:
+    usual = {"updated_at": "2026-01-01T00:00:00Z", "graphs": [], "held": 5, "waiting": 0}
+    free, full = (
+        {**usual, "name": "free", "at_most": 9},
+        {**usual, "name": "full", "at_most": 5, "waiting": 118},
+    )
+    assert "LIMIT" not in shown(overview(limits=[free]))
+    text = shown(overview(limits=[free, full, {**usual, "name": "off", "at_most": 0, "held": 0}]))
+    assert re.search(r"^full +5 at once +5 +118$", text, re.MULTILINE)
+    assert re.search(r"^off +0 at once +$", text, re.MULTILINE)
+    assert "free" not in text
+
+
 def test_the_chart_of_attempts_is_next_to_their_number_or_left_out() -> None:
     wide = next(line for line in shown(overview(), width=120).splitlines() if "last hour" in line)
     assert re.search(r"1 failed \(8\.3 %\) +█▂   5 runs ended   3 failed$", wide)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from exotrio._wire.limits import LimitWait
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
@@ -217,3 +218,9 @@ async def test_limits_of_namespaces_are_separate(api: Api) -> None:
     other = api.elsewhere("other")
     assert await limits(other) == {}
     refused(await other.native("GET", "limit/stripe"), 404)
+
+
+def test_a_key_with_a_line_break_stays_on_one_line() -> None:
+    fields = {"limit": "l", "key": "a\nb\x1b", "at_most": 0, "held": 0, "before": 3}
+    wait = LimitWait.model_validate(fields)
+    assert wait.text() == "waits for limit l (a\\nb\\x1b): it is 0, which stops all; 3 before it"
