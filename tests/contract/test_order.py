@@ -124,6 +124,14 @@ async def test_runs_with_one_fairness_key_share_as_one_run(api: Api) -> None:
     assert sum(counted[run] for run in runs) == 10
 
 
+async def test_a_cancelled_run_costs_its_fairness_key_no_turns(api: Api) -> None:
+    await deploy(api)
+    cancelled = await fan_out(api, 40, fair_key="customer 17")
+    ok(await api.native("POST", f"run/{cancelled}/cancel"))
+    others = [await fan_out(api, 20), await fan_out(api, 20, fair_key="customer 17")]
+    assert await runs_of_claim(api, 10) == dict.fromkeys(others, 5)
+
+
 async def test_a_run_shows_in_which_order_its_states_come_and_v0_does_not(api: Api) -> None:
     await deploy(api)
     run_id = await fan_out(api, 1, priority="low", weight=0.25, fair_key="k")

@@ -305,6 +305,13 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
     free(tx, changes.effects, held)
     add_events(tx, "cancelled", states)
+    if run.fair_key is not None:
+        # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
+        places = [template.places[index] for index in sorted({state["place"] for state in states})]
+        tx.executemany(
+            "DELETE FROM turns WHERE node_id = ? AND priority = ? AND fair_key = ?",
+            [(tx.node_id(each.namespace, each.node_name), run.priority, run.fair_key) for each in places],
+        )
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
     return WithEffects(None, changes.effects)
