@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
         for line in markdown_table(heads, (measured.cells() for measured in table)):
             print(line)
         labels = "; ".join(dict.fromkeys(measured.system.label for measured in table))
-        print(f"\n{machine(postgres)}; {labels}; medians of {options.runs} rounds")
+        print(f"\n{machine(postgres)}; {labels}; rounds: {options.runs}")
 
 
 def measure(table: list[Measured], postgres: Server, folder: Path, runs: int, scale: float) -> None:

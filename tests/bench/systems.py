@@ -83,13 +83,13 @@ def install(kinds: Iterable[Kind], folder: Path) -> list[Installed]:
         if not kind.packages:
             installed.append(Installed(kind))
             continue
-        made, wanted = folder.absolute() / kind.name, " ".join(kind.packages)
+        made, packages = folder.absolute() / kind.name, " ".join(kind.packages)
         complete = made / "packages"
         try:
-            if not complete.exists() or complete.read_text() != wanted:
-                print(f"installing {wanted}", file=sys.stderr, flush=True)
+            if not complete.exists() or complete.read_text() != packages:
+                print(f"installing {packages}", file=sys.stderr, flush=True)
                 make_environment(made, *kind.packages, python=newer_python(kind.needs))
-                complete.write_text(wanted)
+                complete.write_text(packages)
             installed.append(Installed(kind, str(made / "bin" / "python")))
         except CannotInstall as error:
             print(f"{kind.name} is left out: {error}", file=sys.stderr, flush=True)
