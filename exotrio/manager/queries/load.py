@@ -128,6 +128,20 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     return held
 
 
+def claimed_by(view: View, namespace: str) -> Counter[str]:
+    """Count the states that each runtime has claimed, and whose nodes have not ended.
+
+    It is several times as fast as ``count_held``, and enough to say whether all workers are busy.
+    """
+    claimed = view.execute(
+        "SELECT worker, count(*) AS number FROM states INDEXED BY states_held WHERE status = 'QUEUED'"
+        f" AND worker IS NOT NULL AND NOT {_ENDED} AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)"
+        " GROUP BY worker",
+        (namespace,),
+    )
+    return Counter({row["worker"]: row["number"] for row in claimed})
+
+
 def stages_among(view: View, statuses: Mapping[int, str]) -> dict[int, str]:
     """Return ``BUFFERED`` and ``REPORTING`` of those of these states to which they apply.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
@@ -12,7 +13,7 @@ from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.states import CREATED
 from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
-from exotrio.manager.queries.load import count_held, paused_nodes
+from exotrio.manager.queries.load import claimed_by, paused_nodes
 from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -52,7 +53,11 @@ class Waiting:
 
     @cached_property
     def _runtimes(self) -> list[RuntimeRow]:
-        return runtimes_of(self._view, self._namespace, self._now, count_held(self._view, self._namespace))
+        return runtimes_of(self._view, self._namespace, self._now)
+
+    @cached_property
+    def _claimed(self) -> Counter[str]:
+        return claimed_by(self._view, self._namespace)
 
     def obstacle(self, node: Node, run_id: str) -> WaitReason | None:
         """Return why no state of a node in a run can be claimed, however many workers are free."""
@@ -94,7 +99,7 @@ class Waiting:
         if not claiming:
             return _reason("draining", node)
         # Of those that have sent no heartbeat yet, the workers are not known.
-        if all(0 < runtime.workers <= runtime.busy for runtime in claiming):
+        if all(0 < runtime.workers <= self._claimed[runtime.worker_id] for runtime in claiming):
             return _reason("busy", node, workers=sum(runtime.workers for runtime in claiming))
         return None
 

@@ -21,7 +21,7 @@ from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
 from exotrio.manager.queries.limits import load_of_limits
-from exotrio.manager.queries.load import backlog, oldest_graphs, schedules_paused
+from exotrio.manager.queries.load import backlog, claimed_by, oldest_graphs, schedules_paused
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
@@ -212,8 +212,9 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             (load_of_limits, (9,), {}),
             (newest_event, (), {}),
         ]
-        # Those of the page of the system, except the condition of the database.
-        queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {})]
+        # Those of the page of the system, except the condition of the database; and what is read if states
+        # wait although runtimes claim them.
+        queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {}), (claimed_by, ("shop",), {})]
         file = folder / "db"
         async with site.service.store.copied() as (size, read):
             file.write_bytes(await read(size))
