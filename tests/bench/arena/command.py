@@ -94,10 +94,11 @@ def measure(
 
 
 def _columns(outcome: Outcome) -> list[str]:
+    recovery = "never" if outcome.recovery is None else f"{outcome.recovery:.1f} s"
     died = f"; {outcome.died} died" if outcome.died else ""
     return [
         ", ".join(f"{rate:,.0f}" for rate in outcome.rates),
-        "never" if outcome.recovery is None else f"{outcome.recovery:.1f} s",
+        recovery if outcome.disturbed else "",
         f"{outcome.waited:.2g} s, {outcome.max_waited:.2g} s",
         f"{outcome.stored:,}",
         f"{outcome.refused:,}",

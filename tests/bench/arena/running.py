@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from tests.bench.arena.cells import Cell
-from tests.bench.arena.faults import Field
+from tests.bench.arena.faults import Field, nothing
 from tests.bench.arena.journal import Journals
 from tests.bench.arena.replicas import EXIT, Replicas
 from tests.bench.systems import Installed
@@ -34,7 +34,8 @@ class Outcome:
     """What a system did in a cell.
 
     Attributes:
-        rates: Jobs per second before, during and after the fault.
+        disturbed: Whether the middle phase had a fault, or a higher load.
+        rates: Jobs per second before, during and after it.
         waited: Seconds a job waited before it began, p99, during the fault and after it.
         max_waited: The same of the one that waited longest, also of those that began later.
         recovery: Seconds after the fault until jobs end at 90 % of the rate before it; None if never.
@@ -46,6 +47,7 @@ class Outcome:
         died: Replicas that ended by themselves.
     """
 
+    disturbed: bool
     rates: tuple[float, float, float]
     waited: float
     max_waited: float
@@ -63,7 +65,7 @@ class Outcome:
         """Why the cell is not passed; nothing if it is."""
         return [
             *([f"{self.lost:,} lost"] if self.lost else []),
-            *(["no recovery"] if self.recovery is None else []),
+            *(["no recovery"] if self.disturbed and self.recovery is None else []),
             *([f"exit {self.exit:.1f} s"] if self.exit > EXIT else []),
         ]
 
@@ -91,6 +93,7 @@ async def run(cell: Cell, system: Installed, database: Database, folder: Path, s
     before, during, after = (journals.rate(begin, end) for begin, end in pairwise(times))
     _, begin, end, last = times
     return Outcome(
+        disturbed=cell.fault is not nothing or cell.load != 1,
         rates=(before, during, after),
         waited=journals.waited(begin, last),
         max_waited=journals.max_waited,
