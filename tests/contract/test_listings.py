@@ -133,7 +133,14 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     for _ in range(3):
         await fanned(api)
     listed = ok(await api.find_runs())["runs"]
-    native = {"finished_at": None, "cancelled_at": None, "key": None, "idle_ms": 0, "duration_ms": None}
+    native: dict[str, Any] = {
+        "finished_at": None,
+        "cancelled_at": None,
+        "key": None,
+        "idle_ms": 0,
+        "duration_ms": None,
+    }
+    native |= {"priority": "normal", "weight": 1.0, "fair_key": None}
     assert [{name: run.pop(name) for name in native} for run in listed] == [native] * 3
     assert listed == ok(await api.runs())["runs"]
 

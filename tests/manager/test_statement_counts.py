@@ -12,7 +12,6 @@ import pytest
 
 from exotrio.manager.engine.leases import Terms, expire, recover
 from exotrio.manager.engine.managers import leave
-from exotrio.manager.store import virtual_times
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
 from tests.support.manager import Manager, open_manager, open_two, recount
@@ -70,12 +69,6 @@ async def siblings(manager: Manager, count: int, retry_policy: dict[str, Any] = 
 
 
 Prepare = Callable[[Manager, int], Awaitable[Act]]
-
-
-@pytest.fixture(autouse=True)
-def virtual_times_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read them once: on PostgreSQL that is due ten times a second, whatever else is done."""
-    monkeypatch.setattr(virtual_times, "READ_AGAIN", 3_600)
 
 
 def reporting(

@@ -282,7 +282,8 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
             has_let_in = True
         else:
             break
-    take_places(tx, due)
+    if due:
+        states = [*(state for state in states if state.lane != LATER), *take_places(tx, due)]
     left, chosen = dict(counts), []
     for state in sorted(states, key=attrgetter("priority", "turn", "seq")):
         if state.lane != PAUSED and state.seq not in early and left[state.node_id] > 0:
@@ -325,7 +326,7 @@ def _find(
                 values += (node_id, *of_run, *at, node_id, count)
         parameters = (*values, *part, *of_run, tx.now_ms, limit)
         rows = tx.execute(" UNION ALL ".join([*ready * len(part), later]), parameters)
-        found += [Candidate(*row) for row in rows]
+        found += map(Candidate._make, rows)
     return found
 
 
@@ -345,8 +346,7 @@ def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None
         f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
         (*node_ids, *of_run, tx.now_ms),
     )
-    due = [Candidate(*row) for row in rows]
-    take_places(tx, due)
+    due = take_places(tx, map(Candidate._make, rows))
     tx.update("states", ("seq",), ("turn", "lane"), sorted((state.seq, state.turn, None) for state in due))
 
 

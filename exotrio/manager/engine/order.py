@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from exotrio._wire.vocabulary import Priority
 from exotrio.manager.store.driver import Row
@@ -60,8 +60,7 @@ def weight_of(share: int) -> float:
     return round(SHARE / share, 2)
 
 
-@dataclass(slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A state that a claim may take."""
 
     seq: int
@@ -80,15 +79,18 @@ class Candidate:
         return self.priority, self.turn, self.seq
 
 
-def take_places(tx: Transaction, due: Iterable[Candidate]) -> None:
-    """Give states that came due their turns: from the virtual time on, each run's a share apart."""
+def take_places(tx: Transaction, due: Iterable[Candidate]) -> list[Candidate]:
+    """Return states that came due with their turns: from the virtual time on, each run's a share apart."""
     taken: defaultdict[tuple[int, int, int], int] = defaultdict(int)
     # Of those that would have the same turn, the first that came due is the first.
+    placed = []
     in_time = sorted(due, key=lambda state: (state.enqueue_after, state.seq))
     for number, state in enumerate(in_time, 1):
         place = state.node_id, state.priority, state.run
         taken[place] += SHARE
-        state.turn = max(state.turn, tx.virtual_times.of(tx, *place[:2]) + taken[place]) + number
+        turn = max(state.turn, tx.virtual_times.of(tx, *place[:2]) + taken[place]) + number
+        placed.append(state._replace(turn=turn))
+    return placed
 
 
 def keyed_turns(tx: Transaction, states: Mapping[int, tuple[int, int, str, int]]) -> dict[int, int]:

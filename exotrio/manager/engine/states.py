@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.order import NORMAL, SHARE
@@ -30,8 +30,7 @@ RETRYABLE = (ERRORED, NEXT_CREATED_ERROR, PRUNED)
 ENDED = frozenset({SUCCESS, ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED, PRUNED})
 
 
-@dataclass(frozen=True, slots=True)
-class RunScope:
+class RunScope(NamedTuple):
     """The run that changes happen in, and in which order its states are claimed (``engine.order``)."""
 
     id: int

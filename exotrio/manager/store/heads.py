@@ -37,8 +37,11 @@ START: Position = (-(2**63), 0, 0)
 class Found(Protocol):
     """A waiting state that a search found; it is in no lane unless it was searched for elsewhere."""
 
-    node_id: int
-    lane: str | None
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def lane(self) -> str | None: ...
 
     @property
     def position(self) -> Position: ...
