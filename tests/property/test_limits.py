@@ -1,4 +1,4 @@
-"""Limits against a slow, obvious reference: a list of states and a list of starts, counted anew each time."""
+"""Limits against a slow, obvious reference: a list of states and a list of starts, counted each time."""
 
 from __future__ import annotations
 
