@@ -170,18 +170,18 @@ class LimitedClaim:
         if self._run is not None:
             pairs |= self._lanes_of_run(slots)
         slots.load(pairs)
-        wanted: list[tuple[str, int, int]] = []
+        rooms: list[tuple[str, int, int]] = []
         for pair in sorted(pairs):
             if (room := slots.room(pair)) > 0:
                 nodes = tx.limited_nodes.nodes_of(tx, [pair[0]]) | self._counts.keys()
-                wanted += [(lane_of(pair), node_id, room) for node_id in sorted(nodes)]
+                rooms += [(lane_of(pair), node_id, room) for node_id in sorted(nodes)]
             else:
                 self._full.add(pair)
-        found = _first_in_lanes(tx, wanted, self._run)
-        self._let_in = _let_in(tx, found)
-        if len(self._let_in) < sum(map(len, found.values())):
+        firsts = _first_in_lanes(tx, rooms, self._run)
+        self._let_in = _let_in(tx, firsts)
+        if len(self._let_in) < sum(map(len, firsts.values())):
             self._checks |= dict.fromkeys(pairs, tx.now_ms + LOCKED_FOR_MS)
-        for lane, seqs in found.items():
+        for lane, seqs in firsts.items():
             if len(seqs) >= MAX_ROOM:
                 limit, _, key = lane.partition(":")
                 self._checks[int(limit), key] = 0
@@ -261,28 +261,28 @@ def _keys_after(view: View, limit: int, key: str) -> list[str]:
 
 
 def _first_in_lanes(
-    tx: Transaction, wanted: Sequence[tuple[str, int, int]], run: int | None
+    tx: Transaction, rooms: Sequence[tuple[str, int, int]], run: int | None
 ) -> dict[str, list[int]]:
     """Return the first states of lanes, given as (lane, node, how many)."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    firsts: defaultdict[str, list[int]] = defaultdict(list)
     of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
     one = (
         "SELECT * FROM (SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
         f" AND lane = ? AND node_id = ?{of_run} ORDER BY priority, turn, seq LIMIT ?) AS waiting"
     )
-    for start in range(0, len(wanted), MAX_LANES):
-        chunk = wanted[start : start + MAX_LANES]
+    for start in range(0, len(rooms), MAX_LANES):
+        chunk = rooms[start : start + MAX_LANES]
         values: list[object] = []
         for lane, node_id, count in chunk:
             values += (lane, node_id, *in_run, count)
         for seq, lane in tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values)):
-            found[lane].append(seq)
-    return found
+            firsts[lane].append(seq)
+    return firsts
 
 
-def _let_in(tx: Transaction, found: Mapping[str, list[int]]) -> dict[int, tuple[int, int]]:
+def _let_in(tx: Transaction, firsts: Mapping[str, list[int]]) -> dict[int, tuple[int, int]]:
     """Let states be claimed, unless another transaction has locked them; return run and node of each."""
-    seqs = sorted(seq for each in found.values() for seq in each)
+    seqs = sorted(seq for each in firsts.values() for seq in each)
     if not seqs:
         return {}
     unlocked = (
