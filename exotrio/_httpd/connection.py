@@ -9,7 +9,7 @@ The functions that the app calls with a scope do nothing under another server, o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -50,20 +50,19 @@ async def serve_connection(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.read_ahead)
         try:
-            timeout, requests = server.limits.head, 0
+            timeout, is_cut = server.limits.head, True
             while request := await _next_request(http, peer, server, connection, timeout):
+                connection.requests += 1
                 exchange = Exchange(request, http=http, peer=peer, server=server, connection=connection)
                 if not await exchange.run(scope):
+                    is_cut = exchange.is_cut
                     if _has_unread(http, peer):
                         await peer.linger()
                     break
                 http.start_next_cycle()
                 timeout = server.limits.idle
-                requests += 1
-            else:
-                is_lost = peer.gone and requests > 1 and not server.stopping.is_set()
-                if is_lost and connection.on_lost is not None:
-                    connection.on_lost()
+            if is_cut and peer.gone and not server.stopping.is_set():
+                connection.lost()
         except Refusal as refusal:
             await respond(peer, refusal.status, {"detail": refusal.detail})
             await peer.linger()
@@ -136,14 +135,15 @@ def mark_authenticated(scope: Mapping[str, Any]) -> None:
         exchange.connection.mark_authenticated()
 
 
-def call_when_lost(scope: Mapping[str, Any], function: Callable[[], object]) -> None:
-    """Have ``function`` called if the client closes the connection of this request while none is in flight.
+def call_when_lost(scope: Mapping[str, Any], sender: Hashable, function: Callable[[], object]) -> None:
+    """Have ``function`` called if the client closes the connection of this request, now or between requests.
 
-    It replaces the function of an earlier request, and must not raise. A connection that is closed after its
-    first request was not meant to stay open: some proxies open one for each request.
+    It replaces the function of an earlier request, and must not raise. It is not called if the end of the
+    connection says nothing of ``sender``, since that is a proxy's: one that had only this request, or one
+    with a request for which this was not called with the same sender.
     """
     if (exchange := _exchange_of(scope)) is not None:
-        exchange.connection.on_lost = function
+        exchange.connection.call_when_lost(sender, function)
 
 
 async def reserve_values(scope: Mapping[str, Any], count: int) -> None:

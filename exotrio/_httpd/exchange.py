@@ -148,6 +148,11 @@ class Exchange:
         return self._complete and both_done and not self.server.stopping.is_set()
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the client closed the connection before it had its response."""
+        return self._peer.gone and not (self._complete or self._refused)
+
+    @property
     def _over(self) -> bool:
         return self._complete or self._refused or self._peer.gone
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -35,14 +35,18 @@ logger = logging.getLogger("exotrio.manager.http")
 class OpenConnection:
     """One connection that the limiter counts. It is served in ``scope``, which is cancelled to close it.
 
-    ``on_lost`` is called if the client closes it after several requests, while none is in flight.
+    Attributes:
+        requests: How many have begun.
     """
 
     def __init__(self, limiter: ConnectionLimiter, scope: trio.CancelScope) -> None:
         self.limiter = limiter
         self.scope = scope
         self.is_authenticated = False
-        self.on_lost: Callable[[], object] | None = None
+        self.requests = 0
+        self._sender: Hashable = None
+        self._requests_of_sender = 0
+        self._on_lost: Callable[[], object] | None = None
 
     def mark_authenticated(self) -> None:
         """Lift the limits of keyless connections: a request came with the key or a session."""
@@ -50,6 +54,16 @@ class OpenConnection:
             self.is_authenticated = True
             self.scope.deadline = math.inf
             self.limiter.count_authenticated(self)
+
+    def call_when_lost(self, sender: Hashable, function: Callable[[], object]) -> None:
+        """Have ``lost`` call ``function`` if all requests come from ``sender``: once for each request."""
+        self._requests_of_sender = self._requests_of_sender + 1 if sender == self._sender else 1
+        self._sender, self._on_lost = sender, function
+
+    def lost(self) -> None:
+        """Do what ``call_when_lost`` asked for: the client has closed the connection without notice."""
+        if self._on_lost is not None and self._requests_of_sender == self.requests > 1:
+            self._on_lost()
 
 
 class ConnectionLimiter:

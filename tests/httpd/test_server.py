@@ -42,6 +42,9 @@ from tests.support.steps import counted_steps
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSING = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+LATE = b"GET /late HTTP/1.1\r\nhost: x\r\n\r\n"
+OTHER = b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n"
+UNKNOWN = b"GET /unknown HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 MEBI = 1024 * 1024
 
@@ -684,33 +687,63 @@ async def test_an_idle_connection_is_closed_after_its_limit(autojump_clock: Mock
     [
         ((GET, GET), "client", True),
         ((GET, GET + b"GET"), "client", True),
+        ((GET, GET + LATE), "client", True),
         ((GET,), "client", False),
+        ((LATE,), "client", False),
         ((GET, CLOSING), "client", False),
+        ((GET, OTHER, GET, GET), "client", False),
+        ((UNKNOWN, GET, GET), "client", False),
+        ((GET, GET, UNKNOWN), "client", False),
         ((GET, GET), "idle for too long", False),
         ((GET, GET), "server stops", False),
+        ((GET, GET + LATE), "server stops", False),
     ],
-    ids=["it is closed", "within a head", "after one request", "as announced", "by the server", "by a stop"],
+    ids=[
+        "it is closed",
+        "within a head",
+        "before the answer",
+        "after one request",
+        "before the first answer",
+        "as announced",
+        "that others use",
+        "that others used",
+        "that others use at last",
+        "by the server",
+        "by a stop",
+        "before the answer, by a stop",
+    ],
 )
-async def test_an_app_learns_that_a_client_closed_the_connection_that_it_had_kept(
+async def test_an_app_learns_that_a_client_closed_the_connection_that_it_alone_had_kept(
     autojump_clock: MockClock, requests: Sequence[bytes], ending: str, is_lost: bool
 ) -> None:
     lost: list[int] = []
+    begun = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        call_when_lost(scope, partial(lost.append, len(requests)))
+        nonlocal begun
+        begun += 1
+        if scope["path"] != "/unknown":
+            sender = scope["path"].removesuffix("late")
+            call_when_lost(scope, sender, partial(lost.append, begun))
+        if scope["path"].endswith("late"):
+            await trio.sleep(1)
         await respond(send)
 
     stopping = trio.Event()
     async with connected(app, stopping=stopping) as client:
         for request in requests:
-            await client.ask(request)
+            if request.endswith(LATE):
+                await client.send(request)
+                await trio.sleep(0.5)
+            else:
+                await client.ask(request)
         assert lost == []
         if ending == "server stops":
             stopping.set()
         if ending != "idle for too long":
             await client.stream.aclose()
         await trio.sleep(2 * Limits().idle)
-        assert lost == [len(requests)] * is_lost
+        assert lost == [begun] * is_lost
 
 
 async def test_idle_connections_do_not_keep_requests_from_waiting(autojump_clock: MockClock) -> None:

@@ -268,12 +268,15 @@ class Native:
     async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
         terms, now = self._service.terms, self._service.monotonic()
         manager = self._service.manager if LOCAL in request.scope else None
+        ttl_ms = terms.lease_ttl_ms if manager is None else None
+        runtime = namespace, body.worker_id
+        # Not after it was stored, which may fail: each request of the connection is to be counted.
+        call_when_lost(
+            request.scope, runtime, partial(self._end_leases_early, *runtime, now + terms.lease_ttl_ms)
+        )
         items, commands = await self._store.write(
             workers.heartbeat, namespace, body, now, terms, manager=manager
         )
-        ttl_ms = terms.lease_ttl_ms if manager is None else None
-        until = now + terms.lease_ttl_ms
-        call_when_lost(request.scope, partial(self._end_leases_early, namespace, body.worker_id, until))
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 
     def _end_leases_early(self, namespace: str, worker: str, renewed_until: int) -> None:
