@@ -28,14 +28,12 @@ from exotrio._wire.vocabulary import Priority
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import Position
 from exotrio.manager.store.transaction import Transaction
-from exotrio.manager.store.virtual_times import COLUMNS, LATER_TURN
+from exotrio.manager.store.virtual_times import COLUMNS, LATER_TURN, SHARE
 
 PRIORITIES = HIGH, NORMAL, LOW = -1, 0, 1
 """The priorities of runs, the first first. ``NORMAL`` is that of a run for which none is set."""
 LEVELS = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 NAMES = {level: priority.value for priority, level in LEVELS.items()}
-SHARE = 1_000_000
-"""By how much a state moves the next one of its run back, with a weight of 1."""
 LATER = "later"
 """The lane of states that are not due yet."""
 

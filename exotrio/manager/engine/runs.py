@@ -14,7 +14,7 @@ from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
-from exotrio.manager.engine.order import LEVELS, NORMAL, SHARE
+from exotrio.manager.engine.order import LEVELS, NORMAL
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
@@ -43,6 +43,7 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
+from exotrio.manager.store.virtual_times import SHARE
 
 RUNS = f"SELECT runs.*, graphs.name AS graph_name, {IDLE} FROM runs JOIN graphs ON graphs.id = runs.graph"
 MAX_NAMED = 100

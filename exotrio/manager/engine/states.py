@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from exotrio._wire.vocabulary import StateStatus
-from exotrio.manager.engine.order import NORMAL, SHARE
+from exotrio.manager.engine.order import NORMAL
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import parent_in
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
+from exotrio.manager.store.virtual_times import SHARE
 
 CREATED = StateStatus.CREATED.value
 QUEUED = StateStatus.QUEUED.value

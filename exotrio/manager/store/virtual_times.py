@@ -2,8 +2,8 @@
 claimed last.
 
 A claim only keeps it in memory. The store writes it with the tallies, about once a second. So after a restart
-it is behind by the claims of a second. Another state manager is behind by less if states wait: the time has
-come to the first of them.
+it is behind by the claims of a second. Another state manager is behind by less if states wait: the time is at
+most a share before the first of them. So a state that is created there comes next to that one, not before it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from exotrio.manager.store.driver import Executor
 
+SHARE = 1_000_000
+"""By how much a state moves the next one of its run back, with a weight of 1."""
 READ_AGAIN = 0.1
 """Seconds after which a time that other state managers may have moved is read again."""
 COLUMNS = ("node_id", "priority", "fair_key", "turn")
@@ -40,9 +42,9 @@ class VirtualTimes:
         if until < 0 or (self._is_shared and self._clock() >= until):
             rows = executor.execute(
                 "SELECT turn FROM turns WHERE node_id = ? AND priority = ? AND fair_key = '' UNION ALL"
-                " SELECT * FROM (SELECT turn - 1 FROM states WHERE status = 'CREATED' AND lane IS NULL"
+                " SELECT * FROM (SELECT turn - ? FROM states WHERE status = 'CREATED' AND lane IS NULL"
                 " AND node_id = ? AND priority = ? AND turn > ? ORDER BY turn LIMIT 1) AS waiting",
-                (*key, *key, turn),
+                (*key, SHARE, *key, turn),
             )
             turn = max([turn, *(turn for (turn,) in rows)])
             self._known[key] = turn, self._clock() + READ_AGAIN
