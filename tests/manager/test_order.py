@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,7 +15,7 @@ from exotrio.manager.store import virtual_times
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import B, claim, item_for, report
+from tests.contract.native import A, B, claim, item_for, report
 from tests.support import postgres
 from tests.support.helpers import NO_RETRY, SettableClock, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
@@ -34,12 +36,12 @@ async def opened(engine: str, clock: SettableClock) -> AsyncIterator[Manager]:
             yield manager
 
 
-async def fan_out(api: Api, states: int, **request: int) -> str:
+async def fan_out(api: Api, states: int, **in_order: Any) -> str:
     """Trigger a run with so many states of b, and return its id."""
-    flow = Flow(api, "graph")
-    await flow.trigger(**request)
-    await flow.run("f", *[{"v": str(number)} for number in range(states)])
-    return flow.run_id
+    run_id = str(uuid4())
+    ok(await api.native_trigger("graph", run_id, **in_order))
+    await Flow(api, "graph", run_id).run("f", *[{"v": str(number)} for number in range(states)])
+    return run_id
 
 
 async def runs_of_claim(api: Api, limit: int) -> Counter[str]:
@@ -110,3 +112,53 @@ async def test_states_that_an_earlier_state_manager_delayed_are_claimed_when_the
         assert len(await claim(manager.api, {B: 100})) == 11
         clock.advance(1_001)
         assert len(await claim(manager.api, {B: 100})) == 9
+
+
+async def test_runs_that_begin_at_two_state_managers_come_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
+    async with open_two("PostgreSQL") as (one, other):
+        await deploy(one.api)
+        runs = [await fan_out(manager.api, 1) for manager in (one, other, one, other, other, one)]
+        assert [state["run_id"] for state in await claim(one.api, {B: 9})] == runs
+
+
+async def test_states_that_come_due_keep_the_weight_of_their_run() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await deploy(manager.api)
+        heavy = await fan_out(manager.api, 40, weight=3)
+        states = await claim(manager.api, {B: 40}, limit=40)
+        requeued = [item_for(state, outcome="requeued", delay_ms=1_000) for state in states]
+        assert await report(manager.api, *requeued) == ["ok"] * 40
+        other = await fan_out(manager.api, 20)
+        clock.advance(1_001)
+        assert await runs_of_claim(manager.api, 20) == {heavy: 15, other: 5}
+
+
+async def test_runs_of_one_fairness_key_that_come_due_together_share_as_one() -> None:
+    clock = SettableClock()
+    async with open_manager(clock=clock) as manager:
+        await deploy(manager.api)
+        runs = [await fan_out(manager.api, 1, fair_key="customer") for _ in range(20)]
+        states = await claim(manager.api, {B: 20}, limit=20)
+        requeued = [item_for(state, outcome="requeued", delay_ms=1_000) for state in states]
+        assert await report(manager.api, *requeued) == ["ok"] * 20
+        other = await fan_out(manager.api, 20)
+        clock.advance(1_001)
+        counted = await runs_of_claim(manager.api, 10)
+        assert (counted[other], sum(counted[run] for run in runs)) == (5, 5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_due_states_of_a_paused_node_hide_no_others(engine: str) -> None:
+    clock = SettableClock()
+    async with opened(engine, clock) as manager:
+        await Flow.deploy(manager.api, place("a"), graph="paused")
+        await Flow.deploy(manager.api, place("b"), graph="other")
+        for graph, runs in (("paused", 8), ("other", 1)):
+            for _ in range(runs):
+                ok(await manager.api.native_trigger(graph, str(uuid4()), start_delay=1_000))
+        ok(await manager.api.native("POST", f"node/{A}/pause"))
+        clock.advance(1_001)
+        (state,) = await claim(manager.api, {A: 4, B: 4}, limit=4)
+        assert state["node_name"] == B

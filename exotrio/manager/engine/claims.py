@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,9 +50,8 @@ MAX_EARLY_MS = 50
 is due."""
 MAX_SEARCHES = 4
 """Maximum of searches of one claim."""
-PAUSED = "paused"
-"""Instead of the lane of a state that came due: its node is paused."""
 _NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
+_DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= ?"
 _FROM, _BEFORE = " AND (priority, turn, seq) >= (?, ?, ?)", " AND priority < ?"
 _CANDIDATE = (
     "seq, node_id, run, priority, turn, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
@@ -265,7 +265,8 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
 
     Many states that came due are let in first; those that are not due yet are put aside.
     """
-    limit, has_let_in = max(counts.values()), False
+    limit = max(counts.values())
+    let_in: set[int] = set()
 
     def search(begins: Mapping[int, Position]) -> list[Candidate]:
         return _find(tx, counts, begins, limit, run)
@@ -273,20 +274,22 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
     for _ in range(MAX_SEARCHES):
         states = search({}) if run is not None else tx.heads.search(counts, search)
         due = [state for state in states if state.lane == LATER]
+        found = Counter(state.node_id for state in due)
+        many = {node_id for node_id, count in found.items() if count == limit}
         early = {state.seq for state in states if state.enqueue_after > tx.now_ms + MAX_EARLY_MS}
         if early:
             # A state manager of an earlier version stored them.
             tx.update("states", ("seq",), ("lane",), [(seq, LATER) for seq in sorted(early)])
-        elif len(due) == limit and not has_let_in:
-            _let_in(tx, counts, run)
-            has_let_in = True
+        elif many - let_in:
+            _let_in(tx, many - let_in, run)
+            let_in |= many
         else:
             break
     if due:
         states = [*(state for state in states if state.lane != LATER), *take_places(tx, due)]
     left, chosen = dict(counts), []
     for state in sorted(states, key=attrgetter("priority", "turn", "seq")):
-        if state.lane != PAUSED and state.seq not in early and left[state.node_id] > 0:
+        if state.seq not in early and left[state.node_id] > 0:
             left[state.node_id] -= 1
             chosen.append(state)
     return chosen
@@ -295,8 +298,8 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
 def _find(
     tx: Transaction, counts: Mapping[int, int], begins: Mapping[int, Position], limit: int, run: int | None
 ) -> list[Candidate]:
-    """Lock and return the first states of each node, from where ``begins`` says on, none of a node that is
-    paused; and up to ``limit`` of those that came due in the lane ``LATER``."""
+    """Lock and return the first states of each node, from where ``begins`` says on, and up to ``limit`` of
+    those that came due in the lane ``LATER``; none of a node that is paused."""
     in_run = "" if run is None else " AND run = ?"
     of_run = () if run is None else (run,)
     # If a search does not begin at the start, states of a higher priority may have come before that.
@@ -309,42 +312,33 @@ def _find(
         f" ORDER BY priority, turn, seq LIMIT ?{tx.skip_locked('states')}) AS waiting"
         for start in starts
     ]
+    later = (
+        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = ?{in_run}"
+        f"{_NOT_PAUSED} LIMIT ?{tx.skip_locked('states')}) AS waiting"
+    )
     found: list[Candidate] = []
     nodes = list(counts.items())
     for start in range(0, len(nodes), NODES_PER_STATEMENT):
         part = dict(nodes[start : start + NODES_PER_STATEMENT])
-        # Their nodes are few, and none of them may be paused. So that is read of those states alone.
-        later = (
-            f"SELECT * FROM (SELECT {_CANDIDATE}, CASE WHEN (SELECT paused_at FROM nodes WHERE id = node_id)"
-            f" IS NULL THEN lane ELSE '{PAUSED}' END AS lane FROM states WHERE {_due(part, in_run)}"
-            f" LIMIT ?{tx.skip_locked('states')}) AS waiting"
-        )
         values: list[int] = []
         for node_id, count in part.items():
             for each in starts:
                 at = begins[node_id][: each.count("?")] if each else ()
                 values += (node_id, *of_run, *at, node_id, count)
-        parameters = (*values, *part, *of_run, tx.now_ms, limit)
-        rows = tx.execute(" UNION ALL ".join([*ready * len(part), later]), parameters)
+            values += (tx.now_ms, node_id, *of_run, node_id, limit)
+        rows = tx.execute(" UNION ALL ".join([*ready, later] * len(part)), tuple(values))
         found += map(Candidate._make, rows)
     return found
-
-
-def _due(node_ids: Collection[int], in_run: str) -> str:
-    """Return the condition that states of these nodes came due in the lane ``LATER``."""
-    numbers = ", ".join("?" * len(node_ids))
-    return (
-        f"status = 'CREATED' AND lane = '{LATER}' AND node_id IN ({numbers}){in_run} AND enqueue_after <= ?"
-    )
 
 
 def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None:
     """Let many states that came due into the index of those that can be claimed."""
     in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    numbers = ", ".join("?" * len(node_ids))
     rows = tx.execute(
-        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_due(node_ids, in_run)}"
+        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id IN ({numbers}){in_run}"
         f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
-        (*node_ids, *of_run, tx.now_ms),
+        (tx.now_ms, *node_ids, *of_run),
     )
     due = take_places(tx, map(Candidate._make, rows))
     tx.update("states", ("seq",), ("turn", "lane"), sorted((state.seq, state.turn, None) for state in due))

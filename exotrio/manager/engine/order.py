@@ -13,7 +13,8 @@ waited, or claimed nothing for long, saves nothing up.
 
 A state whose time has not come is in the lane ``LATER``, outside the index of the states that can be claimed.
 When it is due, it takes its place next to those that are claimed now: so a retry does not go to the end of a
-long queue, and ten thousand that come due together go before no other run. Each run's are a share apart.
+long queue, and ten thousand that come due together go before no other run. Those of each run, or fairness
+key, are a share apart.
 
 Claims restricted to one run take only its states, and move no virtual time.
 """
@@ -78,15 +79,18 @@ class Candidate(NamedTuple):
 
 
 def take_places(tx: Transaction, due: Iterable[Candidate]) -> list[Candidate]:
-    """Return states that came due with their turns: from the virtual time on, each run's a share apart."""
-    taken: defaultdict[tuple[int, int, int], int] = defaultdict(int)
+    """Return states that came due with their turns: from the virtual time on, those of each run, or fairness
+    key, a share apart."""
+    taken: defaultdict[tuple[int, int, str], int] = defaultdict(int)
     # Of those that would have the same turn, the first that came due is the first.
     placed = []
     in_time = sorted(due, key=lambda state: (state.enqueue_after, state.seq))
+    runs = tx.run_facts({state.run for state in in_time})
     for number, state in enumerate(in_time, 1):
-        place = state.node_id, state.priority, state.run
-        taken[place] += SHARE
-        turn = max(state.turn, tx.virtual_times.of(tx, *place[:2]) + taken[place]) + number
+        run = runs[state.run]
+        flow = state.node_id, state.priority, run.fair_key or run.run_id
+        taken[flow] += run.share
+        turn = max(state.turn, tx.virtual_times.of(tx, *flow[:2]) + taken[flow]) + number
         placed.append(state._replace(turn=turn))
     return placed
 

@@ -31,6 +31,8 @@ class RunFacts:
 
     run_id: str
     template: int
+    share: int
+    fair_key: str | None
     graph_name: str
 
 

@@ -65,7 +65,7 @@ class Transaction(View):
         facts_by_run = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
         if missing := [run for run in runs if run not in facts_by_run]:
             for run, *facts in self.execute(
-                "SELECT runs.id, run_id, runs.template, graphs.name FROM runs"
+                "SELECT runs.id, run_id, runs.template, share, fair_key, graphs.name FROM runs"
                 f" CROSS JOIN graphs ON graphs.id = runs.graph WHERE {self.any_of('runs.id')}",
                 (self.items(missing),),
             ):
