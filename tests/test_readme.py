@@ -574,10 +574,12 @@ async def test_what_was_fanned_out_is_joined(words: dict[str, Any], autojump_clo
     assert run.outputs("total") == [{"total": "9"}]
 
 
-def test_the_schedule_of_a_graph_is_in_its_time_zone() -> None:
+def test_schedules_of_a_graph_have_a_time_zone_and_a_priority() -> None:
     names = {"graph": Graph("g", [GraphNodeModel(node_name="N", namespace="n", identifier="n")])}
     execute(block(GUIDE, "CronTrigger("), names)
-    (schedule,) = GraphBody.of(names["graph"]).schedules
+    priorities = GraphBody.of(names["graph"]).schedules
+    assert list(priorities.values()) == ["normal", "low"]
+    schedule = next(iter(priorities))
     due = next_occurrence_ms(schedule, moment_ms("2026-07-03T12:00:00Z"))
     assert due == moment_ms("2026-07-06T09:00:00+02:00"), "on Monday"
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from exotrio._util.cron import check_expression, check_zone, schedule_of
 from exotrio._wire.body import Body, Moment, Texts
-from exotrio._wire.vocabulary import ValidationStatus
+from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.graph import (
     MAX_LIMITS,
     MAX_NAME,
@@ -68,17 +68,20 @@ class PlaceModel(GraphNodeModel):
 
 
 class CronTriggerValue(Body):
-    """The ``value`` of a cron trigger on the wire; unknown keys are kept."""
+    """The ``value`` of a cron trigger on the wire; unknown keys are kept. ``priority`` is an extension of
+    ours."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", defer_build=True)
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
     timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] | None = None
+    priority: Priority | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_zone(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        return {key: value for key, value in fields.items() if key != "timezone" or value is not None}
+        unset = {key for key in ("timezone", "priority") if fields.get(key) is None}
+        return {key: value for key, value in fields.items() if key not in unset}
 
 
 class TriggerModel(Body):
@@ -103,10 +106,18 @@ class TriggerModel(Body):
         """The expression with its zone (``_util.cron``)."""
         return schedule_of(self.value.expression, self.value.timezone)
 
+    @property
+    def priority(self) -> Priority:
+        """That of the runs that it starts."""
+        try:
+            return Priority(self.value.priority or Priority.NORMAL)
+        except ValueError:  # stored by a state manager that did not know priorities
+            return Priority.NORMAL
 
-def schedules_of(triggers: Sequence[TriggerModel]) -> list[str]:
-    """Return the schedule of each trigger, without repetitions, in their order."""
-    return list(dict.fromkeys(trigger.schedule for trigger in triggers))
+
+def schedules_of(triggers: Sequence[TriggerModel]) -> dict[str, Priority]:
+    """Return the schedule of each trigger, without repetitions, in their order, with its priority."""
+    return {trigger.schedule: trigger.priority for trigger in triggers}
 
 
 Limits = Annotated[list[LimitModel], Field(max_length=MAX_LIMITS), AfterValidator(no_repeated_limits)]
@@ -163,6 +174,7 @@ class GraphBody(Body):
                     value=CronTriggerValue(
                         expression=each.expression,
                         timezone=None if each.timezone == "UTC" else each.timezone,
+                        priority=None if each.priority == "normal" else Priority(each.priority),
                     ),
                 )
                 for each in triggers
@@ -176,21 +188,29 @@ class GraphBody(Body):
         )
 
     @property
-    def schedules(self) -> list[str]:
+    def schedules(self) -> dict[str, Priority]:
         return schedules_of(self.triggers)
 
-    def excess(self) -> list[str]:
-        """Return which limits this graph exceeds. A graph that was stored before there were limits may."""
+    def problems(self) -> list[str]:
+        """Return what is wrong with this graph as a whole. One that was stored before these rules may break
+        them."""
         edges = sum(len(node.next_nodes or ()) for node in self.nodes)
         sizes = (
             (edges, MAX_EDGES, "edges (entries of next_nodes)"),
             (len(self.triggers), MAX_TRIGGERS, "triggers"),
         )
-        return [
+        problems = [
             f"a graph has at most {limit:,} {what}; this one has {size:,}"
             for size, limit, what in sizes
             if size > limit
         ]
+        different = {(each.schedule, each.priority) for each in self.triggers}
+        problems += [
+            f"two triggers have the schedule {schedule!r} and different priorities: give it one"
+            for schedule in self.schedules
+            if sum(each == schedule for each, _ in different) > 1
+        ]
+        return problems
 
 
 class GraphRequest(GraphBody):
@@ -201,17 +221,18 @@ class GraphRequest(GraphBody):
     )
 
     @model_validator(mode="after")
-    def _has_a_size(self) -> Self:
-        if excess := self.excess():
-            raise ValueError("; ".join(excess))
+    def _is_right_as_a_whole(self) -> Self:
+        if problems := self.problems():
+            raise ValueError("; ".join(problems))
         return self
 
 
 class StoredValue(CronTriggerValue):
     """The ``value`` of a trigger that a state manager has."""
 
-    # A state manager that did not know zones stored any value, and ran the trigger in UTC.
+    # A state manager that did not know zones, or priorities, stored any value, and ran the trigger without.
     timezone: Any = None
+    priority: Any = None
 
 
 class StoredTrigger(TriggerModel):
@@ -255,7 +276,7 @@ class GraphReply(Body):
     paused_at: Moment | None = None
 
     @property
-    def schedules(self) -> list[str]:
+    def schedules(self) -> dict[str, Priority]:
         return schedules_of(self.triggers)
 
 

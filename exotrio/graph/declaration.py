@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -311,13 +311,17 @@ class CronTrigger(Declaration):
             seven (year), names and ``@hourly``.
         timezone: IANA name of a time zone, ``Europe/Berlin`` for example. Defaults to UTC. The stock state
             manager ignores it, in all releases so far.
+        priority: ``"high"``, ``"normal"`` or ``"low"``: that of the runs that it starts. Needs our server.
+            Defaults to ``"normal"``.
     """
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
     timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] = "UTC"
+    priority: Literal["high", "normal", "low"] = "normal"
 
     @model_serializer(mode="wrap")
-    def _without_utc(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Like the stock SDK.
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("timezone", "UTC")}
+        unset = {"timezone": "UTC", "priority": "normal"}
+        return {name: value for name, value in fields.items() if unset.get(name) != value}

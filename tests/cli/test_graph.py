@@ -331,15 +331,19 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     cli: Cli, running: Server
 ) -> None:
     cli.at(running)
-    trigger = {"value": {"type": "CRON", "expression": "0 9 * * *", "timezone": "Asia/Kolkata"}}
+    value = {"type": "CRON", "expression": "0 9 * * *", "timezone": "Asia/Kolkata", "priority": "low"}
+    trigger = {"value": value}
     declared = fan(name="zone", triggers=[trigger])
     declared["nodes"][0]["timeout_minutes"] = 5
     cli.write("zone.json", declared)
     shown = cli("graph", "apply", "zone.json")
     assert re.search(
-        r"\ncron: 0 9 \* \* \* Asia/Kolkata  next \S+T03:30:00Z \(\S+T09:00:00\+05:30\), ", shown.out
+        r"\ncron: 0 9 \* \* \* Asia/Kolkata, priority low  next \S+T03:30:00Z \(\S+T09:00:00\+05:30\), ",
+        shown.out,
     )
-    (times,) = cli.json("graph", "show", "zone")["next_runs"].values()
+    shown_as_json = cli.json("graph", "show", "zone")
+    assert shown_as_json["triggers"][0]["value"]["priority"] == "low"
+    (times,) = shown_as_json["next_runs"].values()
     assert [each[11:] for each in times] == ["03:30:00Z"] * 3
     assert "\nzone   " in (listed := cli("graph", "ls")).out
     assert "0 9 * * * Asia/Kolkata" in listed.out
@@ -349,7 +353,8 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert cli("graph", "cancel-triggers", "zone").out == "1 trigger of graph zone cancelled\n"
     assert cli.json("graph", "cancel-triggers", "zone")["cancelled_count"] == 0
     assert (
-        "\ncron: 0 9 * * * Asia/Kolkata  cancelled; `graph apply` begins" in cli("graph", "show", "zone").out
+        "\ncron: 0 9 * * * Asia/Kolkata, priority low  cancelled; `graph apply` begins"
+        in cli("graph", "show", "zone").out
     )
 
     trigger["value"]["timezone"] = "Asia/Kolkatta"

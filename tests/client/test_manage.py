@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.errors import ConfigurationError, NotFound, RequestRefused
-from exotrio.graph import Graph, GraphNodeModel
+from exotrio.graph import CronTrigger, Graph, GraphNodeModel
 from tests.support.client_double import (
     GRAPH,
     MOMENT,
@@ -269,18 +269,24 @@ async def test_our_server_without_the_route_is_distinguished_from_one_without_th
         await manager.export("r")
 
 
-async def test_a_graph_with_limits_is_stored_only_where_they_are_known() -> None:
+@pytest.mark.parametrize(("what", "fix"), [("limits", "remove them"), ("a priority", "remove it")])
+async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_known(
+    what: str, fix: str
+) -> None:
     graph = Graph("g", nodes=[GraphNodeModel(node_name="A", namespace="n", identifier="a")])
-    graph.limit("stripe", at_most=1)
+    if what == "limits":
+        graph.limit("stripe", at_most=1)
+    else:
+        graph.triggers = [CronTrigger(expression="@daily"), CronTrigger(expression="@hourly", priority="low")]
     for server, why in (
         (Server(), "speaks only v0, which cannot do that"),
         (Server(native=True), "is an exotrio too old for that"),
     ):
         with pytest.raises(
-            RequestRefused, match=f"graph 'g' cannot be stored with limits: .* {why}"
+            RequestRefused, match=f"graph 'g' cannot be stored with {what}.*: .* {why}"
         ) as refusal:
             await server.client.upsert_graph(graph)
-        assert "remove them" in refusal.value.fix
+        assert fix in refusal.value.fix
         assert server.calls() == [], "nothing was sent"
 
 

@@ -90,6 +90,31 @@ async def test_an_unknown_zone_is_refused_with_its_place(
     assert message in problem["msg"]
 
 
+@pytest.mark.before_the_store
+@pytest.mark.parametrize(
+    ("triggers", "where", "message"),
+    [
+        ([trigger(priority="urgent")], ["triggers", 0, "value", "priority"], "'high', 'normal' or 'low'"),
+        ([trigger(priority="low"), trigger()], [], "two triggers have the schedule '0 9 * * *' and"),
+    ],
+    ids=["unknown", "two"],
+)
+async def test_a_wrong_priority_of_a_trigger_is_refused(
+    api: Api, triggers: list[Any], where: list[Any], message: str
+) -> None:
+    reply = await api.put_graph("g", api.body([place("a")], triggers=triggers))
+    refused(reply, 422)
+    (problem,) = reply.json()["detail"]
+    assert problem["loc"] == ["body", *where]
+    assert message in problem["msg"]
+
+
+async def test_a_trigger_shows_its_priority_as_it_was_sent(api: Api) -> None:
+    sent = [trigger(priority="high"), trigger("@daily", priority="normal"), trigger("@weekly")]
+    shown = await put(api, *sent)
+    assert [each["value"] for each in shown["triggers"]] == [each["value"] for each in sent]
+
+
 async def test_cancelled_triggers_are_due_again_once_the_graph_is_put(api: Api) -> None:
     await put(api, trigger(), trigger("@daily"))
     other = api.elsewhere()

@@ -118,6 +118,26 @@ async def test_an_unchanged_expression_keeps_its_next_occurrence_across_updates(
     assert await runs(client) == 1
 
 
+async def test_runs_have_the_priority_of_the_schedule_that_started_them(
+    client: httpx.AsyncClient, autojump_clock: MockClock
+) -> None:
+    async def store(*, hourly: str | None) -> None:
+        values: list[dict[str, Any]] = [{"expression": "0 * * * *"}, {"expression": "30 * * * *"}]
+        values[0] |= {} if hourly is None else {"priority": hourly}
+        ok(await put(client, triggers=[{"type": "CRON", "value": value} for value in values]), 201)
+
+    async def priorities() -> list[str]:
+        page = ok(await client.get("/exotrio/v1/namespace/ns/runs?limit=10"))
+        return [run["priority"] for run in reversed(page["runs"])]
+
+    await store(hourly="low")
+    await trio.sleep(3_601)
+    assert await priorities() == ["normal", "low"]
+    await store(hourly="high")
+    await trio.sleep(3_600)
+    assert await priorities() == ["normal", "low", "normal", "high"], "the next run has what is stored now"
+
+
 async def test_an_update_takes_effect_for_graph_and_schedules_at_once(
     client: httpx.AsyncClient, autojump_clock: MockClock
 ) -> None:

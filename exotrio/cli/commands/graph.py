@@ -13,6 +13,7 @@ from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.limits import limit_text
+from exotrio._wire.vocabulary import Priority
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import INVALID, SUCCESS
@@ -268,12 +269,19 @@ def _headline(name: str, namespace: str, graph: GraphReply) -> str:
 def _cron_lines(graph: GraphReply) -> list[str]:
     """Return a line for each cron trigger, with its next times, and one if these are paused."""
     paused = [f"schedule: paused since {iso_time(graph.paused_at)}"] if graph.paused_at else []
-    return paused + [f"cron: {_cron(each)}  {_next_line(graph, each)}" for each in graph.schedules]
+    return paused + [
+        f"cron: {_cron(each)}{_priority(priority)}  {_next_line(graph, each)}"
+        for each, priority in graph.schedules.items()
+    ]
 
 
 def _cron(schedule: str) -> str:
     expression, zone = parts_of(schedule)
     return expression if zone == "UTC" else f"{expression} {zone}"
+
+
+def _priority(priority: Priority) -> str:
+    return "" if priority == Priority.NORMAL else f", priority {priority}"
 
 
 def _next_line(graph: GraphReply, schedule: str) -> str:

@@ -67,7 +67,7 @@ def check_draft(
 
 
 def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
-    yield from map(Problem, body.excess())
+    yield from map(Problem, body.problems())
     try:
         template = Template(body)
     except RulesBroken as error:

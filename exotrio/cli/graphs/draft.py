@@ -127,7 +127,11 @@ class Draft:
                 retry_policy=body.retry_policy if "retry_policy" in fields else None,
                 store_config=body.store_config if "store_config" in fields else None,
                 triggers=[
-                    CronTrigger(expression=each.value.expression, timezone=each.value.timezone or "UTC")
+                    CronTrigger(
+                        expression=each.value.expression,
+                        timezone=each.value.timezone or "UTC",
+                        priority=each.priority.value,
+                    )
                     for each in body.triggers
                 ]
                 or None,

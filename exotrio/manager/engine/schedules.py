@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio._wire.vocabulary import Priority
 from exotrio.manager.engine.graphs import (
     delete_schedules,
     delete_schedules_of,
@@ -11,6 +12,7 @@ from exotrio.manager.engine.graphs import (
     schedules_of,
 )
 from exotrio.manager.engine.managers import SCHEDULES, take_duty
+from exotrio.manager.engine.order import LEVELS
 from exotrio.manager.engine.runs import SCHEDULE, NewRun, trigger
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -38,7 +40,7 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
     never: list[tuple[int, str]] = []
     for row in tx.execute(
         # The graphs are locked: a transaction that pauses or stores one of them waits until these runs began.
-        "SELECT graph, expression, namespace, name, paused_at FROM cron_triggers"
+        "SELECT graph, expression, namespace, name, template, paused_at FROM cron_triggers"
         " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
         f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
         (tx.now_ms,),
@@ -54,7 +56,10 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
         try:
             if row["paused_at"] is None:
                 with tx.attempt():
-                    started, of_run = trigger(tx, row["namespace"], row["name"], NewRun(origin=SCHEDULE))
+                    schedules = tx.template(row["template"]).body.schedules
+                    priority = schedules.get(row["expression"], Priority.NORMAL)
+                    run = NewRun(origin=SCHEDULE, priority=LEVELS[priority])
+                    started, of_run = trigger(tx, row["namespace"], row["name"], run)
                 effects.add(of_run)
                 lines.append(f"{what} started run {started.run_id}")
         except Refused as refusal:

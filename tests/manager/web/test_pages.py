@@ -585,7 +585,10 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
         secrets={"token": "hidden-value"},
         triggers=[
             {"type": "CRON", "value": {"expression": "*/5 * * * *"}},
-            {"type": "CRON", "value": {"expression": "0 9 * * *", "timezone": "Asia/Kolkata"}},
+            {
+                "type": "CRON",
+                "value": {"expression": "0 9 * * *", "timezone": "Asia/Kolkata", "priority": "low"},
+            },
         ],
     )
     ok(await site.api.put_graph("broken", body), 201)
@@ -595,6 +598,8 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
     assert "<code>token</code>" in html
     assert re.search(r"<code>b</code> <span class=.quiet.>1 h 30 min</span>", html)
     assert "hidden-value" not in html
+    assert "Asia/Kolkata, low priority<" in html
+    assert "UTC</span></h3>" in html, "nothing is said of a normal priority"
     assert html.count('<time class="at"') == 10, "the next five times of each of its schedules"
     assert len(re.findall(r" 09:00</span> .* 03:30:00 UTC</span></time>", html)) == 5, "there, and in UTC"
     assert "invalid" in await site.browser.page("/ns/shop/graphs")

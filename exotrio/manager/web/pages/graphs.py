@@ -90,10 +90,10 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
 
 
 def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dict[str, Any]]:
-    """Return each schedule: its expression, its zone, its next times in Unix milliseconds, and whether it
-    was cancelled."""
+    """Return each schedule: its expression, its zone, the priority of its runs, its next times in Unix
+    milliseconds, and whether it was cancelled."""
     crons = []
-    for schedule in template.body.schedules:
+    for schedule, priority in template.body.schedules.items():
         at: int | None = firings.get(schedule)
         times: list[int] = []
         while at is not None and len(times) < FIRINGS:
@@ -101,7 +101,8 @@ def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dic
             at = next_occurrence_ms(schedule, at)
         expression, zone = parts_of(schedule)
         is_cancelled = not times and next_occurrence_ms(schedule, now_ms) is not None
-        crons.append({"expression": expression, "zone": zone, "firings": times, "cancelled": is_cancelled})
+        about = {"expression": expression, "zone": zone, "priority": priority}
+        crons.append({**about, "firings": times, "cancelled": is_cancelled})
     return crons
 
 
