@@ -12,7 +12,7 @@ from exotrio._wire.limits import LimitChange
 from exotrio._wire.vocabulary import Priority
 from exotrio.graph import check_name
 from exotrio.manager.engine import limits, pausing, retries, runs, schedules, workers
-from exotrio.manager.engine.order import LEVELS
+from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
@@ -130,6 +130,8 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         key=key,
         origin=runs.DASHBOARD,
         priority=LEVELS[_priority(form)],
+        share=share_of(float(field(form, "weight") or 1)),
+        fair_key=field(form, "fair_key").strip() or None,
     )
     try:
         started = await store.write(

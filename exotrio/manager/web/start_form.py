@@ -14,10 +14,11 @@ from pydantic import Field as Constraints
 
 from exotrio._fields.declared import ANY_TEXT, Declared
 from exotrio._util.redaction import redactor_of
-from exotrio._wire.vocabulary import Priority, check_key
+from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority, check_key
 from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.graph.values import Place
 from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.order import NAMES, weight_of
 from exotrio.manager.engine.runs import find_run, started_with
 from exotrio.manager.queries.graphs import Field, input_fields
 from exotrio.manager.rules.errors import NotFound
@@ -52,6 +53,12 @@ _DELAY = Declared(
     limits={"minimum": 0, "maximum": MAX_DELAY},
     annotation=Annotated[float, Constraints(ge=0, le=MAX_DELAY)],
 )
+_WEIGHT = Declared(
+    type="number",
+    description=f"a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}",
+    limits={"minimum": MIN_WEIGHT, "maximum": MAX_WEIGHT},
+    annotation=Annotated[float, Constraints(ge=MIN_WEIGHT, le=MAX_WEIGHT)],
+)
 _ABOUT_KEY = (
     "Optional, such as an order number, and not a secret. With the same key again, the same run: no second"
     " one is started."
@@ -71,6 +78,7 @@ class FormField:
         default: The graph's value; None if there is none that it accepts, so that a text is required.
         text: The text in it.
         is_fixed: Whether the graph's value is too long to be edited here.
+        is_rare: Whether it is shown only if its text is not the default.
         problem: What is wrong with the text, as in "must be a whole number".
     """
 
@@ -82,11 +90,12 @@ class FormField:
     default: str | None = ""
     text: str = ""
     is_fixed: bool = False
+    is_rare: bool = False
     problem: str | None = None
 
     def find_problem(self) -> str | None:
         """Return what is wrong with the text in it."""
-        if self.name == "key":
+        if self.name in ("key", "fair_key"):
             return _problem_of_key(self.text.strip())
         if self.default is None and not self.text:
             return "is required"
@@ -180,6 +189,16 @@ class StartForm:
                 default=Priority.NORMAL,
                 text=Priority.NORMAL,
             ),
+            FormField(
+                id="weight",
+                name="weight",
+                label="Weight",
+                values=_WEIGHT,
+                default="1",
+                text="1",
+                is_rare=True,
+            ),
+            FormField(id="fair-key", name="fair_key", label="Fairness key", is_rare=True),
         ]
         self.taken_from = self.problem = ""
         self.is_sent = False
@@ -233,13 +252,21 @@ class StartForm:
         self.is_sent = True
 
     def fill_from(
-        self, run_id: str, inputs: Mapping[str, str], store: Mapping[str, str], secrets: Collection[str]
+        self, run: Row, inputs: Mapping[str, str], store: Mapping[str, str], secrets: Collection[str]
     ) -> None:
-        """Fill it in with the inputs and the store of another run, where they differ from the defaults.
+        """Fill it in with the order, the inputs and the store of another run, where they differ from the
+        defaults.
 
         A text that contains a secret of the graph, or is too long, is left out: a problem of its field.
         """
-        self.taken_from = run_id
+        self.taken_from = run["run_id"]
+        in_order = {
+            "priority": NAMES[run["priority"]],
+            "weight": f"{weight_of(run['share']):g}",
+            "fair_key": run["fair_key"] or "",
+        }
+        for each in self.run:
+            each.text = in_order.get(each.name, each.text)
         self._add_keys(store)
         known = {**self._template.body.store_config.default_values, **store}
         root = self._template.root
@@ -286,7 +313,7 @@ def start_form(view: View, request: PageRequest, graph: Row, template: Template)
         if run["graph"] != graph["id"]:
             raise NotFound(f"run {run_id!r} is not a run of graph {graph['name']!r}")
         secrets, _ = open_secrets(view, [graph["id"]], request.service.cipher)[graph["id"]]
-        form.fill_from(run_id, *started_with(view, run), secrets)
+        form.fill_from(run, *started_with(view, run), secrets)
     return form
 
 

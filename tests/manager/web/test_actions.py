@@ -120,6 +120,23 @@ async def test_the_priority_of_a_run_is_chosen_shown_and_changed(site: Site) -> 
     assert '<span class="quiet">high</span>' in await site.browser.page("/ns/shop/runs")
 
 
+async def test_the_form_takes_over_the_order_of_another_run(site: Site) -> None:
+    flow = await Flow.deploy(site.api, place("work"))
+    path = f"/ns/shop/graphs/{flow.graph}"
+    run_id, in_order = str(uuid4()), {"priority": "low", "weight": 2.5, "fair_key": "<17>"}
+    ok(await site.api.native_trigger(flow.graph, run_id, **in_order))
+    filled = sent_by(await site.browser.page(f"{path}?from={run_id}"))
+    expected = {"from": run_id, "delay": "0", "priority": "low", "weight": "2.5", "fair_key": "<17>"}
+    assert filled == expected
+    html = await site.browser.do(path, {**filled, "fair_key": " 18 "})
+    assert "low priority · weight 2.5 · fairness key" in html
+    assert '<code class="wrap">18</code>' in html
+    answer = await site.browser.post(path, {**filled, "weight": "0", "fair_key": "x" * 257})
+    assert sent_by(answer.text) == {**filled, "weight": "0", "fair_key": "x" * 257}, "nothing is lost"
+    assert "Weight must be a number from 0.01 to 100" in text_of(answer.text)
+    assert "Fairness key has 257 characters" in text_of(answer.text)
+
+
 async def test_a_run_is_cancelled(site: Site) -> None:
     flow = await Flow.start(site.api, place("work"))
     html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
