@@ -115,7 +115,7 @@ async def test_states_that_an_earlier_state_manager_delayed_are_claimed_when_the
 
 
 async def test_runs_that_begin_at_two_state_managers_come_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
+    monkeypatch.setattr(virtual_times, "READ_AGAIN", 100)
     async with open_two("PostgreSQL") as (one, other):
         await deploy(one.api)
         runs = [await fan_out(manager.api, 1) for manager in (one, other, one, other, other, one)]
@@ -149,6 +149,17 @@ async def test_runs_of_one_fairness_key_that_come_due_together_share_as_one() ->
         assert (counted[other], sum(counted[run] for run in runs)) == (5, 5)
 
 
+async def test_a_cancelled_run_gives_its_fairness_key_no_second_share() -> None:
+    async with open_manager() as manager:
+        await deploy(manager.api)
+        key = {"fair_key": "customer"}
+        runs = [await fan_out(manager.api, 20, **key), await fan_out(manager.api, 1, **key)]
+        other = await fan_out(manager.api, 40)
+        ok(await manager.api.native("POST", f"run/{runs[1]}/cancel"))
+        runs.append(await fan_out(manager.api, 20, **key))
+        assert await runs_of_claim(manager.api, 20) == {runs[0]: 10, other: 10}
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_due_states_of_a_paused_node_hide_no_others(engine: str) -> None:
     clock = SettableClock()
@@ -160,5 +171,6 @@ async def test_due_states_of_a_paused_node_hide_no_others(engine: str) -> None:
                 ok(await manager.api.native_trigger(graph, str(uuid4()), start_delay=1_000))
         ok(await manager.api.native("POST", f"node/{A}/pause"))
         clock.advance(1_001)
+        assert await claim(manager.api, {A: 20}, limit=20) == []
         (state,) = await claim(manager.api, {A: 4, B: 4}, limit=4)
         assert state["node_name"] == B

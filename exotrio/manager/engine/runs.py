@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -288,8 +289,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
-        "SELECT seq, place, status, limits, CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
-        f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
+        "SELECT seq, node_id, place, status, limits, CASE WHEN status = 'QUEUED' THEN worker END AS worker"
+        " FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')"
+        f" ORDER BY seq{tx.for_update('states')}",
         (run.id,),
     ).fetchall()
     for state in states:
@@ -308,10 +310,13 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     add_events(tx, "cancelled", states)
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
-        places = [template.places[index] for index in sorted({state["place"] for state in states})]
+        unused = Counter(state["node_id"] for state in states if state["status"] == CREATED)
         tx.executemany(
-            "DELETE FROM turns WHERE node_id = ? AND priority = ? AND fair_key = ?",
-            [(tx.node_id(each.namespace, each.node_name), run.priority, run.fair_key) for each in places],
+            "UPDATE turns SET turn = turn - ? WHERE node_id = ? AND priority = ? AND fair_key = ?",
+            [
+                (number * run.share, node_id, run.priority, run.fair_key)
+                for node_id, number in sorted(unused.items())
+            ],
         )
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
