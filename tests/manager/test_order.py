@@ -160,6 +160,20 @@ async def test_a_cancelled_run_gives_its_fairness_key_no_second_share() -> None:
         assert await runs_of_claim(manager.api, 20) == {runs[0]: 10, other: 10}
 
 
+async def test_a_run_that_gets_another_priority_takes_its_part_of_its_fairness_key_along() -> None:
+    key = {"fair_key": "customer"}
+    async with open_manager() as manager:
+        await deploy(manager.api)
+        moved = await fan_out(manager.api, 20, **key)
+        ok(await manager.api.native("POST", f"run/{moved}/priority", json={"priority": "low"}))
+        runs = [await fan_out(manager.api, 10), await fan_out(manager.api, 10, **key)]
+        assert await runs_of_claim(manager.api, 10) == dict.fromkeys(runs, 5)
+        low = {"priority": "low"}
+        other = await fan_out(manager.api, 40, **low)
+        await fan_out(manager.api, 20, **key, **low)
+        assert (await runs_of_claim(manager.api, 30))[other] == 10
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_due_states_of_a_paused_node_hide_no_others(engine: str) -> None:
     clock = SettableClock()

@@ -117,3 +117,15 @@ def keyed_turns(tx: Transaction, states: Mapping[int, tuple[int, int, str, int]]
     changed = {state[:3] for state in states.values()}
     tx.insert("turns", COLUMNS, sorted((*key, last[key]) for key in changed), LATER_TURN)
     return turns
+
+
+def give_turns_back(tx: Transaction, states: Iterable[tuple[int, int, str, int]]) -> None:
+    """Let the next states of fairness keys have the turns of these, which are given as in ``keyed_turns`` and
+    wait no more."""
+    shares: defaultdict[tuple[int, int, str], int] = defaultdict(int)
+    for node_id, priority, key, share in states:
+        shares[node_id, priority, key] += share
+    tx.executemany(
+        "UPDATE turns SET turn = turn - ? WHERE node_id = ? AND priority = ? AND fair_key = ?",
+        [(unused, *of_key) for of_key, unused in sorted(shares.items())],
+    )

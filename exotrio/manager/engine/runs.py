@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -15,7 +14,7 @@ from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
-from exotrio.manager.engine.order import LEVELS, NORMAL
+from exotrio.manager.engine.order import LEVELS, NORMAL, give_turns_back, keyed_turns
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
@@ -310,14 +309,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     add_events(tx, "cancelled", states)
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
-        unused = Counter(state["node_id"] for state in states if state["status"] == CREATED)
-        tx.executemany(
-            "UPDATE turns SET turn = turn - ? WHERE node_id = ? AND priority = ? AND fair_key = ?",
-            [
-                (number * run.share, node_id, run.priority, run.fair_key)
-                for node_id, number in sorted(unused.items())
-            ],
-        )
+        in_order = run.priority, run.fair_key, run.share
+        waiting = [state["node_id"] for state in states if state["status"] == CREATED]
+        give_turns_back(tx, [(node_id, *in_order) for node_id in waiting])
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
     return WithEffects(None, changes.effects)
@@ -326,7 +320,8 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
 def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[None]:
     """Give a run another priority: its waiting states are moved, and held ones keep it when they come back.
 
-    They keep their distance from the virtual time of their node, which differs by priority.
+    They keep their distance from the virtual time of their node, which differs by priority. Those of a
+    fairness key come behind those that wait with the new priority, and leave it their turns with the old one.
     """
     run, level, effects = lock_run(tx, namespace, run_id), LEVELS[priority], Effects()
     if run.priority == level:
@@ -334,13 +329,22 @@ def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priorit
     tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
     pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
     # Locked by number, as everywhere.
-    states = f"SELECT node_id FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
-    node_ids = {node_id for (node_id,) in tx.execute(states, (run.id,))}
+    states = f"SELECT seq, node_id, status FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
+    rows = tx.execute(states, (run.id,)).fetchall()
+    node_ids = {node_id for _, node_id, _ in rows}
+    begins = {}
+    if run.fair_key is not None:
+        waiting = {seq: node_id for seq, node_id, status in rows if status == CREATED}
+        key, share = run.fair_key, run.share
+        give_turns_back(tx, [(node_id, run.priority, key, share) for node_id in waiting.values()])
+        turns = keyed_turns(tx, {seq: (node_id, level, key, share) for seq, node_id in waiting.items()})
+        # Behind those of the key that wait with that priority.
+        begins = {waiting[seq]: turn - share for seq, turn in sorted(turns.items(), reverse=True)}
     for place in tx.template(run.template).places:
         if (node_id := tx.node_id(place.namespace, place.node_name)) is not None:
             times = tx.virtual_times
-            later = times.of(tx, node_id, level) - times.of(tx, node_id, run.priority)
-            moved = (later, run.id, place.index)
+            begin = begins.get(node_id, times.of(tx, node_id, level))
+            moved = (begin - times.of(tx, node_id, run.priority), run.id, place.index)
             tx.execute("UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?", moved)
             if node_id in node_ids:
                 tx.execute(
