@@ -36,7 +36,7 @@ async def test_discovery_answers_a_version_and_capabilities(api: Api) -> None:
     assert isinstance(reply["version"], str)
     assert reply["version"]
     assert isinstance(reply["capabilities"], list)
-    assert {"leases", "batch", "long_poll", "checkpoints"} <= set(reply["capabilities"])
+    assert {"leases", "batch", "long_poll", "checkpoints", "limits", "order"} <= set(reply["capabilities"])
 
 
 async def test_an_unknown_native_route_is_a_json_404(api: Api) -> None:

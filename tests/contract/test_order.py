@@ -132,6 +132,14 @@ async def test_a_cancelled_run_costs_its_fairness_key_no_turns(api: Api) -> None
     assert await runs_of_claim(api, 10) == dict.fromkeys(others, 5)
 
 
+async def test_a_claim_through_v0_takes_the_same_states_and_shows_the_oldest_first(api: Api) -> None:
+    await deploy(api)
+    _, normal, high = [await fan_out(api, 1, priority=each) for each in ("low", "normal", "high")]
+    states = ok(await api.claim([B], 2))["states"]
+    runs = [ok(await api.history(state["state_id"]))["run_id"] for state in states]
+    assert runs == [normal, high]
+
+
 async def test_a_run_shows_in_which_order_its_states_come_and_v0_does_not(api: Api) -> None:
     await deploy(api)
     run_id = await fan_out(api, 1, priority="low", weight=0.25, fair_key="k")
