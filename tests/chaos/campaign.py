@@ -24,7 +24,7 @@ from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import EXIT_TIMEOUT, Crew, stop
-from tests.chaos.graph import EXECUTED, NAMESPACE, graph
+from tests.chaos.graph import EXECUTED, NAMESPACE, graph, in_order
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
@@ -285,9 +285,11 @@ class _Chaos:
         began = time.monotonic()
 
         async def trigger() -> None:
-            values, key = {"run": str(number)}, f"run {number}"
+            values, key, order = {"run": str(number)}, f"run {number}", in_order(number)
             replies.append(
-                await self._ask(lambda manager: manager.trigger("chaos", values, key=key), self.cluster.uri)
+                await self._ask(
+                    lambda manager: manager.trigger("chaos", values, key=key, **order), self.cluster.uri
+                )
             )
 
         async with trio.open_nursery() as nursery:

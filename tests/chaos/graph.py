@@ -6,6 +6,9 @@ Some steps and notes fail, prune, requeue, take long or block the loop, as their
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from exotrio import Graph, RetryPolicyModel
 
 NAMESPACE = "chaos"
@@ -23,6 +26,21 @@ EDGES = {("seed", "fan"): FAN_OUT, ("fan", "step"): FAN_OUT, ("fan", "note"): FA
 MAX_RETRIES = 3
 MAX_NOTES = 3
 """Of ``note`` at once, in all runs together."""
+
+ORDERS: Sequence[Mapping[str, Any]] = (
+    {},
+    {"priority": "high"},
+    {"weight": 3.0},
+    {"priority": "low", "weight": 0.5},
+    {"fair_key": "customer"},
+    {"fair_key": "customer", "priority": "high", "weight": 2.0},
+)
+"""Priorities, weights and fairness keys of runs: a campaign has runs with each."""
+
+
+def in_order(number: int) -> Mapping[str, Any]:
+    """Return in which order the states of a run are to be claimed; the same each time it is triggered."""
+    return ORDERS[number % len(ORDERS)]
 
 
 def graph(secret: str, *, has_limits: bool) -> Graph:
