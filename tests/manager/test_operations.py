@@ -351,6 +351,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
     ok(await manager.api.heartbeat("w", phase="stopped", stop={"took_ms": 1}))
     text = (await manager.outside.get("/metrics")).text
     text += (await manager.outside.get("/metrics")).text  # now with the request before
+    assert "HELP exotrio_manager_states_ended_total States that ended, " in text, "a retry takes none back"
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_buffered_states": {"namespace", "node"},

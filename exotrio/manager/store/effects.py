@@ -36,7 +36,7 @@ class Effects:
         announced: Topics to announce.
         claimable: New states that can be claimed, by number: run and node. They are announced, too.
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
-        final: How many states got a status in which they stay, by (namespace, node, status).
+        final: How many states ended, by (namespace, node, status).
         ended_runs: How many runs ended, by (namespace, graph, status).
         stops: Receipts of runtimes that ended, each with its namespace.
         tally: How many states and runs ended; less than none, if runs go on that were counted before.
