@@ -54,6 +54,7 @@ from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
 from exotrio._shared.events import CheckpointStored
 from exotrio._util.backoff import Backoff, Outage
+from exotrio._util.times import format_duration
 from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.stops import StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND, HeartbeatResult, to_ms
@@ -270,9 +271,9 @@ class HeartbeatSender:
         hangs = lag > MAX_LAG
         if hangs and not self._hung:
             log.error(
-                "the event loop has been blocked for %.0f s: no more heartbeats are sent, so the leases of "
+                "the event loop has been blocked for %s: no more heartbeats are sent, so the leases of "
                 "this runtime end and its states run elsewhere; see which node blocks it, or restart it",
-                lag,
+                format_duration(lag),
             )
         elif self._hung and not hangs:
             log.warning("the event loop runs again: heartbeats are sent again")

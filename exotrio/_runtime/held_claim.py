@@ -29,6 +29,7 @@ from exotrio._nodes.outcome import (
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending
 from exotrio._util.error_message import message_line
+from exotrio._util.times import format_duration
 
 DELIVERED: dict[type[Report], Ending] = {
     Executed: Ending.COMPLETED,
@@ -181,7 +182,7 @@ class HeldClaim:
     @property
     def running_for(self) -> str:
         """What follows its name in a log line: how long it has been running, and its progress."""
-        running = f" running {self.ran(trio.current_time()) or 0.0:.0f} s"
+        running = f" running {format_duration(self.ran(trio.current_time()) or 0.0)}"
         return running if self.progress is None else f"{running}, {self.progress}"
 
     @property

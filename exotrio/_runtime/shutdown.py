@@ -16,6 +16,7 @@ from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._shared import deadlines
+from exotrio._util.times import format_duration
 from exotrio._util.words import listed, plural
 
 log = logging.getLogger("exotrio.runtime")
@@ -57,12 +58,12 @@ async def run_shutdown(
 async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Let running nodes finish, until all is delivered or the grace is over."""
     log.info(
-        "asked to stop by %s: %d running, %d to be released unstarted, %d being delivered; %.0f s at most",
+        "asked to stop by %s: %d running, %d to be released unstarted, %d being delivered; %s at most",
         stop.why,
         ledger.count(Stage.RUNNING),
         ledger.count(Stage.BUFFERED),
         ledger.count(Stage.DONE),
-        max(0.0, stop.draining.deadline - trio.current_time()),
+        format_duration(stop.draining.deadline - trio.current_time()),
     )
     _release_buffered(ledger, reporter)
     with stop.draining:
@@ -106,7 +107,7 @@ def waiting_for(ledger: Ledger) -> str:
     if running:
         named = [f"{held}{held.running_for}" for held in sorted(running, key=lambda held: held.taken_at)]
         at_risk = sum(held.seconds_at_risk(trio.current_time()) for held in running)
-        number = f"{plural(len(running), 'node')}, {at_risk:.0f} s of work at risk"
+        number = f"{plural(len(running), 'node')}, {format_duration(at_risk)} of work at risk"
         return f"waiting for {number}: {listed(named, MAX_NAMED, '; ')}"
     if left := ledger.count(Stage.DONE):
         return f"waiting for {left} deliveries"

@@ -116,8 +116,8 @@ def test_a_worker_shows_its_health_from_its_start_to_the_end_of_its_drain(
     assert get(f"{url}/readyz") == (503, "draining\n")
     assert get(f"{url}/livez") == (200, "ok\n")
     assert 'exotrio_phase{phase="draining"} 1.0' in get(f"{url}/metrics")[1]
-    at_risk = r"waiting for 1 node, \d+ s of work at risk"
-    process.line(rf"{at_risk}: state \w+ \(Pages as it\) running \d+ s, 40 %: 12 of 30 pages")
+    at_risk = r"waiting for 1 node, \d+\.\d s of work at risk"
+    process.line(rf"{at_risk}: state \w+ \(Pages as it\) running \d+\.\d s, 40 %: 12 of 30 pages")
     (tmp_path / "open").touch()
     end = process.wait(code=0)
     with pytest.raises(urllib.error.URLError):

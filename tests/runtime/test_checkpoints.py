@@ -681,4 +681,5 @@ async def test_the_drain_says_how_much_work_is_at_risk(
         async with running(rt, grace=0.5):
             await server.until(QUEUED=2)
             await trio.sleep(30.75)
-    assert "waiting for 2 nodes, 32 s of work at risk: " in caplog.text, "31 of Plain, 1 of Steps"
+    assert "; 500 ms at most" in caplog.text
+    assert "waiting for 2 nodes, 31.5 s of work at risk: " in caplog.text, "30.75 of Plain, 0.75 of Steps"
