@@ -43,7 +43,7 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert lately in shown(overview(), rate=3.25)
     one = {"first_minute": 1_000, "ended": [1], "failed": [0]}
     assert "1 attempt ended in the last hour   0 failed" in shown(overview(throughput=one))
-    assert re.search(r"^Digest +1,200 +700 +0 s +7 +3 ", text, re.MULTILINE)
+    assert re.search(r"^Digest +1,200 +700 +0 ms +7 +3 ", text, re.MULTILINE)
     assert re.search(r"^Scan +200 +~4\.0 s +~960 ms +~1\.2 s +1$", text, re.MULTILINE), "they are approximate"
     few = r"^Legacy +12 +max ~50 ms of 12 +≤960 ms +max ≤1\.2 s of 12 +1$"
     assert re.search(few, text, re.MULTILINE), "upper bounds, of too few to tell a percentile"

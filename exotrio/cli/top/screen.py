@@ -256,7 +256,7 @@ def _node(node: NodeLoad) -> tuple[Text, ...]:
         _count(node.waiting),
         _count(node.eligible),
         Text(
-            format_coarse(node.oldest_due) if node.eligible else "",
+            format_duration(node.oldest_due) if node.eligible else "",
             style="yellow" * (node.oldest_due >= 60),
         ),
         _count(node.buffered),
