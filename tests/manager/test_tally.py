@@ -212,3 +212,6 @@ def test_quantiles_come_from_the_buckets() -> None:
         pytest.approx(6e4, rel=0.13),
     ]
     assert tallies.quantile({}, 0.5) is None
+    two = {tallies.bucket_of(ms): 1 for ms in (21_200, 130_700)}
+    assert tallies.quantile(two, 0.5) == pytest.approx(75_950, rel=0.13), "the median of two is their mean"
+    assert tallies.quantile(two, 1.0) == pytest.approx(130_700, rel=0.13)

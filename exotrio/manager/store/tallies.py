@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from exotrio.manager.store.transaction import Transaction
@@ -53,16 +54,18 @@ def middle_ms(bucket: int) -> float:
 
 
 def quantile(buckets: Mapping[int, int], share: float) -> float | None:
-    """Return the ms that ``share`` of the counted states did not exceed; None if there are none."""
+    """Return the ms that ``share`` of the counted states did not exceed; None if there are none.
+
+    Where that share ends between two states, as the half of two does, it is the mean of their times.
+    """
     rank = share * sum(buckets.values())
     if not rank:
         return None
-    counted = 0
-    for bucket in sorted(buckets):
-        counted += buckets[bucket]
-        if counted >= rank:
-            return middle_ms(bucket)
-    raise AssertionError("unreachable: no share is more than the whole")
+    ordered = sorted(buckets)
+    counts = list(zip(ordered, accumulate(buckets[bucket] for bucket in ordered), strict=True))
+    before = next(bucket for bucket, count in counts if count >= rank)
+    after = next((bucket for bucket, count in counts if count > rank), before)
+    return (middle_ms(before) + middle_ms(after)) / 2
 
 
 def write(tx: Transaction, counted: Mapping[Key, int]) -> None:

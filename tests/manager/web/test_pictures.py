@@ -123,8 +123,12 @@ def test_a_box_shows_the_most_urgent_counts() -> None:
     assert shown() == ["not reached"]
     assert shown(success=9) == ["9 success"]
     assert shown(success=9, pruned=1) == ["1 pruned · 9 success"]
-    assert shown(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running"]
-    assert shown(waiting=1_000_000, running=100_000) == ["100,000 running"], "what does not fit is left out"
+    assert shown(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running · …"]
+    assert shown(success=5, replaced=3, errored=1) == ["1 errored · 3 replaced · …"], "there are more"
+    assert shown(success=1, errored=3, pruned=1) == ["3 errored · 1 pruned · …"]
+    assert shown(waiting=1_000_000, running=100_000) == ["100,000 running · …"], (
+        "what does not fit is left out"
+    )
     ran_once = draw_graph([Box(name="a", node="A", counts={"success": 6}, further=5)], title="t")
     assert 'y="68">1 success · 6 outputs<' in ran_once
     assert re.search('class="count"[^>]*>1<', ran_once)

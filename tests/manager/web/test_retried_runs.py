@@ -120,6 +120,7 @@ async def test_its_first_failure_is_that_of_the_first_attempt_also_after_automat
         await flow.fail("flaky", times=1)
         clock.advance(600_000)
     faults = text_of(await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "faults"))
+    assert "Of what failed for good, the first to fail was flaky " in faults
     assert "1 h ago" in faults
     assert re.findall(r'title="(\w+)" id="first-failed"', faults) == attempts[:1], "not the last attempt"
 

@@ -187,11 +187,13 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
 
 
 def _urgent_counts(counts: Mapping[str, int], outputs: str | None) -> Markup:
-    """Return the line below the bar: the most urgent counts that fit, then how many outputs there are."""
+    """Return the line below the bar: the most urgent counts that fit, and an ellipsis if there are more."""
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     facts += [outputs] if outputs else []
-    two = " · ".join(facts[:2])
-    text = (two if len(two) <= MAX_LINE else facts[0]) or "not reached"
+    text = " · ".join(facts) or "not reached"
+    while len(text) > MAX_LINE and len(facts) > 1:
+        facts.pop()
+        text = " · ".join([*facts, "…"])
     return _line(text, "standing c-errored" if counts.get("errored") else "standing", 68)
 
 
