@@ -7,6 +7,8 @@ import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -337,6 +339,14 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
         assert " retried by hand\n" in shown.out
 
 
+def claim_import(place: Place, run_id: str) -> dict[str, Any]:
+    """Claim the state of ``Import`` in a run."""
+    claim = {"worker_id": "w", "limits": {"Import": 1}, "limit": 1, "run_id": run_id}
+    claim["claim_id"] = str(uuid4())
+    (state,) = place.running.ask("POST", "/exotrio/v1/namespace/n/claim", claim)["states"]
+    return dict(state)
+
+
 def failed_with_checkpoint(place: Place) -> tuple[str, str]:
     """Let a state fail that has a checkpoint; return its run and its id."""
     send = place.running.ask
@@ -346,8 +356,7 @@ def failed_with_checkpoint(place: Place) -> tuple[str, str]:
     graph = {"nodes": [node], "secrets": {}, "retry_policy": NO_RETRY}
     send("PUT", "/v0/namespace/n/graph/import", graph)
     run_id: str = send("POST", "/v0/namespace/n/graph/import/trigger", {})["run_id"]
-    claim = {"worker_id": "w", "limits": {"Import": 1}, "limit": 1, "claim_id": run_id, "run_id": run_id}
-    (state,) = send("POST", "/exotrio/v1/namespace/n/claim", claim)["states"]
+    state = claim_import(place, run_id)
     checkpoint = {"number": 7, "value": '{"file": "a.csv", "row": "120"}'}
     errored = {"outcome": "errored", "error": "ValueError: no", "checkpoint": checkpoint}
     send("POST", "/exotrio/v1/namespace/n/outcomes", [item_for(state, **errored)])
@@ -382,6 +391,21 @@ def test_a_checkpoint_is_shown_and_a_retry_continues_from_it_unless_told_otherwi
     run_id, _ = failed_with_checkpoint(place)
     (new,) = cli.json("runs", "retry", run_id, "--from-beginning")["retried"]
     assert new["from_checkpoint"] is False
+
+
+@only_native
+def test_a_state_that_was_given_back_says_who_had_it(cli: Cli, place: Place) -> None:
+    run_id, _ = failed_with_checkpoint(place)
+    (new,) = cli.json("runs", "retry", run_id)["retried"]
+    state = claim_import(place, run_id)
+    shown = cli("states", "show", new["new_state_id"]).out
+    assert re.search(r"^claimed: \S+Z by w$", shown, re.MULTILINE)
+    beat = item_for(state, running=True, buffered_ms=0)
+    body = {"worker_id": "w", "runtime": "r", "phase": "running", "workers": 1, "states": [beat]}
+    place.running.ask("POST", "/exotrio/v1/namespace/n/heartbeat", body)
+    place.running.ask("POST", "/exotrio/v1/namespace/n/release", {"states": [item_for(state)]})
+    shown = cli("states", "show", new["new_state_id"]).out
+    assert re.search(r"^last claimed: \S+Z by w\nbegan then: \S+Z$", shown, re.MULTILINE), "no runtime has it"
 
 
 # -- limits

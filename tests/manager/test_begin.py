@@ -514,6 +514,8 @@ async def test_a_state_that_was_held_before_has_waited_since_it_was_given_back(
         flow = await Flow.start(api, place("a"), runs=1)
         state = await claim_one(api)
         clock.advance(3_600 * SECOND)
+        beat = item_for(state, running=True, buffered_ms=2 * SECOND)
+        ok(await api.heartbeat("w", states=[beat], runtime="r", phase="running", workers=1))
         if end == "handed over":
             ok(await api.release(states=[item_for(state, handed_over=True)]))
         else:
@@ -522,7 +524,10 @@ async def test_a_state_that_was_held_before_has_waited_since_it_was_given_back(
         clock.advance(4 * SECOND)
         (waiting,) = await manager.service.store.read(lambda view: backlog(view, namespace="tests"))
         assert (waiting.eligible, waiting.oldest) == (1, 4.0)
-        assert (await history_of(api, state)).waited == 4
+        given_back = await history_of(api, state)
+        assert given_back.waited == 4
+        assert given_back.claimed_at is not None
+        assert given_back.begun_at == given_back.claimed_at + timedelta(seconds=2), "under the last claim"
         again = await claim_one(api)
         assert again["waited_ms"] == 4 * SECOND, "for the metrics of the runtime"
         clock.advance(SECOND)

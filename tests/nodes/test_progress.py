@@ -212,10 +212,8 @@ async def test_the_drain_logs_its_source_and_what_it_waits_for(
             await trio.sleep(12)
             rt.stop(why="SIGTERM")
     first = next(iter(server.states))
-    assert (
-        "asked to stop by SIGTERM: 7 running, 2 to be released unstarted, 0 being delivered; 20.0 s at most"
-        in caplog.text
-    )
+    assert "asked to stop by SIGTERM: 7 running, 2 to be released unstarted" in caplog.text
+    assert "; 20.0 s at most" in caplog.text
     at_risk = "waiting for 7 nodes, 1 min 24 s of work at risk"
     assert f"{at_risk}: state {first} (Pages as it) running 12.0 s, 40 %: 12 of 30 pages; " in caplog.text
     waiting = [message for message in caplog.messages if message.startswith("waiting for 7 nodes")]

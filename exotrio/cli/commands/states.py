@@ -256,10 +256,11 @@ def _times(state: StateDetail) -> list[str]:
     if not isinstance(state, StateHistory):
         return [f"created: {iso_time(state.created_at)}", f"updated: {iso_time(state.updated_at)}"]
     by = f" by {state.worker}" if state.worker else ""
+    waits = state.status is StateStatus.CREATED
     times = [
         ("created", state.created_at, ""),
-        ("claimed", state.claimed_at, by),
-        ("began", state.begun_at, ""),
+        ("last claimed" if waits else "claimed", state.claimed_at, by),
+        ("began then" if waits else "began", state.begun_at, ""),
         ("finished", state.finished_at, ""),
     ]
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]

@@ -123,7 +123,7 @@ class ManagerMetrics:
         )
         self._ended: Any = Total(
             "exotrio_manager_states_ended_total",
-            "States that ended, since this process began. One that is retried or replaced later stays counted.",
+            "States that ended, since this process began. A retry later takes none back.",
             ["namespace", "node", "status"],
             registry=self.registry,
         )

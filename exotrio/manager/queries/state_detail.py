@@ -27,7 +27,14 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
-from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, RERUN, spent_fields, times
+from exotrio.manager.queries.states import (
+    BY_HAND,
+    CAUSE,
+    LINE_OF_ERROR,
+    RERUN,
+    begin_of,
+    spent_fields,
+)
 from exotrio.manager.queries.waiting import Waiting
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
@@ -76,7 +83,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         requeued=bool(state["requeued"]),
         enqueue_after=from_unix_ms(state["enqueue_after"]),
         claimed_at=from_unix_ms(state["claimed_at"]),
-        begun_at=from_unix_ms(times(state).begun),
+        begun_at=from_unix_ms(begin_of(state)),
         finished_at=from_unix_ms(state["finished_at"]),
         worker=state["worker"],
         holder=_holder_of(state, now) if state["status"] == QUEUED else None,

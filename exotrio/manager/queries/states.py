@@ -150,9 +150,8 @@ def was_cancelled(status: str, error: str | None) -> bool:
 def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     """Return when a state waited, was held and ran; ``stages`` is what ``stages_among`` returned."""
     claimed = None if state["status"] == CREATED else state["claimed_at"]
-    finished, begun = state["finished_at"], state["begun_at"]
-    # A state manager of an earlier version claimed it again, and left what was reported before.
-    begun = None if claimed is None or begun is None or begun < claimed else begun
+    finished = state["finished_at"]
+    begun = None if claimed is None else begin_of(state)
     ended = finished  # of one that was cancelled
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
@@ -168,6 +167,13 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         stage=(stages or {}).get(state["seq"]),
         is_output=claimed is None and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
     )
+
+
+def begin_of(state: Row) -> int | None:
+    """Return when ``execute`` began under the last claim of a state, as far as that was reported."""
+    claimed, begun = state["claimed_at"], state["begun_at"]
+    # A state manager of an earlier version claimed it again, and left what was reported before.
+    return None if claimed is None or begun is None or begun < claimed else begun
 
 
 def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:

@@ -518,7 +518,10 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     path = f"/ns/shop/states/{state['state_id']}"
     assert "has no end" in await site.browser.page(path)
     ok(await site.api.release(states=[{"state_id": state["state_id"], "token": state["lease"]["token"]}]))
-    assert "released" in await site.browser.page(path)
+    html = await site.browser.page(path)
+    assert "released" in html
+    assert "<dt>Last claimed</dt>" in html
+    assert "<dt>Claimed by</dt><dd>contract-worker" in html, "no runtime has it"
     again = await claim_one(site.api, limits={"Node_work": 1})
     item = {"state_id": again["state_id"], "token": again["lease"]["token"]}
     await report(site.api, {**item, "outcome": "errored", "error": "first"})
