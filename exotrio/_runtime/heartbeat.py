@@ -66,7 +66,7 @@ DEFAULT_TTL = 30.0
 """Seconds a lease lasts, until the state manager says otherwise."""
 HEARTBEATS_PER_TTL = 3
 JITTER = 0.1
-"""So that many runtimes that were started together do not send together."""
+"""By how much a pause may be shorter, so that runtimes that were started together do not send together."""
 INTERVAL_IN_PROCESS = 1.0
 SECOND_AFTER = 1.0
 """Seconds from the first heartbeat, at the start or after a failure, to the next one. The second one over a
@@ -340,7 +340,7 @@ class HeartbeatSender:
             return 0.0  # at once: an operator waits for it
         if self._queue and any(stored):
             return 0.0
-        pause = self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+        pause = self._interval * random.uniform(1 - JITTER, 1)
         return min(pause, SECOND_AFTER) if is_first else pause
 
     def _request(self, stages: Counter[Stage]) -> HeartbeatRequest:

@@ -851,7 +851,9 @@ async def test_a_network_that_is_away_for_15_s_costs_no_lease_at_any_moment(
         sender.end()
     renewed = [at - began for at in link.renewed]
     assert renewed[:2] == pytest.approx([0, SECOND_AFTER]), "the second one shows that the connection is kept"
-    assert max(later - at for at, later in pairwise(renewed)) < 30
+    *usual, longest = sorted(later - at for at, later in pairwise(renewed))
+    assert longest < 30
+    assert max(usual) <= 10, "commands reach a runtime within this time"
 
 
 async def test_a_suspend_while_the_thread_waits_for_an_answer_counts_as_age() -> None:
