@@ -17,6 +17,7 @@ from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
 from exotrio.manager.engine.slots import tidy
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
@@ -236,8 +237,25 @@ async def test_states_that_wait_for_a_rate_are_let_in_when_the_starts_count_no_m
     assert len(await claim(manager.api)) == 1
 
 
-async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(manager: Manager) -> None:
+@pytest.mark.parametrize("at_once", [1, 9])
+async def test_states_behind_those_that_a_rate_let_in_follow_period_by_period(
+    manager: Manager, clock: SettableClock, at_once: int
+) -> None:
+    await start(manager, limited(), runs=7, starts=2, period_ms=60_000)
+    started = []
+    for _ in range(4):
+        started.append(0)
+        while states := await claim(manager.api, {A: at_once}, limit=at_once):
+            started[-1] += len(states)
+        clock.advance(61_001)
+    assert started == [2, 2, 2, 1]
+
+
+async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(
+    manager: Manager, clock: SettableClock
+) -> None:
     await start(manager, limited(), runs=3, starts=1, period_ms=3_600_000)
+    clock.advance(1)
     [state] = await claim(manager.remote)
     assert await claim(manager.remote) == []
     ok(await manager.api.release(states=[item_for(state)]))
@@ -247,6 +265,15 @@ async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(ma
     await set_to(manager, starts=2)
     [state] = await claim(manager.remote)
     await manager.service.store.write(expire, 10**15, Terms())
+    assert await claim(manager.remote) == []
+
+
+async def test_a_release_gives_back_no_start_that_was_not_counted(manager: Manager) -> None:
+    await start(manager, limited(), runs=3, at_most=9)
+    [first] = await claim(manager.remote, limit=1)
+    await set_to(manager, starts=1, period_ms=3_600_000)
+    [_] = await claim(manager.remote)
+    ok(await manager.api.release(states=[item_for(first)]))
     assert await claim(manager.remote) == []
 
 
@@ -330,6 +357,57 @@ async def test_a_claim_for_one_run_finds_room_that_was_left_to_other_runs(manage
     assert state["run_id"] == flow.run_id
 
 
+async def test_a_claim_for_one_run_keeps_the_room_from_no_other(manager: Manager) -> None:
+    await start(manager, limited(), runs=2, at_most=1)
+    [state] = await claim(manager.api, limit=1)
+    assert await claim(manager.api) == []
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api, run_id=state["run_id"]) == []
+    assert len(await claim(manager.api)) == 1
+
+
+@pytest.mark.parametrize("how", ["cancelled", "reported after its lease"])
+async def test_a_state_that_was_let_in_and_ends_leaves_its_room_to_the_next(
+    manager: Manager, how: str
+) -> None:
+    flow = await start(manager, limited("b"), at_most=1)
+    [late] = await claim(manager.remote, {B: 1})
+    await manager.service.store.write(expire, 10**15, Terms())
+    await Flow.start(manager.api, limited("a"), graph="other")
+    [state] = await claim(manager.api, {A: 1})
+    next_run = ok(await manager.api.trigger(flow.graph))["run_id"]
+    assert await claim(manager.api, {B: 9}) == []
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api, {A: 1}) == []  # lets in the first one of the other node
+    if how == "cancelled":
+        ok(await manager.api.native("POST", f"run/{flow.run_id}/cancel"))
+    else:
+        assert await report(manager.remote, executed_item(late)) == ["ok"]
+    [state] = await claim(manager.api, {B: 1})
+    assert state["run_id"] == next_run
+
+
+async def test_a_node_that_another_state_manager_gave_its_limit_is_let_in(
+    two: tuple[Manager, Manager], clock: SettableClock
+) -> None:
+    first, second = two
+    await start(first, limited("a"), at_most=1)
+    [state] = await claim(second.api, {A: 1})
+    await Flow.start(first.api, limited("b"), graph="other")
+    assert await claim(first.api, {B: 1}) == []
+    await report(second.api, executed_item(state))
+    assert await claim(second.api, {A: 1}) == []  # as far as this one knows, no other node has the limit
+    clock.advance(5_001)
+    await second.service.store.write(_forget_limits)
+    states = [*await claim(first.api, {B: 1}), *await claim(second.api, {B: 1})]
+    assert len(states) == 1
+
+
+def _forget_limits(tx: Transaction) -> None:
+    """Let what a state manager knows of the limits of nodes be a second old."""
+    tx.limited_nodes.forget()
+
+
 async def test_a_claim_of_one_node_leaves_the_room_to_the_states_of_another(manager: Manager) -> None:
     await start(manager, limited("a"), at_most=1)
     await Flow.start(manager.api, limited("b"), graph="other", runs=2)
@@ -349,6 +427,7 @@ async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: Se
         store_config={"required_keys": ["k"], "default_values": {}},
         limits=[{"name": LIMIT, "at_most": 1, "starts": 9, "period_ms": 1_000}],
     )
+    clock.advance(5_001)  # so that all state managers know the limit of the node
     for number in range(20):
         await flow.trigger(store={"k": str(number)})
     states = await claim(manager.api, {A: 20})

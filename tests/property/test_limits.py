@@ -160,6 +160,7 @@ async def test_claims_are_those_of_a_slow_reference(seed: int) -> None:
             "rate": LimitChange(starts=2, period_ms=PERIOD_MS),
         }.items():
             await manager.service.store.write(set_limit, "tests", name, change)
+        clock.advance(1)
         for graph, limits in PLACES.items():
             await Flow.deploy(
                 manager.api,

@@ -212,7 +212,8 @@ class Changes:
     def update(self, state: State, **values: object) -> None:
         """Give columns of a state new values, provided that it still has its status and its token."""
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
-        if state.limits is not None and state.status == QUEUED and "status" in values:
+        if state.limits is not None and state.status in (QUEUED, CREATED) and "status" in values:
+            # One that waits, since its lease ended, may have been let in.
             self._freed.append((state.seq, state.limits))
 
     def add_execution(self, state: State) -> None:

@@ -166,29 +166,37 @@ class LimitedClaim:
     def _check_lanes(self, slots: Slots) -> bool:
         """Let states in where checks are due; return whether some of these nodes were."""
         tx = self._tx
-        pairs = {(limit, key) for limit, key in _take_checks(tx, slots)}
-        if self._run is not None:
-            pairs |= self._lanes_of_run(slots)
-        slots.load(pairs)
-        rooms: list[tuple[str, int, int]] = []
-        for pair in sorted(pairs):
-            if (room := slots.room(pair)) > 0:
-                nodes = tx.limited_nodes.nodes_of(tx, [pair[0]]) | self._counts.keys()
-                rooms += [(lane_of(pair), node_id, room) for node_id in sorted(nodes)]
-            else:
-                self._full.add(pair)
-        firsts = _first_in_lanes(tx, rooms, self._run)
-        self._let_in = _let_in(tx, firsts)
-        if len(self._let_in) < sum(map(len, firsts.values())):
-            self._checks |= dict.fromkeys(pairs, tx.now_ms + LOCKED_FOR_MS)
-        for lane, seqs in firsts.items():
-            if len(seqs) >= MAX_ROOM:
-                limit, _, key = lane.partition(":")
-                self._checks[int(limit), key] = 0
+        checked = _take_checks(tx, slots)
+        of_run = set() if self._run is None else self._lanes_of_run(slots)
+        slots.load(checked | of_run)
+        # A check is taken for the states of all runs.
+        firsts = self._first_with_room(slots, checked, None) | self._first_with_room(slots, of_run, self._run)
+        self._let_in = _let_in(tx, {seq for seqs in firsts.values() for seq in seqs})
+        for (pair, _), seqs in firsts.items():
+            if len(seqs) >= (room := slots.room(pair)):
+                # More states may be behind them.
+                at = 0 if room == MAX_ROOM else slots.next_lapse(pair)
+                self._checks |= {} if at is None else {pair: at}
+            if not self._let_in.keys() >= seqs:
+                self._checks[pair] = tx.now_ms + LOCKED_FOR_MS
         own = {node_id for _, node_id in self._let_in.values()} & self._counts.keys()
         for node_id in {node_id for _, node_id in self._let_in.values()}:
             tx.heads.forget(node_id)
         return bool(own)
+
+    def _first_with_room(
+        self, slots: Slots, pairs: Iterable[Pair], run: int | None
+    ) -> dict[tuple[Pair, int | None], set[int]]:
+        """Return the first states of lanes, of one run or of all, by (lane, run): of each node as many as
+        there is room. Note which lanes have none."""
+        rooms: list[tuple[Pair, int, int]] = []
+        for pair in sorted(pairs):
+            if (room := slots.room(pair)) > 0:
+                nodes = self._tx.limited_nodes.nodes_of(self._tx, [pair[0]]) | self._counts.keys()
+                rooms += [(pair, node_id, room) for node_id in sorted(nodes)]
+            else:
+                self._full.add(pair)
+        return {(pair, run): seqs for pair, seqs in _first_in_lanes(self._tx, rooms, run).items()}
 
     def _lanes_of_run(self, slots: Slots) -> set[Pair]:
         """Return lanes in which states of the claim's run wait: states of other runs may be before them that
@@ -261,10 +269,10 @@ def _keys_after(view: View, limit: int, key: str) -> list[str]:
 
 
 def _first_in_lanes(
-    tx: Transaction, rooms: Sequence[tuple[str, int, int]], run: int | None
-) -> dict[str, list[int]]:
+    tx: Transaction, rooms: Sequence[tuple[Pair, int, int]], run: int | None
+) -> dict[Pair, set[int]]:
     """Return the first states of lanes, given as (lane, node, how many)."""
-    firsts: defaultdict[str, list[int]] = defaultdict(list)
+    firsts: defaultdict[Pair, set[int]] = defaultdict(set)
     of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
     one = (
         "SELECT * FROM (SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
@@ -273,16 +281,16 @@ def _first_in_lanes(
     for start in range(0, len(rooms), MAX_LANES):
         chunk = rooms[start : start + MAX_LANES]
         values: list[object] = []
-        for lane, node_id, count in chunk:
-            values += (lane, node_id, *in_run, count)
+        for pair, node_id, count in chunk:
+            values += (lane_of(pair), node_id, *in_run, count)
         for seq, lane in tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values)):
-            firsts[lane].append(seq)
+            limit, _, key = lane.partition(":")
+            firsts[int(limit), key].add(seq)
     return firsts
 
 
-def _let_in(tx: Transaction, firsts: Mapping[str, list[int]]) -> dict[int, tuple[int, int]]:
+def _let_in(tx: Transaction, seqs: Collection[int]) -> dict[int, tuple[int, int]]:
     """Let states be claimed, unless another transaction has locked them; return run and node of each."""
-    seqs = sorted(seq for each in firsts.values() for seq in each)
     if not seqs:
         return {}
     unlocked = (
@@ -291,6 +299,6 @@ def _let_in(tx: Transaction, firsts: Mapping[str, list[int]]) -> dict[int, tuple
     )
     rows = tx.execute(
         f"UPDATE states SET lane = NULL WHERE seq IN ({unlocked}) RETURNING seq, run, node_id",
-        (tx.items(seqs),),
+        (tx.items(sorted(seqs)),),
     )
     return {seq: (run, node_id) for seq, run, node_id in rows}

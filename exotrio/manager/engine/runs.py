@@ -16,7 +16,7 @@ from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
 from exotrio.manager.engine.order import LEVELS, NORMAL, give_turns_back, keyed_turns
 from exotrio.manager.engine.run_values import RunValues
-from exotrio.manager.engine.slots import free
+from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -288,9 +288,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
-        "SELECT seq, node_id, place, status, limits, CASE WHEN status = 'QUEUED' THEN worker END AS worker"
-        " FROM states WHERE run = ? AND status IN ('CREATED', 'QUEUED')"
-        f" ORDER BY seq{tx.for_update('states')}",
+        "SELECT seq, node_id, place, status, limits, lane,"
+        " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
+        f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run.id,),
     ).fetchall()
     for state in states:
@@ -304,8 +304,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, run.id),
     )
-    held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
-    free(tx, changes.effects, held)
+    free_ended(tx, changes.effects, states)
     add_events(tx, "cancelled", states)
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.

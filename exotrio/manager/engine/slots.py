@@ -20,6 +20,8 @@ and lets as many states of the lane in as there is room, of each node. No check 
   committed when the claim looked for checks, so it is still there, and the next claim to get the lock takes
   it, after it can see the lane.
 
+A state that was let in, and ends without being claimed, leaves a check, too.
+
 A check says "look at this lane", not "let one in": a check too many lets no state in. The commit that
 leaves a check announces the nodes of the limit, so that claims that wait look at once. The row of a node has
 the limits that its places ever named (``store.limited_nodes``): claims of other nodes do not look for checks.
@@ -27,11 +29,12 @@ A limit that was deleted has room for all.
 
 **Rates.** ``starts`` counts claims in sixtieths of the period. A start is possible while the sum over the
 last period, including the whole of its oldest part, is below the limit: so no window of that length has more.
-A lane without room for a start gets a check at the time when there is some.
+A lane in which states stay gets a check at the time when the next start may be possible.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,6 +162,14 @@ class Slots:
                 return slot + limit.part_ms + limit.period_ms
         return None
 
+    def next_lapse(self, pair: Pair) -> int | None:
+        """Return when, in Unix ms, the first start will count no more, of those that count and one now; None
+        if starts are not limited."""
+        if (limit := self.limits.get(pair[0])) is None or limit.starts is None:
+            return None
+        first = min((slot for slot, _ in self._counted(pair)), default=self.view.now_ms)
+        return first + limit.part_ms + limit.period_ms
+
     def start(self, pairs: Iterable[Pair]) -> list[tuple[int, str, int, int]]:
         """Count new starts, as far as they are limited; return the rows to add to ``starts``."""
         now_ms, rows = self.view.now_ms, []
@@ -207,21 +218,39 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
         effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, *_ in rows})
 
 
+def free_ended(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:
+    """Do what ``free`` does for states that end, given as they were: seq, status, limits and lane.
+
+    Those that could be claimed may have been let in, and leave their room to the next ones, too.
+    """
+    held, claimable = [], {}
+    for state in states:
+        if state["status"] == "QUEUED":
+            held.append((state["seq"], state["limits"]))
+        elif state["status"] == "CREATED" and state["lane"] is None:
+            # One check is enough for all with the same limits and keys.
+            claimable[state["limits"]] = state["seq"]
+    free(tx, effects, [*held, *((seq, limits) for limits, seq in claimable.items())])
+
+
 def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:
-    """Let the claims of released states (limits, claimed_at) not count as starts."""
+    """Let the claims of released states (limits, claimed_at) not count as starts.
+
+    Those before the last change of their limit do: it may not have counted starts then.
+    """
     pairs = [(pair, state["claimed_at"]) for state in states for pair in pairs_of(state["limits"])]
     if not pairs:
         return
-    periods = dict(
-        tx.execute(
-            f"SELECT id, period_ms FROM limits WHERE {tx.any_of('id')} AND starts IS NOT NULL",
-            (tx.items(sorted({limit for (limit, _), _ in pairs})),),
-        )
+    rows = tx.execute(
+        f"SELECT id, period_ms, updated_at FROM limits WHERE {tx.any_of('id')} AND starts IS NOT NULL",
+        (tx.items(sorted({limit for (limit, _), _ in pairs})),),
     )
+    limits = {number: (max(1, period_ms // PARTS), updated_at) for number, period_ms, updated_at in rows}
     counts: Counter[tuple[int, str, int]] = Counter()
     for (limit, key), claimed_at in pairs:
-        if limit in periods:
-            counts[limit, key, claimed_at - claimed_at % max(1, periods[limit] // PARTS)] += 1
+        part_ms, since = limits.get(limit, (1, math.inf))
+        if claimed_at > since:
+            counts[limit, key, claimed_at - claimed_at % part_ms] += 1
     tx.executemany(
         "UPDATE starts SET count = count - ? WHERE limit_id = ? AND key = ? AND slot = ? AND count >= ?",
         [(count, *key, count) for key, count in sorted(counts.items())],
@@ -325,3 +354,7 @@ def name_at_node(tx: Transaction, node_id: int, ids: Collection[int]) -> None:
         text = to_json(sorted(known.union(ids))).decode()
         tx.execute("UPDATE nodes SET limits = ? WHERE id = ?", (text, node_id))
         tx.limited_nodes.forget()
+        if tx.limited_nodes.known_after_ms:
+            # Until then, other state managers take checks and look into no lane for states of this node.
+            at = tx.now_ms + tx.limited_nodes.known_after_ms
+            put_slots(tx, [(limit, "", ALL_KEYS, at) for limit in sorted({*ids} - known)])

@@ -31,11 +31,10 @@ from exotrio.manager.engine.inputs import (
     limit_keys,
     read_shared,
 )
-from exotrio.manager.engine.slots import free
+from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
-    QUEUED,
     RETRY_CREATED,
     SUCCESS,
     NewState,
@@ -281,8 +280,7 @@ class Reruns:
             f" claimed_at = CASE WHEN status <> 'CREATED' THEN claimed_at END WHERE {tx.any_of('seq')}",
             (tx.now_ms, numbers),
         )
-        held = [(state["seq"], state["limits"]) for state in states if state["status"] == QUEUED]
-        free(tx, changes.effects, held)
+        free_ended(tx, changes.effects, states)
         first = tx.items(sorted(self.first.values()))
         tx.execute(f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (first,))
         alike = Counter((state["place"], state["groups"], state["status"]) for state in states)

@@ -3,8 +3,8 @@
 Most claims are of nodes without limits, and must not read anything to know that. So the limits of all nodes
 are kept, and read again when a use case of this process changed them. Other state managers on the database
 change them, too, when a graph is stored: they are read again after ``kept_for`` seconds. Until then the
-claims of a node that just got its first limit do not look for checks of lanes; that delays states, and never
-lets in too many (``engine.slots``).
+claims of a node that just got its first limit do not look for checks of lanes, and other claims do not let
+its states in; that delays states, and never lets in too many (``engine.slots``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ class LimitedNodes:
     def __init__(self, kept_for: float = math.inf) -> None:
         self._kept_for = kept_for
         self._known: tuple[float, dict[int, list[int]], dict[int, list[int]]] | None = None
+
+    @property
+    def known_after_ms(self) -> int:
+        """After how many ms all state managers know a change that is about to be committed; 0 if there is
+        only this one."""
+        return 0 if math.isinf(self._kept_for) else round(5_000 * self._kept_for)
 
     def limits_of(self, executor: Executor, nodes: Iterable[int]) -> set[int]:
         """Return the ids of the limits that places with these nodes ever named."""
