@@ -104,7 +104,7 @@ ORDERS = [
 ]
 MONTHS = [*pairwise(["january", "february", "march", "april", "may", "june"]), ("june",)]
 SCHEDULES = [
-    {"expression": "15 3 1 * *", "timezone": "America/Argentina/Buenos_Aires"},
+    {"expression": "15 3 1 * *", "timezone": "America/Argentina/Buenos_Aires", "priority": "low"},
     {"expression": "*/30 * * * *"},
 ]
 TRANSLATION = {
@@ -274,7 +274,9 @@ async def _say_long_words(api: Api) -> dict[str, str]:
     )
     ok(await api.put_graph(LONG, body), 201)
     inputs = {LONG: json.dumps({LONG: [LONG] * 9})}
-    started = await api.native("POST", f"graph/{LONG}/trigger", json={"key": LONG, "inputs": inputs})
+    in_order = {"priority": "high", "weight": 2.5, "fair_key": LONG[:256]}
+    body = {"key": LONG, "inputs": inputs, **in_order}
+    started = await api.native("POST", f"graph/{LONG}/trigger", json=body)
     run_id = ok(started)["run_id"]
     paths = {}
     outcomes: list[dict[str, Any]] = [
@@ -295,6 +297,7 @@ async def _say_long_words(api: Api) -> dict[str, str]:
     paths |= {"long-limits": "/limits", "long-limit": f"/limits/{LONG[:256]}"}
     paths |= {"long-overview": "", "long-runs": "/runs", "long-graphs": "/graphs", "long-nodes": "/nodes"}
     paths |= {"long-graph": f"/graphs/{LONG}", "long-node": f"/nodes/{LONG}", "long-runtimes": "/runtimes"}
+    paths |= {"long-graph-from": f"/graphs/{LONG}?from={run_id}"}
     paths |= {"long-run": f"/runs/{run_id}", "long-export": f"/runs/{run_id}/export"}
     return {name: f"/ns/{LONG}{path}" for name, path in paths.items()}
 

@@ -193,12 +193,19 @@ class StartForm:
                 id="weight",
                 name="weight",
                 label="Weight",
+                about="Its share among runs of its priority",
                 values=_WEIGHT,
                 default="1",
                 text="1",
                 is_rare=True,
             ),
-            FormField(id="fair-key", name="fair_key", label="Fairness key", is_rare=True),
+            FormField(
+                id="fair-key",
+                name="fair_key",
+                label="Fairness key",
+                about="Runs with the same key count as one run.",
+                is_rare=True,
+            ),
         ]
         self.taken_from = self.problem = ""
         self.is_sent = False

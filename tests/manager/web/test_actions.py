@@ -117,7 +117,7 @@ async def test_the_priority_of_a_run_is_chosen_shown_and_changed(site: Site) -> 
     assert "no such priority" in await site.browser.do(
         f"/ns/shop/runs/{run['run_id']}/priority", {"priority": "urgent"}
     )
-    assert '<span class="quiet">high</span>' in await site.browser.page("/ns/shop/runs")
+    assert '<span class="quiet">high priority</span>' in await site.browser.page("/ns/shop/runs")
 
 
 async def test_the_form_takes_over_the_order_of_another_run(site: Site) -> None:
