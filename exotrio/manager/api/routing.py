@@ -79,7 +79,7 @@ def _models(endpoint: Endpoint) -> dict[str, Any]:
     return {name: hints[name] for name in ("body", "query") if name in hints}
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """What serves a path: the route, or which methods others have."""
 
     pattern: str
@@ -137,15 +137,15 @@ class Api:
         method, path = scope["method"], scope["path"]
         # A GET has no effects: HEAD is the same, without a body.
         method = "GET" if method == "HEAD" else method
-        found = (self._find_short if len(path) <= MAX_KEPT_PATH else self._find)(method, path)
-        if found is None:
+        match = (self._find_short if len(path) <= MAX_KEPT_PATH else self._find)(method, path)
+        if match is None:
             raise HTTPException(404)
-        scope[PATTERN], scope["path_params"] = found.pattern, found.parameters
-        route = found.methods.get(method)
+        scope[PATTERN], scope["path_params"] = match.pattern, match.parameters
+        route = match.methods.get(method)
         if route is None:
-            also_head = ["HEAD"] if "GET" in found.methods else []
-            raise HTTPException(405, headers={"Allow": ", ".join([*found.methods, *also_head])})
-        arguments: dict[str, Any] = {**found.parameters}
+            also_head = ["HEAD"] if "GET" in match.methods else []
+            raise HTTPException(405, headers={"Allow": ", ".join([*match.methods, *also_head])})
+        arguments: dict[str, Any] = {**match.parameters}
         if "namespace" in arguments:
             arguments["namespace"] = path_name(request, "namespace")
         for name in ("graph", "node", "limit"):
@@ -158,12 +158,12 @@ class Api:
         assert route.endpoint is not None
         return await route.endpoint(request, **arguments)
 
-    def _find(self, method: str, path: str) -> _Found | None:
-        found = None
+    def _find(self, method: str, path: str) -> _Match | None:
+        first = None
         for regex, pattern, methods in self._paths:
-            if (match := regex.match(path)) is not None:
-                each = _Found(pattern, match.groupdict(), methods)
+            if (parts := regex.match(path)) is not None:
+                match = _Match(pattern, parts.groupdict(), methods)
                 if method in methods:
-                    return each
-                found = found or each
-        return found
+                    return match
+                first = first or match
+        return first
