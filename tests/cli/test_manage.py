@@ -261,6 +261,10 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
     shown = cli.json("runs", "priority", run_id[:8], "high")
     assert (shown["run_id"], shown["priority"]) == (run_id, "high")
     assert "priority high" in cli("runs", "show", run_id).out
+    head, *rows = cli("runs", "ls").out.splitlines()
+    assert "priority" in head
+    assert "high" in next(row for row in rows if row.startswith(run_id)).split()
+    assert "priority" not in cli("runs", "ls", "--status", "SUCCESS").out
     end = cli("runs", "cancel", run_id[:8], code=0)
     assert ", cancelled 2" in end.out
     row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))

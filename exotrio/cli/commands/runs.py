@@ -56,10 +56,12 @@ def ls(
     runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key))
     is_all = graph is None and status is None and run_key is None
     count = plural(len(runs), "run" if is_all else "matching run")
-    keys = any(run.key for run in runs)
+    # Columns that are empty for most people.
+    texts = {"priority": [str(run.priority) for run in runs], "key": [run.key or "" for run in runs]}
+    used = {name: column for name, column in texts.items() if {*column} - {"", Priority.NORMAL}}
     connection.print_list(
-        ("run", "graph", "status", "success", "errored", "open", "created", "took", *["key"] * keys),
-        [(*_row(run), *[run.key or ""] * keys) for run in runs],
+        ("run", "graph", "status", "success", "errored", "open", "created", "took", *used),
+        [(*_row(run), *rest) for run, *rest in zip(runs, *used.values(), strict=True)],
         f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
         runs=[run.model_dump(mode="json") for run in runs],
         more=more,
@@ -73,14 +75,13 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
-    (in which order its states are claimed), duration_ms (null
-    until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
-    ran_ms and held_ms (averages of its states, or null), success_count, pending_count, errored_count,
-    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states
-    wait (kind, namespace, node, at, workers, text), and paused_at if that is a pause; not_reached: why the
-    node has no state; further: how many of its SUCCESS states are further outputs of one execution), missing
-    (what the result lacks since states failed), failed (the newest failed states: id, identifier, status,
-    error).
+    (in which order its states are claimed), duration_ms (null until it ended; without idle_ms, for which it
+    had ended and waited to be retried), waited_ms, buffered_ms, ran_ms and held_ms (averages of its states,
+    or null), success_count, pending_count, errored_count, retried_count, total_count, nodes (identifier,
+    node_name, counts by status; waits_for: why its states wait (kind, namespace, node, at, workers, text),
+    and paused_at if that is a pause; not_reached: why the node has no state; further: how many of its SUCCESS
+    states are further outputs of one execution), missing (what the result lacks since states failed), failed
+    (the newest failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
