@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from exotrio.manager.store import virtual_times
@@ -17,7 +18,7 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, item_for, report
 from tests.support import postgres
-from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
 
 
@@ -172,6 +173,28 @@ async def test_a_run_that_gets_another_priority_takes_its_part_of_its_fairness_k
         other = await fan_out(manager.api, 40, **low)
         await fan_out(manager.api, 20, **key, **low)
         assert (await runs_of_claim(manager.api, 30))[other] == 10
+
+
+async def test_storing_how_far_a_node_has_come_waits_for_no_fairness_key() -> None:
+    clock = SettableClock()
+    with postgres.database() as database:
+        async with open_manager(database.url, clock=clock) as manager:
+            await deploy(manager.api)
+            for key in ("locked", "idle"):
+                await fan_out(manager.api, 1, fair_key=key)
+            states = await claim(manager.api, {B: 2})
+            with psycopg.connect(database.url) as other:
+                other.execute("UPDATE turns SET turn = turn WHERE fair_key = 'locked'")
+                clock.advance(1_000)
+                await report(
+                    manager.api, *(item_for(state, outcome="errored", error="no") for state in states)
+                )
+
+                async def deleted() -> None:
+                    keys = database.execute("SELECT fair_key FROM turns WHERE fair_key <> '' ORDER BY 1")
+                    assert keys == [("locked",)]
+
+                await eventually(deleted)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -254,7 +254,7 @@ class BaseStore:
 
             def store(tx: Transaction) -> None:
                 tallies.write(tx, counted)
-                tx.virtual_times.write(tx)
+                tx.virtual_times.write(tx, tx.skip_locked("turns"))
 
             write = self._new_write(store)
             self._tally_write = write, counted

@@ -56,8 +56,11 @@ class VirtualTimes:
             self._known[node_id, priority] = turn, self._clock() + READ_AGAIN
             self._moved.add((node_id, priority))
 
-    def write(self, executor: Executor) -> None:
-        """Store those that moved since the last time, and delete turns of keys that they have passed."""
+    def write(self, executor: Executor, skip_locked: str) -> None:
+        """Store those that moved since the last time, and delete turns of keys that they have passed.
+
+        But none that is locked: states are created with it, perhaps with others in another order than here.
+        """
         moved, self._moved = self._moved, set()
         # Sorted, so that all state managers lock rows in the same order.
         for key in sorted(moved.copy()):
@@ -67,6 +70,8 @@ class VirtualTimes:
                 present,
             )
             executor.execute(
-                "DELETE FROM turns WHERE node_id = ? AND priority = ? AND turn <= ? AND fair_key <> ''",
+                "DELETE FROM turns WHERE (node_id, priority, fair_key) IN ("
+                "SELECT node_id, priority, fair_key FROM turns WHERE node_id = ? AND priority = ?"
+                f" AND turn <= ? AND fair_key <> ''{skip_locked})",
                 present,
             )
