@@ -16,9 +16,9 @@ from exotrio.manager.store import virtual_times
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import A, B, claim, item_for, report
+from tests.contract.native import OK, A, B, claim, executed_item, item_for, report
 from tests.support import postgres
-from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, eventually, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
 
 
@@ -67,18 +67,35 @@ async def test_after_a_restart_a_run_that_went_far_does_not_wait_for_all_that_be
 ) -> None:
     clock = SettableClock()
     async with open_manager(tmp_path / "state.db", clock=clock) as manager:
+        places = place("a", "f"), place("f", "b"), place("b")
+        await Flow.deploy(manager.api, *places, graph="far", retry_policy=NO_RETRY)
         await deploy(manager.api)
-        flow = Flow(manager.api, "graph")
+        flow = Flow(manager.api, "far")
         await flow.trigger()
-        await flow.run("f", *[{"v": str(number)} for number in range(20)])
+        await flow.run("a", OK, OK)
+        first, second = await claim(manager.api, {node_name("f"): 2})
+        outputs = [{"v": str(number)} for number in range(20)]
+        await report(manager.api, executed_item(first, *outputs))
         states = await claim(manager.api, {B: 20}, limit=20)
-        errored = [item_for(state, outcome="errored", error="no") for state in states]
-        await report(manager.api, *errored)
+        await report(manager.api, *(item_for(state, outcome="errored", error="no") for state in states))
         await tallied(manager.service, clock)
     async with open_manager(tmp_path / "state.db", clock=clock) as manager:
-        ok(await manager.api.retry_run(flow.run_id))
+        await report(manager.api, executed_item(second, *outputs))
         new = await fan_out(manager.api, 20)
         assert await runs_of_claim(manager.api, 20) == {flow.run_id: 10, new: 10}
+
+
+async def test_states_retried_by_hand_wait_neither_for_the_rest_of_their_run_nor_go_before_others() -> None:
+    async with open_manager() as manager:
+        await deploy(manager.api)
+        large = await fan_out(manager.api, 60)
+        failed = await claim(manager.api, {B: 20}, limit=20)
+        await report(manager.api, *(item_for(state, outcome="errored", error="no") for state in failed))
+        small = await fan_out(manager.api, 20)
+        retried = {each["new_state_id"] for each in ok(await manager.api.retry_run(large))["retried"]}
+        claimed = await claim(manager.api, {B: 30}, limit=30)
+        assert Counter(state["run_id"] for state in claimed) == {large: 20, small: 10}
+        assert len(retried & {state["state_id"] for state in claimed}) == 10
 
 
 @pytest.mark.parametrize("engine", ENGINES)

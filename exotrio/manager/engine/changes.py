@@ -160,8 +160,8 @@ class Changes:
                 state.error, state.parent, state.united, state.groups, state.path, state.enqueue_after,
                 state.retry_count, state.manual_fanout_id, now, now,
                 None if state.status == CREATED else now, state.retry_of, size, state.trace,
-                state.failed_since, LATER if state.enqueue_after > now else None, run.priority, state.limits,
-                turn, shares,
+                state.failed_since, LATER if state.comes_due or state.enqueue_after > now else None,
+                run.priority, state.limits, turn, shares,
             )
         )  # fmt: skip
         if state.limit_keys:

@@ -222,7 +222,8 @@ def _replace(
     retried = []
     for state in states:
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
-        new.turn = None
+        # However many there are, and however many states of the run wait.
+        new.turn, new.comes_due = state.turn, True
         seq = tx.allocate()
         if state.status == NEXT_CREATED_ERROR:
             new.outputs = state.outputs

@@ -70,7 +70,8 @@ class NewState:
     """A state to insert. ``inputs`` and ``outputs`` are JSON text.
 
     ``limits`` is that column of the state that it replaces; otherwise ``limit_keys`` has the names of its
-    limits, with the keys. Without a ``turn`` it gets a new one.
+    limits, with the keys. Without a ``turn`` it gets a new one. One that ``comes_due`` takes its place when
+    it is claimed, as delayed ones do.
     """
 
     place: int
@@ -92,6 +93,7 @@ class NewState:
     limits: str | None = None
     limit_keys: Mapping[str, str] = field(default_factory=dict)
     turn: int | None = None
+    comes_due: bool = False
 
 
 @dataclass(slots=True)
