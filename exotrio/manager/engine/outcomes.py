@@ -340,7 +340,7 @@ def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
         state,
         status=CREATED,
         enqueue_after=enqueue_after,
-        lane=LATER if delay_ms else None,
+        lane=LATER,
         requeued=1,
         deliveries=0,
         suspect=0,

@@ -335,6 +335,12 @@ def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priorit
     if run.fair_key is not None:
         waiting = {seq: node_id for seq, node_id, status in rows if status == CREATED}
         key, share = run.fair_key, run.share
+        # In the order in which new states lock them, not those with one priority after those with another.
+        tx.execute(
+            f"SELECT 1 FROM turns WHERE {tx.any_of('node_id')} AND priority IN (?, ?) AND fair_key = ?"
+            f" ORDER BY node_id, priority{tx.for_update('turns')}",
+            (tx.items(sorted(node_ids)), run.priority, level, key),
+        )
         give_turns_back(tx, [(node_id, run.priority, key, share) for node_id in waiting.values()])
         turns = keyed_turns(tx, {seq: (node_id, level, key, share) for seq, node_id in waiting.items()})
         # Behind those of the key that wait with that priority.
