@@ -541,6 +541,26 @@ async def test_a_state_that_lacks_another_limit_does_not_keep_the_room_from_the_
     await report(manager.api, executed_item(other))
 
 
+async def test_a_claim_finds_room_behind_many_states_that_also_lack_another_limit(manager: Manager) -> None:
+    both = place("a", limits=[{"name": LIMIT}, {"name": "customer", "key": "${{store.k}}"}])
+    flow = await Flow.deploy(
+        manager.api,
+        both,
+        store_config={"required_keys": ["k"], "default_values": {}},
+        limits=[{"name": LIMIT, "at_most": 2}, {"name": "customer", "at_most": 1}],
+    )
+    for customer in "12":
+        await flow.trigger(store={"k": customer})
+    held = await claim(manager.api)
+    runs = [{"run_id": str(uuid4()), "store": {"k": "3"}} for _ in range(90)]
+    ok(await manager.api.trigger_many(flow.graph, *runs))
+    last = await flow.trigger(store={"k": "4"})
+    assert await claim(manager.api) == []
+    assert await report(manager.api, *map(executed_item, held)) == ["ok", "ok"]
+    claimed = [state["run_id"] for state in await claim(manager.api)]
+    assert claimed == [runs[0]["run_id"], last]
+
+
 async def test_a_raised_limit_lets_in_states_of_all_keys(manager: Manager) -> None:
     flow = await Flow.deploy(
         manager.api,

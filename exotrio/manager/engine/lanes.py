@@ -84,6 +84,9 @@ class LimitedClaim:
             put_aside += len(blocked)
             if not blocked or len(taken) >= self._limit or put_aside >= MAX_PUT_ASIDE:
                 break
+            # In its other lanes a blocked state took the room for one that is behind it; and that may be
+            # blocked, too, as may thousands.
+            self._let_more_in(slots, {pair for pair, at in self._checks.items() if at == 0}, ahead)
             due = self._search({node_id: count + ahead for node_id, count in self._counts.items()})
             ahead = min(2 * ahead, MAX_PUT_ASIDE)
         self.is_unfinished = bool(blocked) and not taken
@@ -197,6 +200,15 @@ class LimitedClaim:
             else:
                 self._full.add(pair)
         return {(pair, run): seqs for pair, seqs in _first_in_lanes(self._tx, rooms, run).items()}
+
+    def _let_more_in(self, slots: Slots, pairs: Iterable[Pair], count: int) -> None:
+        """Let the first states of lanes in, so many for each node."""
+        nodes = sorted(self._counts)
+        rooms = [(pair, node_id, count) for pair in sorted(pairs) if slots.room(pair) for node_id in nodes]
+        firsts = _first_in_lanes(self._tx, rooms, self._run)
+        for node_id in nodes if firsts else ():
+            self._tx.heads.forget(node_id)
+        self._let_in |= _let_in(self._tx, {seq for seqs in firsts.values() for seq in seqs})
 
     def _lanes_of_run(self, slots: Slots) -> set[Pair]:
         """Return lanes in which states of the claim's run wait: states of other runs may be before them that
