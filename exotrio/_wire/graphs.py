@@ -3,6 +3,7 @@
 The rules of the fields are those of ``exotrio.graph``, which users declare graphs with.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -204,11 +205,12 @@ class GraphBody(Body):
             for size, limit, what in sizes
             if size > limit
         ]
-        different = {(each.schedule, each.priority) for each in self.triggers}
+        pairs = {(each.schedule, each.priority) for each in self.triggers}
+        different = Counter(schedule for schedule, _ in pairs)
         problems += [
             f"two triggers have the schedule {schedule!r} and different priorities: give it one"
-            for schedule in self.schedules
-            if sum(each == schedule for each, _ in different) > 1
+            for schedule, priorities in sorted(different.items())
+            if priorities > 1
         ]
         return problems
 
