@@ -68,7 +68,8 @@ class StateSummary(StateNode, StateTimes):
 
     Fields:
         error: One line of its error, of at most 500 characters.
-        retry_count: Automatic retries before it.
+        retry_count: Automatic retries before it, since the last retry by hand or rerun if there was one.
+        by_hand: It was retried by hand, or is one of the automatic retries after that.
         worker: Id of the process that claimed it last, through the native API.
         outputs: What it returned, if the query has ``outputs``.
         waits_for: Why it waits, unless it does not, or is about to be claimed.
@@ -79,11 +80,17 @@ class StateSummary(StateNode, StateTimes):
     graph_name: str
     run_id: str
     retry_count: int | None = None
+    by_hand: bool | None = None
     created_at: Moment | None = None
     finished_at: Moment | None = None
     worker: str | None = None
     outputs: dict[str, Any] | None = None
     waits_for: WaitReason | None = None
+
+    @property
+    def retries_by_hand(self) -> str:
+        """The retry by hand and the automatic ones after it, such as ``by hand + 2``; empty without one."""
+        return "" if not self.by_hand else f"by hand + {self.retry_count}" if self.retry_count else "by hand"
 
 
 class StatePage(Body):
@@ -139,6 +146,7 @@ class StateAttempt(Body):
     """One attempt at the work of a state, which is a state itself.
 
     Fields:
+        retry_count: Automatic retries before it, since the last retry by hand or rerun if there was one.
         by_hand: An operator requested it.
         rerun: It is of a united node, and replaces one that ran without a state which was retried then.
         worker: The runtime that claimed it; None if none did, or through v0, and from an older server.
@@ -201,7 +209,7 @@ class StateHistory(StateDetail, StateTimes):
 
     Fields:
         data: The data of the signal that pruned it.
-        retry_count: Automatic retries before it.
+        retry_count: Automatic retries before it, since the last retry by hand or rerun if there was one.
         deliveries: How many processes in a row ended, or lost their lease, while they ran it.
         requeued: Whether it waits because its node requeued it.
         enqueue_after: When it may be claimed.
@@ -237,6 +245,23 @@ class StateHistory(StateDetail, StateTimes):
     logs: list[LogLine] = Field(default_factory=list)
     checkpoint: StateCheckpoint | None = None
     runs_again: list[str] = Field(default_factory=list)
+
+    def attempt_text(self, allowed: int | None = None) -> str:
+        """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``.
+
+        The second number, and how many the retry policy ``allowed``, count from the last retry by hand or
+        rerun. Without one of these it is ``3 of 3``.
+        """
+        number = self.retry_count + 1
+        among = f"{number:,}" if allowed is None else f"{number:,} of {allowed:,}"
+        index = [attempt.id for attempt in self.attempts].index(self.id)
+        # Earlier attempts may be left out, as there are too many.
+        began = max(0, index - self.retry_count)
+        if self.attempts[began].rerun:
+            return f"{index + 1:,}: {among} since a state before it was retried"
+        if self.attempts[began].by_hand:
+            return f"{index + 1:,}: {among} since it was retried by hand"
+        return among
 
 
 # -- retrying a run

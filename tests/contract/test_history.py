@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exotrio.client import StateHistory, StateSummary
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
@@ -75,7 +76,17 @@ async def test_every_attempt_shows_the_whole_chain(api: Api) -> None:
     ids.append(ok(await api.manual_retry(ids[1]))["id"])
     ok(await api.errored(await flow.one("a")))
     ids.append(await flow.run("a"))
-    chains = [ok(await api.history(state_id))["attempts"] for state_id in ids]
+    histories = [ok(await api.history(state_id)) for state_id in ids]
+    assert [StateHistory.model_validate(each).attempt_text(2) for each in histories] == [
+        "1 of 2",
+        "2 of 2",
+        "3: 1 of 2 since it was retried by hand",
+        "4: 2 of 2 since it was retried by hand",
+    ]
+    states = ok(await api.native("GET", f"states?run={flow.run_id}"))["states"]
+    listed = [StateSummary.model_validate(state) for state in reversed(states)]
+    assert [state.retries_by_hand for state in listed] == ["", "", "by hand", "by hand + 1"]
+    chains = [history["attempts"] for history in histories]
     assert all(chain == chains[0] for chain in chains)
     assert not any(one["rerun"] for one in chains[0])
     assert [(one["id"], one["status"], one["retry_count"], one["by_hand"]) for one in chains[0]] == [

@@ -72,14 +72,15 @@ def ls(
 
     WAITED is until a runtime claimed it, BUFFERED from then until execute began, and RAN the time of execute.
     Where no begin is reported, as through v0, RAN says how long it took from the claim. WHY is the error of a
-    state that failed, or what one waits for.
+    state that failed, or what one waits for. RETRIES are automatic ones: after a retry by hand they count
+    from 0 again, as "by hand" and "by hand + 1".
 
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
-    created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to outcome;
-    waits_for: kind, namespace, node, at, workers, text; with --outputs also outputs; what a state manager
-    that speaks only v0 does not tell is null), more (whether there are more).
+    by_hand, created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to
+    outcome; waits_for: kind, namespace, node, at, workers, text; with --outputs also outputs; what a state
+    manager that speaks only v0 does not tell is null), more (whether there are more).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -195,7 +196,7 @@ def _needs_run(refusal: RequestRefused) -> RequestRefused:
 
 
 def _row(state: StateSummary) -> tuple[str, ...]:
-    retries = "" if state.retry_count is None else str(state.retry_count)
+    retries = state.retries_by_hand or ("" if state.retry_count is None else str(state.retry_count))
     created = iso_time(state.created_at) if state.created_at else ""
     waits_for = state.waits_for.text if state.waits_for else ""
     why = error_message(state.error) if state.error else waits_for
@@ -285,7 +286,7 @@ def _history(state: StateHistory) -> list[str]:
     if state.deliveries:
         lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
     if len(state.attempts) > 1:
-        lines.append("attempts:")
+        lines += [f"attempt {state.attempt_text()}", "attempts:"]
         for attempt in state.attempts:
             this = "  <- this one" if attempt.id == state.id else ""
             created = iso_time(attempt.created_at)

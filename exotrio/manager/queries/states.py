@@ -385,7 +385,7 @@ def read_rows(view: View, seqs: Sequence[int], columns: str) -> list[Row]:
 
 def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
     return view.execute(
-        f"SELECT seq, place, states.status, retry_count, {CAUSE},"
+        f"SELECT seq, place, states.status, retry_count, {CAUSE}, manual_fanout_id IS NOT NULL AS by_hand,"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
         " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, states.priority, turn,"
         " nodes.name, runs.run_id, runs.template,"
@@ -406,6 +406,7 @@ def _summary(view: View, row: Row, stages: Mapping[int, str]) -> dict[str, Any]:
         "status": row["status"],
         "error": row["error"] and message_line(row["error"]),
         "retry_count": row["retry_count"],
+        "by_hand": bool(row["by_hand"]),
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],

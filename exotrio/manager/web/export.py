@@ -169,6 +169,7 @@ def _shown(view: View, row: Row, stages: Mapping[int, str], texts: ShownTexts, *
         "cancelled": cancelled,
         "attempt": row["retry_count"] + 1,
         "cause": row["cause"],
+        "by_hand": row["by_hand"],
         "times": spent_text(at.spent(view.now_ms), ended=at.is_over),
         # The name that a runtime gives itself may have any characters.
         "worker": texts.begin(row["worker"] or ""),

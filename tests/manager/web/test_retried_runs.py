@@ -13,7 +13,7 @@ from exotrio.cli.top.screen import Screen, screen_lines
 from exotrio.manager.queries.run_detail import spans_of
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, ok, place
 from tests.support.manager import tallied
 from tests.support.web import Site, open_site, text_of
 
@@ -190,6 +190,27 @@ async def test_a_retry_by_hand_is_not_shown_as_the_first_attempt(site: Site, flo
     assert re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page) == ["by hand", "1", "1"]
     exported = await site.api.native("GET", f"run/{flow.run_id}/export")
     assert exported.text.count(">retried by hand · ") == 1
+
+
+async def test_retries_after_a_retry_by_hand_say_from_where_they_count(
+    site: Site, clock: SettableClock
+) -> None:
+    flow = await Flow.start(site.api, place("a"), retry_policy=FAST_RETRY | {"max_retries": 1})
+
+    async def fail_twice() -> str:
+        await flow.fail("a", times=1)
+        clock.advance(1_000)
+        return await flow.fail("a", times=1)
+
+    ok(await site.api.manual_retry(await fail_twice()))
+    last = await fail_twice()
+    page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?sort=oldest")
+    shown = re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page)
+    assert shown == ["1", "2", "by hand", "by hand + 1"]
+    page = await site.browser.page(f"/ns/shop/states/{last}")
+    assert "· attempt 4: 2 of 2 since it was retried by hand</span>" in page
+    exported = await site.api.native("GET", f"run/{flow.run_id}/export")
+    assert ">attempt 2 since it was retried by hand · " in exported.text
 
 
 async def test_a_united_node_that_runs_again_was_not_retried_by_hand(site: Site) -> None:
