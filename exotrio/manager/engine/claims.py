@@ -14,9 +14,8 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
-from operator import attrgetter
 from typing import Any
 
 from pydantic_core import from_json
@@ -32,7 +31,7 @@ from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_clai
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import Effects, Topic, WithEffects
+from exotrio.manager.store.effects import Topic, WithEffects
 from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
 
@@ -53,8 +52,10 @@ MAX_SEARCHES = 4
 _NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
 _DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= ?"
 _FROM, _BEFORE = " AND (priority, turn, seq) >= (?, ?, ?)", " AND priority < ?"
+_candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
+"""As ``Candidate._make``, which is Python code, called for each state."""
 _CANDIDATE = (
-    "seq, node_id, run, priority, turn, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
+    "priority, turn, seq, node_id, run, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
 )
 
 
@@ -123,8 +124,8 @@ def claim(
             return WithEffects(claimed, effects)
     else:
         limited.take(())
-        effects = Effects(waits_for=_waits_for(tx, node_limits, run, claimer, limited))
-        effects.add(limited.effects)
+        effects = limited.effects
+        effects.waits_for = _waits_for(tx, node_limits, run, claimer, limited)
     if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
         effects.undo = earlier.undo
         return WithEffects(earlier, effects)
@@ -200,8 +201,7 @@ def _take(
     """Claim as many of these states as fit; None if there are none, or the claim id was used or voided."""
     fitting = _fitting(due[:limit])
     seqs = [state.seq for state in fitting]
-    token = None
-    effects = Effects()
+    token, effects = None, limited.effects
     if seqs and claimer.claim_id is not None:
         token = secrets.token_hex(8)
         if not tx.insert_new("claims", ("id", "at"), [(claimer.claim_id, claimer.now)]):
@@ -211,7 +211,6 @@ def _take(
         # A concurrent claim skipped this state because it was locked, and may be waiting by now.
         effects.announced.add(state.node_id if run is None else (run, state.node_id))
     limited.take(due[: len(seqs)])
-    effects.add(limited.effects)
     if not seqs:
         return WithEffects(None, effects)
     if run is None:
@@ -273,10 +272,12 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
 
     for _ in range(MAX_SEARCHES):
         states = search({}) if run is not None else tx.heads.search(counts, search)
-        due = [state for state in states if state.lane == LATER]
-        found = Counter(state.node_id for state in due)
+        latest = tx.now_ms + MAX_EARLY_MS
+        others = [state for state in states if state.lane or state.enqueue_after > latest]
+        due = [state for state in others if state.lane == LATER]
+        found = Counter(state.node_id for state in due) if due else {}
         many = {node_id for node_id, count in found.items() if count == limit}
-        early = {state.seq for state in states if state.enqueue_after > tx.now_ms + MAX_EARLY_MS}
+        early = {state.seq for state in others if state.enqueue_after > latest}
         if early:
             # A state manager of an earlier version stored them.
             tx.update("states", ("seq",), ("lane",), [(seq, LATER) for seq in sorted(early)])
@@ -285,11 +286,12 @@ def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list
             let_in |= many
         else:
             break
-    if due:
-        states = [*(state for state in states if state.lane != LATER), *take_places(tx, due)]
+    if others:
+        ready = (state for state in states if state.lane is None and state.seq not in early)
+        states = [*ready, *take_places(tx, due)]
     left, chosen = dict(counts), []
-    for state in sorted(states, key=attrgetter("priority", "turn", "seq")):
-        if state.seq not in early and left[state.node_id] > 0:
+    for state in sorted(states):
+        if left[state.node_id] > 0:
             left[state.node_id] -= 1
             chosen.append(state)
     return chosen
@@ -303,19 +305,7 @@ def _find(
     in_run = "" if run is None else " AND run = ?"
     of_run = () if run is None else (run,)
     # If a search does not begin at the start, states of a higher priority may have come before that.
-    starts = [""] if all(at == START for at in begins.values()) else [_FROM, _BEFORE]
-    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
-    # Whether the node is paused (engine.pausing) is read once, and not for each state.
-    ready = [
-        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE status = 'CREATED' AND lane IS NULL"
-        f" AND node_id = ?{in_run}{start}{_NOT_PAUSED}"
-        f" ORDER BY priority, turn, seq LIMIT ?{tx.skip_locked('states')}) AS waiting"
-        for start in starts
-    ]
-    later = (
-        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = ?{in_run}"
-        f"{_NOT_PAUSED} LIMIT ?{tx.skip_locked('states')}) AS waiting"
-    )
+    starts = ("",) if all(at == START for at in begins.values()) else (_FROM, _BEFORE)
     found: list[Candidate] = []
     nodes = list(counts.items())
     for start in range(0, len(nodes), NODES_PER_STATEMENT):
@@ -326,9 +316,27 @@ def _find(
                 at = begins[node_id][: each.count("?")] if each else ()
                 values += (node_id, *of_run, *at, node_id, count)
             values += (tx.now_ms, node_id, *of_run, node_id, limit)
-        rows = tx.execute(" UNION ALL ".join([*ready, later] * len(part)), tuple(values))
-        found += map(Candidate._make, rows)
+        sql = _find_statement(len(part), starts, in_run, tx.skip_locked("states"))
+        found += map(_candidate, tx.execute(sql, tuple(values)))
     return found
+
+
+@cache
+def _find_statement(nodes: int, starts: tuple[str, ...], in_run: str, skip_locked: str) -> str:
+    """Return the statement of ``_find`` for so many nodes."""
+    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
+    # Whether the node is paused (engine.pausing) is read once, and not for each state.
+    ready = [
+        f"SELECT * FROM (SELECT {_CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED'"
+        f" AND lane IS NULL AND node_id = ?{in_run}{start}{_NOT_PAUSED}"
+        f" ORDER BY priority, turn, seq LIMIT ?{skip_locked}) AS waiting"
+        for start in starts
+    ]
+    later = (
+        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = ?{in_run}"
+        f"{_NOT_PAUSED} LIMIT ?{skip_locked}) AS waiting"
+    )
+    return " UNION ALL ".join([*ready, later] * nodes)
 
 
 def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None:
@@ -340,7 +348,7 @@ def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None
         f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
         (tx.now_ms, *node_ids, *of_run),
     )
-    due = take_places(tx, map(Candidate._make, rows))
+    due = take_places(tx, map(_candidate, rows))
     tx.update("states", ("seq",), ("turn", "lane"), sorted((state.seq, state.turn, None) for state in due))
 
 
@@ -413,12 +421,13 @@ def _replies(
 ) -> list[ClaimedState]:
     """Return the replies for the holder of states, in the order of ``seqs``."""
     by_seq = {state["seq"]: state for state in rows}
-    runs = tx.run_facts({state["run"] for state in rows})
-    tx.keep_runs_of({seq: state["run"] for seq, state in by_seq.items()})
+    run_of = {seq: state["run"] for seq, state in by_seq.items()}
+    runs = tx.run_facts({*run_of.values()})
+    tx.keep_runs_of(run_of)
     stored = read_checkpoints(
         tx, [seq for seq, state in by_seq.items() if state["checkpoint_size"] is not None]
     )
-    return [_claim_reply(tx, claimer, by_seq[seq], runs[by_seq[seq]["run"]], stored.get(seq)) for seq in seqs]
+    return [_claim_reply(tx, claimer, by_seq[seq], runs[run_of[seq]], stored.get(seq)) for seq in seqs]
 
 
 def _claim_reply(

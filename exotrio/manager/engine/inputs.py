@@ -268,7 +268,7 @@ def limit_keys(place: Place, sources: Sources, current: str, outputs: Outputs) -
         InputsError: a value is missing or not a string, or a key is too long.
     """
     keys: dict[str, str] = {}
-    for name, pieces in place.limits.items():
+    for name, pieces in place.limits.items() if place.limits else ():
         try:
             key = "".join(_resolve(piece, sources, current, outputs) for piece in pieces)
             if len(key) > MAX_LIMIT_KEY:

@@ -70,7 +70,7 @@ class LimitedClaim:
     def choose(self, due: Sequence[Candidate]) -> list[Candidate]:
         """Return those of the first ``due`` states, and of those behind, for which there is room."""
         tx = self._tx
-        ids = {limit for state in due for limit, _ in pairs_of(state.limits)}
+        ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
         if not ids and not (_has_checks(tx, of_nodes) or (self._run is not None and of_nodes and not due)):
             return [*due]

@@ -60,13 +60,13 @@ def weight_of(share: int) -> float:
 
 
 class Candidate(NamedTuple):
-    """A state that a claim may take."""
+    """A state that a claim may take. Candidates sort in the order of claims."""
 
+    priority: int
+    turn: int
     seq: int
     node_id: int
     run: int
-    priority: int
-    turn: int
     enqueue_after: int
     size: int
     limits: str | None
@@ -75,7 +75,7 @@ class Candidate(NamedTuple):
     @property
     def position(self) -> Position:
         """Its position in the order of claims."""
-        return self.priority, self.turn, self.seq
+        return self[:3]
 
 
 def take_places(tx: Transaction, due: Iterable[Candidate]) -> list[Candidate]:

@@ -41,9 +41,10 @@ class RunScope(NamedTuple):
     fair_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunRow:
-    """A run as it was when a use case locked it, and its graph."""
+    """A run that is locked, and its graph. Code that changes its numbers in the database also changes them
+    here."""
 
     id: int
     run_id: str
@@ -60,9 +61,14 @@ class RunRow:
     fair_key: str | None
     namespace: str
     graph_name: str
+    _scope: RunScope | None = None
 
     def scope(self, view: View) -> RunScope:
-        return RunScope(self.id, view.template(self.template), self.priority, self.share, self.fair_key)
+        """Return what changes need to know of the run: the same for all its states."""
+        if self._scope is None:
+            template = view.template(self.template)
+            self._scope = RunScope(self.id, template, self.priority, self.share, self.fair_key)
+        return self._scope
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,8 +194,9 @@ def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> 
         return {}
     numbers = sorted(seqs)
     runs = locked_runs_of(tx, numbers)
+    places = {run.id: run.scope(tx).template.places for run in runs.values()}
     states = read_states(tx, runs, tx.any_of("seq"), (tx.items(numbers),), tx.for_update("states"))
-    return {state.seq: state for state in states if is_in(tx, state, namespace)}
+    return {state.seq: state for state in states if places[state.run][state.place].namespace == namespace}
 
 
 def read_states(
