@@ -72,7 +72,7 @@ async def test_due_states_stay_due_and_in_order_when_the_clock_is_set_back(
     assert ready == sorted(ready)
     assert ready[0] == held[0]["state_id"]
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "the clock was set back by 3600 s; waiting states keep their order and delays"
+        "the clock was set back by 1 h; waiting states keep their order and delays"
     ]
 
 

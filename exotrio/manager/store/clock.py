@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import next_occurrence_ms
+from exotrio._util.times import format_duration
 from exotrio.manager.store.driver import Connection, Executor, put_meta
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -114,14 +115,14 @@ class WatchedClock:
         """Compare with this transaction from now on. Call it once that is committed."""
         if self._set_by < 0:
             logger.warning(
-                "the clock was set back by %.0f s; waiting states keep their order and delays",
-                -self._set_by / 1000,
+                "the clock was set back by %s; waiting states keep their order and delays",
+                format_duration(-self._set_by / 1000),
             )
         elif self._set_by > 0:
             logger.info(
-                "the clock is %.0f s ahead of the last commit: it was set, or nothing ran; retention does not"
+                "the clock is %s ahead of the last commit: it was set, or nothing ran; retention does not"
                 " count that time for a day",
-                self._set_by / 1000,
+                format_duration(self._set_by / 1000),
             )
         self._latest, self._has_committed = self._highest, True
         if self._to_be_stored is not None:
