@@ -84,9 +84,7 @@ class LimitedClaim:
             put_aside += len(blocked)
             if not blocked or len(taken) >= self._limit or put_aside >= MAX_PUT_ASIDE:
                 break
-            # In its other lanes a blocked state took the room for one that is behind it; and that may be
-            # blocked, too, as may thousands.
-            self._let_more_in(slots, {pair for pair, at in self._checks.items() if at == 0}, ahead)
+            self._let_more_in(slots, taken, [state for state, _ in blocked], ahead)
             due = self._search({node_id: count + ahead for node_id, count in self._counts.items()})
             ahead = min(2 * ahead, MAX_PUT_ASIDE)
         self.is_unfinished = bool(blocked) and not taken
@@ -201,11 +199,17 @@ class LimitedClaim:
                 self._full.add(pair)
         return {(pair, run): seqs for pair, seqs in _first_in_lanes(self._tx, rooms, run).items()}
 
-    def _let_more_in(self, slots: Slots, pairs: Iterable[Pair], count: int) -> None:
-        """Let the first states of lanes in, so many for each node."""
+    def _let_more_in(
+        self, slots: Slots, taken: Iterable[Candidate], blocked: Iterable[Candidate], count: int
+    ) -> None:
+        """Let more states in, so many of each node, from lanes whose room blocked states left: those behind
+        may be blocked, too, as may thousands."""
+        used = Counter(pair for state in taken for pair in pairs_of(state.limits))
+        left = {pair for state in blocked for pair in pairs_of(state.limits) if used[pair] < slots.room(pair)}
         nodes = sorted(self._counts)
-        rooms = [(pair, node_id, count) for pair in sorted(pairs) if slots.room(pair) for node_id in nodes]
-        firsts = _first_in_lanes(self._tx, rooms, self._run)
+        firsts = _first_in_lanes(
+            self._tx, [(pair, node_id, count) for pair in sorted(left) for node_id in nodes], self._run
+        )
         for node_id in nodes if firsts else ():
             self._tx.heads.forget(node_id)
         self._let_in |= _let_in(self._tx, {seq for seqs in firsts.values() for seq in seqs})
