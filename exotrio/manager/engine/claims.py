@@ -420,36 +420,36 @@ def _replies(
     tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]
 ) -> list[ClaimedState]:
     """Return the replies for the holder of states, in the order of ``seqs``."""
-    by_seq = {state["seq"]: state for state in rows}
-    run_of = {seq: state["run"] for seq, state in by_seq.items()}
+    by_seq = {state[0]: state for state in rows}
+    run_of = {seq: state[1] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
     tx.keep_runs_of(run_of)
-    stored = read_checkpoints(
-        tx, [seq for seq, state in by_seq.items() if state["checkpoint_size"] is not None]
-    )
+    stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     return [_claim_reply(tx, claimer, by_seq[seq], runs[run_of[seq]], stored.get(seq)) for seq in seqs]
 
 
 def _claim_reply(
     tx: Transaction, claimer: Claimer, state: Row, run: RunFacts, checkpoint: Row | None
 ) -> ClaimedState:
-    until = state["lease_until"]
-    place = tx.template(run.template).places[state["place"]]
-    waits = waits_since(state["enqueue_after"], state["updated_at"], state["claimed_at"])
+    # By position: to find the columns by their names took a quarter of the time of the replies.
+    seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
+    token, until, retry_count, deliveries, suspect, trace, _ = others
+    place = tx.template(run.template).places[place_index]
+    waits = waits_since(enqueue_after, updated_at, claimed_at)
     limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
     return ClaimedState(
         v0={
-            "state_id": tx.state_id(state["seq"]),
+            "state_id": tx.state_id(seq),
             "node_name": place.node_name,
             "identifier": place.identifier,
-            "inputs": from_json(state["inputs"]),
-            "created_at": timestamp(state["created_at"]),
+            "inputs": from_json(inputs),
+            "created_at": timestamp(created_at),
         },
         native={
-            **({} if state["trace"] is None else {"trace": state["trace"]}),
+            **({} if trace is None else {"trace": trace}),
             "graph_name": run.graph_name,
             "run_id": run.run_id,
-            "waited_ms": max(0, state["claimed_at"] - max(state["created_at"], waits)),
+            "waited_ms": max(0, claimed_at - max(created_at, waits)),
             **limits,
             **(
                 {}
@@ -457,12 +457,12 @@ def _claim_reply(
                 else {"checkpoint": {key: checkpoint[key] for key in ("number", "value")}}
             ),
             "lease": {
-                "token": state["token"],
+                "token": token,
                 "ttl_ms": None if until is None else max(0, until - claimer.now),
-                "attempt": state["retry_count"] + 1,
-                "deliveries": state["deliveries"],
-                "announce": bool(state["suspect"]),
-                "alone": state["deliveries"] >= claimer.alone_from,
+                "attempt": retry_count + 1,
+                "deliveries": deliveries,
+                "announce": bool(suspect),
+                "alone": deliveries >= claimer.alone_from,
             },
         },
     )
