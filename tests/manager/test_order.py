@@ -140,6 +140,24 @@ async def test_runs_that_begin_at_two_state_managers_come_by_age(monkeypatch: py
         assert [state["run_id"] for state in await claim(one.api, {B: 9})] == runs
 
 
+async def test_new_runs_at_a_state_manager_that_claims_nothing_hold_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
+    monkeypatch.setattr(virtual_times, "STAYS_BEHIND", 0)
+    # Its clock stands still: how far the node has come is stored once.
+    async with open_two("PostgreSQL", clock=SettableClock()) as (one, other):
+        await deploy(one.api)
+        large = await fan_out(one.api, 20)
+        counted = Counter[str]()
+        await fan_out(other.api, 1)
+        for _ in range(12):
+            for _ in range(2):
+                await fan_out(other.api, 1)
+            counted += await runs_of_claim(one.api, 2)
+        assert counted[large] >= 4
+
+
 async def test_states_that_come_due_keep_the_weight_of_their_run() -> None:
     clock = SettableClock()
     async with open_manager(clock=clock) as manager:

@@ -4,6 +4,7 @@ claimed last.
 A claim only keeps it in memory. The store writes it with the tallies, about once a second. So after a restart
 it is behind by the claims of a second. Another state manager is behind by less if states wait: the time is at
 most a share before the first of them. So a state that is created there comes next to that one, not before it.
+If that stays so for long, the time is that of the first one: new states must not come before others for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ SHARE = 1_000_000
 """By how much a state moves the next one of its run back, with a weight of 1."""
 READ_AGAIN = 0.1
 """Seconds after which a time that other state managers may have moved is read again."""
+STAYS_BEHIND = 1.0
+"""Seconds for which a time stays a share behind the first state that waits."""
 COLUMNS = ("node_id", "priority", "fair_key", "turn")
 """Of the table ``turns``."""
 LATER_TURN = (
@@ -32,28 +35,33 @@ class VirtualTimes:
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, is_shared: bool = True) -> None:
         self._clock = clock
         self._is_shared = is_shared
-        self._known: dict[tuple[int, int], tuple[int, float]] = {}
+        self._known: dict[tuple[int, int], tuple[int, float, float]] = {}
         self._moved: set[tuple[int, int]] = set()
 
     def of(self, executor: Executor, node_id: int, priority: int) -> int:
         """Return the turn of the state of a node that was claimed last in this priority; 0 if none was."""
         key = node_id, priority
-        turn, until = self._known.get(key, (0, -1.0))
-        if until < 0 or (self._is_shared and self._clock() >= until):
-            rows = executor.execute(
-                "SELECT turn FROM turns WHERE node_id = ? AND priority = ? AND fair_key = '' UNION ALL"
-                " SELECT * FROM (SELECT turn - ? FROM states WHERE status = 'CREATED' AND lane IS NULL"
-                " AND node_id = ? AND priority = ? AND turn > ? ORDER BY turn LIMIT 1) AS waiting",
-                (*key, SHARE, *key, turn),
-            )
-            turn = max([turn, *(turn for (turn,) in rows)])
-            self._known[key] = turn, self._clock() + READ_AGAIN
+        now = self._clock()
+        known, until, since = self._known.get(key, (0, -1.0, now))
+        if until >= 0 and not (self._is_shared and now >= until):
+            return known
+        rows = executor.execute(
+            "SELECT turn, turn FROM turns WHERE node_id = ? AND priority = ? AND fair_key = '' UNION ALL"
+            " SELECT * FROM (SELECT turn - ?, turn FROM states WHERE status = 'CREATED' AND lane IS NULL"
+            " AND node_id = ? AND priority = ? AND turn >= ? ORDER BY turn LIMIT 1) AS waiting",
+            (*key, SHARE, *key, known),
+        ).fetchall()
+        turn: int = max([known, *(turn for turn, _ in rows)])
+        if turn == known and now >= since + STAYS_BEHIND:
+            turn = max([known, *(first for _, first in rows)])
+        self._known[key] = turn, now + READ_AGAIN, since if turn == known else now
         return turn
 
     def move(self, executor: Executor, node_id: int, priority: int, turn: int) -> None:
         """Record the turn of a state that is claimed. An earlier one than the last changes nothing."""
         if turn > self.of(executor, node_id, priority):
-            self._known[node_id, priority] = turn, self._clock() + READ_AGAIN
+            now = self._clock()
+            self._known[node_id, priority] = turn, now + READ_AGAIN, now
             self._moved.add((node_id, priority))
 
     def write(self, executor: Executor, skip_locked: str) -> None:
