@@ -4,7 +4,8 @@ claimed last.
 A claim only keeps it in memory. The store writes it with the tallies, about once a second. So after a restart
 it is behind by the claims of a second. Another state manager is behind by less if states wait: the time is at
 most a share before the first of them. So a state that is created there comes next to that one, not before it.
-If that stays so for long, the time is that of the first one: new states must not come before others for ever.
+If that stays so for long, the time is that of the first one: otherwise new states could come before others
+again and again.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class VirtualTimes:
             (*key, SHARE, *key, known),
         ).fetchall()
         turn: int = max([known, *(turn for turn, _ in rows)])
-        if turn == known and now >= since + STAYS_BEHIND:
-            turn = max([known, *(first for _, first in rows)])
-        self._known[key] = turn, now + READ_AGAIN, since if turn == known else now
+        first = max([turn, *(first for _, first in rows)])
+        if turn == known < first and now >= since + STAYS_BEHIND:
+            turn = first
+        self._known[key] = turn, now + READ_AGAIN, since if turn == known < first else now
         return turn
 
     def move(self, executor: Executor, node_id: int, priority: int, turn: int) -> None:
