@@ -51,8 +51,8 @@ class Catalog:
         self._runs: dict[int, RunFacts] = {}
         self._runs_of_states: dict[int, int] = {}
         self.heads: Heads = Heads(is_needed=False)
-        self.limited_nodes = LimitedNodes()
         """Where claims begin to search."""
+        self.limited_nodes = LimitedNodes()
         self.virtual_times: VirtualTimes = VirtualTimes(is_shared=False)
         """How far the fair order has come."""
 
