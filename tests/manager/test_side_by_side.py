@@ -364,7 +364,8 @@ async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wr
             for task in range(TASKS):
                 nursery.start_soon(crowd.run, task)
         watching.cancel_scope.cancel()
-    assert most["fixed"] == MAX_HELD["fixed"]
+    # Between two readings more states may have been held than in both.
+    assert 1 < most["fixed"] <= MAX_HELD["fixed"]
     assert most["moved"] <= MAX_HELD["moved"]
     assert crowd.done.keys() >= {each.__name__ for each in crowd.operations}, crowd.done
     await crowd.drain()
