@@ -1,6 +1,6 @@
 """Bodies of native routes about the limits of a namespace, and why a state waits for one."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -26,7 +26,7 @@ class LimitChange(Body):
             away.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     at_most: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
     starts: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
