@@ -52,7 +52,7 @@ class Catalog:
         self._runs_of_states: dict[int, int] = {}
         self.heads: Heads = Heads(is_needed=False)
         """Where claims begin to search."""
-        self.limited_nodes = LimitedNodes()
+        self.limited_nodes: LimitedNodes = LimitedNodes()
         self.virtual_times: VirtualTimes = VirtualTimes(is_shared=False)
         """How far the fair order has come."""
 
