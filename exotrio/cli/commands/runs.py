@@ -50,7 +50,8 @@ def ls(
 ) -> None:
     """List runs, newest first.
 
-    JSON: namespace, runs (as in `runs show`, without nodes and failed), more (whether there are more).
+    JSON: namespace, runs (as in `runs show`, without nodes, failed, missing and averages), more (whether
+    there are more).
     """
     run_status = None if status is None else RunStatus(status)
     runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key))

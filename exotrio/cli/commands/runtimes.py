@@ -102,8 +102,8 @@ def stops(since: float, connection: Connection) -> None:
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
     those that were cut had run, without what their checkpoints keep; of a runtime that vanished, until its
     last heartbeat: it may be more. "0 to 2" were cut if it also held states of which no heartbeat said that
-    they run. Undelivered states are unknown, abandoned, or in the outbox. A runtime
-    that was killed or cut off is listed as vanished half a minute later: once its leases have ended.
+    they run. Undelivered states are unknown, abandoned, or in the outbox. A runtime that was killed or cut
+    off is listed as vanished once its leases have ended: 15 to 33 s later, if they last 30 s.
 
     JSON: namespace, stops (worker_id, runtime, why, shortened_by, vanished, began_at, ended_at, took_ms,
     drain_ms, clean_up_ms, flush_ms, finished, handed_over, cut, perhaps_cut, work_lost_ms, unknown,

@@ -123,7 +123,8 @@ class ManagerMetrics:
         )
         self._ended: Any = Total(
             "exotrio_manager_states_ended_total",
-            "States that ended, since this process began. A retry later takes none back.",
+            "States that ended, since this process began. One that is retried by hand or replaced "
+            "after its end counts once more, as RETRY_CREATED.",
             ["namespace", "node", "status"],
             registry=self.registry,
         )

@@ -162,11 +162,11 @@ def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     last_heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
-    later = f"its states run elsewhere once its lease of {format_duration(lease_ttl)} is over"
+    later = "its states run elsewhere once their leases have ended"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later, page=_RUNTIMES) if holds else None
     if not runtime.live:
-        fix = f"was its process killed, suspended or disconnected? {later}"
+        fix = "was its process killed, suspended or disconnected?" + (f" {later}" if holds else "")
         return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds), page=_RUNTIMES)
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
@@ -226,7 +226,7 @@ def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
         yield Finding(what, fix, page=_FAILED_RUNS)
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour: the states run again"
-        fix = "runtimes were killed, suspended or disconnected for longer than a lease"
+        fix = "runtimes were killed, suspended or disconnected until their leases ended"
         yield info(what, fix, _RUNTIMES)
 
 
