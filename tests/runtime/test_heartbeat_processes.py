@@ -271,7 +271,9 @@ async def test_states_of_a_killed_worker_run_elsewhere_before_their_leases_end_t
                 assert ended["b"] + ended["frozen"] == 6
                 assert here.log.count("begin Waits frozen") == ended["frozen"] >= 2
                 (receipt,) = (await here.manager.stops()).receipts
-                assert (receipt.runtime, receipt.vanished, receipt.cut) == ("killed", True, 2)
+                assert (receipt.runtime, receipt.vanished) == ("killed", True)
+                # Its last heartbeat may have come before a node began.
+                assert receipt.cut <= 2 <= receipt.cut + receipt.perhaps_cut
             nursery.cancel_scope.cancel()
 
 
