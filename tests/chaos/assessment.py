@@ -277,7 +277,8 @@ class _Assessor:
         plan = self.evidence.plan
         if plan.v0_only:
             return BUFFERED + plan.workers
-        return plan.workers - len(strike.running) if strike.kind == Fault.ZOMBIE else 0
+        # The journal may name one more than there are workers: it was stopped before it entered an end.
+        return max(0, plan.workers - len(strike.running)) if strike.kind == Fault.ZOMBIE else 0
 
     def _accepted_at(self) -> dict[str, float]:
         """Return when the outcome of each execution was acknowledged, if it was."""
