@@ -261,4 +261,4 @@ async def _kill(system: Installed, address: str, folder: Path) -> float | None:
             return trio.current_time() - begin
         return None
     finally:
-        replicas.kill_all()
+        await replicas.kill_all()

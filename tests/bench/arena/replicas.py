@@ -109,11 +109,14 @@ class Replicas:
             await process.wait()
         self.exits.append(time.monotonic() - begin)
 
-    def kill_all(self) -> None:
+    async def kill_all(self) -> None:
         """Leave no process behind, whatever happened."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
+        with trio.move_on_after(KILLED_AFTER) as scope:
+            scope.shield = True
+            for process in self._processes:
+                if process.poll() is None:
+                    process.kill()
+                await process.wait()
 
     @property
     def logs(self) -> str:

@@ -88,7 +88,7 @@ async def run(cell: Cell, system: Installed, database: Database, folder: Path, s
                 journals.read()
         await replicas.stop()
     finally:
-        replicas.kill_all()
+        await replicas.kill_all()
     journals.read()
     before, during, after = (journals.rate(begin, end) for begin, end in pairwise(times))
     _, begin, end, last = times
