@@ -8,6 +8,7 @@
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing
 ``slots``           how much room limits have, and what takes and frees it
 ``lanes``           which states of a claim find room, and which wait in lanes
+``candidates``      the states that a claim may take, found in their order
 ``claims``          claim states, also in the use case that records outcomes
 ``order``           in which order states are claimed: turns, and states that are due later
 ``releases``        release claimed states

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -23,16 +22,16 @@ from pydantic_core import from_json
 from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
+from exotrio.manager.engine.candidates import find_candidates, next_due
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.lanes import LimitedClaim
-from exotrio.manager.engine.order import LATER, Candidate, take_places
+from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Topic, WithEffects
-from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
@@ -40,23 +39,6 @@ MAX_CLAIM_BYTES = 2 * 1024 * 1024
 transfer them within the time of a request, and within a fraction of their leases."""
 UNKNOWN_RUN = -1
 """Instead of the number of a run that was not triggered yet."""
-NODES_PER_STATEMENT = 100
-"""SQLite accepts at most 500 parts of one statement."""
-MAX_LET_IN = 1_000
-"""Maximum of states that came due and are let in at once."""
-MAX_EARLY_MS = 50
-"""By how much the clocks of two state managers on one database may differ: a state that another one created
-is due."""
-MAX_SEARCHES = 4
-"""Maximum of searches of one claim."""
-_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
-_DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= ?"
-_FROM, _BEFORE = " AND (priority, turn, seq) >= (?, ?, ?)", " AND priority < ?"
-_candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
-"""As ``Candidate._make``, which is Python code, called for each state."""
-_CANDIDATE = (
-    "priority, turn, seq, node_id, run, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,104 +234,11 @@ def _lock_due(
     limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
     """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
-    search = partial(_search, tx, run=run)
+    search = partial(find_candidates, tx, run=run)
     limited = LimitedClaim(tx, search, counts, limit, run)
     if limit <= 0 or run == UNKNOWN_RUN or not counts:
         return [], limited
     return limited.choose(search(counts)), limited
-
-
-def _search(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list[Candidate]:
-    """Return the first states of each node in their order, locked: at most as many as ``counts`` says.
-
-    Many states that came due are let in first; those that are not due yet are put aside.
-    """
-    limit = max(counts.values())
-    let_in: set[int] = set()
-
-    def search(begins: Mapping[int, Position]) -> list[Candidate]:
-        return _find(tx, counts, begins, limit, run)
-
-    for _ in range(MAX_SEARCHES):
-        states = search({}) if run is not None else tx.heads.search(counts, search)
-        latest = tx.now_ms + MAX_EARLY_MS
-        others = [state for state in states if state.lane or state.enqueue_after > latest]
-        due = [state for state in others if state.lane == LATER]
-        found = Counter(state.node_id for state in due) if due else {}
-        many = {node_id for node_id, count in found.items() if count == limit}
-        early = {state.seq for state in others if state.enqueue_after > latest}
-        if early:
-            # A state manager of an earlier version stored them.
-            tx.update("states", ("seq",), ("lane",), [(seq, LATER) for seq in sorted(early)])
-        elif many - let_in:
-            _let_in(tx, many - let_in, run)
-            let_in |= many
-        else:
-            break
-    if others:
-        ready = (state for state in states if state.lane is None and state.seq not in early)
-        states = [*ready, *take_places(tx, due)]
-    left, chosen = dict(counts), []
-    for state in sorted(states):
-        if left[state.node_id] > 0:
-            left[state.node_id] -= 1
-            chosen.append(state)
-    return chosen
-
-
-def _find(
-    tx: Transaction, counts: Mapping[int, int], begins: Mapping[int, Position], limit: int, run: int | None
-) -> list[Candidate]:
-    """Lock and return the first states of each node, from where ``begins`` says on, and up to ``limit`` of
-    those that came due in the lane ``LATER``; none of a node that is paused."""
-    in_run = "" if run is None else " AND run = ?"
-    of_run = () if run is None else (run,)
-    # If a search does not begin at the start, states of a higher priority may have come before that.
-    starts = ("",) if all(at == START for at in begins.values()) else (_FROM, _BEFORE)
-    found: list[Candidate] = []
-    nodes = list(counts.items())
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        part = dict(nodes[start : start + NODES_PER_STATEMENT])
-        values: list[int] = []
-        for node_id, count in part.items():
-            for each in starts:
-                at = begins[node_id][: each.count("?")] if each else ()
-                values += (node_id, *of_run, *at, node_id, count)
-            values += (tx.now_ms, node_id, *of_run, node_id, limit)
-        sql = _find_statement(len(part), starts, in_run, tx.skip_locked("states"))
-        found += map(_candidate, tx.execute(sql, tuple(values)))
-    return found
-
-
-@cache
-def _find_statement(nodes: int, starts: tuple[str, ...], in_run: str, skip_locked: str) -> str:
-    """Return the statement of ``_find`` for so many nodes."""
-    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
-    # Whether the node is paused (engine.pausing) is read once, and not for each state.
-    ready = [
-        f"SELECT * FROM (SELECT {_CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED'"
-        f" AND lane IS NULL AND node_id = ?{in_run}{start}{_NOT_PAUSED}"
-        f" ORDER BY priority, turn, seq LIMIT ?{skip_locked}) AS waiting"
-        for start in starts
-    ]
-    later = (
-        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = ?{in_run}"
-        f"{_NOT_PAUSED} LIMIT ?{skip_locked}) AS waiting"
-    )
-    return " UNION ALL ".join([*ready, later] * nodes)
-
-
-def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None:
-    """Let many states that came due into the index of those that can be claimed."""
-    in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    numbers = ", ".join("?" * len(node_ids))
-    rows = tx.execute(
-        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id IN ({numbers}){in_run}"
-        f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
-        (tx.now_ms, *node_ids, *of_run),
-    )
-    due = take_places(tx, map(_candidate, rows))
-    tx.update("states", ("seq",), ("turn", "lane"), sorted((state.seq, state.turn, None) for state in due))
 
 
 def _waits_for(
@@ -362,18 +251,7 @@ def _waits_for(
     """
     if run == UNKNOWN_RUN:
         return {str(claimer.run_id): math.inf}
-    in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    later = (
-        "SELECT * FROM (SELECT node_id, enqueue_after FROM states WHERE status = 'CREATED'"
-        f" AND lane = '{LATER}' AND node_id = ?{in_run} AND enqueue_after > ?"
-        f"{_NOT_PAUSED} ORDER BY enqueue_after LIMIT 1) AS waiting"
-    )
-    next_at: dict[int, int] = {}
-    nodes = list(node_ids)
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        part = nodes[start : start + NODES_PER_STATEMENT]
-        values = [value for node_id in part for value in (node_id, *of_run, tx.now_ms, node_id)]
-        next_at.update(map(tuple, tx.execute(" UNION ALL ".join([later] * len(part)), tuple(values))))
+    next_at = next_due(tx, node_ids, run)
     checked_in = limited.next_in()
     return {
         node_id if run is None else (run, node_id): min(
