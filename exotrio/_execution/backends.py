@@ -45,9 +45,15 @@ class LocalBackend(ExecutionBackend):
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.begin(node.timeout)
-        inputs, secrets = execution.claim.inputs, execution.secrets
+        claim = execution.claim
         instance = instance_of(
-            node, inputs, secrets, execution.view, execution.progress, execution.checkpoint
+            node,
+            claim.inputs,
+            execution.secrets,
+            execution.view,
+            execution.progress,
+            execution.checkpoint,
+            claim.run_id or "",
         )
         if isinstance(instance, Errored):
             execution.begun_at = trio.current_time()  # it took no time

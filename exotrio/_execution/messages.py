@@ -40,6 +40,7 @@ class Job:
     """A node to run.
 
     Attributes:
+        run_id: Of its run; empty through API v0.
         timeout: Seconds that it may take, by the graph.
         drain: The runtime is stopping already.
         captures: Its output is kept.
@@ -52,6 +53,7 @@ class Job:
     secrets: Mapping[str, str]
     trace: str | None
     captures: bool
+    run_id: str
     timeout: float | None = None
     drain: Drain | None = None
     checkpoint: CheckpointText | None = None

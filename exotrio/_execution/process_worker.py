@@ -150,7 +150,9 @@ class Worker(ParentProcess):
         has_checkpoint = job.checkpoint is not None or checkpoint_class_of(node) is not None
         checkpoint = running.checkpoint if has_checkpoint else None
         try:
-            instance = instance_of(node, job.inputs, job.secrets, running.view, running, checkpoint)
+            instance = instance_of(
+                node, job.inputs, job.secrets, running.view, running, checkpoint, job.run_id
+            )
             if isinstance(instance, Errored):
                 return instance
             if running.output is not None:

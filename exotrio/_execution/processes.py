@@ -135,6 +135,7 @@ class WorkerProcess(ChildProcess):
             inputs=dict(execution.claim.inputs),
             secrets=dict(execution.secrets),
             trace=execution.trace,
+            run_id=execution.claim.run_id or "",
             timeout=execution.claim.timeout,
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,

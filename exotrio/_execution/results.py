@@ -52,9 +52,11 @@ def instance_of(
     view: StopView,
     progress: ProgressView,
     checkpoint: CheckpointView | None,
+    run_id: str,
 ) -> BaseNode | Errored:
     """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
     instance = node()
+    instance._run_id = run_id
     instance._stop_view = view
     instance._progress_view = progress
     fields = fields_of(node.Inputs)

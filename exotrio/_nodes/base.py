@@ -222,6 +222,7 @@ class BaseNode(ABC):
     no_retry: ClassVar[tuple[type[BaseException], ...]] = ()
     checkpoint: _CheckpointOfTheClass = _CheckpointOfTheClass()
 
+    _run_id: str = ""
     _stop_view: StopView = _NEVER
     _checkpoint: NodeCheckpoint | None = None
     _progress_view: ProgressView | None = None
@@ -230,6 +231,11 @@ class BaseNode(ABC):
     def execute(self) -> Any:
         """Do the work of one state, as ``async def`` or plain ``def``: see the class."""
         raise NotImplementedError
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run. API v0 does not tell it: then it is an empty text."""
+        return self._run_id
 
     @property
     def stopping(self) -> Stopping:

@@ -116,6 +116,21 @@ DEATHS = {
 }
 
 
+async def test_a_node_knows_its_run_wherever_it_runs() -> None:
+    class TellsItsRunHere(BaseNode):
+        class Outputs(nodes.Text):
+            pass
+
+        def execute(self) -> Any:
+            return self.Outputs(text=self.run_id)
+
+    async with bench(nodes.TellsItsRun, TellsItsRunHere) as there:
+        for name in ("TellsItsRun", "TellsItsRunHere"):
+            assert await there.run(name) == Executed([{"text": "r"}])
+        unknown = Execution(Claim(state_id="s", node_name="TellsItsRunHere", identifier="it", inputs={}))
+        assert await there.run("TellsItsRunHere", unknown) == Executed([{"text": ""}]), "v0 does not tell it"
+
+
 async def test_a_process_that_dies_is_an_error_of_its_state_alone() -> None:
     async with bench(nodes.Dies) as there:
         for how, why in DEATHS.items():
@@ -335,6 +350,7 @@ def test_a_signal_handler_of_a_node_reports_progress_while_the_last_one_is_sent(
         secrets={},
         trace=None,
         captures=True,
+        run_id="",
     )
     running_job = process_worker._Running(job, Worker())  # type: ignore[arg-type]
     thread = threading.Thread(target=running_job.say, args=(0, "interrupted"), daemon=True)

@@ -179,6 +179,7 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
         secrets={},
         trace=None,
         captures=False,
+        run_id="",
     )
     with ours:
         ours.sendall(pack(Setup([], {})) + pack(job))

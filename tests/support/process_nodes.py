@@ -55,6 +55,11 @@ class Traced(InProcess):
         return self.Outputs(text=f"{context.trace_id:032x} {context.span_id:016x}")
 
 
+class TellsItsRun(InProcess):
+    def execute(self) -> Any:
+        return self.Outputs(text=self.run_id)
+
+
 class Sleeps(InProcess):
     def execute(self) -> None:
         time.sleep(0.05)
