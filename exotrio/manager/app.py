@@ -24,6 +24,7 @@ from exotrio.manager.api.openapi import Descriptions
 from exotrio.manager.api.operations import SignInLinks, operation_routes
 from exotrio.manager.api.routing import Api, routes_of
 from exotrio.manager.api.v0 import V0
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.security.access import CheckedHost, KeyRequired
 from exotrio.manager.service import Service
 
@@ -90,7 +91,7 @@ def create_app(
         open_metrics=open_metrics,
         dashboard=dashboard,
     )
-    open_paths = [route.path for route in inner.table if route.is_open]
+    open_paths = [route.path for route in inner.table if route.needs is Permission.OPEN]
     api: ASGIApp = KeyRequired(inner, key=key, open_paths=open_paths)
     if cors_origins:
         # Outside of the check of the key: a browser sends its preflight without one. Only for the API: pages

@@ -16,6 +16,7 @@ from exotrio._util.words import bytes_text
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine.managers import keep_backup
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
@@ -37,7 +38,7 @@ class Backups:
         self._store = service.store
         self._slot = _Slot()
 
-    @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE)
+    @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE, needs=Permission.ADMIN)
     async def backup(self, request: Request) -> Response:
         return _BackupReply(self._store, self._slot)
 

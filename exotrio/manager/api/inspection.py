@@ -31,6 +31,7 @@ from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -45,23 +46,29 @@ class Inspection:
         self._service = service
         self._store = service.store
 
-    @ApiRoute("GET", NS + "/overview", "Show what happens in a namespace", Overview)
+    @ApiRoute("GET", NS + "/overview", "Show what happens in a namespace", Overview, needs=Permission.READ)
     async def overview(self, request: Request, namespace: str, query: OverviewQuery) -> Response:
         now = self._service.monotonic()
         return reply(await self._store.read_with_deadline(show_overview, namespace, now, query.runs))
 
-    @ApiRoute("GET", NS + "/depth", "Count the states of each node that wait", QueueDepth)
+    @ApiRoute(
+        "GET", NS + "/depth", "Count the states of each node that wait", QueueDepth, needs=Permission.READ
+    )
     async def depth(self, request: Request, namespace: str, query: DepthQuery) -> Response:
         return reply({"nodes": await self._store.read_with_deadline(waiting, namespace, query.limit)})
 
-    @ApiRoute("GET", NS + "/checkup", "Show the condition of the state manager", Checkup)
+    @ApiRoute(
+        "GET", NS + "/checkup", "Show the condition of the state manager", Checkup, needs=Permission.READ
+    )
     async def checkup(self, request: Request, namespace: str) -> Response:
         now, terms = self._service.monotonic(), self._service.terms
         return reply(
             await self._store.read_with_deadline(show_checkup, namespace, terms, now, self._store.describe)
         )
 
-    @ApiRoute("GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html")
+    @ApiRoute(
+        "GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html", needs=Permission.READ
+    )
     async def export(self, request: Request, namespace: str, run_id: str, query: ExportQuery) -> Response:
         # Here: an embedded state manager does not load templates.
         from exotrio.manager.web.export import export_headers, export_run
@@ -72,26 +79,26 @@ class Inspection:
         )
         return Response(page, headers=export_headers(run_id))
 
-    @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList)
+    @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList, needs=Permission.READ)
     async def workers(self, request: Request, namespace: str) -> Response:
         now = self._service.monotonic()
         return reply(await self._store.read_with_deadline(list_runtimes, namespace, now))
 
-    @ApiRoute("GET", NS + "/stops", "List how runtimes ended", StopList)
+    @ApiRoute("GET", NS + "/stops", "List how runtimes ended", StopList, needs=Permission.READ)
     async def stops(self, request: Request, namespace: str, query: StopsQuery) -> Response:
         return reply(await self._store.read_with_deadline(list_stops, namespace, query.within_ms))
 
-    @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply)
+    @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply, needs=Permission.GRAPHS)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
         await self._store.write(ask_to_drain, namespace, worker_id, DrainSource.API)
         return reply({"worker_id": worker_id, "command": "drain"})
 
-    @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply)
+    @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply, needs=Permission.GRAPHS)
     async def ask_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         await self._service.ask_for_tasks(namespace, worker_id)
         return reply({"worker_id": worker_id, "command": "tasks"})
 
-    @ApiRoute("GET", WORKER + "/tasks", "Show the tasks of a runtime", TasksReply)
+    @ApiRoute("GET", WORKER + "/tasks", "Show the tasks of a runtime", TasksReply, needs=Permission.READ)
     async def show_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
         """Show the task tree that a runtime sent last; None before the first one."""
         runtime = await self._store.read_with_deadline(
@@ -106,19 +113,31 @@ class Inspection:
             }
         )
 
-    @ApiRoute("POST", NS + "/node/{node}/pause", "Pause a node", PauseReply)
+    @ApiRoute("POST", NS + "/node/{node}/pause", "Pause a node", PauseReply, needs=Permission.GRAPHS)
     async def pause_node(self, request: Request, namespace: str, node: str) -> Response:
         return await self._set_paused(pausing.pause_node, namespace, node)
 
-    @ApiRoute("POST", NS + "/node/{node}/resume", "Resume a node", PauseReply)
+    @ApiRoute("POST", NS + "/node/{node}/resume", "Resume a node", PauseReply, needs=Permission.GRAPHS)
     async def resume_node(self, request: Request, namespace: str, node: str) -> Response:
         return await self._set_paused(pausing.resume_node, namespace, node)
 
-    @ApiRoute("POST", NS + "/graph/{graph}/pause", "Pause the schedule of a graph", PauseReply)
+    @ApiRoute(
+        "POST",
+        NS + "/graph/{graph}/pause",
+        "Pause the schedule of a graph",
+        PauseReply,
+        needs=Permission.GRAPHS,
+    )
     async def pause_schedule(self, request: Request, namespace: str, graph: str) -> Response:
         return await self._set_paused(pausing.pause_schedule, namespace, graph)
 
-    @ApiRoute("POST", NS + "/graph/{graph}/resume", "Resume the schedule of a graph", PauseReply)
+    @ApiRoute(
+        "POST",
+        NS + "/graph/{graph}/resume",
+        "Resume the schedule of a graph",
+        PauseReply,
+        needs=Permission.GRAPHS,
+    )
     async def resume_schedule(self, request: Request, namespace: str, graph: str) -> Response:
         return await self._set_paused(pausing.resume_schedule, namespace, graph)
 

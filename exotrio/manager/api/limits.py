@@ -11,6 +11,7 @@ from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import limits
 from exotrio.manager.queries.limits import list_limits, show_limit
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.store.port import Store
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -20,20 +21,26 @@ class Limits:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    @ApiRoute("GET", NS + "/limits", "List limits", LimitList)
+    @ApiRoute("GET", NS + "/limits", "List limits", LimitList, needs=Permission.READ)
     async def list(self, request: Request, namespace: str) -> Response:
         return reply(LimitList(limits=await self._store.read_with_deadline(list_limits, namespace)))
 
-    @ApiRoute("GET", NS + "/limit/{limit}", "Show a limit: what holds it, and what waits", LimitDetail)
+    @ApiRoute(
+        "GET",
+        NS + "/limit/{limit}",
+        "Show a limit: what holds it, and what waits",
+        LimitDetail,
+        needs=Permission.READ,
+    )
     async def show(self, request: Request, namespace: str, limit: str) -> Response:
         return reply(await self._store.read_with_deadline(show_limit, namespace, limit))
 
-    @ApiRoute("PUT", NS + "/limit/{limit}", "Make or change a limit", LimitDetail)
+    @ApiRoute("PUT", NS + "/limit/{limit}", "Make or change a limit", LimitDetail, needs=Permission.GRAPHS)
     async def set(self, request: Request, namespace: str, limit: str, body: LimitChange) -> Response:
         await self._store.write(limits.set_limit, namespace, limit, body)
         return reply(await self._store.read_with_deadline(show_limit, namespace, limit))
 
-    @ApiRoute("DELETE", NS + "/limit/{limit}", "Delete a limit", RemovedLimit)
+    @ApiRoute("DELETE", NS + "/limit/{limit}", "Delete a limit", RemovedLimit, needs=Permission.GRAPHS)
     async def remove(self, request: Request, namespace: str, limit: str, query: DeletionOfLimit) -> Response:
         graphs = await self._store.write(limits.remove_limit, namespace, limit, force=query.force)
         return reply(RemovedLimit(name=limit, graphs=graphs))

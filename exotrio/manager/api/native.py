@@ -50,6 +50,7 @@ from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
@@ -67,11 +68,11 @@ class Native:
         self._service = service
         self._store = service.store
 
-    @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery)
+    @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery, needs=Permission.ANY_KEY)
     async def discover(self, request: Request) -> Response:
         return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
 
-    @ApiRoute("POST", NS + "/claim", "Claim states under a lease")
+    @ApiRoute("POST", NS + "/claim", "Claim states under a lease", needs=Permission.RUNTIME)
     async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = self._claim_reply(claimed)
@@ -132,6 +133,7 @@ class Native:
         "Report outcomes, and claim more states",
         native.ItemsReply,
         body=list[native.OutcomeItem | native.ClaimItem],
+        needs=Permission.RUNTIME,
     )
     async def record(self, request: Request, namespace: str) -> Response:
         items, claim = await body_reader(request).parse(request, _read_outcomes)
@@ -156,7 +158,7 @@ class Native:
         answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
         return reply({"items": answers}) if claim is None else self._claim_reply(claimed, items=answers)
 
-    @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply)
+    @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply, needs=Permission.RUNTIME)
     async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> Response:
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
@@ -169,13 +171,19 @@ class Native:
             items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
         return reply({"items": items})
 
-    @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage)
+    @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage, needs=Permission.READ)
     async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
         page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
         content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.rows), to_json(page.next))
         return Response(content, media_type="application/json")
 
-    @ApiRoute("DELETE", NS + "/graph/{graph}", "Delete a graph with its runs", operations.DeletedGraph)
+    @ApiRoute(
+        "DELETE",
+        NS + "/graph/{graph}",
+        "Delete a graph with its runs",
+        operations.DeletedGraph,
+        needs=Permission.GRAPHS,
+    )
     async def delete_graph(
         self, request: Request, namespace: str, graph: str, query: operations.DeletionQuery
     ) -> Response:
@@ -186,7 +194,13 @@ class Native:
             )
         )
 
-    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run, once for an id or a key", TriggerReply)
+    @ApiRoute(
+        "POST",
+        NS + "/graph/{graph}/trigger",
+        "Start a run, once for an id or a key",
+        TriggerReply,
+        needs=Permission.TRIGGER,
+    )
     async def trigger(
         self, request: Request, namespace: str, graph: str, body: NativeTriggerRequest
     ) -> Response:
@@ -202,6 +216,7 @@ class Native:
         "Start many runs",
         TriggerManyReply,
         body=dict[str, list[NativeTriggerRequest]],
+        needs=Permission.TRIGGER,
     )
     async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
         parse = partial(parse_entries, name="runs", model=NativeTriggerRequest)
@@ -216,7 +231,9 @@ class Native:
         ids, created = [run.run_id for run in started], [run.created for run in started]
         return reply({"run_ids": ids, "created": created})
 
-    @ApiRoute("GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run)
+    @ApiRoute(
+        "GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run, needs=Permission.READ
+    )
     async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> Response:
         max_wait = _max_wait(request, query.wait_ms)
         run = None
@@ -227,19 +244,27 @@ class Native:
         now = None if max_wait > 0 else self._service.monotonic()
         return reply(run or await self._store.read(show_run, namespace, run_id, now))
 
-    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run)
+    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run, needs=Permission.GRAPHS)
     async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
         await self._store.write(runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(show_run, namespace, run_id))
 
-    @ApiRoute("POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run)
+    @ApiRoute(
+        "POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run, needs=Permission.GRAPHS
+    )
     async def set_priority(
         self, request: Request, namespace: str, run_id: str, body: PriorityRequest
     ) -> Response:
         await self._store.write(runs_engine.set_priority, namespace, run_id, body.priority)
         return reply(await self._store.read(show_run, namespace, run_id))
 
-    @ApiRoute("POST", NS + "/run/{run_id}/retry", "Retry the failed states of a run", operations.RunRetry)
+    @ApiRoute(
+        "POST",
+        NS + "/run/{run_id}/retry",
+        "Retry the failed states of a run",
+        operations.RunRetry,
+        needs=Permission.GRAPHS,
+    )
     async def retry(
         self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
     ) -> Response:
@@ -248,23 +273,29 @@ class Native:
         )
         return reply(retried)
 
-    @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage)
+    @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage, needs=Permission.READ)
     async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:
         return reply(await self._store.read_with_deadline(run_queries.list_runs, namespace, query))
 
-    @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage)
+    @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage, needs=Permission.READ)
     async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
         now = self._service.monotonic()
         page = await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
         return reply(page)
 
-    @ApiRoute("GET", NS + "/state/{state_id}", "Show the history of a state", operations.StateHistory)
+    @ApiRoute(
+        "GET",
+        NS + "/state/{state_id}",
+        "Show the history of a state",
+        operations.StateHistory,
+        needs=Permission.READ,
+    )
     async def state(self, request: Request, namespace: str, state_id: str) -> Response:
         return reply(
             await self._store.read_with_deadline(show_history, namespace, state_id, self._service.monotonic())
         )
 
-    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply)
+    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply, needs=Permission.RUNTIME)
     async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
         terms, now = self._service.terms, self._service.monotonic()
         manager = self._service.manager if LOCAL in request.scope else None

@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
 from exotrio.manager.api.routing import ApiRoute, routes_of
+from exotrio.manager.rules.access import Permission, scope_text
 from exotrio.manager.service import Service
 
 _REFS = "#/components/schemas/"
@@ -36,11 +37,11 @@ class Descriptions:
         self._guide = guide
         self._made: tuple[Response, Response] | None = None
 
-    @ApiRoute("GET", "/openapi.json", "This description", is_open=True)
+    @ApiRoute("GET", "/openapi.json", "This description", needs=Permission.OPEN)
     async def document(self, request: Request) -> Response:
         return (await self._make_once())[0]
 
-    @ApiRoute("GET", "/docs", "This description as a page", "text/html", is_open=True)
+    @ApiRoute("GET", "/docs", "This description as a page", "text/html", needs=Permission.OPEN)
     async def page(self, request: Request) -> Response:
         return (await self._make_once())[1]
 
@@ -150,6 +151,8 @@ def _operation(route: ApiRoute, schemas: Mapping[str, Any], definitions: Mapping
     if schemas["body"]:
         content = {"application/json": {"schema": schemas["body"]}}
         operation["requestBody"] = {"required": True, "content": content}
-    if route.is_open:
+    if route.needs is Permission.OPEN:
         operation["security"] = []
+    else:
+        operation["description"] = f"Needs {scope_text(route.needs)}."
     return operation

@@ -15,6 +15,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import ApiRoute, routes_of
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.store.port import Replaced, Store
 
 MAX_WRITE = 2.0
@@ -27,7 +28,10 @@ def operation_routes(
 ) -> list[ApiRoute]:
     routes = routes_of(_Probes(store))
     if metrics is not None:
-        routes += [replace(route, is_open=open_metrics) for route in routes_of(_Scraping(metrics))]
+        routes += [
+            replace(route, needs=Permission.OPEN) if open_metrics else route
+            for route in routes_of(_Scraping(metrics))
+        ]
     return routes
 
 
@@ -37,7 +41,7 @@ class SignInLinks:
     def __init__(self, make_sign_in_link: Callable[[str], Awaitable[str]]) -> None:
         self._make_sign_in_link = make_sign_in_link
 
-    @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink)
+    @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink, needs=Permission.ADMIN)
     async def make_link(self, request: Request) -> Response:
         return reply(SignInLink(path=await self._make_sign_in_link("")))
 
@@ -46,7 +50,7 @@ class _Scraping:
     def __init__(self, metrics: ManagerMetrics) -> None:
         self._metrics = metrics
 
-    @ApiRoute("GET", "/metrics", "Metrics for Prometheus", "text/plain")
+    @ApiRoute("GET", "/metrics", "Metrics for Prometheus", "text/plain", needs=Permission.ADMIN)
     async def metrics(self, request: Request) -> Response:
         headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
         return Response(await self._metrics.render(), headers=headers)
@@ -59,13 +63,15 @@ class _Probes:
         self._checked_at = -CACHED
         self._problem = ""
 
-    @ApiRoute("GET", "/livez", "Say that the process serves", "text/plain", is_open=True)
+    @ApiRoute("GET", "/livez", "Say that the process serves", "text/plain", needs=Permission.OPEN)
     async def livez(self, request: Request) -> Response:
         # This loop serves every request: a response shows that it runs. The database is not checked: if it
         # cannot be reached, restarting all state managers would not help.
         return PlainTextResponse("ok\n")
 
-    @ApiRoute("GET", "/readyz", "Say whether the database can be written", "text/plain", is_open=True)
+    @ApiRoute(
+        "GET", "/readyz", "Say whether the database can be written", "text/plain", needs=Permission.OPEN
+    )
     async def readyz(self, request: Request) -> Response:
         stopping = stopping_event(request.scope)
         problem = "stopping" if stopping is not None and stopping.is_set() else await self._check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -21,6 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from exotrio.manager.api.bodies import BodyReader, read_model
 from exotrio.manager.api.json import EXPECTED, path_name, read_query, reply_to_error
+from exotrio.manager.rules.access import NamedKey, Permission
+from exotrio.manager.security.access import KEY
 
 Endpoint = Callable[..., Awaitable[Response]]
 E = TypeVar("E", bound=Endpoint)
@@ -41,7 +43,7 @@ class ApiRoute:
         body: The type of the body, if there is one. To be set only for an endpoint without a parameter
             ``body``, which reads it by itself.
         status: Of a reply that is not an error.
-        is_open: No key is needed.
+        needs: The permission that a key needs, in the namespace of the path if it is one for namespaces.
         query: The model of the query, if there is one.
         takes_body: Whether the endpoint takes the parsed body.
         endpoint: Called with the request, and with its other parameters by name.
@@ -53,10 +55,11 @@ class ApiRoute:
     reply: Any = None
     body: Any = None
     status: int = 200
-    is_open: bool = False
     query: Any = None
     takes_body: bool = False
     endpoint: Endpoint | None = None
+    # Without a default: a route that does not say it cannot be defined.
+    needs: Permission = field(kw_only=True)
 
     def __call__(self, endpoint: E) -> E:
         setattr(endpoint, _MARK, self)
@@ -148,6 +151,9 @@ class Api:
         arguments: dict[str, Any] = {**match.parameters}
         if "namespace" in arguments:
             arguments["namespace"] = path_name(request, "namespace")
+        if KEY in scope:
+            key: NamedKey = scope[KEY]
+            key.require(route.needs, arguments.get("namespace", ""))
         for name in ("graph", "node", "limit"):
             if name in arguments:
                 arguments[name] = path_name(request, name).strip()  # as it is stored

@@ -25,6 +25,7 @@ from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import LOCAL
 from exotrio.manager.service import Service
@@ -45,31 +46,37 @@ class V0:
         self._store = service.store
         self._cipher = service.cipher
 
-    @ApiRoute("GET", "/health", "Say that the process serves", is_open=True)
+    @ApiRoute("GET", "/health", "Say that the process serves", needs=Permission.OPEN)
     async def health(self, request: Request) -> Response:
         return reply({"message": "OK"})
 
     # -- nodes and graphs
 
-    @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply)
+    @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply, needs=Permission.RUNTIME)
     async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
         await self._store.write(graphs_engine.register, namespace, body)
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         return reply(shown.model_dump())
 
-    @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply)
+    @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply, needs=Permission.READ)
     async def list_nodes(self, request: Request, namespace: str) -> Response:
         nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
         return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
 
-    @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes")
+    @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes", needs=Permission.ANY_KEY)
     async def list_namespaces(self, request: Request) -> Response:
         namespaces = await self._store.read_with_deadline(graph_queries.list_namespaces)
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
     @ApiRoute(
-        "PUT", NS + "/graph/{graph}", "Create or replace a graph", GraphReply, body=GraphRequest, status=201
+        "PUT",
+        NS + "/graph/{graph}",
+        "Create or replace a graph",
+        GraphReply,
+        body=GraphRequest,
+        status=201,
+        needs=Permission.GRAPHS,
     )
     async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
         body = await body_reader(request).read(request)
@@ -83,11 +90,11 @@ class V0:
         self._service.scheduler.notify()
         return reply(shown, 201)
 
-    @ApiRoute("GET", NS + "/graph/{graph}", "Show a graph", GraphReply)
+    @ApiRoute("GET", NS + "/graph/{graph}", "Show a graph", GraphReply, needs=Permission.READ)
     async def get_graph(self, request: Request, namespace: str, graph: str) -> Response:
         return reply(await self._store.read(graphs_engine.get_graph, namespace, graph))
 
-    @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply)
+    @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply, needs=Permission.READ)
     async def list_graphs(self, request: Request, namespace: str) -> Response:
         def begin(view: View) -> tuple[int, Page[bytes]]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
@@ -108,7 +115,7 @@ class V0:
                 yield b"," + _joined(page)
         yield b"]}"
 
-    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run", v0.TriggerReply)
+    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run", v0.TriggerReply, needs=Permission.TRIGGER)
     async def trigger(
         self, request: Request, namespace: str, graph: str, body: v0.TriggerRequest
     ) -> Response:
@@ -122,6 +129,7 @@ class V0:
         NS + "/graph/{graph}/triggers",
         "Cancel the cron triggers of a graph until it is put again",
         CancelledTriggers,
+        needs=Permission.GRAPHS,
     )
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # The stock project has a proposal for this route; no release contains it.
@@ -133,7 +141,7 @@ class V0:
 
     # -- states
 
-    @ApiRoute("POST", NS + "/states/enqueue", "Claim states, without a lease")
+    @ApiRoute("POST", NS + "/states/enqueue", "Claim states, without a lease", needs=Permission.RUNTIME)
     async def claim(self, request: Request, namespace: str, body: v0.ClaimRequest) -> Response:
         limit = min(body.batch_size, MAX_BATCH)
         claimer = self._service.claimer(local=LOCAL in request.scope)
@@ -154,7 +162,13 @@ class V0:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    @ApiRoute("POST", NS + "/state/{state_id}/executed", "Report outputs of a state", v0.OutcomeReply)
+    @ApiRoute(
+        "POST",
+        NS + "/state/{state_id}/executed",
+        "Report outputs of a state",
+        v0.OutcomeReply,
+        needs=Permission.RUNTIME,
+    )
     async def executed(
         self, request: Request, namespace: str, state_id: str, body: v0.ExecutedRequest
     ) -> Response:
@@ -163,7 +177,13 @@ class V0:
         await self._record(namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
-    @ApiRoute("POST", NS + "/state/{state_id}/errored", "Report an error of a state", v0.OutcomeReply)
+    @ApiRoute(
+        "POST",
+        NS + "/state/{state_id}/errored",
+        "Report an error of a state",
+        v0.OutcomeReply,
+        needs=Permission.RUNTIME,
+    )
     async def errored(
         self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
     ) -> Response:
@@ -172,7 +192,13 @@ class V0:
         retried = recorded.after_error is not None and recorded.after_error.retried
         return reply({"status": StateStatus.ERRORED, "retry_created": retried})
 
-    @ApiRoute("POST", NS + "/state/{state_id}/prune", "End a branch at a state", v0.OutcomeReply)
+    @ApiRoute(
+        "POST",
+        NS + "/state/{state_id}/prune",
+        "End a branch at a state",
+        v0.OutcomeReply,
+        needs=Permission.RUNTIME,
+    )
     async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> Response:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(namespace, item, repeatable=True)
@@ -183,6 +209,7 @@ class V0:
         NS + "/state/{state_id}/re-enqueue-after",
         "Run a state again after some milliseconds",
         v0.OutcomeReply,
+        needs=Permission.RUNTIME,
     )
     async def requeue(
         self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
@@ -204,7 +231,13 @@ class V0:
             return recorded
         raise InvalidRequest(recorded.detail or "this outcome was already recorded")
 
-    @ApiRoute("POST", NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", v0.StateRetry)
+    @ApiRoute(
+        "POST",
+        NS + "/state/{state_id}/manual-retry",
+        "Retry a state that ended badly",
+        v0.StateRetry,
+        needs=Permission.GRAPHS,
+    )
     async def manual_retry(
         self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
     ) -> Response:
@@ -218,6 +251,7 @@ class V0:
         NS + "/state/{state_id}/secrets",
         "Give the holder of a state the secrets of its node",
         v0.SecretsReply,
+        needs=Permission.RUNTIME,
     )
     async def secrets(self, request: Request, namespace: str, state_id: str) -> Response:
         token = request.headers.get(LEASE_HEADER)
@@ -230,16 +264,28 @@ class V0:
 
     # -- runs
 
-    @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList)
+    @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList, needs=Permission.READ)
     async def list_runs(self, request: Request, namespace: str, page: str, size: str) -> Response:
         numbers = path_int("page", page), path_int("size", size)
         return reply(await self._store.read_with_deadline(run_queries.list_runs_v0, namespace, *numbers))
 
-    @ApiRoute("GET", NS + "/states/run/{run_id}/graph", "Show the states of a run", v0.RunGraph)
+    @ApiRoute(
+        "GET",
+        NS + "/states/run/{run_id}/graph",
+        "Show the states of a run",
+        v0.RunGraph,
+        needs=Permission.READ,
+    )
     async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
         return reply(await self._store.read_with_deadline(show_run_graph, namespace, run_id))
 
-    @ApiRoute("GET", NS + "/graph/{graph}/run/{run_id}/node/{state_id}", "Show a state", v0.StateDetail)
+    @ApiRoute(
+        "GET",
+        NS + "/graph/{graph}/run/{run_id}/node/{state_id}",
+        "Show a state",
+        v0.StateDetail,
+        needs=Permission.READ,
+    )
     async def state(
         self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
     ) -> Response:

@@ -13,10 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._httpd import host_name, mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.security.wrong_keys import WrongKeys
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
+KEY = "exotrio.key"
+"""Key in an ASGI scope: the ``NamedKey`` that the request was sent with; absent for the root key."""
+REQUEST_ID = "exotrio.request_id"
+"""Key in an ASGI scope: the id in the header of the response."""
 _MAX_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
@@ -33,6 +38,15 @@ def client_address(scope: Scope) -> str:
     """Return the address that a request came from, or an empty string."""
     client = scope.get("client")
     return client[0] if client else ""
+
+
+def caller_of(scope: Scope, via: str = "api") -> Caller:
+    """Return who sent a request that was let in."""
+    if LOCAL in scope:
+        return Caller()
+    return Caller(
+        key=scope.get(KEY), via=via, address=client_address(scope), request_id=scope.get(REQUEST_ID, "")
+    )
 
 
 class CheckedHost:
@@ -54,7 +68,7 @@ class CheckedHost:
         if scope["type"] != "http":
             raise RuntimeError(f"only HTTP is served, not {scope['type']}")
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
+        request_id = scope[REQUEST_ID] = _request_id(headers.get(REQUEST_ID_HEADER))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

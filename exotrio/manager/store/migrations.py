@@ -187,6 +187,20 @@ CREATE TABLE starts (
     PRIMARY KEY (limit_id, key, slot)
 ) WITHOUT ROWID;
 """,
+    # Named keys. Earlier managers do not know them: they refuse them, and what they claim is the root key's.
+    6: """
+ALTER TABLE states ADD COLUMN owner TEXT;
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    used_at INTEGER
+) WITHOUT ROWID;
+""",
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
 

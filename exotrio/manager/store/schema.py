@@ -12,7 +12,7 @@ word for word in the statements that use them.
 
 from __future__ import annotations
 
-VERSION = 6
+VERSION = 7
 OLDEST = 5
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -160,7 +160,9 @@ CREATE TABLE states (
     priority INTEGER NOT NULL DEFAULT 0, -- of its run
     turn INTEGER NOT NULL DEFAULT 0,     -- its place in the fair order among states of that priority
     limits TEXT,                         -- in which it takes part: JSON list of [id, key]; NULL: in none
-    lane TEXT                            -- why it cannot be claimed; NULL: it only waits for its turn
+    lane TEXT,                           -- why it cannot be claimed; NULL: it only waits for its turn
+    -- The name of the key that claimed it last; NULL: the root key, or inside a state manager.
+    owner TEXT
 );
 CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NULL;
@@ -382,6 +384,18 @@ CREATE TABLE sessions (
     flashes TEXT NOT NULL DEFAULT '[]'   -- messages for the next page
 ) WITHOUT ROWID;
 CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Named keys (security.keys). meta has how often they were changed, as "keys".
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,                 -- the part of its text that is not secret
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,                -- SHA-256 of its text
+    scopes TEXT NOT NULL,                -- JSON list (rules.access)
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    used_at INTEGER                      -- to the minute
+) WITHOUT ROWID;
 
 -- The state managers that use this database. Times are on the clock of leases.
 CREATE TABLE managers (

@@ -14,6 +14,7 @@ from exotrio.graph import check_name
 from exotrio.manager.engine import limits, pausing, retries, runs, schedules, workers
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.guard import Form, field
@@ -230,32 +231,39 @@ def _request_id(form: Form) -> str:
         return str(uuid.uuid4())
 
 
-ACTIONS: dict[str, Action] = {
-    "/ns/{namespace}/runs/change": change_runs,
-    "/ns/{namespace}/runs/{run_id}/retry": retry_run,
-    "/ns/{namespace}/runs/{run_id}/cancel": write("run_id", runs.cancel, "The run was cancelled."),
-    "/ns/{namespace}/runs/{run_id}/again": trigger_again,
-    "/ns/{namespace}/runs/{run_id}/priority": set_priority,
-    "/ns/{namespace}/states/{state_id}/retry": retry_state,
-    "/ns/{namespace}/graphs/{graph}": trigger,
-    "/ns/{namespace}/graphs/{graph}/delete": delete_graph,
-    "/ns/{namespace}/graphs/{graph}/pause": write(
-        "graph", pausing.pause_schedule, "The schedule is paused: it starts no runs."
+ACTIONS: dict[str, tuple[Permission, Action]] = {
+    "/ns/{namespace}/runs/change": (Permission.GRAPHS, change_runs),
+    "/ns/{namespace}/runs/{run_id}/retry": (Permission.GRAPHS, retry_run),
+    "/ns/{namespace}/runs/{run_id}/cancel": (
+        Permission.GRAPHS,
+        write("run_id", runs.cancel, "The run was cancelled."),
     ),
-    "/ns/{namespace}/graphs/{graph}/resume": write(
-        "graph", pausing.resume_schedule, "The schedule starts runs again, from its next time on."
+    "/ns/{namespace}/runs/{run_id}/again": (Permission.TRIGGER, trigger_again),
+    "/ns/{namespace}/runs/{run_id}/priority": (Permission.GRAPHS, set_priority),
+    "/ns/{namespace}/states/{state_id}/retry": (Permission.GRAPHS, retry_state),
+    "/ns/{namespace}/graphs/{graph}": (Permission.TRIGGER, trigger),
+    "/ns/{namespace}/graphs/{graph}/delete": (Permission.GRAPHS, delete_graph),
+    "/ns/{namespace}/graphs/{graph}/pause": (
+        Permission.GRAPHS,
+        write("graph", pausing.pause_schedule, "The schedule is paused: it starts no runs."),
     ),
-    "/ns/{namespace}/graphs/{graph}/cancel": cancel_schedule,
-    "/ns/{namespace}/limits": set_limit,
-    "/ns/{namespace}/limits/{limit}": set_limit,
-    "/ns/{namespace}/limits/{limit}/delete": delete_limit,
-    "/ns/{namespace}/nodes/{node}/pause": write(
-        "node", pausing.pause_node, "The node is paused: none of its states are claimed."
+    "/ns/{namespace}/graphs/{graph}/resume": (
+        Permission.GRAPHS,
+        write("graph", pausing.resume_schedule, "The schedule starts runs again, from its next time on."),
     ),
-    "/ns/{namespace}/nodes/{node}/resume": write(
-        "node", pausing.resume_node, "States of the node are claimed again."
+    "/ns/{namespace}/graphs/{graph}/cancel": (Permission.GRAPHS, cancel_schedule),
+    "/ns/{namespace}/limits": (Permission.GRAPHS, set_limit),
+    "/ns/{namespace}/limits/{limit}": (Permission.GRAPHS, set_limit),
+    "/ns/{namespace}/limits/{limit}/delete": (Permission.GRAPHS, delete_limit),
+    "/ns/{namespace}/nodes/{node}/pause": (
+        Permission.GRAPHS,
+        write("node", pausing.pause_node, "The node is paused: none of its states are claimed."),
     ),
-    "/ns/{namespace}/runtimes/drain": drain,
-    "/ns/{namespace}/runtimes/tasks": ask_tasks,
+    "/ns/{namespace}/nodes/{node}/resume": (
+        Permission.GRAPHS,
+        write("node", pausing.resume_node, "States of the node are claimed again."),
+    ),
+    "/ns/{namespace}/runtimes/drain": (Permission.GRAPHS, drain),
+    "/ns/{namespace}/runtimes/tasks": (Permission.GRAPHS, ask_tasks),
 }
-"""Path to the action of a form that is sent there."""
+"""Path to the action of a form that is sent there, and the permission that it needs in the namespace."""

@@ -18,7 +18,9 @@ from starlette.types import Receive, Scope, Send
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound, Refused
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
@@ -72,10 +74,10 @@ class Dashboard:
         for page in PAGES:
             routes.append(Route(page.path, required(partial(self._show, page))))
             routes.append(Route(f"/live{page.path}", required(partial(self._send_events, page))))
-        for path, action in actions.ACTIONS.items():
+        for path, (needed, action) in actions.ACTIONS.items():
             shown_by = next((page for page in PAGES if page.path == path), None)
             page_path = path if shown_by else path.rpartition("/")[0]
-            endpoint = required(partial(self._act, action, page_path, shown_by), page_path=page_path)
+            endpoint = required(partial(self._act, needed, action, page_path, shown_by), page_path=page_path)
             routes.append(Route(path, endpoint, methods=["POST"]))
         self._folders = frozenset(route.path.split("/")[1] for route in routes)
         errors: tuple[Any, ...] = (Refused, HTTPException, DatabaseError, Exception)
@@ -123,11 +125,18 @@ class Dashboard:
         content = await self._service.store.compute(lambda: guide_page(name))
         return guard.html(render_whole(request, "guide.html", name=name, pages=GUIDE_PAGES, content=content))
 
-    def _page_request(self, request: Request) -> PageRequest:
+    def _page_request(self, request: Request, needed: Permission = Permission.READ) -> PageRequest:
+        """Return a request for a page; raise Forbidden unless its caller has this permission there."""
         params = dict(request.path_params)
         namespace = params.pop("namespace")
+        caller = caller_of(request.scope, "dashboard")
+        caller.require(needed, namespace)
         return PageRequest(
-            service=self._service, namespace=namespace, params=params, query=dict(request.query_params)
+            service=self._service,
+            namespace=namespace,
+            params=params,
+            query=dict(request.query_params),
+            caller=caller,
         )
 
     async def _show(self, page: Page, request: Request, session: str) -> Response:
@@ -189,7 +198,8 @@ class Dashboard:
         )
 
     async def _export(self, request: Request, session: str) -> Response:
-        namespace, run_id = request.path_params["namespace"], request.path_params["run_id"]
+        page_request = self._page_request(request)
+        namespace, run_id = page_request.namespace, page_request.params["run_id"]
         page = await self._service.store.read_with_deadline(
             export_run, namespace, run_id, self._service.cipher
         )
@@ -198,10 +208,17 @@ class Dashboard:
     # -- actions
 
     async def _act(
-        self, action: actions.Action, page_path: str, shown_by: Page | None, request: Request, session: str
+        self,
+        needed: Permission,
+        action: actions.Action,
+        page_path: str,
+        shown_by: Page | None,
+        request: Request,
+        session: str,
     ) -> Response:
         """Handle a form. After a refusal the browser is sent back to ``page_path``."""
-        page_request, form = self._page_request(request), await guard.read_form(request)
+        page_request = self._page_request(request, needed)
+        form = await guard.read_form(request)
         try:
             flash, to = await action(page_request, form)
         except FormRejected as rejected:

@@ -23,6 +23,7 @@ from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.load import Held
 from exotrio.manager.queries.runtimes import Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.queries.waiting import SENTENCES
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
@@ -67,6 +68,7 @@ class PageRequest:
 
     Attributes:
         query: Of several values with one name it has the last.
+        caller: Who sent it.
         rejected: The form that was not accepted, if the page is shown again for one.
     """
 
@@ -74,7 +76,12 @@ class PageRequest:
     namespace: str
     params: Mapping[str, str]
     query: Mapping[str, str]
+    caller: Caller
     rejected: FormRejected | None = None
+
+    def may(self, permission: str) -> bool:
+        """Return whether the caller has a permission in this namespace."""
+        return self.caller.may(Permission(permission), self.namespace)
 
     @property
     def monotonic(self) -> int:

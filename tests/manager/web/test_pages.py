@@ -15,6 +15,7 @@ import trio
 from starlette.types import Message
 
 from exotrio.manager.engine.schedules import fire_schedules
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages
@@ -222,7 +223,9 @@ async def test_a_fragment_is_the_same_alone_and_in_the_page(site: Site, page: ob
 
 async def test_changes_of_one_run_do_not_change_the_page_of_another(site: Site, clock: SettableClock) -> None:
     flow, _ = await failed_run(site.api)
-    request = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+    request = PageRequest(
+        service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={}, caller=Caller()
+    )
 
     async def versions() -> Mapping[str, object]:
         return await site.service.store.read(run_pages.PAGE.versions, request)
@@ -706,7 +709,9 @@ async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> 
     for path, fragment in looks.items():
         assert "no runtime offers" in await site.browser.fragments(path, fragment), path
     assert "no runtime claims" in await site.browser.fragments("/ns/shop", "now")
-    request = PageRequest(service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={})
+    request = PageRequest(
+        service=site.service, namespace="shop", params={"run_id": flow.run_id}, query={}, caller=Caller()
+    )
     before = (await site.service.store.read(run_pages.PAGE.versions, request))["graph"]
     ok(await site.api.native_claim({"Node_work": 0}, worker_id="w-1"))
     after = (await site.service.store.read(run_pages.PAGE.versions, request))["graph"]
