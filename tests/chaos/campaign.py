@@ -193,14 +193,15 @@ class _Chaos:
     watch: Watch | None = field(default=None, init=False)
     restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
-    _failures: Iterator[tuple[str, str]] = field(
-        default_factory=lambda: itertools.cycle(itertools.product(("report", "any"), FAILURES))
-    )
+    _failed_at: float = -BETWEEN_FAILING
+    _failures: Iterator[tuple[str, str]] = field(init=False)
     """What fails in each window of 500s, and in which form."""
     _due_runs: int = 0
     _triggered: int = 0
 
     def __post_init__(self) -> None:
+        failures = itertools.cycle(itertools.product(("report", "any"), FAILURES))
+        self._failures = itertools.islice(failures, self.plan.seed % 4, None)
         self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
         if self.database is not None:
             self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
@@ -425,13 +426,13 @@ class _Chaos:
     async def _fail(self, seconds: float) -> None:
         """Let a gateway, or the state manager, answer 500 to everything, or to reports only."""
         async with self._failing:  # one at a time
+            await trio.sleep_until(self._failed_at + BETWEEN_FAILING)
             self.injected[Fault.FAILING] += 1
             began, pids = time.monotonic(), [child.pid for child in self.crew.members]
             route, form = next(self._failures)
             with self.proxy.failing(route, form):
                 await trio.sleep(seconds)
-            ended = time.monotonic()
-            await trio.sleep(BETWEEN_FAILING)
+            ended, self._failed_at = time.monotonic(), trio.current_time()
         # Natively leases are renewed meanwhile, unless heartbeats fail, too.
         if self.plan.v0_only or (route == "any" and seconds > self.plan.lease_ttl / 4):
             for pid in {*pids, *(child.pid for child in self.crew.members)}:

@@ -150,16 +150,16 @@ class Strike:
 
 
 EVERY_FAULT = Plan(
-    runs=8,
+    runs=6,
     faults={
         Fault.WORKER_KILL: 1,
         Fault.SERVER_KILL: 1,
-        Fault.ZOMBIE: 2,
+        Fault.ZOMBIE: 1,
         Fault.TERM: 1,
         Fault.HUP: 1,
         Fault.CUT: 1,
         Fault.GATEWAY: 1,
-        Fault.FAILING: 2,
+        Fault.FAILING: 1,
         Fault.CLOCK: 2,
         Fault.PAUSE: 2,
         **dict.fromkeys(KINDS, 1),

@@ -6,7 +6,6 @@ import re
 import shlex
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import trio
 
 from exotrio import ConfigurationError, DatabaseError
 from exotrio.manager.store.driver import put_meta
@@ -110,33 +108,46 @@ def test_a_server_that_is_away_is_waited_for(database: Database, tmp_path: Path)
         shown_nowhere(process.wait().err)
 
 
-class RefusingServer:
-    """A PostgreSQL server that refuses each connection with the next of ``refusals``, in its own language."""
+REFUSING = """
+import socket, struct, sys
 
-    def __init__(self, *refusals: tuple[str, str]) -> None:
-        self._refusals = list(refusals)
+*passing, last = zip(sys.argv[1::2], sys.argv[2::2])
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            sqlstate, text = passing.pop(0) if passing else last
+            each = ("SFATAL", "VFATAL", "C" + sqlstate, "M" + text, "")
+            fields = "".join(field + chr(0) for field in each).encode()
+            connection.sendall(struct.pack("!cI", b"E", len(fields) + 4) + fields)
+"""
 
-    async def serve(self, task_status: trio.TaskStatus[int]) -> None:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        task_status.started(listener.socket.getsockname()[1])
-        await trio.serve_listeners(self._refuse, [listener])
 
-    async def _refuse(self, stream: trio.SocketStream) -> None:
-        await stream.receive_some()
-        sqlstate, text = self._refusals.pop(0) if len(self._refusals) > 1 else self._refusals[0]
-        fields = b"".join(f"{field}\0".encode() for field in ("SFATAL", "VFATAL", f"C{sqlstate}", f"M{text}"))
-        await stream.send_all(struct.pack("!cI", b"E", len(fields) + 5) + fields + b"\0")
+@contextmanager
+def refusing_server(*refusals: tuple[str, str]) -> Iterator[int]:
+    """Run a server that refuses each connection with the next of ``refusals``, in its own language.
+
+    In another process: while libpq asks what a refusal means, no Python code of this one runs.
+    """
+    arguments = [sys.executable, "-I", "-S", "-c", REFUSING, *(text for each in refusals for text in each)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 async def test_a_server_that_starts_is_waited_for_whatever_its_language(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(start, "RETRY_AFTER", 0.01)
     starting, denied = "le système de bases de données se lance", "accès refusé"
     # To learn what the first refusal means takes a second connection.
-    refusing = RefusingServer(*[("57P03", starting)] * 4, ("28P01", denied))
-    port = await nursery.start(refusing.serve)
-    message = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
+    with refusing_server(*[("57P03", starting)] * 4, ("28P01", denied)) as port:
+        message = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
     assert denied in message
     assert starting in caplog.text
     assert caplog.text.count("cannot be reached yet") == 1

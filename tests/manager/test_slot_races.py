@@ -96,7 +96,7 @@ async def test_room_that_is_made_while_a_claim_puts_a_state_aside_is_found(pair:
         states: list[dict[str, Any]] = []
 
         async def wait() -> None:
-            states.extend(await claim(manager.api, wait_ms=15_000, worker_id="waits"))
+            states.extend(await claim(manager.api, wait_ms=500, worker_id="waits"))
 
         async with trio.open_nursery() as nursery:
             if how == "while one waits":
