@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from exotrio import ConfigurationError, DatabaseError
 from exotrio.manager.store.driver import put_meta
@@ -144,9 +145,10 @@ async def test_a_server_that_starts_is_waited_for_whatever_its_language(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(start, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr(start, "STARTUP_TIMEOUT", 600.0)  # what does not pass is not waited for
     starting, denied = "le système de bases de données se lance", "accès refusé"
     # To learn what the first refusal means takes a second connection.
-    with refusing_server(*[("57P03", starting)] * 4, ("28P01", denied)) as port:
+    with trio.fail_after(20), refusing_server(*[("57P03", starting)] * 4, ("28P01", denied)) as port:
         message = await refusal(f"postgresql://ada@127.0.0.1:{port}/n?gssencmode=disable&sslmode=disable")
     assert denied in message
     assert starting in caplog.text
