@@ -10,10 +10,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -25,35 +23,23 @@ from tests.support import stock as stocks
 from tests.support.commands import NODES, Cli, with_worker
 from tests.support.helpers import declare
 from tests.support.processes import KEY, Ended, Server, ended, server
-from tests.support.stock import MOMENT, Answer, Stock, on_a_port
+from tests.support.stock import Answer, Stock, on_a_port
 
 
 class Doctored(Stock):
-    """A stock server that gives some other answers, and made everything at one moment.
+    """A stock server that gives some other answers, by their paths."""
 
-    Args:
-        answers: Path to answer.
-        made: In the zone where the server is.
-    """
-
-    def __init__(self, answers: Mapping[str, Answer] | None = None, made: datetime | None = None) -> None:
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
         super().__init__(time.monotonic)
-        self._own = answers or {}
-        self._moment = MOMENT if made is None else made.replace(tzinfo=None).isoformat()
-        if made is not None:
-            self.wall_clock = made.timestamp
+        self._own = answers
 
     def ask(self, method: str, path: str, key: str | None, content: bytes) -> Answer:
-        if path in self._own:
-            return self._own[path]
-        answer = super().ask(method, path, key, content)
-        answer.content = answer.content.replace(MOMENT.encode(), self._moment.encode())
-        return answer
+        return self._own[path] if path in self._own else super().ask(method, path, key, content)
 
 
 @contextmanager
-def doctored(answers: Mapping[str, Answer] | None = None, **more: Any) -> Iterator[tuple[Doctored, str]]:
-    stock = Doctored(answers, **more)
+def doctored(answers: Mapping[str, Answer] | None = None) -> Iterator[tuple[Doctored, str]]:
+    stock = Doctored(answers or {})
     with on_a_port(stock) as uri:
         yield stock, uri
 
@@ -315,7 +301,6 @@ def test_without_problems_it_exits_0(cli: Cli, running: Server) -> None:
         0,
         "kind: exotrio, native 0.",
         "clock: that of this machine, give or take",
-        "by its own time",
         "schema ",
         "free on its disk",
     )
@@ -368,7 +353,7 @@ def test_a_state_manager_that_is_killed_during_the_examination_is_a_finding(
 
         monkeypatch.setattr(Probe, "aclose", then_killed)
         end = at(cli, running.uri)("doctor")
-        says(end, 1, "! it could not be examined further", "cannot be reached", "by the Date of its answers")
+        says(end, 1, "! it could not be examined further", "cannot be reached")
 
 
 def graph(node: str) -> dict[str, Any]:
@@ -379,58 +364,23 @@ def graph(node: str) -> dict[str, Any]:
 # -- state managers that speak only v0
 
 
-def test_exotrios_server_is_recognized_although_it_speaks_only_v0(cli: Cli, tmp_path: Path) -> None:
+def test_a_namespace_that_is_unknown_at_a_server_that_speaks_only_v0_is_pointed_out(
+    cli: Cli, tmp_path: Path
+) -> None:
     with server(tmp_path, "--v0-only") as running:
         end = at(cli, running.uri)("doctor")
-        says(end, 1, "kind: exotrio, v0 only", "0 runs unfinished", "! nothing is registered in namespace n")
+        says(end, 1, "kind: speaks only v0", "! nothing is registered in namespace n")
         cli.write("g.json", graph("Gone"))
         cli("graph", "apply", "g.json", "--name", "g")
         end = at(cli, running.uri)("doctor")
         assert "nothing is registered" not in end.out, "a namespace may have graphs before it has nodes"
 
 
-OPENAPI = {"/openapi.json": Answer(200, {"info": {"title": "Exosphere State Manager", "version": "0.1"}})}
-
-
-@pytest.fixture(params=["UTC", "America/New_York", "Asia/Tokyo"])
-def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZoneInfo]:
-    """The zone in which both this machine and the stock server are."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", request.param)
-        time.tzset()
-        yield ZoneInfo(request.param)
-    time.tzset()
-
-
-def test_claims_at_a_stock_state_manager_are_counted_by_node(cli: Cli, zone: ZoneInfo) -> None:
-    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(hours=3)) as (stock, uri):
-        stock.runs["r"] = {"graph": "g", "namespace": "n"}
-        held, *_ = [*stock.add("A"), *stock.add("B")]
-        held.status = "QUEUED"
-        end = at(cli, uri, stocks.KEY)("doctor")
-        says(end, 1, "kind: Exosphere's own, v0 (Exosphere State Manager 0.1)", "1 claimed, 1 waiting")
-        says(end, 1, "! 1 state is QUEUED (A 1); the first of them was created 3 h ago")
-        says(end, 1, f"`states retry` each of {held.id}")
-        says(cli("doctor", "--stale", "86400"), 0, "fine while their runtimes run them")
-        report = json.loads(cli("doctor", "-o", "json").out)
-        assert report["state_manager"]["kind"] == "stock"
-        assert report["v0_claims"]["claimed"] == {"A": 1}
-        assert list(report["v0_claims"]["created"]) == [held.id]
-
-
-def test_a_new_claim_is_not_stuck_in_any_time_zone_of_a_stock_server(cli: Cli, zone: ZoneInfo) -> None:
-    with doctored(OPENAPI, made=datetime.now(zone) - timedelta(seconds=90)) as (stock, uri):
-        stock.runs["r"] = {"graph": "g", "namespace": "n"}
-        (held,) = stock.add("A")
-        held.status = "QUEUED"
-        says(at(cli, uri, stocks.KEY)("doctor"), 0, "created 1 min ago", "fine while their runtimes run them")
-
-
 def test_an_invalid_graph_is_found_at_any_state_manager(cli: Cli) -> None:
     with doctored() as (stock, uri):
         stock.graphs["n", "g"] = {"body": graph("Gone"), "looks": 0, "errors": ["node 'a': gone"]}
         end = at(cli, uri, stocks.KEY)("doctor")
-        says(end, 1, "kind: v0, of unknown make", "! graph g is INVALID: node 'a': gone")
+        says(end, 1, "kind: speaks only v0", "! graph g is INVALID: node 'a': gone")
 
 
 # -- outboxes

@@ -1,13 +1,9 @@
-"""The findings of ``doctor``, and how it reads clocks and outboxes."""
+"""The findings of ``doctor``, and how it reads outboxes."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,11 +17,9 @@ from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.overview import Checkup, DatabaseState
 from exotrio.cli.doctor.examine import examine_outbox
 from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed
-from exotrio.cli.doctor.probe import Reply
 from exotrio.cli.doctor.report import Report, as_text
-from exotrio.cli.doctor.server import Clock, Kind, Server, read_clock
+from exotrio.cli.doctor.server import Clock, Kind, Server
 from exotrio.cli.doctor.settings import Settings
-from exotrio.cli.doctor.v0 import V0Claims, v0_findings
 from exotrio.manager.rules.findings import (
     LONG_DUE,
     MAX_LOG,
@@ -333,69 +327,14 @@ def test_triggers_in_time_zones_are_shown_with_their_problems() -> None:
     )
 
 
-# -- claims through v0
-
-
-def test_old_v0_claims_are_stuck_and_the_fix_suits_the_server() -> None:
-    created = {"old": NOW - timedelta(hours=2), "new": NOW - timedelta(seconds=1)}
-    v0_claims = V0Claims(Counter(A=2, B=1), Counter(), 4, 4, created)
-    one(
-        v0_findings(v0_claims, NOW, 900, ours=True),
-        "3 states are QUEUED (A 2, B 1)",
-        "2 h ago",
-        "--claim-timeout",
-    )
-    (finding,) = v0_findings(v0_claims, NOW, 900, ours=False)
-    assert finding.fix.endswith("`states retry` each of old")
-    one(v0_findings(v0_claims, NOW, 7_201, ours=True), "fine while their runtimes run them", attention=False)
-
-
-def test_runs_that_were_not_examined_are_counted() -> None:
-    one(
-        v0_findings(V0Claims(pending_runs=60, opened=50), NOW, 1, ours=True),
-        "60 unfinished runs",
-        "50",
-        attention=False,
-    )
-
-
 # -- clocks
 
 
-def got(second: datetime, sent: float, received: float) -> Reply:
-    date = {"date": format_datetime(second, usegmt=True)}
-    base = NOW.timestamp()
-    return Reply(
-        status=200, headers=date, body=b"", sent=base + sent, received=base + received, took=received - sent
-    )
-
-
-@pytest.mark.parametrize("made", [0.0, 0.2, 0.8, 0.999])
-def test_a_date_header_that_changes_once_a_second_does_not_shift_the_clock(made: float) -> None:
-    # This clock is that of this machine; its Date was made up to a second before each answer.
-    answers = [
-        got(NOW + timedelta(seconds=math.floor(at - made)), at, at + 0.01) for at in (0.2, 0.4, 0.6, 0.9, 1.2)
-    ]
-    clock = read_clock(answers)
-    assert clock is not None
-    assert clock_text(clock).startswith("that of this machine, give or take")
-    one_answer = read_clock([got(NOW, 0.0, 0.1)])
-    assert one_answer is not None
-    assert (one_answer.ahead, one_answer.uncertain) == pytest.approx((0.95, 1.05))
-
-
-def test_a_clock_that_jumps_or_has_no_date_is_unknown() -> None:
-    assert read_clock([]) is None
-    nothing = Reply(status=200, headers={}, body=b"", sent=0, received=0, took=0)
-    assert read_clock([nothing, replace(nothing, headers={"date": "soon"})]) is None
-    assert read_clock([got(NOW, 0, 0.1), got(NOW + timedelta(hours=1), 0.2, 0.3)]) is None
-
-
 def test_clocks_count_as_different_only_where_that_is_certain() -> None:
-    assert of_clock(Clock(2.4, 0.5, "x")) == []
-    one(of_clock(Clock(-3.0, 0.5, "x")), "3.0 s behind this machine's, give or take 500 ms", "NTP")
-    assert clock_text(Clock(0.2, 0.5, "x")) == "that of this machine, give or take 500 ms"
-    assert clock_text(Clock(0.0, 0.0002, "x")).endswith("give or take 1 ms"), "never exact"
+    assert of_clock(Clock(2.4, 0.5)) == []
+    one(of_clock(Clock(-3.0, 0.5)), "3.0 s behind this machine's, give or take 500 ms", "NTP")
+    assert clock_text(Clock(0.2, 0.5)) == "that of this machine, give or take 500 ms"
+    assert clock_text(Clock(0.0, 0.0002)).endswith("give or take 1 ms"), "never exact"
 
 
 def test_slow_answers_are_information() -> None:

@@ -60,7 +60,7 @@ def command(
     refuses the key, 7 if another process has the database open and serves it on no port.
 
     JSON: ok, examined, settings, versions, state_manager, namespace, overview (as in `top`), checkup,
-    v0_claims, findings (what, fix, attention).
+    findings (what, fix, attention).
     """
     # Its warnings about .env are among the findings, with the name of the file.
     logging.getLogger("dotenv").addHandler(logging.NullHandler())

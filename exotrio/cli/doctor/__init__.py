@@ -2,7 +2,7 @@
 
 * ``settings`` lists each setting with its source, and the versions.
 * ``examine`` examines the state manager and outboxes, and changes nothing: ``probe`` connects step by step,
-  ``server`` recognizes the kind of server, ``v0`` looks for claims if the server speaks only v0.
+  ``server`` recognizes the kind of server.
 * ``findings`` is pure: it turns facts into ``Finding``s.
 * ``report`` shows all of it as text or JSON.
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trio
@@ -20,7 +19,6 @@ from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
 from exotrio.cli.doctor.settings import Settings
-from exotrio.cli.doctor.v0 import find_v0_claims, v0_findings
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.folder import choose_namespace, client_at, open_endpoint
 from exotrio.client import StateManager
@@ -92,14 +90,12 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
         async with client_at(endpoint, report.namespace or "default") as manager:
             if server.kind is Kind.NATIVE:
                 await _examine_native(report, server, manager, stale)
-            elif report.namespace is not None:
-                await _examine_v0(report, server, manager, stale)
             report.examined.append("the state manager")
             if report.namespace is not None:
                 graphs = await manager.graphs()
                 limits = None if report.overview is None else [each.name for each in report.overview.limits]
                 report.findings += findings.of_graphs(graphs, limits)
-                if report.v0_claims is not None and not graphs and not report.v0_claims.runs:
+                if server.kind is Kind.V0 and not graphs and not (await manager.runs(1, 1)).total:
                     await _choose_namespace(report, server, endpoint)  # it may be misspelt
                 report.examined.append(f"namespace {report.namespace}")
     except ManagerError as error:
@@ -128,11 +124,10 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
     sent = time.time()
     checkup = await manager.checkup()
     received = time.time()
-    # More precise than Date headers, which have whole seconds.
     half_trip = (received - sent) / 2
     # Its time is in whole milliseconds, rounded down.
     ahead = checkup.at.timestamp() + 0.0005 - sent - half_trip
-    server.clock = Clock(ahead, half_trip + 0.0005, "its own time")
+    server.clock = Clock(ahead, half_trip + 0.0005)
     if report.namespace is None:
         checkup = checkup.model_copy(update={"claims": []})
     else:
@@ -140,14 +135,6 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
         report.findings += overview_findings(report.overview, checkup.lease_ttl)
     report.checkup = checkup
     report.findings += checkup_findings(checkup, VERSION, stale)
-
-
-async def _examine_v0(report: Report, server: Server, manager: StateManager, stale: float) -> None:
-    report.v0_claims = await find_v0_claims(manager)
-    clock = server.clock
-    now = datetime.now(UTC) + timedelta(seconds=0 if clock is None else clock.ahead)
-    ours = server.kind is Kind.OURS_V0
-    report.findings += v0_findings(report.v0_claims, now, stale, ours=ours)
 
 
 def examine_outbox(path: Path) -> Finding:

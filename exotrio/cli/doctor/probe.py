@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,16 +34,12 @@ class Reply:
     """An answer.
 
     Attributes:
-        sent: When its request was sent, in Unix seconds.
-        received: When its headers arrived, in Unix seconds.
-        took: Seconds between the two, by a clock that cannot be set.
+        took: Seconds until its headers arrived.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    sent: float
-    received: float
     took: float
 
 
@@ -127,11 +122,11 @@ class Probe:
             StepFailed: there was no answer in HTTP.
         """
         headers = {KEY_HEADER: self._key} if with_key and self._key is not None else {}
-        sent, began = time.time(), trio.current_time()
+        began = trio.current_time()
         with trio.move_on_after(STEP):
             try:
                 async with self._client.stream("GET", f"{self._uri}{path}", headers=headers) as response:
-                    received, took = time.time(), trio.current_time() - began
+                    took = trio.current_time() - began
                     body = b""
                     async for chunk in response.aiter_raw():
                         body += chunk
@@ -148,14 +143,7 @@ class Probe:
                     what = f"the answer is not HTTP ({cause})"
                 fix = "check the port, and whether the server speaks https:// or http://"
                 raise StepFailed("answer", what, fix) from error
-            return Reply(
-                status=response.status_code,
-                headers=response.headers,
-                body=body,
-                sent=sent,
-                received=received,
-                took=took,
-            )
+            return Reply(status=response.status_code, headers=response.headers, body=body, took=took)
         late = f"nothing was answered within {STEP:g} s"
         raise StepFailed("answer", late, "is it overloaded, or stopped?")
 

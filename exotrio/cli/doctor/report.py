@@ -12,7 +12,6 @@ from exotrio._util.words import bytes_text, listed, one_line, plural
 from exotrio.cli.doctor.findings import clock_text
 from exotrio.cli.doctor.server import Kind, Server
 from exotrio.cli.doctor.settings import Settings, versions
-from exotrio.cli.doctor.v0 import V0Claims
 from exotrio.cli.terminal.output import table
 from exotrio.client import Checkup, DatabaseState, Overview, PostgresState
 from exotrio.errors import ExotrioError
@@ -33,7 +32,6 @@ class Report:
     """Why the database could not be opened."""
     overview: Overview | None = None
     checkup: Checkup | None = None
-    v0_claims: V0Claims | None = None
     findings: list[Finding] = field(default_factory=list)
     examined: list[str] = field(default_factory=lambda: ["the settings"])
 
@@ -78,7 +76,7 @@ def _server(report: Report, server: Server) -> list[str]:
         ours = f" {report.checkup.version}" if report.checkup is not None else ""
         lines.append(f"kind: {server.kind.value}{ours}{about}")
     if server.clock is not None:
-        lines.append(f"clock: {clock_text(server.clock)}, by {server.clock.source}")
+        lines.append(f"clock: {clock_text(server.clock)}")
     if report.checkup is not None:
         lines += _database(report.checkup)
     if server.namespaces is not None:
@@ -119,9 +117,6 @@ def _namespace(report: Report) -> Iterator[str]:
         live = sum(runtime.live for runtime in overview.runtimes)
         through_v0 = f", and {overview.v0_runtimes} through v0" if overview.v0_runtimes else ""
         yield f"{plural(live, 'live runtime')}{through_v0}; {plural(len(overview.nodes), 'node')}"
-    if (claims := report.v0_claims) is not None:
-        yield f"{plural(claims.pending_runs, 'run')} unfinished; in {claims.opened:,} of them "
-        yield f"{claims.claimed.total():,} claimed, {claims.waiting.total():,} waiting"
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -155,7 +150,6 @@ def as_json(report: Report) -> dict[str, Any]:
         "namespace": report.namespace,
         "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
         "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
-        "v0_claims": None if report.v0_claims is None else _v0_json(report.v0_claims),
         "findings": [
             {"what": each.what, "fix": each.fix, "attention": each.attention} for each in report.findings
         ],
@@ -174,21 +168,6 @@ def _server_json(report: Report, server: Server) -> dict[str, Any]:
         "native": server.kind is Kind.NATIVE,
         "about": server.about,
         "latency_ms": [took * 1000 for took in server.times],
-        "clock": clock
-        and {
-            "ahead_ms": clock.ahead * 1000,
-            "uncertain_ms": clock.uncertain * 1000,
-            "source": clock.source,
-        },
+        "clock": clock and {"ahead_ms": clock.ahead * 1000, "uncertain_ms": clock.uncertain * 1000},
         "namespaces": server.namespaces,
-    }
-
-
-def _v0_json(claims: V0Claims) -> dict[str, Any]:
-    return {
-        "claimed": dict(claims.claimed),
-        "waiting": dict(claims.waiting),
-        "pending_runs": claims.pending_runs,
-        "opened_runs": claims.opened,
-        "created": {state_id: created.isoformat() for state_id, created in claims.created.items()},
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
@@ -14,15 +13,11 @@ from exotrio.cli.doctor.probe import Probe, Reply, StepFailed
 
 SAMPLES = 5
 """Requests that are timed."""
-STALE_DATE = 1.0
-"""Seconds by which a Date header may be old: servers (uvicorn, nginx) renew it once a second."""
 
 
 class Kind(StrEnum):
     NATIVE = "exotrio, native"
-    OURS_V0 = "exotrio, v0 only"
-    STOCK = "Exosphere's own, v0"
-    V0 = "v0, of unknown make"
+    V0 = "speaks only v0"
     OTHER = "no state manager"
 
 
@@ -33,12 +28,10 @@ class Clock:
     Attributes:
         ahead: Seconds by which the server's clock is ahead; negative if it is behind.
         uncertain: Seconds by which ``ahead`` may be wrong, in both directions.
-        source: Where its time came from.
     """
 
     ahead: float
     uncertain: float
-    source: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,11 +68,9 @@ async def examine_server(uri: str, key: str | None, namespace: str | None) -> Se
     try:
         await probe.connect()
         await probe.get("/health", with_key=False)  # connects, so that the others are timed without that
-        samples = [await probe.get("/health", with_key=False) for _ in range(SAMPLES)]
-        server.times = sorted(reply.took for reply in samples)
+        server.times = sorted([(await probe.get("/health", with_key=False)).took for _ in range(SAMPLES)])
         if key is not None:
             await _recognize(server, probe, namespace or "default")
-        server.clock = read_clock(samples)
     except StepFailed as error:
         server.failed = error
     finally:
@@ -112,15 +103,8 @@ async def _recognize_v0(server: Server, probe: Probe, namespace: str) -> None:
         server.key_refused = f"answered {nodes.status}"
     elif nodes.status != 200 or not isinstance(body, dict) or not isinstance(body.get("nodes"), list):
         server.kind, server.about = Kind.OTHER, f"{_shown(nodes)} where v0 lists its nodes"
-    elif (await probe.get("/livez", with_key=False)).body == b"ok\n":
-        server.kind = Kind.OURS_V0
     else:
         server.kind = Kind.V0
-        described = _json(await probe.get("/openapi.json", with_key=False))
-        info = described.get("info") if isinstance(described, dict) else None
-        if isinstance(info, dict) and "exosphere" in str(info.get("title", "")).lower():
-            server.kind = Kind.STOCK
-            server.about = " ".join(str(info[name]) for name in ("title", "version") if name in info)
 
 
 def _json(reply: Reply) -> Any:
@@ -134,23 +118,3 @@ def _shown(reply: Reply) -> str:
     content_type = reply.headers.get("content-type", "no content type").partition(";")[0]
     redirect = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
     return f"it answered {reply.status} with {content_type}{redirect}"
-
-
-def read_clock(samples: list[Reply]) -> Clock | None:
-    """Return the server's clock by the Date headers of its answers; None if they do not determine it.
-
-    A header has a whole second, up to ``STALE_DATE`` old. Each answer was made between its request and its
-    arrival, so its second bounds the clock from both sides.
-    """
-    lower, upper = float("-inf"), float("inf")
-    for reply in samples:
-        try:
-            second = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-        except (ValueError, TypeError, OverflowError):
-            continue
-        lower = max(lower, second - reply.received)
-        upper = min(upper, second + 1 + STALE_DATE - reply.sent)
-    if not -1e12 < lower <= upper:
-        # No answer has a valid Date, or one of the clocks was set meanwhile.
-        return None
-    return Clock((lower + upper) / 2, (upper - lower) / 2, "the Date of its answers")
