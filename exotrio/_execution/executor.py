@@ -240,7 +240,8 @@ class Executor:
         claim = execution.claim
         whose = f"timeout of {claim.node_name}"
         if execution.timeout == claim.timeout:
-            whose = f"timeout_minutes of {claim.identifier} in its graph"
+            option = "timeout" if claim.timeout_overrides else "timeout_minutes"
+            whose = f"{option} of {claim.identifier} in its graph"
         text = f"timed out after {execution.timeout:g} s ({whose})"
         if then:
             text = bounded(f"{text}; it then raised\n{then}")

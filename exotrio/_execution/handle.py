@@ -43,7 +43,7 @@ class Execution:
             when that had loaded the class.
         ended_at: When it was over; infinite before.
         elsewhere: Node code runs in another thread or process, where no Ctrl-C can arrive.
-        timeout: Seconds that the node may take: of its class or the graph, whichever is less.
+        timeout: Seconds that the node may take: by its class and the graph (``Claim.timeout_of``).
         on_drain: Called when the node is told to drain, or how long it may, by a backend that has to pass
             that on.
         output: What it logs and prints, if that is captured.
@@ -78,9 +78,9 @@ class Execution:
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
         self.began = True
-        limits = [limit for limit in (timeout, self.claim.timeout) if limit is not None]
-        if limits and not self.cancelled:
-            self.timeout = min(limits)
+        timeout = self.claim.timeout_of(timeout)
+        if timeout is not None and not self.cancelled:
+            self.timeout = timeout
             self._limit(self.view.ends_at)
             self.view.deadline = self.scope.deadline = trio.current_time() + self.timeout
 

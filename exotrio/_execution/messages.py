@@ -41,7 +41,7 @@ class Job:
 
     Attributes:
         run_id: Of its run; empty through API v0.
-        timeout: Seconds that it may take, by the graph.
+        timeout: Seconds that it may take.
         drain: The runtime is stopping already.
         captures: Its output is kept.
         checkpoint: The one that is stored.

@@ -146,7 +146,7 @@ class Worker(ParentProcess):
             self._settings = _ProcessSettings()
         assert self._settings is not None
         self.send(Began())
-        running.begin(node.timeout)
+        running.begin()
         has_checkpoint = job.checkpoint is not None or checkpoint_class_of(node) is not None
         checkpoint = running.checkpoint if has_checkpoint else None
         try:
@@ -239,11 +239,11 @@ class _Running(ProgressView):
         self._next = 0.0
         self._waits = False
 
-    def begin(self, timeout: float | None) -> None:
-        """Record that the node begins, which has this ``timeout``."""
+    def begin(self) -> None:
+        """Record that the node begins."""
         self.began_at = time.monotonic()
-        limits = [limit for limit in (timeout, self.job.timeout) if limit is not None]
-        self.view.ends_at = min([self.view.ends_at, *(self.began_at + limit for limit in limits)])
+        if self.job.timeout is not None:
+            self.view.ends_at = min(self.view.ends_at, self.began_at + self.job.timeout)
 
     def drain(self, message: Drain) -> None:
         """Tell the node that the runtime stops."""

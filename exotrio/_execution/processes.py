@@ -136,7 +136,7 @@ class WorkerProcess(ChildProcess):
             secrets=dict(execution.secrets),
             trace=execution.trace,
             run_id=execution.claim.run_id or "",
-            timeout=execution.claim.timeout,
+            timeout=execution.claim.timeout_of(node.timeout),
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,
             checkpoint=None if checkpoint is None else checkpoint.last,

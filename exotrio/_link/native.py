@@ -383,6 +383,7 @@ def _claim(state: NativeState, delay: float) -> Claim:
         announce=state.lease.announce,
         alone=state.lease.alone,
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),
+        timeout_overrides=state.timeout_overrides,
         # ``lease`` counts from the call, ``ttl_ms`` from the request that was answered, ``delay`` later.
         lease=None if ttl_ms is None else from_ms(ttl_ms) + delay,
         waited=None if state.waited_ms is None else from_ms(state.waited_ms),

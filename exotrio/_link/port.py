@@ -33,6 +33,7 @@ class Claim:
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
         timeout: Maximum seconds of one execution, by the graph. None if it has no limit, and on v0, which
             does not say.
+        timeout_overrides: It replaces the timeout of the node's class; otherwise the smaller counts.
         waited: Seconds for which it waited to be claimed; None if the state manager does not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
         checkpoint: The one that is stored for it; None if there is none, and on v0.
@@ -52,9 +53,15 @@ class Claim:
     alone: bool = False
     lease: float | None = None
     timeout: float | None = None
+    timeout_overrides: bool = False
     waited: float | None = None
     trace: str | None = None
     checkpoint: CheckpointText | None = None
+
+    def timeout_of(self, of_class: float | None) -> float | None:
+        """Return the seconds that one execution may take, if the class of its node allows ``of_class``."""
+        limits = [self.timeout] if self.timeout_overrides else [self.timeout, of_class]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

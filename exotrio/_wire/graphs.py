@@ -66,6 +66,7 @@ class PlaceModel(GraphNodeModel):
 
     inputs: dict[str, Any]
     unites: Unites | None = None
+    retry_policy: RetryPolicy | None = None
 
 
 class CronTriggerValue(Body):

@@ -128,6 +128,7 @@ class NativeState(Body):
 
     Fields:
         timeout_ms: Maximum time for one execution, by the graph.
+        timeout_overrides: It replaces the timeout of the node's class; otherwise the smaller one counts.
         waited_ms: How long it waited for this claim, as ``waited`` of ``StateTimes``.
         trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
             those of executions to link to.
@@ -142,6 +143,7 @@ class NativeState(Body):
     inputs: dict[str, Any]
     created_at: str
     timeout_ms: Annotated[int, Field(gt=0)] | None = None
+    timeout_overrides: bool = False
     lease: Lease
     waited_ms: Annotated[int, Field(ge=0)] | None = None
     trace: str | None = None

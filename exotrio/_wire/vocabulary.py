@@ -41,6 +41,8 @@ CHECKPOINTS = "checkpoints"
 """The capability of a state manager that stores checkpoints."""
 LIMITS = "limits"
 """The capability of a state manager that knows limits."""
+NODE_POLICIES = "node_policies"
+"""The capability of a state manager that knows retry policies and timeouts of the nodes of a graph."""
 DRAIN_COMMAND = "the state manager"
 """What asked a runtime to stop, by its own account, if the answer to a heartbeat did."""
 MAX_KEY = 256

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.vocabulary import LIMITS, ORDER, Priority, ValidationStatus
+from exotrio._wire.vocabulary import LIMITS, NODE_POLICIES, ORDER, Priority, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
 from exotrio.graph import CronTrigger, GraphNodeModel, LimitModel, RetryPolicyModel, StoreConfigModel
@@ -89,6 +89,9 @@ async def _put(
     if body.limits or any(node.limits for node in body.nodes):
         # Any other server would store the graph without them.
         await calls.require(LIMITS, f"graph {name!r} cannot be stored with limits", "remove them")
+    if any(node.retry_policy is not None or node.timeout is not None for node in body.nodes):
+        what = f"graph {name!r} cannot be stored with a retry_policy or timeout of a node"
+        await calls.require(NODE_POLICIES, what, "remove them")
     if any(each.priority != Priority.NORMAL for each in body.triggers):
         what = f"graph {name!r} cannot be stored with a priority of a trigger"
         await calls.require(ORDER, what, "remove it")

@@ -1,6 +1,7 @@
 """Declarations of users: a ``Graph``, and its parts. Pure data; bodies of requests are in ``_wire/graphs``.
 
-- ``declaration``: the parts, and the rules of their fields;
+- ``declaration``: the parts except nodes, and the rules of their fields;
+- ``node_model``: the nodes, and what they unite;
 - ``retry_policy``: when failed states are tried again;
 - ``limits``: what ``Graph.limit`` returns;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
@@ -24,21 +25,14 @@ from exotrio.graph.declaration import MAX_NAME as MAX_NAME
 from exotrio.graph.declaration import MAX_NODES as MAX_NODES
 from exotrio.graph.declaration import MAX_PERIOD_MS as MAX_PERIOD_MS
 from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
-from exotrio.graph.declaration import (
-    CronTrigger,
-    GraphNodeModel,
-    LimitModel,
-    NodeLimitModel,
-    StoreConfigModel,
-    UnitesModel,
-    UnitesStrategyEnum,
-)
+from exotrio.graph.declaration import CronTrigger, LimitModel, StoreConfigModel
 from exotrio.graph.declaration import Name as Name
-from exotrio.graph.declaration import NamedTarget as NamedTarget
 from exotrio.graph.declaration import PartByPart as PartByPart
 from exotrio.graph.declaration import check_name as check_name
 from exotrio.graph.declaration import no_repeated_limits as no_repeated_limits
 from exotrio.graph.graph import Graph
+from exotrio.graph.node_model import GraphNodeModel, NodeLimitModel, UnitesModel, UnitesStrategyEnum
+from exotrio.graph.node_model import NamedTarget as NamedTarget
 from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
 
 __all__ = [

@@ -1,13 +1,13 @@
-"""The parts of a graph as users declare them, and the rules of their fields: blank names, ranges, repeats."""
+"""The parts of a graph, except its nodes, as users declare them, and the rules of their fields: blank names,
+ranges, repeats."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from enum import StrEnum
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,11 +23,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.cron import check_expression, check_zone
 from exotrio._util.words import listed, suggestion
 
-L = TypeVar("L", "LimitModel", "NodeLimitModel")
+L = TypeVar("L", bound="NamedLimit")
 
 MAX_NAME = 256
 """Characters of a name in a URL path."""
@@ -61,7 +60,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _trimmed(name: str) -> str:
+def trimmed(name: str) -> str:
     name = name.strip()
     if not name:
         raise ValueError("cannot be blank")
@@ -75,13 +74,13 @@ def _not_store(identifier: str) -> str:
 
 
 def _store_key(key: str) -> str:
-    key = _trimmed(key)
+    key = trimmed(key)
     if "." in key:
         raise ValueError(f"store key {key!r} cannot contain '.'")
     return key
 
 
-def _no_repeats(names: list[str]) -> list[str]:
+def no_repeats(names: list[str]) -> list[str]:
     repeated = sorted(name for name, uses in Counter(names).items() if uses > 1)
     if repeated:
         raise ValueError(f"repeated: {', '.join(repeated)}")
@@ -110,11 +109,11 @@ def _no_repeated_keys(values: Any, check: Callable[[Any], Any]) -> Any:
     checked = check(values)
     # If two keys are equal when trimmed, the second would replace the first.
     if len(checked) < len(values):
-        _no_repeats([key.strip() for key in values])
+        no_repeats([key.strip() for key in values])
     return checked
 
 
-Name = Annotated[str, AfterValidator(_trimmed), AfterValidator(check_name)]
+Name = Annotated[str, AfterValidator(trimmed), AfterValidator(check_name)]
 Identifier = Annotated[Name, AfterValidator(_not_store)]
 StoreKey = Annotated[str, AfterValidator(_store_key), AfterValidator(check_name)]
 
@@ -158,37 +157,6 @@ def _with_suggestions(error: ValidationError, known: Collection[str]) -> Validat
 _UNKNOWN = "extra_forbidden"
 
 
-class UnitesStrategyEnum(StrEnum):
-    """When a united node may run."""
-
-    ALL_SUCCESS = "ALL_SUCCESS"
-    """No state of the group is waiting or failed, and at least one reached the node."""
-    ALL_DONE = "ALL_DONE"
-    """No state of the group is waiting; any may have failed."""
-
-
-class UnitesModel(Declaration):
-    """Makes a node run once for each state of ``identifier``, when everything below it ended.
-
-    Args:
-        identifier: Identifier of a node of the graph; the ``GraphNodeModel`` trims and checks it.
-        strategy: Defaults to ALL_SUCCESS.
-    """
-
-    identifier: str
-    strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
-
-
-def _named_target(unites: UnitesModel) -> UnitesModel:
-    try:
-        return unites.model_copy(update={"identifier": check_name(_trimmed(unites.identifier))})
-    except ValueError as error:
-        raise ValueError(f"the identifier {error}") from None
-
-
-NamedTarget: AfterValidator = AfterValidator(_named_target)
-
-
 class LimitModel(Declaration):
     """A limit of a namespace, as a graph declares it: how many states of the places that name it run at once,
     or start within a period, or both. 0 stops them.
@@ -219,67 +187,14 @@ class LimitModel(Declaration):
         return {name: value for name, value in fields.items() if value is not None}
 
 
-class NodeLimitModel(Declaration):
-    """A limit that a place takes part in.
-
-    Args:
-        name: Its name in the namespace of the graph.
-        key: Text, as of an input: the limit applies to states with the same key. Defaults to an empty text,
-            which is a key, too.
-    """
-
-    name: Name
-    # Any, as in inputs.
-    key: Any = ""
-
-    @model_serializer(mode="wrap")
-    def _without_no_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("key", "")}
+class NamedLimit(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
 def no_repeated_limits(limits: list[L]) -> list[L]:
-    _no_repeats([limit.name for limit in limits])
+    no_repeats([limit.name for limit in limits])
     return limits
-
-
-class GraphNodeModel(Declaration):
-    """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
-
-    Args:
-        node_name: Name of the registered node (its class name).
-        namespace: Namespace the node is registered in.
-        identifier: Its name, unique in the graph; not ``store``.
-        inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
-            ``${{ store.key }}``. Defaults to none.
-        next_nodes: Identifiers of the nodes that follow, or None.
-        unites: Set if the node waits for everything below ``unites.identifier``.
-        timeout_minutes: Limit in minutes for one execution; of it and the ``timeout`` of the node's class the
-            smaller one counts. A state manager that speaks only v0 ignores it, and so does a runtime that
-            claims through v0. Defaults to None: the graph sets no limit.
-        limits: Limits of the namespace that its states take part in. Defaults to none.
-    """
-
-    node_name: Name
-    namespace: Annotated[str, AfterValidator(check_name)]
-    identifier: Identifier
-    # Any, not str: a value that is not a string is an error of the graph (400), not of a field (422).
-    inputs: dict[str, Any] = Field(default_factory=dict)
-    next_nodes: (
-        Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(_no_repeats)] | None
-    ) = None
-    unites: Annotated[UnitesModel, NamedTarget] | None = None
-    timeout_minutes: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS // 60_000)
-    limits: Annotated[
-        list[NodeLimitModel], Field(max_length=MAX_LIMITS_OF_NODE), AfterValidator(no_repeated_limits)
-    ] = Field(default_factory=list)
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
-        fields: dict[str, Any] = serialize(self)
-        unset: dict[str, Any] = {"timeout_minutes": None, "limits": []}
-        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
 
 
 class StoreConfigModel(Declaration):
@@ -290,7 +205,7 @@ class StoreConfigModel(Declaration):
         default_values: Values of keys that a trigger does not give.
     """
 
-    required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(_no_repeats)] = Field(
+    required_keys: Annotated[list[StoreKey], Field(fail_fast=True), AfterValidator(no_repeats)] = Field(
         default_factory=list
     )
     default_values: Annotated[dict[StoreKey, str], PartByPart, WrapValidator(_no_repeated_keys)] = Field(

@@ -16,17 +16,15 @@ from exotrio.graph.declaration import (
     MIN_PERIOD_MS,
     CronTrigger,
     Declaration,
-    GraphNodeModel,
     LimitModel,
     Name,
     StoreConfigModel,
-    UnitesModel,
-    UnitesStrategyEnum,
     check_name,
     no_repeated_limits,
 )
 from exotrio.graph.inputs import Inputs, models_of, node_name
 from exotrio.graph.limits import Limit
+from exotrio.graph.node_model import GraphNodeModel, UnitesModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.references import AddedNode, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
@@ -111,6 +109,8 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        timeout: float | None = None,
+        retry_policy: RetryPolicyModel | None = None,
         limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
@@ -128,6 +128,8 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        timeout: float | None = None,
+        retry_policy: RetryPolicyModel | None = None,
         limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
@@ -144,6 +146,8 @@ class Graph(Declaration):
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
         timeout_minutes: int | None = None,
+        timeout: float | None = None,
+        retry_policy: RetryPolicyModel | None = None,
         limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
@@ -168,6 +172,10 @@ class Graph(Declaration):
             strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``: it
                 runs in any case. Only with ``unites``.
             timeout_minutes: Limit in minutes for one execution here, as in ``GraphNodeModel``.
+            timeout: Limit in seconds for one execution here, in place of that of the class. Defaults to that
+                of the class. Needs our server.
+            retry_policy: When its failed states are tried again. Defaults to the policy of the graph. Needs
+                our server.
             limits: Limits that it takes part in, as ``limit`` returned them; with ``for_key``, separately for
                 each key.
             inputs: Further inputs, for names that are arguments here or not Python identifiers.
@@ -204,6 +212,8 @@ class Graph(Declaration):
                     inputs=values.texts,
                     unites=_unites(unites, strategy),
                     timeout_minutes=timeout_minutes,
+                    timeout=timeout,
+                    retry_policy=retry_policy,
                     limits=keys,
                 )
             except ValidationError as error:

@@ -16,8 +16,9 @@ from exotrio._fields.fit import fits
 from exotrio._fields.models import field_text, names_of, plain_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
-from exotrio.graph.declaration import MAX_LIMIT_KEY, NodeLimitModel, StoreConfigModel
+from exotrio.graph.declaration import MAX_LIMIT_KEY, StoreConfigModel
 from exotrio.graph.limits import Limit
+from exotrio.graph.node_model import NodeLimitModel
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.placeholders import OutputRef, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.references import (
@@ -29,7 +30,18 @@ from exotrio.graph.references import (
     repr_in,
 )
 
-OPTIONS = ("identifier", "namespace", "after", "unites", "strategy", "timeout_minutes", "limits", "inputs")
+OPTIONS = (
+    "identifier",
+    "namespace",
+    "after",
+    "unites",
+    "strategy",
+    "timeout_minutes",
+    "timeout",
+    "retry_policy",
+    "limits",
+    "inputs",
+)
 """Names of the arguments of ``Graph.add`` that are not inputs."""
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from exotrio._fields.models import names_of
 from exotrio._util.words import listed
-from exotrio.graph.declaration import GraphNodeModel
+from exotrio.graph.node_model import GraphNodeModel
 
 
 @dataclass(kw_only=True, eq=False)

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from exotrio._fields.declared import Declared, quoted, typed_inputs
 from exotrio._fields.models import NoneText
 from exotrio._util.words import listed, shortened, suggestion
-from exotrio.graph.declaration import MAX_NAME, GraphNodeModel
+from exotrio.graph.declaration import MAX_NAME
+from exotrio.graph.node_model import GraphNodeModel
 from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeholders
 
 MAX_PROBLEM = 500

@@ -269,13 +269,22 @@ async def test_our_server_without_the_route_is_distinguished_from_one_without_th
         await manager.export("r")
 
 
-@pytest.mark.parametrize(("what", "fix"), [("limits", "remove them"), ("a priority", "remove it")])
+@pytest.mark.parametrize(
+    ("what", "fix"),
+    [
+        ("limits", "remove them"),
+        ("a priority", "remove it"),
+        ("a retry_policy or timeout of a node", "remove them"),
+    ],
+)
 async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_known(
     what: str, fix: str
 ) -> None:
     graph = Graph("g", nodes=[GraphNodeModel(node_name="A", namespace="n", identifier="a")])
     if what == "limits":
         graph.limit("stripe", at_most=1)
+    elif "timeout" in what:
+        graph.nodes[0].timeout = 5
     else:
         graph.triggers = [CronTrigger(expression="@daily"), CronTrigger(expression="@hourly", priority="low")]
     for server, why in (

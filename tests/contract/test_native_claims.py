@@ -299,6 +299,12 @@ async def test_releasing_a_claim_id_ends_its_long_poll_empty(api: Api) -> None:
     await claim_one(api)
 
 
+async def test_a_claim_says_whether_the_limit_of_the_graph_replaces_that_of_the_class(api: Api) -> None:
+    await Flow.start(api, place("a", timeout=90.5))
+    state = await claim_one(api)
+    assert (state["timeout_ms"], state["timeout_overrides"]) == (90_500, True)
+
+
 async def test_a_claim_says_for_how_long_the_graph_lets_a_node_run(api: Api) -> None:
     nodes = [{**place("a", "b"), "timeout_minutes": 90}, place("b")]
     await api.register_for(nodes)
@@ -312,6 +318,14 @@ async def test_a_claim_says_for_how_long_the_graph_lets_a_node_run(api: Api) -> 
     assert "timeout_ms" not in through_v0
     assert await report(api, executed_item(state)) == ["ok"]
     assert "timeout_ms" not in await claim_one(api, limits={node_name("b"): 1})
+    for fields in (
+        {"timeout": 0},
+        {"timeout": "NaN"},
+        {"timeout": 1e12},
+        {"timeout": 5, "timeout_minutes": 1},
+        {"retry_policy": {"max_retries": -1}},
+    ):
+        refused(await api.put_graph("g", api.body([place("a", **fields)])), 422)
     for minutes in (0, -1, 1.5, "x", 10**9):
         body = api.body([{**place("a"), "timeout_minutes": minutes}])
         refused(await api.put_graph("g", body), 422)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import claim, executed_item, item_for, report
 from tests.support.helpers import (
     FAST_RETRY,
     NO_RETRY,
@@ -30,6 +31,20 @@ async def test_a_node_is_attempted_once_and_then_max_retries_times(api: Api, max
     await flow.none_ready("a")
     expected = {("a", "ERRORED"): 1} | ({("a", "RETRY_CREATED"): max_retries} if max_retries else {})
     assert await flow.statuses() == expected
+
+
+@pytest.mark.deviates_from_stock("a stock server knows only the policy of the graph")
+async def test_a_node_with_a_policy_is_retried_by_it_and_the_others_by_that_of_the_graph(api: Api) -> None:
+    once = {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 3_600_000}
+    places = [place("a", "b", retry_policy=once), place("b")]
+    flow = await Flow.start(api, *places, retry_policy=NO_RETRY, runs=2)
+    shown = ok(await api.get_graph("graph"))["nodes"]
+    assert [each.get("retry_policy", {}).get("backoff_factor") for each in shown] == [3_600_000, None]
+    failed, other = await claim(api, limit=2)
+    (reply,) = ok(await api.outcomes(item_for(failed, outcome="errored", error="boom")))["items"]
+    assert reply["after_error"] == {"retried": True, "attempts": 2, "delay_ms": 3_600_000}
+    assert await report(api, executed_item(other)) == ["ok"]
+    assert ok(await api.errored(await flow.one("b")))["retry_created"] is False
 
 
 async def test_a_retry_is_a_new_state_with_the_same_inputs_and_parents(api: Api) -> None:

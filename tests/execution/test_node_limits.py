@@ -97,18 +97,20 @@ async def test_a_node_that_takes_longer_than_its_timeout_is_cancelled_and_errore
 
 
 @pytest.mark.parametrize(
-    ("of_class", "minutes", "limit"),
+    ("of_class", "of_graph", "limit"),
     [
-        (None, 1, "60 s (timeout_minutes of slow in its graph)"),
-        (90, 1, "60 s (timeout_minutes of slow in its graph)"),
-        (30, 1, "30 s (timeout of Slow)"),
-        (90, None, "90 s (timeout of Slow)"),
+        (None, {"timeout_minutes": 1}, "60 s (timeout_minutes of slow in its graph)"),
+        (90, {"timeout_minutes": 1}, "60 s (timeout_minutes of slow in its graph)"),
+        (30, {"timeout_minutes": 1}, "30 s (timeout of Slow)"),
+        (90, {}, "90 s (timeout of Slow)"),
+        (30, {"timeout": 60}, "60 s (timeout of slow in its graph)"),
+        (90, {"timeout": 0.5}, "0.5 s (timeout of slow in its graph)"),
     ],
 )
-async def test_the_smaller_of_the_limits_of_class_and_graph_counts_and_is_named(
-    autojump_clock: MockClock, of_class: float | None, minutes: int | None, limit: str
+async def test_the_smaller_of_class_and_timeout_minutes_counts_or_the_timeout_in_the_graph(
+    autojump_clock: MockClock, of_class: float | None, of_graph: dict[str, Any], limit: str
 ) -> None:
-    slow = GraphNodeModel(node_name="Slow", namespace="n", identifier="slow", timeout_minutes=minutes)
+    slow = GraphNodeModel(node_name="Slow", namespace="n", identifier="slow", **of_graph)
     graph = Graph("g", [slow], retry_policy=RetryPolicyModel(max_retries=0))
     run = await run_graph(graph, [node(sleeps, "Slow", timeout=of_class)])
     (failed,) = run.errors

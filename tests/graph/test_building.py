@@ -19,6 +19,7 @@ from exotrio import (
     Graph,
     GraphInvalid,
     GraphNodeModel,
+    RetryPolicyModel,
     StoreConfigModel,
     UnitesModel,
     UnitesStrategyEnum,
@@ -115,6 +116,7 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
     graph, plan, _, digest = audit()
     sizes, lines = digest.every.size, digest.every["line"]
     graph.add(WriteReport, unites=plan, strategy="ALL_DONE", timeout_minutes=5, sizes=sizes, lines=f"{lines}")
+    graph.add("Mail", after=digest, timeout=2.5, retry_policy=RetryPolicyModel.fixed(1))
     place: dict[str, Any] = {"namespace": "examples"}
     assert graph.nodes == [
         GraphNodeModel(
@@ -136,7 +138,7 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
             node_name="Digest",
             identifier="digest",
             inputs={"path": "${{ plan.outputs.root }}: ${{ scan.outputs.path }}", "limit": "4096"},
-            next_nodes=["write_report"],
+            next_nodes=["write_report", "mail"],
         ),
         GraphNodeModel(
             **place,
@@ -145,6 +147,13 @@ def test_what_is_built_is_what_could_be_declared_by_hand() -> None:
             inputs={"sizes": "${{ digest.outputs.size }}", "lines": "${{ digest.outputs.line }}"},
             unites=UnitesModel(identifier="plan", strategy=UnitesStrategyEnum.ALL_DONE),
             timeout_minutes=5,
+        ),
+        GraphNodeModel(
+            **place,
+            node_name="Mail",
+            identifier="mail",
+            timeout=2.5,
+            retry_policy=RetryPolicyModel.fixed(1),
         ),
     ]
     assert graph.store_config == StoreConfigModel(default_values={"root": "/usr"})

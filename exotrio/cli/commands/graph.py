@@ -319,6 +319,10 @@ def _node(node: GraphNodeModel, namespace: str) -> list[str]:
     head = f"  {node.identifier} ({kind})"
     if node.timeout_minutes is not None:
         head += f" within {node.timeout_minutes} min"
+    if node.timeout is not None:
+        head += f" within {node.timeout:g} s"
+    if node.retry_policy is not None:
+        head += f" retried by {_policy(node.retry_policy)}"
     if node.limits:
         head += f" limited by {', '.join(limit.name for limit in node.limits)}"
     if node.unites:

@@ -220,6 +220,7 @@ def _objects(raw: dict[str, Any]) -> Iterator[tuple[JsonPath, Any, type[BaseMode
         yield ("nodes", index), node, GraphNodeModel
         if isinstance(node, dict):
             yield ("nodes", index, "unites"), node.get("unites"), UnitesModel
+            yield ("nodes", index, "retry_policy"), node.get("retry_policy"), RetryPolicyModel
     for index, trigger in enumerate(_as_list(raw.get("triggers"))):
         yield ("triggers", index), trigger, TriggerModel
 

@@ -24,6 +24,7 @@ from exotrio._wire.vocabulary import (
     MAX_OUTPUTS,
     NATIVE_ROOT,
     NATIVE_VERSION,
+    NODE_POLICIES,
     ORDER,
     ItemResult,
     StateStatus,
@@ -57,7 +58,7 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS, ORDER)
+CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS, NODE_POLICIES, ORDER)
 
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"

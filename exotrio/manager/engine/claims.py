@@ -314,7 +314,9 @@ def _claim_reply(
     token, until, retry_count, deliveries, suspect, trace, _ = others
     place = tx.template(run.template).places[place_index]
     waits = waits_since(enqueue_after, updated_at, claimed_at)
-    limits = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
+    limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
+    if place.overrides:
+        limits["timeout_overrides"] = True
     return ClaimedState(
         v0={
             "state_id": tx.state_id(seq),

@@ -25,6 +25,7 @@ from exotrio._wire.native import (
     RequeuedItem,
 )
 from exotrio._wire.vocabulary import ItemResult
+from exotrio.graph import RetryPolicyModel
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.inputs import Shared, read_shared
@@ -132,7 +133,7 @@ def _record_one(
         return Recorded(
             result=ItemResult.DUPLICATE if same else ItemResult.STALE,
             detail=None if same else _why_closed(state, token),
-            after_error=_after_error(state.scope(changes.tx), retried=state.status == RETRY_CREATED),
+            after_error=_after_error(state.scope(changes.tx), state, retried=state.status == RETRY_CREATED),
             enqueue_after=state.enqueue_after,
         )
     run = state.scope(changes.tx)
@@ -290,7 +291,7 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
     if _is_retried(run, state, item):
         status = RETRY_CREATED
         retry = state.retry_count + 1
-        delay_ms = retry_delay_ms(run.template.body.retry_policy, retry)
+        delay_ms = retry_delay_ms(_policy_of(run, state), retry)
         copy = copy_of(state, enqueue_after=tx.now_ms + delay_ms)
         copy.retry_count = retry
         copy.manual_fanout_id = state.manual_fanout_id
@@ -299,18 +300,22 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
     _finish(changes, run, state, item, status, error=item.error)
     return Recorded(
         result=ItemResult.OK,
-        after_error=_after_error(run, retried=status == RETRY_CREATED, delay_ms=delay_ms),
+        after_error=_after_error(run, state, retried=status == RETRY_CREATED, delay_ms=delay_ms),
     )
 
 
-def _after_error(run: RunScope, *, retried: bool, delay_ms: int | None = None) -> AfterError:
-    attempts = run.template.body.retry_policy.max_retries + 1
+def _after_error(run: RunScope, state: State, *, retried: bool, delay_ms: int | None = None) -> AfterError:
+    attempts = _policy_of(run, state).max_retries + 1
     return AfterError(retried=retried, attempts=attempts, delay_ms=delay_ms)
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
     """Whether a state that fails with this error is retried."""
-    return item.retry and state.retry_count < run.template.body.retry_policy.max_retries
+    return item.retry and state.retry_count < _policy_of(run, state).max_retries
+
+
+def _policy_of(run: RunScope, state: State) -> RetryPolicyModel:
+    return run.template.places[state.place].retry_policy
 
 
 def copy_of(state: State, *, enqueue_after: int) -> NewState:

@@ -23,7 +23,7 @@ from itertools import chain
 
 from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
-from exotrio.graph import MAX_NAME, UnitesStrategyEnum
+from exotrio.graph import MAX_NAME, GraphNodeModel, RetryPolicyModel, UnitesStrategyEnum
 from exotrio.graph.placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.values import InputsByKey, inputs_by_key
 from exotrio.manager.rules.edges import Shape
@@ -43,6 +43,8 @@ class Place:
         keys: Store keys that they name.
         target: Whether some place unites this one.
         timeout_ms: Maximum of milliseconds for one execution, or None.
+        overrides: Whether that replaces the ``timeout`` of the node's class, instead of the smaller counting.
+        retry_policy: Its own one, or that of the graph.
         limits: The names of the limits that its states take part in, each with its key.
     """
 
@@ -58,6 +60,8 @@ class Place:
     keys: frozenset[str]
     target: bool
     timeout_ms: int | None
+    overrides: bool
+    retry_policy: RetryPolicyModel
     limits: Mapping[str, tuple[Piece, ...]]
 
 
@@ -124,7 +128,9 @@ class Template:
                     if isinstance(ref, StoreRef)
                 ),
                 target=node.identifier in targets,
-                timeout_ms=None if node.timeout_minutes is None else node.timeout_minutes * 60_000,
+                timeout_ms=_timeout_ms(node),
+                overrides=node.timeout is not None,
+                retry_policy=node.retry_policy or body.retry_policy,
                 limits=keys[node.identifier],
             )
             for index, node in enumerate(body.nodes)
@@ -181,6 +187,12 @@ class Template:
             target: frozenset(index for unite in unites for index in unite.aggregated)
             for target, unites in self.uniters.items()
         }
+
+
+def _timeout_ms(node: GraphNodeModel) -> int | None:
+    if node.timeout is not None:
+        return max(1, round(node.timeout * 1000))
+    return None if node.timeout_minutes is None else node.timeout_minutes * 60_000
 
 
 def _waits_for(united: int, regions: Mapping[int, frozenset[int]]) -> frozenset[int]:

@@ -587,7 +587,7 @@ async def test_a_state_shows_its_log_folded_if_it_is_long(site: Site, clock: Set
 async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> None:
     ok(await site.api.register([declare("Node_a")]))
     body = site.api.body(
-        [place("a", "b"), {**place("b"), "timeout_minutes": 90}],
+        [place("a", "b"), {**place("b"), "timeout_minutes": 90, "retry_policy": {"max_retries": 7}}],
         secrets={"token": "hidden-value"},
         triggers=[
             {"type": "CRON", "value": {"expression": "*/5 * * * *"}},
@@ -603,6 +603,7 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
     assert html.count("is not registered in namespace") >= 2
     assert "<code>token</code>" in html
     assert re.search(r"<code>b</code> <span class=.quiet.>1 h 30 min</span>", html)
+    assert re.search(r"<code>b</code> <span class=.quiet.>at most 7, exponential, from ", html)
     assert "hidden-value" not in html
     assert "Asia/Kolkata, low priority<" in html
     assert "UTC</span></h3>" in html, "nothing is said of a normal priority"

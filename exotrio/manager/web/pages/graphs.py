@@ -77,6 +77,9 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "problems": problems,
         "picture": draw_graph(boxes, title=f"Graph {graph['name']}"),
         "policy": template.body.retry_policy,
+        "policies": [
+            (node.identifier, node.retry_policy) for node in template.body.nodes if node.retry_policy
+        ],
         "secrets": secret_names(view, graph),
         "crons": _crons(next_firings(view, graph), template, view.now_ms),
         "paused_at": graph["paused_at"],

@@ -45,7 +45,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
             "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
-            "attempts": 1 + view.template(row["template"]).body.retry_policy.max_retries,
+            "attempts": 1 + view.template(row["template"]).places[row["place"]].retry_policy.max_retries,
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
             "retryable": state.status in RETRYABLE and row["cancelled_at"] is None,

@@ -1,0 +1,122 @@
+"""The nodes of a graph as users declare them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio.graph.declaration import (
+    MAX_LIMITS_OF_NODE,
+    MAX_NODES,
+    Declaration,
+    Identifier,
+    Name,
+    check_name,
+    no_repeated_limits,
+    no_repeats,
+    trimmed,
+)
+from exotrio.graph.retry_policy import RetryPolicyModel
+
+
+class UnitesStrategyEnum(StrEnum):
+    """When a united node may run."""
+
+    ALL_SUCCESS = "ALL_SUCCESS"
+    """No state of the group is waiting or failed, and at least one reached the node."""
+    ALL_DONE = "ALL_DONE"
+    """No state of the group is waiting; any may have failed."""
+
+
+class UnitesModel(Declaration):
+    """Makes a node run once for each state of ``identifier``, when everything below it ended.
+
+    Args:
+        identifier: Identifier of a node of the graph; the ``GraphNodeModel`` trims and checks it.
+        strategy: Defaults to ALL_SUCCESS.
+    """
+
+    identifier: str
+    strategy: UnitesStrategyEnum = UnitesStrategyEnum.ALL_SUCCESS
+
+
+def _named_target(unites: UnitesModel) -> UnitesModel:
+    try:
+        return unites.model_copy(update={"identifier": check_name(trimmed(unites.identifier))})
+    except ValueError as error:
+        raise ValueError(f"the identifier {error}") from None
+
+
+NamedTarget: AfterValidator = AfterValidator(_named_target)
+
+
+class NodeLimitModel(Declaration):
+    """A limit that a place takes part in.
+
+    Args:
+        name: Its name in the namespace of the graph.
+        key: Text, as of an input: the limit applies to states with the same key. Defaults to an empty text,
+            which is a key, too.
+    """
+
+    name: Name
+    # Any, as in inputs.
+    key: Any = ""
+
+    @model_serializer(mode="wrap")
+    def _without_no_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("key", "")}
+
+
+class GraphNodeModel(Declaration):
+    """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
+
+    Args:
+        node_name: Name of the registered node (its class name).
+        namespace: Namespace the node is registered in.
+        identifier: Its name, unique in the graph; not ``store``.
+        inputs: Input name to text; the text may hold ``${{ identifier.outputs.field }}`` and
+            ``${{ store.key }}``. Defaults to none.
+        next_nodes: Identifiers of the nodes that follow, or None.
+        unites: Set if the node waits for everything below ``unites.identifier``.
+        timeout_minutes: Limit in minutes for one execution; of it and the ``timeout`` of the node's class the
+            smaller one counts. A state manager that speaks only v0 ignores it, and so does a runtime that
+            claims through v0. Defaults to None: the graph sets no limit.
+        limits: Limits of the namespace that its states take part in. Defaults to none.
+        retry_policy: When its failed states are tried again. Defaults to None: by the policy of the graph.
+        timeout: Limit in seconds for one execution, in place of the ``timeout`` of the node's class; a
+            runtime that claims through v0 ignores it. Defaults to None: that of the class counts.
+    """
+
+    node_name: Name
+    namespace: Annotated[str, AfterValidator(check_name)]
+    identifier: Identifier
+    # Any, not str: a value that is not a string is an error of the graph (400), not of a field (422).
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    next_nodes: (
+        Annotated[list[Name], Field(fail_fast=True, max_length=MAX_NODES), AfterValidator(no_repeats)] | None
+    ) = None
+    unites: Annotated[UnitesModel, NamedTarget] | None = None
+    timeout_minutes: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS // 60_000)
+    limits: Annotated[
+        list[NodeLimitModel], Field(max_length=MAX_LIMITS_OF_NODE), AfterValidator(no_repeated_limits)
+    ] = Field(default_factory=list)
+    retry_policy: RetryPolicyModel | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_DELAY_MS / 1000, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_limit_of_time(self) -> Self:
+        if self.timeout is not None and self.timeout_minutes is not None:
+            raise ValueError("timeout and timeout_minutes: give one of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
+        fields: dict[str, Any] = serialize(self)
+        unset: dict[str, Any] = {"timeout_minutes": None, "limits": [], "retry_policy": None, "timeout": None}
+        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
