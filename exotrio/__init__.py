@@ -88,7 +88,7 @@ else:
         ),
         "graph": (
             "CronTrigger Graph GraphNodeModel LimitModel NodeLimitModel RetryPolicyModel RetryStrategyEnum"
-            " StoreConfigModel UnitesModel UnitesStrategyEnum"
+            " StoreConfigModel UnitesModel UnitesStrategyEnum WaitModel"
         ),
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

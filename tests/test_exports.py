@@ -24,7 +24,7 @@ LifecycleError LimitModel ManagerError
 ManagerUnavailable NoRetry NodeLimitModel NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
-from_text to_text
+WaitModel from_text to_text
 """
 CLIENT = """
 Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder

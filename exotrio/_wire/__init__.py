@@ -6,6 +6,7 @@ both sides agree by construction.
 - ``v0``, ``graphs``: bodies of the stock state manager's API
 - ``native``: bodies of native routes for runtimes: claims, outcomes, heartbeats
 - ``runs``: bodies of native routes about runs: their start, their counts, their times
+- ``events``: bodies of native routes about the events of runs
 - ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
 - ``limits``: bodies of native routes about limits, and why a state waits for one
 - ``overview``: bodies that show what happens in a namespace, its runtimes and the state manager

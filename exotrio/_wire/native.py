@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
+from exotrio._wire.events import EventName
 from exotrio._wire.stops import StopReport
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
@@ -123,6 +124,13 @@ class Checkpoint(Body):
     value: Annotated[str, AfterValidator(_checkpoint_text)]
 
 
+class ClaimedEvent(Body):
+    """The event that a state waited for; ``value`` is None if the deadline passed without it."""
+
+    name: str
+    value: dict[str, str] | None = None
+
+
 class NativeState(Body):
     """A claimed state.
 
@@ -133,6 +141,7 @@ class NativeState(Body):
         trace: W3C trace contexts, if the run is traced: the parent of its execution, and after spaces
             those of executions to link to.
         checkpoint: The one that is stored for it, if any.
+        event: If its last execution, or that of the attempt before, ended by waiting for one.
     """
 
     state_id: str
@@ -148,6 +157,7 @@ class NativeState(Body):
     waited_ms: Annotated[int, Field(ge=0)] | None = None
     trace: str | None = None
     checkpoint: Checkpoint | None = None
+    event: ClaimedEvent | None = None
 
 
 class HeldState(Body):
@@ -240,8 +250,17 @@ class RequeuedItem(ReportedState):
     delay_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)]
 
 
+class WaitingItem(ReportedState):
+    """The state runs again when ``event`` was sent to its run, or when ``timeout_ms`` have passed; None:
+    without a limit."""
+
+    outcome: Literal["waiting"] = "waiting"
+    event: EventName
+    timeout_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)] | None = None
+
+
 OutcomeItem = Annotated[
-    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem, Field(discriminator="outcome")
+    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem | WaitingItem, Field(discriminator="outcome")
 ]
 """One item of ``POST .../outcomes``, whose body is a bare list of them; the last may be a ``ClaimItem``."""
 

@@ -43,6 +43,10 @@ LIMITS = "limits"
 """The capability of a state manager that knows limits."""
 NODE_POLICIES = "node_policies"
 """The capability of a state manager that knows retry policies and timeouts of the nodes of a graph."""
+EVENTS = "events"
+"""The capability of a state manager whose runs wait for events."""
+MAX_EVENT = 16 * 1024
+"""Maximum number of bytes of the value of an event, as JSON."""
 DRAIN_COMMAND = "the state manager"
 """What asked a runtime to stop, by its own account, if the answer to a heartbeat did."""
 MAX_KEY = 256
@@ -50,9 +54,11 @@ MAX_KEY = 256
 
 
 class StateStatus(StrEnum):
-    """Status of a state. The eight of v0; our server has no others."""
+    """Status of a state: the eight of v0, and ``WAITING``, which v0 shows as ``CREATED``."""
 
     CREATED = "CREATED"
+    WAITING = "WAITING"
+    """It waits for an event."""
     QUEUED = "QUEUED"
     EXECUTED = "EXECUTED"
     SUCCESS = "SUCCESS"
@@ -62,7 +68,7 @@ class StateStatus(StrEnum):
     PRUNED = "PRUNED"
 
 
-PENDING = (StateStatus.CREATED, StateStatus.QUEUED, StateStatus.EXECUTED)
+PENDING = (StateStatus.CREATED, StateStatus.WAITING, StateStatus.QUEUED, StateStatus.EXECUTED)
 SUCCESS = (StateStatus.SUCCESS, StateStatus.PRUNED)
 ERRORED = (StateStatus.ERRORED, StateStatus.NEXT_CREATED_ERROR)
 RETRIED = (StateStatus.RETRY_CREATED,)

@@ -25,13 +25,20 @@ from exotrio.graph.declaration import MAX_NAME as MAX_NAME
 from exotrio.graph.declaration import MAX_NODES as MAX_NODES
 from exotrio.graph.declaration import MAX_PERIOD_MS as MAX_PERIOD_MS
 from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
+from exotrio.graph.declaration import WAIT_NODE as WAIT_NODE
 from exotrio.graph.declaration import CronTrigger, LimitModel, StoreConfigModel
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import PartByPart as PartByPart
 from exotrio.graph.declaration import check_name as check_name
 from exotrio.graph.declaration import no_repeated_limits as no_repeated_limits
 from exotrio.graph.graph import Graph
-from exotrio.graph.node_model import GraphNodeModel, NodeLimitModel, UnitesModel, UnitesStrategyEnum
+from exotrio.graph.node_model import (
+    GraphNodeModel,
+    NodeLimitModel,
+    UnitesModel,
+    UnitesStrategyEnum,
+    WaitModel,
+)
 from exotrio.graph.node_model import NamedTarget as NamedTarget
 from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
 
@@ -46,4 +53,5 @@ __all__ = [
     "StoreConfigModel",
     "UnitesModel",
     "UnitesStrategyEnum",
+    "WaitModel",
 ]

@@ -42,6 +42,8 @@ MIN_PERIOD_MS, MAX_PERIOD_MS = 1_000, 31 * 86_400_000
 """Of a limit's starts: from a second to 31 days."""
 MAX_LIMIT_KEY = 256
 """Characters of a key of a limit, with the values of its references."""
+WAIT_NODE = "wait for event"
+"""The node name of places that wait for an event; no class has such a name."""
 PART = 100
 """Entries of an object that are checked together. Problems of more entries than these are not reported."""
 

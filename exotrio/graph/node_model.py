@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from exotrio._util.backoff import MAX_DELAY_MS
+from exotrio._util.words import listed
 from exotrio.graph.declaration import (
     MAX_LIMITS_OF_NODE,
     MAX_NODES,
+    PART,
+    WAIT_NODE,
     Declaration,
     Identifier,
     Name,
@@ -72,6 +75,41 @@ class NodeLimitModel(Declaration):
         return {name: value for name, value in fields.items() if (name, value) != ("key", "")}
 
 
+class WaitModel(Declaration):
+    """Makes a place wait for an event: it runs no node, and its outputs are the fields of the event.
+
+    Args:
+        event: Name of the event, as text of an input: ``approved-${{ item.outputs.id }}``.
+        outputs: Field name to the JSON schema of its text, as an input is registered; those with a
+            ``default``, a text, may be missing in the event. Defaults to none.
+        timeout_ms: Milliseconds, up to ten years. Defaults to None: it waits without a limit.
+        on_timeout: What the state is then: ``"error"``, the default; ``"prune"``; or a success with these
+            outputs.
+    """
+
+    event: Annotated[str, AfterValidator(trimmed)]
+    outputs: Annotated[dict[str, dict[str, Any]], Field(max_length=PART)] = Field(default_factory=dict)
+    timeout_ms: int | None = Field(default=None, gt=0, le=MAX_DELAY_MS)
+    on_timeout: Literal["error", "prune"] | dict[str, str] = "error"
+
+    @model_validator(mode="after")
+    def _has_given_outputs(self) -> Self:
+        if not isinstance(self.on_timeout, str) and self.on_timeout.keys() != self.outputs.keys():
+            raise ValueError(f"on_timeout needs a text for each output: {listed(self.outputs)}")
+        if any(not isinstance(schema.get("default", ""), str) for schema in self.outputs.values()):
+            raise ValueError("the default of an output is a text")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        unset: dict[str, Any] = {"outputs": {}, "timeout_ms": None, "on_timeout": "error"}
+        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
+
+
+_OF_EXECUTIONS = ("inputs", "limits", "timeout_minutes", "retry_policy", "timeout")
+
+
 class GraphNodeModel(Declaration):
     """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
 
@@ -90,6 +128,8 @@ class GraphNodeModel(Declaration):
         retry_policy: When its failed states are tried again. Defaults to None: by the policy of the graph.
         timeout: Limit in seconds for one execution, in place of the ``timeout`` of the node's class; a
             runtime that claims through v0 ignores it. Defaults to None: that of the class counts.
+        wait: Set if the place waits for an event. It runs no node then: its ``node_name`` is
+            ``"wait for event"``, and of the other fields it has only ``next_nodes`` and ``unites``.
     """
 
     node_name: Name
@@ -107,6 +147,7 @@ class GraphNodeModel(Declaration):
     ] = Field(default_factory=list)
     retry_policy: RetryPolicyModel | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_DELAY_MS / 1000, allow_inf_nan=False)] | None = None
+    wait: WaitModel | None = None
 
     @model_validator(mode="after")
     def _has_one_limit_of_time(self) -> Self:
@@ -114,9 +155,17 @@ class GraphNodeModel(Declaration):
             raise ValueError("timeout and timeout_minutes: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _waits_or_runs(self) -> Self:
+        if (self.wait is None) == (self.node_name == WAIT_NODE):
+            raise ValueError(f"wait and the node_name {WAIT_NODE!r} belong together: give both, or neither")
+        if self.wait is not None and any(getattr(self, name) for name in _OF_EXECUTIONS):
+            raise ValueError(f"a place that waits runs no node: it has no {listed(_OF_EXECUTIONS)}")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
         fields: dict[str, Any] = serialize(self)
-        unset: dict[str, Any] = {"timeout_minutes": None, "limits": [], "retry_policy": None, "timeout": None}
+        unset: dict[str, Any] = {"limits": [], **dict.fromkeys(("wait", *_OF_EXECUTIONS[2:]))}
         return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
+from exotrio.manager.api.events import Events
 from exotrio.manager.api.inspection import Inspection
 from exotrio.manager.api.limits import Limits
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -49,6 +50,7 @@ def create_api(
         table += [
             *routes_of(Native(service)),
             *routes_of(Inspection(service)),
+            *routes_of(Events(service.store)),
             *routes_of(Limits(service.store)),
             *routes_of(Backups(service)),
         ]

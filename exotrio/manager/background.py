@@ -22,6 +22,7 @@ from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
+from exotrio.manager.engine.sending import expire_waits
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.opening import write_at_start
@@ -46,7 +47,7 @@ JOIN_INTERVAL = 1.0
 
 
 async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
-    """End overdue leases again and again. Never returns."""
+    """End overdue leases, and overdue waits for events, again and again. Never returns."""
     level = logging.INFO  # for the first sweep: perhaps no state manager ran before this one
     # When the last committed sweep began: while the database fails or is slow, no heartbeat renews a lease.
     last = clock()
@@ -63,6 +64,10 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
             # it.
             if swept.late_ms and not store.is_shared:
                 ended = await store.write(expire, clock(), terms)
+            # Not in the transaction of the sweep: this locks runs before states.
+            if swept.is_wait_over:
+                while await store.write(expire_waits):
+                    pass
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue

@@ -34,7 +34,7 @@ MINUTE = 60.0
 MINUTE_MS = 60_000
 OF_RUNS = (
     *("runs", "states", "counts", "unite_counters", "unite_members", "events", "logs", "store"),
-    "checkpoints",
+    *("checkpoints", "mailbox"),
     *("idle_times", "discarded"),
 )
 U = node_name("u")
@@ -86,6 +86,7 @@ async def test_a_finished_run_is_deleted_with_all_its_rows_once_it_is_old_enough
     async with open_manager(clock=virtual_ms, keep_ms=30 * MINUTE_MS) as manager:
         flow = await finish(manager.api)
         await flow.trigger(store={"key": "value"})
+        ok(await manager.api.native("POST", f"run/{flow.run_id}/events", json={"name": "early"}))
         pruned = await flow.one("t")
         ok(await manager.api.prune(pruned))
         await trio.sleep(1)

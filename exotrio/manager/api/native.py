@@ -19,6 +19,7 @@ from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQu
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
     CHECKPOINTS,
+    EVENTS,
     LIMITS,
     MAX_BATCH,
     MAX_OUTPUTS,
@@ -58,7 +59,17 @@ from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
-CAPABILITIES = ("leases", "batch", "long_poll", "heartbeat", CHECKPOINTS, LIMITS, NODE_POLICIES, ORDER)
+CAPABILITIES = (
+    "leases",
+    "batch",
+    "long_poll",
+    "heartbeat",
+    CHECKPOINTS,
+    EVENTS,
+    LIMITS,
+    NODE_POLICIES,
+    ORDER,
+)
 
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from exotrio._wire.vocabulary import PENDING
 from exotrio.manager.engine.checkpoints import CheckpointChanges
-from exotrio.manager.engine.order import LAST_TURN, LATER, NEW_TURN, NORMAL, keyed_turns
+from exotrio.manager.engine.order import LAST_TURN, LATER, NEW_TURN, NORMAL, WAITING, keyed_turns
 from exotrio.manager.engine.slots import columns_of, free
 from exotrio.manager.engine.states import (
     CREATED,
@@ -77,11 +77,11 @@ _COLUMNS: tuple[str, ...] = (
 _TURN = _COLUMNS.index("turn")
 _SELDOM: tuple[str, ...] = (
     "outputs", "error", "united", "retry_count", "manual_fanout_id", "finished_at", "retry_of", "trace",
-    "failed_since", "priority", "lane", "limits",
+    "failed_since", "priority", "lane", "limits", "event",
 )  # fmt: skip
 """Columns that new states seldom need. If none of them does, the statement is shorter and takes a fifth less
 time."""
-_DEFAULTS = "{}", None, False, 0, None, None, None, None, None, NORMAL, None, None
+_DEFAULTS = "{}", None, False, 0, None, None, None, None, None, NORMAL, None, None, None
 """What these columns have then."""
 
 MAX_GATHERED = 8 * 1024 * 1024
@@ -104,12 +104,14 @@ class Changes:
     written earlier.
 
     ``runs`` are those that it may end, as they are now: locked. ``effects`` are those that the use case
-    returns in the end.
+    returns in the end. ``waiting`` has the states that begin to wait for an event, which may have been sent
+    before: the run and the name, by the number of the state.
     """
 
     def __init__(self, tx: Transaction, runs: Iterable[RunRow] = ()) -> None:
         self.tx = tx
-        self._locked = {run.id: run for run in runs}
+        self.locked = {run.id: run for run in runs}
+        self.waiting: dict[int, tuple[int, str]] = {}
         self._rows: list[tuple[Any, ...]] = []
         self._full_rows: list[tuple[Any, ...]] = []
         self._gathered = 0
@@ -137,6 +139,8 @@ class Changes:
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
         seq = self._gather(run, state, seq)
+        if state.status == CREATED and state.waits:
+            self.waiting[seq] = run.id, str(state.event)
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
@@ -160,7 +164,10 @@ class Changes:
             self._insert_rows()
         self._gathered += STATE_SIZE + size + len(state.outputs)
         turn = shares = 0
-        if state.status == CREATED:
+        lane = LATER if state.comes_due or state.enqueue_after > now else None
+        if state.status == CREATED and state.waits:
+            lane = WAITING
+        elif state.status == CREATED:
             self.effects.claimable[seq] = run.id, state.node_id
             turn, shares = self._turn(run, state, seq)
         row = (
@@ -170,7 +177,7 @@ class Changes:
         seldom = (
             state.outputs, state.error, state.united, state.retry_count, state.manual_fanout_id,
             None if state.status == CREATED else now, state.retry_of, state.trace, state.failed_since,
-            run.priority, LATER if state.comes_due or state.enqueue_after > now else None, state.limits,
+            run.priority, lane, state.limits, state.event,
         )  # fmt: skip
         if seldom == _DEFAULTS:
             self._rows.append(row)
@@ -201,7 +208,7 @@ class Changes:
             columns += _SELDOM
         if self._limit_keys:
             limits = columns_of(self.tx, self._limit_keys)
-            rows = [(*row[:-2], limits.get(row[0], row[-2]), row[-1]) for row in rows]
+            rows = [(*row[:-3], limits.get(row[0], row[-3]), *row[-2:]) for row in rows]
         if self._keyed:
             turns = keyed_turns(self.tx, self._keyed)
             rows = [(*row[:_TURN], turns.get(row[0], row[_TURN]), *row[_TURN + 1 :]) for row in rows]
@@ -260,7 +267,7 @@ class Changes:
 
         The run is locked, and what ``apply`` has still to write does not end it.
         """
-        row, now = self._locked[run], self.tx.now_ms
+        row, now = self.locked[run], self.tx.now_ms
         since = row.finished_at
         if since is None:
             return
@@ -346,7 +353,7 @@ class Changes:
         rows = sorted((run, tx.now_ms, *deltas) for run, deltas in changed.items())
         tx.update("runs", ("id",), ("finished_at",), rows, add=_RUNS, computed=(_FINISHED_AT,))
         for run, (pending, _, errored, retried) in changed.items():
-            row = self._locked[run]
+            row = self.locked[run]
             row.pending += pending
             row.errored += errored
             row.retried += retried

@@ -25,6 +25,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.candidates import find_candidates, next_due
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.lanes import LimitedClaim
+from exotrio.manager.engine.mailbox import read_events
 from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
@@ -290,7 +291,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
 
 _REPLIED = (
     "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
-    " retry_count, deliveries, suspect, trace, checkpoint_size"
+    " retry_count, deliveries, suspect, trace, event, checkpoint_size"
 )
 
 
@@ -303,7 +304,13 @@ def _replies(
     runs = tx.run_facts({*run_of.values()})
     tx.keep_runs_of(run_of)
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
-    return [_claim_reply(tx, claimer, by_seq[seq], runs[run_of[seq]], stored.get(seq)) for seq in seqs]
+    waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
+    values = read_events(tx, waited.values())
+    replies = [_claim_reply(tx, claimer, by_seq[seq], runs[run_of[seq]], stored.get(seq)) for seq in seqs]
+    for seq, reply in zip(seqs, replies, strict=True) if waited else ():
+        if seq in waited:
+            reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
+    return replies
 
 
 def _claim_reply(
@@ -311,7 +318,7 @@ def _claim_reply(
 ) -> ClaimedState:
     # By position: to find the columns by their names took a quarter of the time of the replies.
     seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
-    token, until, retry_count, deliveries, suspect, trace, _ = others
+    token, until, retry_count, deliveries, suspect, trace, *_ = others
     place = tx.template(run.template).places[place_index]
     waits = waits_since(enqueue_after, updated_at, claimed_at)
     limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}

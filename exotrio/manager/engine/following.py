@@ -7,7 +7,16 @@ from typing import Any
 from pydantic_core import to_json
 
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.inputs import InputsError, Need, Shared, Sources, build_for, limit_keys
+from exotrio.manager.engine.inputs import (
+    InputsError,
+    Need,
+    Shared,
+    Sources,
+    build_for,
+    event_name,
+    limit_keys,
+)
+from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
 from exotrio.manager.rules.lineage import child_path, extend_groups
 
@@ -53,6 +62,9 @@ class Follow:
             try:
                 inputs = build_for(node, place, self._sources, self._place.identifier, output)
                 keys = limit_keys(place, self._sources, self._place.identifier, output)
+                event = None
+                if place.wait is not None:
+                    event = event_name(place.wait, self._sources, self._place.identifier, output)
             except InputsError as problem:
                 return f"cannot create the next state: {problem}"
             text = to_json(inputs)
@@ -69,9 +81,11 @@ class Follow:
                     parent=seq,
                     groups=groups,
                     path=child_path(path, index),
-                    enqueue_after=tx.now_ms,
+                    enqueue_after=begins_at(place, tx.now_ms),
                     trace=self._trace,
                     limit_keys=keys,
+                    event=event,
+                    waits=event is not None,
                 )
             )
         for child in children:

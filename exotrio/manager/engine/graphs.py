@@ -11,8 +11,9 @@ from pydantic_core import from_json, to_json
 from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of
 from exotrio._util.times import timestamp
 from exotrio._wire.graphs import GraphRequest, StoredGraph
-from exotrio._wire.v0 import RegisterRequest
+from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
@@ -25,9 +26,21 @@ from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
+_WAITS = RegisterRequest(
+    runtime_name="",
+    nodes=[NodeDeclaration(name=WAIT_NODE, inputs_schema={}, outputs_schema={}, secrets=[])],
+)
+"""The node of places that wait for an event, so that their states have one, too."""
+
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
     """Insert or replace what is registered under each node's name."""
+    if any(node.name == WAIT_NODE for node in request.nodes):
+        raise InvalidRequest(f"{WAIT_NODE!r} is the name of places that wait: give the node another name")
+    _register(tx, namespace, request)
+
+
+def _register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
     rows = {
         node.name: (
             namespace,
@@ -99,6 +112,9 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     The reply says whether the graph is valid. Existing runs keep the version they began with.
     """
     template = new.template
+    for each in {place.namespace for place in template.places if place.wait is not None}:
+        if tx.registered(each, WAIT_NODE) is None:
+            _register(tx, each, _WAITS)
     nodes = {
         (place.namespace, place.node_name): node
         for place in template.places

@@ -14,11 +14,12 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from exotrio._wire.vocabulary import check_key as check_event
 from exotrio.graph import MAX_LIMIT_KEY
 from exotrio.graph.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.engine.states import RunScope, size_of
 from exotrio.manager.rules.registered import Registered
-from exotrio.manager.rules.template import Place, Unite
+from exotrio.manager.rules.template import Place, Unite, Wait
 from exotrio.manager.store.view import View
 
 Outputs = Mapping[str, Any]
@@ -279,6 +280,18 @@ def limit_keys(place: Place, sources: Sources, current: str, outputs: Outputs) -
             raise InputsError(f"the key of limit {name!r} of {place.identifier!r}: {error}") from None
         keys[name] = key
     return keys
+
+
+def event_name(wait: Wait, sources: Sources, current: str, outputs: Outputs) -> str:
+    """Return the name of the event that a new state waits for; arguments as in ``build``.
+
+    Raises:
+        InputsError: a value is missing or not a string, or the name is not one of an event.
+    """
+    try:
+        return check_event("".join(_resolve(piece, sources, current, outputs) for piece in wait.event))
+    except (InputsError, ValueError) as error:
+        raise InputsError(f"the name of the event: {error}") from None
 
 
 def _resolve(

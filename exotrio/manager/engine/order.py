@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from exotrio._wire.vocabulary import Priority
+from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import Position
 from exotrio.manager.store.transaction import Transaction
@@ -37,6 +38,11 @@ LEVELS = {Priority.HIGH: HIGH, Priority.NORMAL: NORMAL, Priority.LOW: LOW}
 NAMES = {level: priority.value for priority, level in LEVELS.items()}
 LATER = "later"
 """The lane of states that are not due yet."""
+WAITING = "waiting"
+"""The lane of states that wait for an event, until ``enqueue_after``. No claim finds them, and no number of
+states that wait to be claimed counts them."""
+NEVER = 253_370_764_800_000
+"""``enqueue_after`` of those that wait without a limit: the year 9999."""
 
 NEW_TURN = (
     "turn",
@@ -52,6 +58,22 @@ LAST_TURN = ("turn", "coalesce((SELECT turn FROM states WHERE seq = {turn}), 0)"
 def share_of(weight: float) -> int:
     """Return the share of a run with this weight."""
     return round(SHARE / weight)
+
+
+def deadline_ms(now_ms: int, timeout_ms: int | None) -> int:
+    """Return until when a state waits for an event that begins to wait now."""
+    return NEVER if timeout_ms is None else now_ms + timeout_ms
+
+
+def begins_at(place: Place, now_ms: int) -> int:
+    """Return ``enqueue_after`` of a new state that is not delayed: the time, or until when it waits."""
+    return now_ms if place.wait is None else deadline_ms(now_ms, place.wait.model.timeout_ms)
+
+
+def waits_until(enqueue_after: int) -> int | None:
+    """Return until when a state in the lane ``WAITING`` waits; None: without a limit."""
+    # It is moved when a clock is set back.
+    return enqueue_after if enqueue_after < NEVER // 2 else None
 
 
 def weight_of(share: int) -> float:

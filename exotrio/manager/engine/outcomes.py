@@ -23,13 +23,14 @@ from exotrio._wire.native import (
     OutcomeItem,
     PrunedItem,
     RequeuedItem,
+    WaitingItem,
 )
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.graph import RetryPolicyModel
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.inputs import Shared, read_shared
-from exotrio.manager.engine.order import LATER
+from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
 from exotrio.manager.engine.states import (
     CREATED,
@@ -151,7 +152,11 @@ def _record_one(
             _finish(changes, run, state, item, PRUNED, data=to_json(item.data).decode())
             return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
         case RequeuedItem():
-            return _requeued(changes, state, item.delay_ms)
+            return _requeued(changes, state, changes.tx.now_ms + item.delay_ms, lane=LATER)
+        case WaitingItem():
+            until = deadline_ms(changes.tx.now_ms, item.timeout_ms)
+            changes.waiting[state.seq] = state.run, item.event
+            return _requeued(changes, state, until, lane=WAITING, event=item.event)
 
 
 def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
@@ -184,6 +189,8 @@ def _is_recorded(state: State, item: OutcomeItem) -> bool:
             return state.status == PRUNED and bool(from_json(str(state.data)) == item.data)
         case RequeuedItem():
             return state.status == CREATED and bool(state.requeued)
+        case WaitingItem():
+            return state.status == CREATED and bool(state.requeued) and state.event == item.event
 
 
 def _why_closed(state: State, token: str | None) -> str:
@@ -335,17 +342,20 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         limits=state.limits,
         trace=linked(state.trace, [state.execution]),
         turn=state.turn,
+        event=state.event,
     )
 
 
-def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
+def _requeued(
+    changes: Changes, state: State, enqueue_after: int, *, lane: str, event: str | None = None
+) -> Recorded:
     tx = changes.tx
-    enqueue_after = tx.now_ms + delay_ms
     changes.update(
         state,
         status=CREATED,
         enqueue_after=enqueue_after,
-        lane=LATER,
+        lane=lane,
+        **({"event": event} if event != state.event else {}),
         requeued=1,
         deliveries=0,
         suspect=0,
@@ -353,6 +363,8 @@ def _requeued(changes: Changes, state: State, delay_ms: int) -> Recorded:
         updated_at=tx.now_ms,
         **({"trace": linked(state.trace, [state.execution])} if state.execution else {}),
     )
-    changes.effects.announce(state.run, state.node_id)
+    if lane == LATER:
+        changes.effects.announce(state.run, state.node_id)
     state.status, state.enqueue_after, state.requeued = CREATED, enqueue_after, 1
+    state.event = event
     return Recorded(result=ItemResult.OK, enqueue_after=enqueue_after)

@@ -15,6 +15,7 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.inputs import read_shared
+from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.outcomes import copy_of
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.states import (
@@ -224,6 +225,10 @@ def _replace(
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
         # However many there are, and however many states of the run wait.
         new.turn, new.comes_due = state.turn, True
+        if (place := run.template.places[state.place]).wait and state.status != NEXT_CREATED_ERROR:
+            new.waits, new.enqueue_after = True, begins_at(place, tx.now_ms)
+        elif from_beginning:
+            new.event = None
         seq = tx.allocate()
         if state.status == NEXT_CREATED_ERROR:
             new.outputs = state.outputs

@@ -13,8 +13,15 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, limit_keys
-from exotrio.manager.engine.order import LEVELS, NORMAL, give_turns_back, keyed_turns
+from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, event_name, limit_keys
+from exotrio.manager.engine.order import (
+    LEVELS,
+    NORMAL,
+    WAITING,
+    begins_at,
+    give_turns_back,
+    keyed_turns,
+)
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (
@@ -133,7 +140,7 @@ def trigger_many(
         run = runs[index]
         scope = RunScope(numbers[ids[index]], template, run.priority, run.share, run.fair_key)
         try:
-            root_inputs, keys = _root_inputs(tx, scope, run)
+            root_inputs, keys, event = _root_inputs(tx, scope, run)
             if check is not None:
                 check.check(run.inputs, run.store, root_inputs)
             inputs = to_json(root_inputs).decode()
@@ -157,9 +164,11 @@ def trigger_many(
                 parent=None,
                 groups="",
                 path=b"",
-                enqueue_after=tx.now_ms + run.start_delay_ms,
+                enqueue_after=begins_at(template.root, tx.now_ms + run.start_delay_ms),
                 trace=run.trace,
                 limit_keys=keys,
+                event=event,
+                waits=event is not None,
             ),
         )
         stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]
@@ -235,19 +244,22 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
     return {row[0]: number for row, number in zip(rows, ids, strict=True)}
 
 
-def _root_inputs(tx: Transaction, scope: RunScope, run: NewRun) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the inputs of the root of a run, and the keys of its limits; raise InvalidRequest if it cannot
-    start."""
+def _root_inputs(
+    tx: Transaction, scope: RunScope, run: NewRun
+) -> tuple[dict[str, str], dict[str, str], str | None]:
+    """Return the inputs of the root of a run, the keys of its limits, and the event that it waits for; raise
+    InvalidRequest if it cannot start."""
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
         raise InvalidRequest(f"the store lacks required keys: {', '.join(missing)}")
     inputs = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
     declared = [name for name in root.inputs if name not in inputs]
-    if not (declared or root.limits):
-        return inputs, {}
+    if not (declared or root.limits or root.wait):
+        return inputs, {}, None
     sources = Sources(tx, scope, None, Shared(stored={(scope.id, key): store.get(key) for key in root.keys}))
     try:
-        return build(root, declared, sources, "", {}) | inputs, limit_keys(root, sources, "", {})
+        event = None if root.wait is None else event_name(root.wait, sources, "", {})
+        return build(root, declared, sources, "", {}) | inputs, limit_keys(root, sources, "", {}), event
     except InputsError as problem:
         raise InvalidRequest(str(problem)) from None
 
@@ -309,7 +321,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
         in_order = run.priority, run.fair_key, run.share
-        waiting = [state["node_id"] for state in states if state["status"] == CREATED]
+        waiting = [
+            state["node_id"] for state in states if state["status"] == CREATED and state["lane"] != WAITING
+        ]
         give_turns_back(tx, [(node_id, *in_order) for node_id in waiting])
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
     changes.apply()
@@ -328,7 +342,8 @@ def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priorit
     tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
     pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
     # Locked by number, as everywhere.
-    states = f"SELECT seq, node_id, status FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
+    columns = "seq, node_id, CASE WHEN lane = 'waiting' THEN '' ELSE status END AS status"
+    states = f"SELECT {columns} FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
     rows = tx.execute(states, (run.id,)).fetchall()
     node_ids = {node_id for _, node_id, _ in rows}
     begins = {}

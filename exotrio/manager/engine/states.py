@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from exotrio._wire.vocabulary import StateStatus
-from exotrio.manager.engine.order import NORMAL
+from exotrio.manager.engine.order import NORMAL, WAITING
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import parent_in
 from exotrio.manager.rules.template import Template
@@ -77,7 +77,7 @@ class NewState:
 
     ``limits`` is that column of the state that it replaces; otherwise ``limit_keys`` has the names of its
     limits, with the keys. Without a ``turn`` it gets a new one. One that ``comes_due`` takes its place when
-    it is claimed, as delayed ones do.
+    it is claimed, as delayed ones do. One that ``waits`` does so for ``event``, until ``enqueue_after``.
     """
 
     place: int
@@ -100,6 +100,8 @@ class NewState:
     limit_keys: Mapping[str, str] = field(default_factory=dict)
     turn: int | None = None
     comes_due: bool = False
+    event: str | None = None
+    waits: bool = False
 
 
 @dataclass(slots=True)
@@ -136,6 +138,7 @@ class State:
     updated_at: int
     turn: int
     limits: str | None
+    event: str | None
     inputs: str = ""
     outputs: str = ""
     execution: str | None = None
@@ -148,6 +151,11 @@ class State:
     def scope(self, view: View) -> RunScope:
         """Return its run."""
         return self.run_row.scope(view)
+
+
+def shown_status(status: str, lane: str | None) -> str:
+    """Return the status of a state as the native API and pages show it."""
+    return StateStatus.WAITING.value if lane == WAITING and status == CREATED else status
 
 
 def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> int:
@@ -209,7 +217,7 @@ def read_states(
     rows = view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
-        f" checkpoint_size, updated_at, turn, limits FROM states WHERE {which} ORDER BY seq{locked}",
+        f" checkpoint_size, updated_at, turn, limits, event FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )
     # Of a deleted run some states may still be there.

@@ -27,10 +27,13 @@ from exotrio.manager.engine.inputs import (
     Shared,
     Sources,
     build_for,
+    event_name,
     group_lists,
     limit_keys,
     read_shared,
 )
+from exotrio.manager.engine.mailbox import deliver
+from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (
     CREATED,
@@ -67,13 +70,17 @@ REPLACED = "replaced: a state before it was retried"
 
 
 def commit_changes(changes: Changes) -> None:
-    """Write the changes, then create the state of every united node whose group they completed.
+    """Write the changes, give states that begin to wait the events that were sent before, and create the
+    state of every united node whose group is complete then.
 
     Inner groups come first: the state of a united node is itself a member of outer groups. Groups of several
     runs, and groups of one united node, do not depend on each other and are handled together.
     """
     waiting = changes.apply()
-    while waiting:
+    while waiting or changes.waiting:
+        while changes.waiting:
+            deliver(changes)
+            waiting |= changes.apply()
         now, later, earlier = _complete(changes.tx, waiting)
         for (run, target_state, _), state in zip(now, united_states(changes.tx, now), strict=True):
             state.trace = linked(state.trace, changes.executions_in(target_state))
@@ -178,10 +185,12 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
     status, error = CREATED, None
     inputs: dict[str, str] = {}
     keys: dict[str, str] = {}
-    sources = Sources(tx, run, target_state, shared)
+    sources, event = Sources(tx, run, target_state, shared), None
     try:
         inputs = build_for(node, place, sources, "", {}, lists)
         keys = limit_keys(place, sources, "", {})
+        if place.wait is not None:
+            event = event_name(place.wait, sources, "", {})
     except InputsError as problem:
         status, error = ERRORED, f"cannot run: {problem}"
     return NewState(
@@ -194,9 +203,11 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
         united=True,
         groups=extend_groups(target["groups"], target_state, unite.target),
         path=child_path(target["path"], unite.place),
-        enqueue_after=tx.now_ms,
+        enqueue_after=begins_at(place, tx.now_ms),
         trace=parent_in(target["trace"]),
         limit_keys=keys,
+        event=event,
+        waits=event is not None,
     )
 
 

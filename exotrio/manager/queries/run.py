@@ -8,7 +8,7 @@ from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.runs import WaitReason, missing_of
-from exotrio._wire.vocabulary import RunStatus
+from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
@@ -27,19 +27,23 @@ MAX_TIMED = 20_000
 
 
 def counts_of(view: View, run: int) -> dict[int, dict[str, int]]:
-    """Return the number of states of a run by place and status. The cost grows with its places and its held
-    states only."""
+    """Return the number of states of a run by place and status. The cost grows with its places, and with its
+    states that are held or wait for events, only."""
     counts: dict[int, dict[str, int]] = {}
-    for place, queued, pending, *ended in view.execute(
+    for place, queued, waiting, pending, *ended in view.execute(
         "WITH held AS (SELECT place, count(*) AS number FROM states INDEXED BY states_held"
-        " WHERE status = 'QUEUED' AND run = ? GROUP BY place)"
-        " SELECT counts.place, coalesce(number, 0), pending, success, errored, next_created_error,"
-        " retry_created, pruned FROM counts LEFT JOIN held ON held.place = counts.place WHERE run = ?"
-        " ORDER BY counts.place",
-        (run, run),
+        " WHERE status = 'QUEUED' AND run = ? GROUP BY place),"
+        " waiting AS (SELECT place, count(*) AS number FROM states INDEXED BY states_waiting"
+        " WHERE status = 'CREATED' AND lane = 'waiting' AND run = ? GROUP BY place)"
+        " SELECT counts.place, coalesce(held.number, 0), coalesce(waiting.number, 0), pending, success,"
+        " errored, next_created_error, retry_created, pruned FROM counts"
+        " LEFT JOIN held ON held.place = counts.place LEFT JOIN waiting ON waiting.place = counts.place"
+        " WHERE run = ? ORDER BY counts.place",
+        (run, run, run),
     ):
         # No state is stored as EXECUTED: the step from QUEUED to the end is one transaction.
-        numbers = dict(zip(STATUSES, (pending - queued, queued, 0, *ended), strict=True))
+        numbers = dict(zip(STATUSES, (pending - queued - waiting, queued, 0, *ended), strict=True))
+        numbers[StateStatus.WAITING] = waiting
         counts[place] = {status: number for status, number in numbers.items() if number}
     return counts
 

@@ -19,14 +19,14 @@ MAX_PROBLEMS = 100
 SECRETS = "secrets"
 
 _QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LINE = re.compile(rf"node {_QUOTED}(?:, (input|limit) {_QUOTED})?: (.*)", re.DOTALL)
+_LINE = re.compile(rf"node {_QUOTED}(?:, (input|limit|wait) {_QUOTED})?: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a graph: why, at which node, and at which field, if it is about one.
 
-    The field is ``inputs.NAME`` or ``limits.NAME`` of the node, or ``secrets`` of the graph.
+    The field is ``inputs.NAME``, ``limits.NAME`` or ``waits.event`` of the node, or ``secrets`` of the graph.
     """
 
     text: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,9 @@ def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -
             text = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
             yield Problem(text, place.identifier)
     used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
+    for place in template.places:
+        if place.wait is not None and (node := used[place.index]) is not None:
+            used[place.index] = replace(node, outputs=place.wait.model.outputs)
     needed_by = {name: node.name for node in used.values() if node for name in node.secrets}
     for name in needed_by:
         if name not in template.body.secrets:

@@ -16,18 +16,44 @@ Pure: no database, no clock. Theory of operation:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
+from exotrio._fields.declared import Declared, typed_inputs
 from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
-from exotrio.graph import MAX_NAME, GraphNodeModel, RetryPolicyModel, UnitesStrategyEnum
+from exotrio.graph import MAX_NAME, GraphNodeModel, RetryPolicyModel, UnitesStrategyEnum, WaitModel
 from exotrio.graph.placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.values import InputsByKey, inputs_by_key
 from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.problems import Problem, refuse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """The event that a place waits for, compiled; ``event`` is its name."""
+
+    model: WaitModel
+    event: tuple[Piece, ...]
+
+    @cached_property
+    def typed_outputs(self) -> dict[str, Declared]:
+        """The outputs that do not accept every text."""
+        return typed_inputs(self.model.outputs)
+
+    @cached_property
+    def defaults(self) -> dict[str, str]:
+        """The texts of outputs that an event need not have."""
+        fields = self.model.outputs.items()
+        return {name: schema["default"] for name, schema in fields if "default" in schema}
+
+    def may_wait_for(self, name: str) -> bool:
+        """Whether an event of this name may be the one."""
+        parts = (re.escape(piece) if isinstance(piece, str) else ".*" for piece in self.event)
+        return re.fullmatch("".join(parts), name, re.DOTALL) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +72,7 @@ class Place:
         overrides: Whether that replaces the ``timeout`` of the node's class, instead of the smaller counting.
         retry_policy: Its own one, or that of the graph.
         limits: The names of the limits that its states take part in, each with its key.
+        wait: The event that it waits for; None if it runs a node.
     """
 
     index: int
@@ -63,6 +90,7 @@ class Place:
     overrides: bool
     retry_policy: RetryPolicyModel
     limits: Mapping[str, tuple[Piece, ...]]
+    wait: Wait | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +131,8 @@ class Template:
         shape.check()
         pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
         keys: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        refuse("an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys))
+        waits: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        refuse("an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys, waits))
         targets = {node.unites.identifier for node in body.nodes if node.unites}
         self.places: tuple[Place, ...] = tuple(
             Place(
@@ -119,12 +148,12 @@ class Template:
                 ancestors=shape.ancestors[node.identifier],
                 names=frozenset(
                     ref.identifier
-                    for ref in _pieces(pieces[node.identifier], keys[node.identifier])
+                    for ref in _pieces(*(texts[node.identifier] for texts in (pieces, keys, waits)))
                     if isinstance(ref, OutputRef)
                 ),
                 keys=frozenset(
                     ref.key
-                    for ref in _pieces(pieces[node.identifier], keys[node.identifier])
+                    for ref in _pieces(*(texts[node.identifier] for texts in (pieces, keys, waits)))
                     if isinstance(ref, StoreRef)
                 ),
                 target=node.identifier in targets,
@@ -132,6 +161,11 @@ class Template:
                 overrides=node.timeout is not None,
                 retry_policy=node.retry_policy or body.retry_policy,
                 limits=keys[node.identifier],
+                wait=(
+                    None
+                    if node.wait is None
+                    else Wait(model=node.wait, event=waits[node.identifier]["event"])
+                ),
             )
             for index, node in enumerate(body.nodes)
         )
@@ -216,9 +250,10 @@ def _parse_texts(
     shape: Shape,
     inputs: dict[str, dict[str, tuple[Piece, ...]]],
     keys: dict[str, dict[str, tuple[Piece, ...]]],
+    waits: dict[str, dict[str, tuple[Piece, ...]]],
 ) -> Iterator[Problem]:
-    """Parse every input into ``inputs``, and the keys of limits into ``keys``; check what their placeholders
-    refer to, and yield the problems."""
+    """Parse every input into ``inputs``, the keys of limits into ``keys`` and the names of events into
+    ``waits``; check what their placeholders refer to, and yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
     for node in body.nodes:
         above = shape.ancestors[node.identifier]
@@ -226,6 +261,7 @@ def _parse_texts(
         for field, texts, parsed, allowed in (
             ("inputs", node.inputs, inputs, above | region),
             ("limits", {limit.name: limit.key for limit in node.limits}, keys, above),
+            ("waits", {} if node.wait is None else {"event": node.wait.event}, waits, above),
         ):
             parsed[node.identifier] = {}
             for name, text in texts.items():

@@ -188,8 +188,21 @@ CREATE TABLE starts (
 ) WITHOUT ROWID;
 """,
     # Named keys. Earlier managers do not know them: they refuse them, and what they claim is the root key's.
+    # Events that runs wait for: to earlier managers, a state that waits for one is CREATED, in a lane from
+    # which they claim nothing.
     6: """
 ALTER TABLE states ADD COLUMN owner TEXT;
+ALTER TABLE states ADD COLUMN event TEXT;
+ALTER TABLE runs ADD COLUMN events INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE status = 'CREATED' AND lane = 'waiting';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE status = 'CREATED' AND lane = 'waiting';
+CREATE TABLE mailbox (
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    sent_at INTEGER NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,

@@ -90,13 +90,23 @@ CREATE TABLE runs (
     -- In which order its states are claimed (engine.order).
     priority INTEGER NOT NULL DEFAULT 0,      -- less than 0: before others
     share INTEGER NOT NULL DEFAULT 1000000,   -- by how much each of its states moves the next one back
-    fair_key TEXT                        -- the runs that share one place in the fair order; NULL: it alone
+    fair_key TEXT,                       -- the runs that share one place in the fair order; NULL: it alone
+    events INTEGER NOT NULL DEFAULT 0    -- in its mailbox
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
 CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
+
+-- Events that were sent to runs (engine.mailbox): the first value under a name.
+CREATE TABLE mailbox (
+    run INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,                 -- JSON object of texts
+    sent_at INTEGER NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
 
 -- When a run had ended and waited to be retried: that is not part of its duration.
 CREATE TABLE idle_times (
@@ -162,7 +172,8 @@ CREATE TABLE states (
     limits TEXT,                         -- in which it takes part: JSON list of [id, key]; NULL: in none
     lane TEXT,                           -- why it cannot be claimed; NULL: it only waits for its turn
     -- The name of the key that claimed it last; NULL: the root key, or inside a state manager.
-    owner TEXT
+    owner TEXT,
+    event TEXT                           -- that it waits for, in the lane 'waiting', or waited for last
 );
 CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NULL;
@@ -178,6 +189,9 @@ CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status
 -- Those that wait for a limit.
 CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NOT NULL;
+-- Those that wait for an event, and until when.
+CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE status = 'CREATED' AND lane = 'waiting';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE status = 'CREATED' AND lane = 'waiting';
 -- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
 CREATE INDEX states_by_run ON states (run, seq);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');

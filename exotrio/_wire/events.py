@@ -1,0 +1,72 @@
+"""Bodies of native routes about the events of runs."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from exotrio._wire.body import Body, Moment, Texts
+from exotrio._wire.vocabulary import check_key
+
+EventName = Annotated[str, AfterValidator(check_key)]
+"""It follows the rules of the key of a run."""
+
+
+class EventRequest(Body):
+    """An event for a run: its fields as texts."""
+
+    name: EventName
+    value: Texts = Field(default_factory=dict)
+
+
+class SentEvent(Body):
+    """What sending an event did.
+
+    Fields:
+        created: False if the same event was sent before.
+        woken: How many states waited for it. It is kept if none did.
+    """
+
+    run_id: str
+    name: str
+    created: bool
+    woken: int
+
+
+class KeptEvent(Body):
+    """An event that was sent to a run."""
+
+    name: str
+    value: dict[str, str]
+    sent_at: Moment
+
+
+class EventWait(Body):
+    """States of one place that wait for an event.
+
+    Fields:
+        name: Of the event.
+        identifier, node_name: Of the place.
+        states: How many wait.
+        since: When the first of them began to wait.
+        until: When its deadline passes; None if it has none.
+        fields: Field name to the JSON schema of its text; None if a node waits, which takes any.
+    """
+
+    name: str
+    identifier: str
+    node_name: str
+    states: int
+    since: Moment
+    until: Moment | None = None
+    fields: dict[str, dict[str, Any]] | None = None
+
+
+class RunEvents(Body):
+    """The events of a run, the newest first, and what its states wait for, the oldest first: of each up to
+    ``MAX_SHOWN``."""
+
+    sent: list[KeptEvent]
+    waiting: list[EventWait]
+
+
+MAX_SHOWN = 1_000

@@ -1,0 +1,216 @@
+"""Events: sending them to runs, and the states that wait for them.
+
+A run has a mailbox: the first value that is sent under a name is kept in it, whether or not a state waits for
+it yet. A state that waits is CREATED and in the lane ``WAITING``, where no claim finds it, with the name in
+``event`` and its deadline in ``enqueue_after``. It is woken in the commit that sends the event, in the one in
+which it begins to wait if the event was sent before, or by its deadline. All of these have locked the run, so
+one of them comes first, and none is missed.
+
+A place that waits runs no node: when it is woken, its state ends, and what follows is created. The state of a
+node that waits is claimed again, and ``event`` stays: a claim brings the value, or says that there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from pydantic_core import from_json, to_json
+
+from exotrio._util.times import format_duration
+from exotrio._util.words import listed, suggestion
+from exotrio._wire.vocabulary import MAX_EVENT, from_ms
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.following import Follow, need_to_follow
+from exotrio.manager.engine.inputs import Shared, read_shared
+from exotrio.manager.engine.order import LATER
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    PRUNED,
+    SUCCESS,
+    State,
+    numbered,
+    read_states,
+)
+from exotrio.manager.rules.errors import Conflict, InvalidRequest
+from exotrio.manager.rules.lineage import output_path
+from exotrio.manager.rules.template import Place, Template, Wait
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+Texts = Mapping[str, str]
+MAX_EVENTS = 100_000
+"""Of one run."""
+MAX_PER_STEP = 1_000
+"""Deadlines that one transaction handles."""
+MAX_NAMED = 10
+"""Fields of an event that a refusal names."""
+_WAITING = "status = 'CREATED' AND lane = 'waiting'"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What sending an event did: whether it was the first one, and how many states it woke."""
+
+    created: bool
+    woken: int
+
+
+def put_event(changes: Changes, run_id: int, template: Template, name: str, value: Texts) -> Sent:
+    """Put an event into the mailbox of a run, which is locked, and wake the states that wait for it.
+
+    Raises:
+        Conflict: another value was sent under this name, the run has ended, or its mailbox is full.
+        InvalidRequest: the value does not fit a place of the graph that may wait for this name.
+    """
+    tx, run = changes.tx, changes.locked[run_id]
+    earlier = tx.row("SELECT value FROM mailbox WHERE run = ? AND name = ?", (run_id, name))
+    if earlier is not None:
+        if from_json(earlier["value"]) == value:
+            return Sent(created=False, woken=0)
+        raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
+    if not run.pending:
+        raise Conflict(f"the run {run.run_id} has ended: it takes no events")
+    _check(template, name, value)
+    text = to_json(dict(sorted(value.items()))).decode()
+    if (size := len(text.encode())) > MAX_EVENT:
+        raise InvalidRequest(f"the event {name!r} has {size:,} bytes; at most {MAX_EVENT:,} are allowed")
+    if "\\u0000" in text:
+        raise InvalidRequest(f"the event {name!r} contains the character NUL, which a database cannot hold")
+    counted = "UPDATE runs SET events = events + 1 WHERE id = ? AND events < ?"
+    if not tx.execute(counted, (run_id, MAX_EVENTS)).rowcount:
+        raise Conflict(f"the run {run.run_id} has {MAX_EVENTS:,} events already")
+    tx.insert("mailbox", ("run", "name", "value", "sent_at"), [(run_id, name, text, tx.now_ms)])
+    states = _waiting(changes, f"run = ? AND event = ? AND {_WAITING}", (run_id, name))
+    _wake(changes, [(state, value) for state in states])
+    return Sent(created=True, woken=len(states))
+
+
+def deliver(changes: Changes) -> None:
+    """Wake the states that begin to wait for events that were sent before."""
+    tx, waiting = changes.tx, changes.waiting.copy()
+    changes.waiting.clear()
+    values = read_events(tx, waiting.values())
+    there = {seq: values[event] for seq, event in waiting.items() if event in values}
+    if there:
+        states = _waiting(changes, _numbered(tx), (tx.items(sorted(there)),))
+        _wake(changes, [(state, there[state.seq]) for state in states])
+
+
+def read_events(view: View, events: Collection[tuple[int, str]]) -> dict[tuple[int, str], Texts]:
+    """Return the values of those of these events, given as (run, name), that were sent."""
+    if not events:
+        return {}
+    rows = view.execute(
+        f"SELECT run, name, value FROM mailbox WHERE {view.any_of('run')} AND {view.any_of('name')}",
+        (
+            view.items(sorted({run for run, _ in events})),
+            view.items(sorted({name for _, name in events})),
+        ),
+    )
+    return {(run, name): from_json(value) for run, name, value in rows}
+
+
+def deadline_passed(view: View) -> bool:
+    """Whether a state waits for an event whose deadline has passed."""
+    return (
+        view.row(f"SELECT 1 FROM states WHERE {_WAITING} AND enqueue_after <= ?", (view.now_ms,)) is not None
+    )
+
+
+def overdue(tx: Transaction) -> list[int]:
+    """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
+    rows = tx.execute(
+        f"SELECT seq FROM states WHERE {_WAITING} AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
+        (tx.now_ms, MAX_PER_STEP),
+    )
+    return [row["seq"] for row in rows]
+
+
+def end_waiting(changes: Changes, seqs: Sequence[int]) -> int:
+    """Wake those of these states that still wait without an event, and return how many. Their runs are
+    locked."""
+    tx = changes.tx
+    which = f"{_numbered(tx)} AND enqueue_after <= ?"
+    states = _waiting(changes, which, (tx.items(seqs), tx.now_ms))
+    _wake(changes, [(state, None) for state in states])
+    return len(states)
+
+
+def _waiting(changes: Changes, which: str, parameters: tuple[object, ...]) -> list[State]:
+    """Lock and return states that meet a condition."""
+    tx = changes.tx
+    return read_states(tx, changes.locked, which, parameters, tx.for_update("states"))
+
+
+def _numbered(view: View) -> str:
+    return f"{numbered(view, CREATED)} AND lane = 'waiting'"
+
+
+def _wake(changes: Changes, woken: Sequence[tuple[State, Texts | None]]) -> None:
+    """Let states go on that waited, each with its event; None: its deadline has passed."""
+    tx = changes.tx
+    places = {state.seq: state.scope(tx).template.places[state.place] for state, _ in woken}
+    ends = [state for state, _ in woken if places[state.seq].wait is not None]
+    shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in ends))
+    for state, value in woken:
+        if (wait := places[state.seq].wait) is not None:
+            _end(changes, shared, state, wait, value)
+        else:
+            changes.update(state, lane=LATER, enqueue_after=tx.now_ms, updated_at=tx.now_ms)
+            changes.effects.announce(state.run, state.node_id)
+
+
+def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Texts | None) -> None:
+    """End the state of a place that waited."""
+    status, error, outputs, path = SUCCESS, None, {}, state.path
+    if value is not None:
+        outputs = wait.defaults | {**value}
+    elif isinstance(wait.model.on_timeout, dict):
+        outputs = wait.model.on_timeout
+    elif wait.model.on_timeout == "prune":
+        status = PRUNED
+    else:
+        after = format_duration(from_ms(wait.model.timeout_ms or 0))
+        status, error = ERRORED, f"no event {state.event!r} was sent within {after}"
+    run, now = state.scope(changes.tx), changes.tx.now_ms
+    if status == SUCCESS:
+        path = output_path(state.path, 0)
+        error = Follow(changes, run, state, shared).create(state.seq, outputs, path)
+        status = NEXT_CREATED_ERROR if error else SUCCESS
+    changes.update(
+        state,
+        status=status,
+        lane=None,
+        outputs=to_json(outputs).decode(),
+        data="{}" if status == PRUNED else None,
+        error=error,
+        path=path,
+        enqueue_after=now,
+        finished_at=now,
+    )
+    changes.transition(run, state.place, state.groups, state.status, status)
+    if status == SUCCESS:
+        changes.add_member(run, state.seq, state.place, state.groups, path)
+
+
+def _check(template: Template, name: str, value: Texts) -> None:
+    """Raise InvalidRequest if a value does not fit a place that may wait for this event."""
+    places = [place for place in template.places if place.wait and place.wait.may_wait_for(name)]
+    if problems := list(islice((each for place in places for each in _problems(place, value)), MAX_NAMED)):
+        raise InvalidRequest(f"the event {name!r} does not fit: {'; '.join(problems)}")
+
+
+def _problems(place: Place, value: Texts) -> Iterator[str]:
+    assert place.wait is not None
+    fields, of = place.wait.model.outputs, f"for {place.identifier!r}"
+    for name in value.keys() - fields.keys():
+        yield f"there is no field {name!r} {of}{suggestion(name, fields) or f': it has {listed(fields)}'}"
+    for name in fields.keys() - value.keys() - place.wait.defaults.keys():
+        yield f"the field {name!r} {of} is missing"
+    for name, declared in place.wait.typed_outputs.items():
+        if name in value and (problem := declared.problem(value[name])):
+            yield f"the field {name!r} {of} {problem}"
