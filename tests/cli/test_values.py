@@ -8,11 +8,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exotrio.cli import options
-from exotrio.cli.graphs.json_lines import read_json
 
 
 @click.command()
@@ -130,56 +127,3 @@ def test_a_value_larger_than_any_request_is_refused(file: Path, monkeypatch: pyt
     monkeypatch.setattr("exotrio.cli.values.MAX_BYTES", 10)
     file.write_text("x" * 11, "utf-8")
     assert "has more than 10 bytes" in refused("-i", f"a=@{file}")
-
-
-# -- JSON with lines
-
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(plain, st.sampled_from([None, 0, 2]))
-def test_json_is_read_as_the_standard_library_reads_it(value: object, indent: int | None) -> None:
-    text = json.dumps(value, indent=indent)
-    source = read_json(text)
-    assert source.value == json.loads(text)
-    assert source.repeated == ()
-
-
-@given(st.text(alphabet='{}[]",:01eE.-+ntrufals \n\\', max_size=30))
-def test_invalid_json_is_refused_exactly_as_by_the_standard_library(text: str) -> None:
-    def reads(read: object) -> bool:
-        try:
-            read(text)  # type: ignore[operator]
-        except json.JSONDecodeError:
-            return False
-        return True
-
-    assert reads(read_json) == reads(json.loads)
-
-
-def test_every_value_has_the_line_where_it_begins() -> None:
-    source = read_json('{\n "a": [1,\n  {"b":\n   2}],\n "c": 3, "d": 4,\n "c": 5\n}')
-    assert source.value == {"a": [1, {"b": 2}], "c": 5, "d": 4}
-    assert source.line(("a",)) == 2
-    assert source.line(("a", 0)) == 2
-    assert source.line(("a", 1)) == 3
-    assert source.line(("a", 1, "b")) == 4
-    assert source.line(("d",)) == 5
-    assert source.line(("c",)) == 6
-    assert source.line(("a", 1, "gone")) == 3
-    assert source.line(()) == 1
-    assert source.repeated == (("c",),)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [("{\n'a': 1}", 2), ("[1,\n,]", 2), ("[NaN]", 1), ('["\\ud800"]', 1), ("[" * 200, 1), ("1" * 5000, 1)],
-)
-def test_an_error_in_json_has_its_line(text: str, line: int) -> None:
-    with pytest.raises(json.JSONDecodeError) as caught:
-        read_json(text)
-    assert caught.value.lineno == line

@@ -1,6 +1,5 @@
 """Graphs in files: reading, checking offline, and declaring them.
 
 ``draft`` reads a ``Draft`` from JSON or Python, and declares it at a state manager; ``check`` applies the
-state manager's own rules (``manager.rules``) to the drafts of several files. ``json_lines`` knows the line of
-each value of a JSON text.
+state manager's own rules (``manager.rules``) to the drafts of several files.
 """

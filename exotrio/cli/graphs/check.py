@@ -62,8 +62,6 @@ def check_draft(
         body = draft.body.model_copy(update={"secrets": names})
         draft.problems += map(draft.located, dict.fromkeys(_broken_rules(body, nodes)))
         draft.problems += [draft.located(problem, "warning") for problem in _doubtful(body, fan_outs)]
-    # Those without a line keep their order, at the end.
-    draft.problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
 
 
 def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
@@ -179,7 +177,7 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
     for target in targets:
         if is_json(target):
             draft = read_draft(target)
-            if draft.source is None:
+            if draft.raw is None:
                 report.broken += draft.problems
             else:
                 report.drafts.append(draft)

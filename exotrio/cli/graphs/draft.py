@@ -8,7 +8,7 @@ state manager shows it, has no value in the file: ``--secret`` or ``--secrets-fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import click
 from pydantic import BaseModel, ValidationError
 
+from exotrio._util.json import encode
 from exotrio._util.words import one_line, suggestion
 from exotrio._wire.graphs import GraphBody, TriggerModel
-from exotrio.cli.graphs.json_lines import JsonPath, JsonText, read_json
 from exotrio.cli.load import load
 from exotrio.cli.terminal.output import print_message
 from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
@@ -27,6 +27,8 @@ from exotrio.errors import GraphInvalid
 from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
 from exotrio.manager.rules.problems import Problem
 
+JsonPath = tuple[str | int, ...]
+"""Keys and indexes, the outermost first: ``("nodes", 0, "inputs")``."""
 _SHOWN = frozenset(
     {"name", "graph_name", "namespace", "$schema", "created_at", "updated_at", "validation_status"}
     | {"validation_errors", "scheduled", "next_runs", "paused_at"}
@@ -40,6 +42,7 @@ class FileProblem:
 
     Attributes:
         message: One line; it names node and input.
+        line: Of a file that cannot be read, or of the code that raised.
         field: Field of the node or the graph; of an input, ``inputs.NAME``.
         severity: ``error``, or ``warning`` for what the state manager ignores.
     """
@@ -66,7 +69,7 @@ class Draft:
         body: The declaration; None if the file cannot be read as one.
         problems: Errors and warnings.
         named_secrets: Secrets that the file names without a value.
-        source: The text of the file, if it is JSON.
+        raw: What the file holds, if it could be read as JSON.
         namespace: The graph's own, if it is in Python and has one.
     """
 
@@ -75,7 +78,7 @@ class Draft:
     body: GraphBody | None = None
     problems: list[FileProblem] = field(default_factory=list)
     named_secrets: frozenset[str] = frozenset()
-    source: JsonText | None = None
+    raw: Mapping[str, Any] | None = None
     namespace: str | None = None
 
     @property
@@ -92,29 +95,14 @@ class Draft:
             message = ", ".join(filter(None, (where, field))) + f": {message}"
         elif field:
             message = f"{field}: {message}"
-        line = self.source.line(path) if self.source else None
-        self.problems.append(FileProblem(self.file, message, line, self.name, node, field, severity))
+        self.problems.append(FileProblem(self.file, message, None, self.name, node, field, severity))
 
     def located(self, problem: Problem, severity: str = "error") -> FileProblem:
-        """Return a problem that the rules of the state manager found, with its line in the file."""
-        assert self.body is not None
-        path: JsonPath = ()
-        if problem.node is not None:
-            for index, declared in enumerate(self.body.nodes):
-                # The last one of several nodes with the same identifier, which is the one too many.
-                if declared.identifier == problem.node:
-                    path = ("nodes", index, *(problem.field.split(".", 1) if problem.field else ()))
-                    if path[2:3] == ("limits",):
-                        names = [limit.name for limit in declared.limits]
-                        path = (*path[:3], names.index(str(path[3])), "key")
-        elif problem.field and self.source is not None and problem.field in self.source.value:
-            # A field of the graph that the file lacks has no line.
-            path = (problem.field,)
-        line = self.source.line(path) if self.source is not None and path else None
-        return FileProblem(self.file, str(problem), line, self.name, problem.node, problem.field, severity)
+        """Return a problem that the rules of the state manager found."""
+        return FileProblem(self.file, str(problem), None, self.name, problem.node, problem.field, severity)
 
     async def declare(self, manager: StateManager, timeout: float) -> None:
-        """Create or replace the graph, and wait for its validation; GraphInvalid has lines of the file."""
+        """Create or replace the graph, and wait for its validation; GraphInvalid names the file."""
         assert self.body is not None
         assert self.name is not None
         body, fields = self.body, self.body.model_fields_set
@@ -139,12 +127,12 @@ class Draft:
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:
-            problems = [str(self.located(Problem.read(text))) for text in error.problems]
+            problems = [f"{self.file}: {problem}" for problem in error.problems]
             raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
 
     def _identifier(self, index: str | int) -> str | None:
         try:
-            identifier = self.source.value["nodes"][index]["identifier"] if self.source else None
+            identifier = self.raw["nodes"][index]["identifier"] if self.raw else None
         except (LookupError, TypeError):  # the file lacks it, or has another type there
             return None
         return identifier if isinstance(identifier, str) else None
@@ -169,26 +157,45 @@ def read_draft(file: str) -> Draft:
         if file != STANDARD_INPUT and not Path(file).exists():
             near = map(str, Path(file).parent.glob("*.json"))
             raise Unreadable(f"there is no such file{suggestion(str(Path(file)), near)}")
-        source = read_json(read_text(file))
-    except json.JSONDecodeError as error:
-        reason, line = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno
+        value, repeated = _parse(read_text(file))
     except Unreadable as error:
         reason, line = str(error), None
+    except json.JSONDecodeError as error:
+        reason, line = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno
+    except (ValueError, RecursionError) as error:
+        reason, line = f"not JSON: {error}", None
     else:
-        if isinstance(source.value, dict):
-            return _draft_of_json(name, source)
+        if isinstance(value, dict):
+            return _draft_of_json(name, value, repeated)
         reason, line = 'a graph is a JSON object: {"nodes": [...], ...}', 1
     return Draft(name, None, problems=[FileProblem(name, reason, line)])
 
 
-def _draft_of_json(file: str, source: JsonText) -> Draft:
-    raw: dict[str, Any] = source.value
+def _parse(text: str) -> tuple[Any, list[str]]:
+    """Return the value of a JSON text, and the keys that occur twice in their object; ValueError if it is not
+    JSON."""
+    repeated: dict[str, None] = {}
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for key, member in pairs:
+            if key in value:
+                repeated[key] = None
+            value[key] = member
+        return value
+
+    value = json.loads(text, object_pairs_hook=members)
+    encode(value)  # it refuses what Python accepts: NaN, and halves of surrogate pairs
+    return value, list(repeated)
+
+
+def _draft_of_json(file: str, raw: dict[str, Any], repeated: Iterable[str]) -> Draft:
     names = {key: raw[key] for key in ("name", "graph_name") if key in raw}
     bad_names = [key for key, name in names.items() if not (isinstance(name, str) and name.strip())]
     first = next(iter(names), None)
-    draft = Draft(file, None if first is None or first in bad_names else names[first], source=source)
-    for path in source.repeated:
-        draft.add_problem(path, "is given twice; the last one is used")
+    draft = Draft(file, None if first is None or first in bad_names else names[first], raw=raw)
+    for key in repeated:
+        draft.add_problem((key,), "is given twice in an object; the last one is used")
     for key in bad_names:
         draft.add_problem((key,), "must be a name in quotes")
     secrets = raw.get("secrets", {})
