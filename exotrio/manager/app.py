@@ -18,6 +18,7 @@ from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.events import Events
 from exotrio.manager.api.inspection import Inspection
+from exotrio.manager.api.keys import KeyRoutes
 from exotrio.manager.api.limits import Limits
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import Native
@@ -53,6 +54,7 @@ def create_api(
             *routes_of(Events(service.store)),
             *routes_of(Limits(service.store)),
             *routes_of(Backups(service)),
+            *routes_of(KeyRoutes(service)),
         ]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))
@@ -94,7 +96,7 @@ def create_app(
         dashboard=dashboard,
     )
     open_paths = [route.path for route in inner.table if route.needs is Permission.OPEN]
-    api: ASGIApp = KeyRequired(inner, key=key, open_paths=open_paths)
+    api: ASGIApp = KeyRequired(inner, key=key, keys=service.keys, open_paths=open_paths)
     if cors_origins:
         # Outside of the check of the key: a browser sends its preflight without one. Only for the API: pages
         # of other origins must not read the dashboard, to which a browser sends its cookie. Starlette adds

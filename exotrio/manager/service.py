@@ -32,6 +32,7 @@ from exotrio.manager.rules.errors import (
     Unavailable,
 )
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, monotonic_clock, wall_clock
@@ -92,6 +93,7 @@ class Service:
     monotonic: Clock
     scheduler: Scheduler
     retention: Retention
+    keys: Keys
     manager: str
     """The id of this state manager among those on its database, from its start to its end."""
     database: str
@@ -150,6 +152,7 @@ class Service:
         claim_id: str | None = None,
         run_id: str | None = None,
         announces: bool = False,
+        owner: str | None = None,
     ) -> Claimer:
         """Return who claims, with the term of the claim: None inside this process, until whose end it
         holds."""
@@ -162,6 +165,7 @@ class Service:
             claim_id=claim_id,
             run_id=run_id,
             announces=announces,
+            owner=owner,
             alone_from=self.terms.alone_from,
         )
 
@@ -219,6 +223,7 @@ async def open_service(
         monotonic = monotonic or store.lease_clock or monotonic_clock
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler, retention = terms or Terms(), Scheduler(store), Retention(store, keep_ms)
+        keys = Keys(store)
         manager = secrets.token_hex(8)
         if store.is_shared:
             await join(store, manager, monotonic, cipher)
@@ -233,6 +238,7 @@ async def open_service(
                 *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
                 partial(sweep, store, manager, monotonic, terms),
                 retention.run,
+                keys.run,
             ):
                 yield Service(
                     store=store,
@@ -241,6 +247,7 @@ async def open_service(
                     monotonic=monotonic,
                     scheduler=scheduler,
                     retention=retention,
+                    keys=keys,
                     manager=manager,
                     database=shown_database(db),
                 )

@@ -326,7 +326,7 @@ def _metrics_app(service: Service, metrics: ManagerMetrics, *, key: str, host: s
     table = operation_routes(service.store, metrics, open_metrics=True)
     # Off loopback any Host is accepted: scrapers and probes address a pod by its IP address.
     hosts = loopback_names(host) if is_loopback(host) else None
-    keyed = KeyRequired(Api(table), key=key, open_paths=[route.path for route in table])
+    keyed = KeyRequired(Api(table), key=key, keys=service.keys, open_paths=[route.path for route in table])
     return CheckedHost(keyed, hosts)
 
 

@@ -23,6 +23,7 @@ from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.queries import graphs
 from exotrio.manager.security import wrong_keys
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.security.sessions import Sessions
 from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.store.opening import open_store
@@ -103,7 +104,7 @@ async def test_keys_are_compared_in_constant_time(
     ok(await anonymous.get("/v0/namespaces", headers={"x-api-key": KEY}))
     assert compared == [b"guess", KEY.encode()]
     async with open_store(":memory:") as store:
-        sessions = Sessions(store, KEY)
+        sessions = Sessions(store, KEY, Keys(store))
         assert await sessions.sign_in("guess") is None
         assert await sessions.sign_in(KEY) is not None
     assert len(compared) == 4

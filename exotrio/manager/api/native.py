@@ -54,7 +54,7 @@ from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import EntriesRefused
-from exotrio.manager.security.access import LOCAL
+from exotrio.manager.security.access import LOCAL, owner_of
 from exotrio.manager.service import Service
 
 T = TypeVar("T")
@@ -130,6 +130,7 @@ class Native:
             claim_id=body.claim_id,
             run_id=body.run_id,
             announces=body.announces,
+            owner=owner_of(request.scope),
         )
 
     def _claim_reply(self, claimed: claims.Claimed, **fields: object) -> ClaimReply:
@@ -151,9 +152,10 @@ class Native:
         items, claim = await body_reader(request).parse(request, _read_outcomes)
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
         *earlier, last = _in_steps(good)
+        owner = owner_of(request.scope)
         replies: list[native.ItemReply] = []
         for step in earlier:
-            replies += await self._store.write(outcomes.record_batch, namespace, step)
+            replies += await self._store.write(outcomes.record_batch, namespace, step, owner)
         claimed = claims.Claimed()
         if claim is not None:
             limit = min(claim.limit, MAX_BATCH)
@@ -165,7 +167,7 @@ class Native:
             )
             replies += recorded
         elif last:
-            replies += await self._store.write(outcomes.record_batch, namespace, last)
+            replies += await self._store.write(outcomes.record_batch, namespace, last, owner)
         in_order = iter(replies)
         answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
         return reply({"items": answers}) if claim is None else self._claim_reply(claimed, items=answers)
@@ -174,13 +176,16 @@ class Native:
     async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> Response:
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
+        owner = owner_of(request.scope)
         if body.claim_id is not None:
             now = self._service.monotonic()
             items = await self._store.write(
-                releases.release_claim, namespace, body.claim_id, now, body.delay_ms
+                releases.release_claim, namespace, body.claim_id, now, body.delay_ms, owner
             )
         else:
-            items = await self._store.write(releases.release, namespace, body.states or [], body.delay_ms)
+            items = await self._store.write(
+                releases.release, namespace, body.states or [], body.delay_ms, owner
+            )
         return reply({"items": items})
 
     @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage, needs=Permission.READ)

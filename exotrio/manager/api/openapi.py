@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
 from exotrio.manager.api.routing import ApiRoute, routes_of
-from exotrio.manager.rules.access import Permission, scope_text
+from exotrio.manager.rules.access import IN_NAMESPACE, Permission
 from exotrio.manager.service import Service
 
 _REFS = "#/components/schemas/"
@@ -154,5 +154,9 @@ def _operation(route: ApiRoute, schemas: Mapping[str, Any], definitions: Mapping
     if route.needs is Permission.OPEN:
         operation["security"] = []
     else:
-        operation["description"] = f"Needs {scope_text(route.needs)}."
+        scope = f"{route.needs}:NAMESPACE" if route.needs in IN_NAMESPACE else route.needs
+        what = (
+            "any key" if route.needs is Permission.ANY_KEY else f"the root key, or one with the scope {scope}"
+        )
+        operation["description"] = f"Needs {what}."
     return operation

@@ -16,6 +16,7 @@ from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import ApiRoute, routes_of
 from exotrio.manager.rules.access import Permission
+from exotrio.manager.security.access import KEY
 from exotrio.manager.store.port import Replaced, Store
 
 MAX_WRITE = 2.0
@@ -38,12 +39,12 @@ def operation_routes(
 class SignInLinks:
     """The route by which a client with the key signs in a browser that does not have it."""
 
-    def __init__(self, make_sign_in_link: Callable[[str], Awaitable[str]]) -> None:
+    def __init__(self, make_sign_in_link: Callable[..., Awaitable[str]]) -> None:
         self._make_sign_in_link = make_sign_in_link
 
     @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink, needs=Permission.ADMIN)
     async def make_link(self, request: Request) -> Response:
-        return reply(SignInLink(path=await self._make_sign_in_link("")))
+        return reply(SignInLink(path=await self._make_sign_in_link("", key=request.scope.get(KEY))))
 
 
 class _Scraping:

@@ -27,7 +27,7 @@ from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
-from exotrio.manager.security.access import LOCAL
+from exotrio.manager.security.access import KEY, LOCAL, caller_of, owner_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 
@@ -54,7 +54,7 @@ class V0:
 
     @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply, needs=Permission.RUNTIME)
     async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
-        await self._store.write(graphs_engine.register, namespace, body)
+        await self._store.write(graphs_engine.register, namespace, body, request.scope.get(KEY))
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         return reply(shown.model_dump())
@@ -66,7 +66,9 @@ class V0:
 
     @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes", needs=Permission.ANY_KEY)
     async def list_namespaces(self, request: Request) -> Response:
-        namespaces = await self._store.read_with_deadline(graph_queries.list_namespaces)
+        caller = caller_of(request.scope)
+        names = await self._store.read_with_deadline(graph_queries.list_namespaces)
+        namespaces = [name for name in names if caller.may(Permission.READ, name)]
         return reply({"namespaces": namespaces, "count": len(namespaces)})
 
     @ApiRoute(
@@ -86,6 +88,9 @@ class V0:
                 namespace, graph, parse_model(body, GraphRequest), self._cipher, now_ms
             )
         )
+        caller = caller_of(request.scope)
+        for place in new.template.places:
+            caller.require(Permission.GRAPHS, place.namespace)
         shown = await self._store.write(graphs_engine.upsert, namespace, graph, new)
         self._service.scheduler.notify()
         return reply(shown, 201)
@@ -144,7 +149,7 @@ class V0:
     @ApiRoute("POST", NS + "/states/enqueue", "Claim states, without a lease", needs=Permission.RUNTIME)
     async def claim(self, request: Request, namespace: str, body: v0.ClaimRequest) -> Response:
         limit = min(body.batch_size, MAX_BATCH)
-        claimer = self._service.claimer(local=LOCAL in request.scope)
+        claimer = self._service.claimer(local=LOCAL in request.scope, owner=owner_of(request.scope))
         limits = dict.fromkeys(body.nodes, limit)
 
         async def claim() -> claims.Claimed:
@@ -174,7 +179,7 @@ class V0:
     ) -> Response:
         # What was parsed is not validated again: there may be 200,000 outputs.
         item = ExecutedItem.model_construct(state_id=state_id, token="", outputs=body.outputs)
-        await self._record(namespace, item)
+        await self._record(request, namespace, item)
         return reply({"status": StateStatus.EXECUTED})
 
     @ApiRoute(
@@ -188,7 +193,7 @@ class V0:
         self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
     ) -> Response:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
-        recorded = await self._record(namespace, item)
+        recorded = await self._record(request, namespace, item)
         retried = recorded.after_error is not None and recorded.after_error.retried
         return reply({"status": StateStatus.ERRORED, "retry_created": retried})
 
@@ -201,7 +206,7 @@ class V0:
     )
     async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> Response:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
-        recorded = await self._record(namespace, item, repeatable=True)
+        recorded = await self._record(request, namespace, item, repeatable=True)
         return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
 
     @ApiRoute(
@@ -215,16 +220,18 @@ class V0:
         self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
     ) -> Response:
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
-        recorded = await self._record(namespace, item, repeatable=True)
+        recorded = await self._record(request, namespace, item, repeatable=True)
         return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
 
-    async def _record(self, namespace: str, item: OutcomeItem, *, repeatable: bool = False) -> Recorded:
+    async def _record(
+        self, request: Request, namespace: str, item: OutcomeItem, *, repeatable: bool = False
+    ) -> Recorded:
         """Record an outcome; a repeated one is refused unless ``repeatable``.
 
         A stock runtime repeats a prune or re-enqueue whose reply was lost, and ends if that is refused.
         """
         (item,) = await masked(self._service, [item])
-        recorded = await self._store.write(outcomes.record_v0, namespace, item)
+        recorded = await self._store.write(outcomes.record_v0, namespace, item, owner_of(request.scope))
         if recorded.result is ItemResult.UNKNOWN:
             raise NotFound(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):
@@ -255,7 +262,9 @@ class V0:
     )
     async def secrets(self, request: Request, namespace: str, state_id: str) -> Response:
         token = request.headers.get(LEASE_HEADER)
-        owner, graph, ciphertexts = await self._store.read(runs.secrets_of, namespace, state_id, token)
+        owner, graph, ciphertexts = await self._store.read(
+            runs.secrets_of, namespace, state_id, token, owner_of(request.scope)
+        )
         secrets = {
             name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
             for name, text in ciphertexts.items()

@@ -50,6 +50,7 @@ class Claimer:
         manager: The state manager in whose process it runs, and with which it ends; None if it is elsewhere.
         now: On the clock of leases, ms.
         ttl_ms: How long the claim holds unless it is renewed; None for no limit.
+        owner: The name of its key; None for the root key, and inside the process.
         alone_from: A state that was running when this many runtimes were lost is to run alone.
     """
 
@@ -60,6 +61,7 @@ class Claimer:
     claim_id: str | None = None
     run_id: str | None = None
     announces: bool = False
+    owner: str | None = None
     alone_from: int = 4
 
 
@@ -143,8 +145,8 @@ def record_and_claim(
     The states that follow from these outcomes are claimed with the rest, in the order of all: a runtime that
     is always busy overtakes no other states. The claim id is sent once: if it is known, it was voided.
     """
-    replies, of_outcomes = record_batch(tx, namespace, items)
     who = claimer()
+    replies, of_outcomes = record_batch(tx, namespace, items, who.owner)
     run = _run_number(tx, namespace, who)
     due, limited = _lock_due(tx, _limits_by_id(tx, namespace, limits), limit, run)
     claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
@@ -206,13 +208,14 @@ def _take(
         seqs = [state.seq for state in sorted(fitting, key=lambda state: (state.enqueue_after, state.seq))]
     rows = tx.execute(
         "UPDATE states SET status = 'QUEUED', lane = NULL, claim = ?, token = ?, worker = ?, manager = ?,"
-        " requeued = 0, lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
+        " owner = ?, requeued = 0, lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
         f" WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
         (
             claimer.claim_id,
             token,
             claimer.worker,
             claimer.manager,
+            claimer.owner,
             None if claimer.ttl_ms is None else claimer.now + claimer.ttl_ms,
             tx.now_ms,
             int(not (claimer.announces or claimer.manager)),
@@ -278,7 +281,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
     """Return what is still held under a claim id that was used before; None for a new one."""
     if claimer.claim_id is None or (known := used_at(tx, claimer.claim_id)) is None:
         return None
-    held = [state["seq"] for state in held_under(tx, namespace, claimer.claim_id)]
+    held = [state["seq"] for state in held_under(tx, namespace, claimer.claim_id, claimer.owner)]
     if tx.waited or not held:
         # If it waited, its client has sent another request since, and the states are in the reply to that.
         return Claimed(spent=True)

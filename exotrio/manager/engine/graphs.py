@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
-from exotrio.manager.rules.errors import InvalidRequest, NotFound
+from exotrio.manager.rules.access import ALL, NamedKey, Permission
+from exotrio.manager.rules.errors import Forbidden, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
@@ -31,16 +32,33 @@ _WAITS = RegisterRequest(
     nodes=[NodeDeclaration(name=WAIT_NODE, inputs_schema={}, outputs_schema={}, secrets=[])],
 )
 """The node of places that wait for an event, so that their states have one, too."""
+MAX_CHECKED = 1_000
+"""Versions of graphs that are checked when a node is registered that asks for more secrets."""
 
 
-def register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
-    """Insert or replace what is registered under each node's name."""
+def register(tx: Transaction, namespace: str, request: RegisterRequest, key: NamedKey | None = None) -> None:
+    """Insert or replace what is registered under each node's name.
+
+    With a named key, nothing that is stored may give a node more secrets because of it (Forbidden), unless
+    that key may store the graph; and a key that may store no graphs of the namespace takes none away, so that
+    an earlier version of a runtime leaves a later one what that was given.
+    """
     if any(node.name == WAIT_NODE for node in request.nodes):
         raise InvalidRequest(f"{WAIT_NODE!r} is the name of places that wait: give the node another name")
+    if key is not None:
+        known = _declared_secrets(tx, namespace, [node.name for node in request.nodes])
+        added = {node.name: set(node.secrets).difference(known.get(node.name, ())) for node in request.nodes}
+        _check_secrets(tx, namespace, added, key)
+        if not key.may(Permission.GRAPHS, namespace):
+            _register(tx, namespace, request, known)
+            return
     _register(tx, namespace, request)
 
 
-def _register(tx: Transaction, namespace: str, request: RegisterRequest) -> None:
+def _register(
+    tx: Transaction, namespace: str, request: RegisterRequest, kept: Mapping[str, set[str]] | None = None
+) -> None:
+    """Register nodes; ``kept`` are secrets that a node has besides those that it declares."""
     rows = {
         node.name: (
             namespace,
@@ -48,7 +66,7 @@ def _register(tx: Transaction, namespace: str, request: RegisterRequest) -> None
             request.runtime_name,
             to_json(node.inputs_schema).decode(),
             to_json(node.outputs_schema).decode(),
-            to_json(node.secrets).decode(),
+            to_json([*node.secrets, *_others(kept, node)]).decode(),
             tx.now_ms,
             tx.now_ms,
         )
@@ -67,6 +85,45 @@ def _register(tx: Transaction, namespace: str, request: RegisterRequest) -> None
         " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
     )
     tx.forget_registered()
+
+
+def _others(kept: Mapping[str, set[str]] | None, node: NodeDeclaration) -> list[str]:
+    return [] if kept is None else sorted(kept.get(node.name, set()).difference(node.secrets))
+
+
+def _declared_secrets(tx: Transaction, namespace: str, names: list[str]) -> dict[str, set[str]]:
+    rows = tx.execute(
+        f"SELECT name, secrets FROM nodes WHERE namespace = ? AND {tx.any_of('name')}"
+        f" ORDER BY name{tx.for_update('nodes')}",
+        (namespace, tx.items(names)),
+    )
+    return {row["name"]: set(from_json(row["secrets"])) for row in rows}
+
+
+def _check_secrets(
+    tx: Transaction, namespace: str, added: Mapping[str, Collection[str]], key: NamedKey
+) -> None:
+    """Refuse secrets that nodes did not declare before if a stored graph would give them those."""
+    names = sorted({secret for secrets in added.values() for secret in secrets})
+    if not names:
+        return
+    rows = tx.execute(
+        "SELECT graphs.namespace, graphs.name, secrets.name AS secret, templates.id FROM secrets"
+        " JOIN graphs ON graphs.id = secrets.graph JOIN templates ON templates.graph = graphs.id"
+        f" WHERE {tx.any_of('secrets.name')} ORDER BY templates.id DESC LIMIT ?",
+        (tx.items(names), MAX_CHECKED + 1),
+    ).fetchall()
+    if len(rows) > MAX_CHECKED:
+        key.require(Permission.GRAPHS, ALL)
+    for row in rows:
+        if key.may(Permission.GRAPHS, row["namespace"]):
+            continue
+        for place in tx.template(row["id"]).places:
+            if place.namespace == namespace and row["secret"] in added.get(place.node_name, ()):
+                raise Forbidden(
+                    f"graph {row['name']!r} would give node {place.node_name!r} the secret {row['secret']!r},"
+                    f" which it did not declare before: {key.refusal(Permission.GRAPHS, row['namespace'])}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

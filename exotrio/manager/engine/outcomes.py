@@ -66,17 +66,21 @@ class Recorded:
     """When the state may be claimed, Unix ms (prune, re-enqueue)."""
 
 
-def record_v0(tx: Transaction, namespace: str, item: OutcomeItem) -> WithEffects[Recorded]:
-    """Record an outcome that came through v0, which knows no tokens."""
-    (recorded,), effects = _record(tx, namespace, [(item, None)])
+def record_v0(
+    tx: Transaction, namespace: str, item: OutcomeItem, owner: str | None = None
+) -> WithEffects[Recorded]:
+    """Record an outcome that came through v0, which knows no tokens. ``owner`` is the name of the key of
+    the caller, if it has one (``states.State``)."""
+    (recorded,), effects = _record(tx, namespace, [(item, None)], owner)
     return WithEffects(recorded, effects)
 
 
 def record_batch(
-    tx: Transaction, namespace: str, items: Sequence[OutcomeItem]
+    tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None = None
 ) -> WithEffects[list[ItemReply]]:
-    """Record outcomes together; one that is refused does not affect the others."""
-    results, effects = _record(tx, namespace, [(item, item.token) for item in items])
+    """Record outcomes together; one that is refused does not affect the others. ``owner`` as of
+    ``record_v0``."""
+    results, effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
     replies = [
         ItemReply(
             state_id=item.state_id,
@@ -90,7 +94,7 @@ def record_batch(
 
 
 def _record(
-    tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]]
+    tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], owner: str | None
 ) -> WithEffects[list[Recorded]]:
     """Record outcomes, each with the token of its reporter, one after the other.
 
@@ -103,7 +107,7 @@ def _record(
     accepted = [
         (state, item)
         for state, (item, token) in zip(reported_states, items, strict=True)
-        if state is not None and _is_open(state, token)
+        if state is not None and _is_open(state, token) and owner in (None, state.owner)
     ]
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
     executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
@@ -115,6 +119,10 @@ def _record(
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
             recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
+            continue
+        if owner not in (None, state.owner):
+            detail = f"another key claimed the state; the key {owner!r} may not report it"
+            recorded.append(Recorded(result=ItemResult.STALE, detail=detail))
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})

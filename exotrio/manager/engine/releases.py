@@ -18,19 +18,23 @@ from exotrio.manager.store.transaction import Transaction
 CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request arrives much sooner."""
 
-_TO_RELEASE = "SELECT seq, run, node_id, status, token, worker, claimed_at, trace, states.limits FROM states"
+_TO_RELEASE = (
+    "SELECT seq, run, node_id, status, token, worker, claimed_at, trace, states.limits, owner FROM states"
+)
 _HELD = (ItemResult.OK, ItemResult.DUPLICATE)
 """Results for the holder of the last token. For a duplicate, its lease ended or it repeats a request."""
 _OF_NODES = "JOIN nodes ON nodes.id = node_id WHERE"
 
 
-def held_under(tx: Transaction, namespace: str, claim_id: str) -> list[Row]:
-    """Lock the states that are held under a claim id, and return them by number."""
-    return tx.execute(
+def held_under(tx: Transaction, namespace: str, claim_id: str, owner: str | None) -> list[Row]:
+    """Lock the states that are held under a claim id, and return by number those that ``owner`` may release
+    (``states.State``)."""
+    rows = tx.execute(
         f"{_TO_RELEASE} INDEXED BY states_held {_OF_NODES} status = 'QUEUED' AND claim = ? AND namespace = ?"
         f" ORDER BY seq{tx.for_update('states')}",
         (claim_id, namespace),
     ).fetchall()
+    return rows if owner is None else [row for row in rows if row["owner"] == owner]
 
 
 def used_at(tx: Transaction, claim_id: str) -> int | None:
@@ -40,9 +44,14 @@ def used_at(tx: Transaction, claim_id: str) -> int | None:
 
 
 def release(
-    tx: Transaction, namespace: str, states: Sequence[ReleasedState], delay_ms: int = 0
+    tx: Transaction,
+    namespace: str,
+    states: Sequence[ReleasedState],
+    delay_ms: int = 0,
+    owner: str | None = None,
 ) -> WithEffects[list[ItemReply]]:
-    """Make held states claimable again, as if they had not been claimed."""
+    """Make held states claimable again, as if they had not been claimed. ``owner`` is the name of the key
+    of the caller, if it has one (``states.State``)."""
     seqs = {held.state_id: tx.seq(held.state_id) for held in states}
     known = {
         state["seq"]: state
@@ -62,7 +71,7 @@ def release(
         state = None if seq is None else known.get(seq)
         if state is None:
             result = ItemResult.UNKNOWN
-        elif state["token"] != held.token:
+        elif state["token"] != held.token or owner not in (None, state["owner"]):
             result = ItemResult.STALE
         elif state["seq"] in released or state["status"] == CREATED:
             result = ItemResult.DUPLICATE
@@ -85,12 +94,17 @@ def release(
 
 
 def release_claim(
-    tx: Transaction, namespace: str, claim_id: str, now: int, delay_ms: int = 0
+    tx: Transaction,
+    namespace: str,
+    claim_id: str,
+    now: int,
+    delay_ms: int = 0,
+    owner: str | None = None,
 ) -> WithEffects[list[ItemReply]]:
     """Release the states that are held under a claim id, and void it: a request with it that arrives later
-    claims nothing. ``now`` is on the clock of leases, ms."""
+    claims nothing. ``now`` is on the clock of leases, ms; ``owner`` as of ``release``."""
     tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
-    states = held_under(tx, namespace, claim_id)
+    states = held_under(tx, namespace, claim_id, owner)
     effects = _release(tx, states, delay_ms)
     replies = [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
     return WithEffects(replies, effects)

@@ -55,21 +55,29 @@ _NOT_RETRIED = {
 
 
 def retry_by_hand(
-    tx: Transaction, namespace: str | None, state_id: str, fanout_id: str, *, from_beginning: bool = False
+    tx: Transaction,
+    namespace: str,
+    state_id: str,
+    fanout_id: str,
+    *,
+    from_beginning: bool = False,
+    or_run: bool = False,
 ) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    Its node may be of any namespace if ``namespace`` is None. The new one continues from the checkpoint of
-    the old one, unless it is to run ``from_beginning``. A state whose next states could not be created is not
-    run again: they are created from its outputs. A united state that could not be built is built again.
+    Its node is of that namespace; with ``or_run`` it suffices that its run is. The new one continues from the
+    checkpoint of the old one, unless it is to run ``from_beginning``. A state whose next states could not be
+    created is not run again: they are created from its outputs. A united state that could not be built is
+    built again.
     """
     seq = tx.seq(state_id)
     state = None
     if seq is not None:
         state, *_ = [*read_states(tx, locked_runs_of(tx, [seq]), "seq = ?", (seq,)), None]
-    if state is None or (namespace is not None and not is_in(tx, state, namespace)):
-        where = "" if namespace is None else f" in namespace {namespace!r}"
-        raise NotFound(f"there is no state {state_id!r}{where}")
+    if state is None or not (
+        is_in(tx, state, namespace) or (or_run and state.run_row.namespace == namespace)
+    ):
+        raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     if state.status not in RETRYABLE:
         raise Conflict(f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(

@@ -398,15 +398,18 @@ def _not_found(namespace: str, run_id: str) -> NotFound:
 
 
 def secrets_of(
-    view: View, namespace: str, state_id: str, token: str | None
+    view: View, namespace: str, state_id: str, token: str | None, owner: str | None = None
 ) -> tuple[str, str, dict[str, str]]:
     """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
 
-    ``token`` has to be that of the lease if the state is held under one.
+    ``token`` has to be that of the lease if the state is held under one. ``owner`` is the name of the key
+    of the caller, if it has one (``states.State``).
     """
     state = get_state(view, namespace, state_id)
     if state["status"] != QUEUED:
         raise InvalidRequest(f"secrets are given only while a state is QUEUED; this one is {state['status']}")
+    if owner not in (None, state["owner"]):
+        raise Forbidden(f"another key claimed the state; the key {owner!r} is not given its secrets")
     if state["token"] is not None and token != state["token"]:
         raise Forbidden("the state is held under a lease; only its holder is given secrets")
     graph = view.one("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))

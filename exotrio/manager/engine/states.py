@@ -111,6 +111,10 @@ class State:
 
     ``inputs`` and ``outputs`` may be large; ``read_texts`` sets them. ``execution`` is the trace context of
     the execution that ends now.
+
+    ``owner`` is the name of the key with which it was claimed last. Only callers with a key of that name may
+    report it, release it or read its secrets; and those without a name: they have the root key, or are state
+    managers themselves.
     """
 
     run_row: RunRow
@@ -139,6 +143,7 @@ class State:
     turn: int
     limits: str | None
     event: str | None
+    owner: str | None
     inputs: str = ""
     outputs: str = ""
     execution: str | None = None
@@ -217,7 +222,8 @@ def read_states(
     rows = view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
-        f" checkpoint_size, updated_at, turn, limits, event FROM states WHERE {which} ORDER BY seq{locked}",
+        " checkpoint_size, updated_at, turn, limits, event, owner"
+        f" FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )
     # Of a deleted run some states may still be there.

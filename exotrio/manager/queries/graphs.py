@@ -16,6 +16,7 @@ from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.runs import newest_runs, read_run
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -30,18 +31,19 @@ MAX_PAGE_GRAPHS = 1_000
 # -- for the API
 
 
-def all_namespaces(view: View) -> list[str]:
-    """Return the namespaces of registered nodes and of graphs, sorted."""
+def all_namespaces(view: View, caller: Caller) -> list[str]:
+    """Return the namespaces of registered nodes and of graphs that the caller may read, sorted."""
     rows = view.execute("SELECT namespace FROM nodes UNION SELECT namespace FROM graphs ORDER BY namespace")
-    return [row[0] for row in rows]
+    return [row[0] for row in rows if caller.may(Permission.READ, row[0])]
 
 
-def first_namespace(view: View) -> str | None:
-    """Return the namespace to show first: that of the newest run, otherwise the first by name."""
+def first_namespace(view: View, caller: Caller) -> str | None:
+    """Return the namespace to show first: that of the newest run, otherwise the first by name; of those that
+    the caller may read."""
     row = view.row("SELECT namespace FROM runs ORDER BY id DESC LIMIT 1")
-    if row is not None:
+    if row is not None and caller.may(Permission.READ, row[0]):
         return str(row[0])
-    return next(iter(all_namespaces(view)), None)
+    return next(iter(all_namespaces(view, caller)), None)
 
 
 def object_id(number: int) -> str:

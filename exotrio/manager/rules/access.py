@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from shlex import quote
 
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import Forbidden, InvalidRequest
@@ -35,13 +36,6 @@ class Permission(StrEnum):
 
 IN_NAMESPACE = (Permission.RUNTIME, Permission.TRIGGER, Permission.READ, Permission.GRAPHS)
 """Those that a key has for one namespace, or for all."""
-
-
-def scope_text(permission: Permission, namespace: str = "NAMESPACE") -> str:
-    """Return what a key needs for a permission, for messages and the description of the API."""
-    if permission is Permission.ANY_KEY:
-        return "any key"
-    return f"the scope {permission}{f':{namespace}' if permission in IN_NAMESPACE else ''}"
 
 
 def check_scope(scope: str) -> str:
@@ -77,9 +71,14 @@ class NamedKey:
     def require(self, permission: Permission, namespace: str = "") -> None:
         """Raise Forbidden, which names the missing scope, unless this key has a permission."""
         if not self.may(permission, namespace):
-            scope = scope_text(permission, namespace)
-            command = f"{ADD_KEY} {scope.rpartition(' ')[2]}"
-            raise Forbidden(f"the key {self.name!r} lacks {scope}; an admin makes a key with it: {command}")
+            raise Forbidden(self.refusal(permission, namespace))
+
+    def refusal(self, permission: Permission, namespace: str = "") -> str:
+        """Return that this key lacks a permission, and how an admin makes one that has it."""
+        scope = f"{permission}:{namespace}" if permission in IN_NAMESPACE else permission
+        # Quoted for a shell: a namespace may have any characters that a path can have.
+        command = f"{ADD_KEY} {quote(scope)}"
+        return f"the key {self.name!r} lacks the scope {scope}; an admin makes a key with it: {command}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

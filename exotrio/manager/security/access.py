@@ -13,7 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._httpd import host_name, mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager.rules.access import Caller
+from exotrio.errors import DatabaseError
+from exotrio.manager.rules.access import Caller, NamedKey
+from exotrio.manager.rules.errors import Unavailable
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.security.wrong_keys import WrongKeys
 
 LOCAL = "exotrio.local"
@@ -47,6 +50,12 @@ def caller_of(scope: Scope, via: str = "api") -> Caller:
     return Caller(
         key=scope.get(KEY), via=via, address=client_address(scope), request_id=scope.get(REQUEST_ID, "")
     )
+
+
+def owner_of(scope: Scope) -> str | None:
+    """Return to which key belongs what a request claims: the name of its named key, if it has one."""
+    key: NamedKey | None = scope.get(KEY)
+    return None if key is None else key.name
 
 
 class CheckedHost:
@@ -95,15 +104,41 @@ def _request_id(sent_id: str | None) -> str:
     return str(uuid.uuid4())
 
 
+async def with_named_key(
+    app: ASGIApp, keys: Keys, key: NamedKey, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Serve a request with a named key. If that is revoked meanwhile, or expires, the request ends."""
+    has_begun = False
+
+    async def pass_on(message: Message) -> None:
+        nonlocal has_begun
+        has_begun = True
+        await send(message)
+
+    scope[KEY] = key
+    mark_authenticated(scope)
+    with keys.using(key) as serving:
+        await app(scope, receive, pass_on)
+    if serving.cancelled_caught and not has_begun:
+        await _refuse(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    response = JSONResponse({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
+    await response(scope, receive, send)
+
+
 class KeyRequired:
-    """ASGI middleware that lets only requests with the API key in, and any request to an open path.
+    """ASGI middleware that lets only requests with the API key or a named key in, and any request to an open
+    path.
 
     It refuses before the body is read, so that unauthenticated clients cannot make the server keep theirs in
     memory.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, open_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, key: str, keys: Keys, open_paths: Collection[str]) -> None:
         self._app = app
+        self._keys = keys
         self._open_paths = frozenset(open_paths)
         self._key = key.encode()
         self._wrong_keys = WrongKeys()
@@ -117,10 +152,17 @@ class KeyRequired:
         elif scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
         else:
+            try:
+                named = await self._keys.find(key)
+            except (DatabaseError, Unavailable) as error:
+                await JSONResponse({"detail": str(error)}, 503)(scope, receive, send)
+                return
+            if named is not None:
+                await with_named_key(self._app, self._keys, named, scope, receive, send)
+                return
             if key:
                 await self._wrong_keys.delay_refusal(client_address(scope), key)
-            response = JSONResponse({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
-            await response(scope, receive, send)
+            await _refuse(scope, receive, send)
 
     def _is_key(self, sent_key: str) -> bool:
         return hmac.compare_digest(sent_key.encode("latin-1", "replace"), self._key)

@@ -3,6 +3,10 @@
 The API key opens a session, and so does a link, once. A browser has the random id of its session. The
 database has only digests of ids and links, made with the API key: all state managers that have the key know
 the same sessions, a reader of the database cannot sign in, and another key ends all sessions.
+
+A session that a named key opened, itself or by a link, has the id of that key and a dot before its id and
+before its digest. It may do what that key may, and ends with it. State managers of version 6 do not find such
+sessions, which would be the root key's there.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from hashlib import sha256
 import trio
 from pydantic_core import from_json, to_json
 
+from exotrio.manager.rules.access import NamedKey
 from exotrio.manager.rules.errors import Unavailable
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -50,10 +56,12 @@ class _OpenSession:
 
 
 class Sessions:
-    """The sessions in a database that this API key opened. A session is named by the digest of its id."""
+    """The sessions in a database that this API key opened, or named keys. A session is named by the digest
+    of its id."""
 
-    def __init__(self, store: Store, key: str) -> None:
+    def __init__(self, store: Store, key: str, keys: Keys) -> None:
         self._store = store
+        self._keys = keys
         self._key = _hash(key)
         self._open: dict[str, _OpenSession] = {}
         self._ended = 0
@@ -62,21 +70,26 @@ class Sessions:
     async def sign_in(self, key: str) -> str | None:
         """Return the id of a new session, or None if the key is wrong."""
         # Hashes are compared, so that the time it takes depends on neither content nor length of the key.
-        if not hmac.compare_digest(_hash(key), self._key):
+        named = None
+        if not hmac.compare_digest(_hash(key), self._key) and (named := await self._keys.find(key)) is None:
             return None
-        session_id = secrets.token_urlsafe(ID_BYTES)
+        session_id = _of_key(named, secrets.token_urlsafe(ID_BYTES))
         await self._store.write(open_session, self._digest(session_id))
         return session_id
 
-    async def make_link(self) -> str:
-        """Return a token that opens one session within the next minutes."""
-        token = secrets.token_urlsafe(24)
+    async def make_link(self, key: NamedKey | None = None) -> str:
+        """Return a token that opens one session, of this key, within the next minutes."""
+        token = _of_key(key, secrets.token_urlsafe(24))
         await self._store.write(add_link, self._digest(token))
         return token
 
     async def redeem(self, token: str) -> str | None:
         """Return the id of a new session, or None if the token is unknown, used or too old."""
-        link, session_id = self._digest(token), secrets.token_urlsafe(ID_BYTES)
+        link, key_id = self._digest(token), _key_of(token)
+        key = None if key_id is None else await self._keys.get(key_id)
+        session_id = _of_key(key, secrets.token_urlsafe(ID_BYTES))
+        if key_id is not None and key is None:
+            return None
         # Read first: unauthenticated clients must not be able to keep the database busy with writes.
         if not await self._query(is_link_valid, link):
             return None
@@ -84,8 +97,11 @@ class Sessions:
         return session_id if opened else None
 
     async def find(self, session_id: str) -> str | None:
-        """Return the session with this id, unless it ended."""
-        if len(session_id) != _ID_LENGTH:
+        """Return the session with this id, unless it ended, or its key did."""
+        key_id = _key_of(session_id)
+        if len(session_id) != _ID_LENGTH + (0 if key_id is None else len(key_id) + 1):
+            return None
+        if key_id is not None and await self._keys.get(key_id) is None:
             return None
         session, now = self._digest(session_id), trio.current_time()
         known = self._open.get(session)
@@ -99,6 +115,18 @@ class Sessions:
         if ended == self._ended:
             self._keep(session, now)
         return session
+
+    def key_of(self, session: str) -> NamedKey | None:
+        """Return the named key of a session that was found just now; None for the root key.
+
+        Raises:
+            Unavailable: the key has ended since.
+        """
+        key_id = _key_of(session)
+        key = None if key_id is None else self._keys.known(key_id)
+        if key_id is not None and key is None:
+            raise Unavailable("the key of this session has ended")
+        return key
 
     async def _query(self, query: Callable[[View, str], bool], digest: str) -> bool:
         """Run a query for one row. It does not wait for searches, which have other threads.
@@ -132,7 +160,18 @@ class Sessions:
         self._open.pop(session, None)
 
     def _digest(self, token: str) -> str:
-        return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
+        digest = hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
+        return digest if (key_id := _key_of(token)) is None else f"{key_id}.{digest}"
+
+
+def _of_key(key: NamedKey | None, token: str) -> str:
+    return token if key is None else f"{key.id}.{token}"
+
+
+def _key_of(token: str) -> str | None:
+    """Return the id of the named key that a token, or the digest of one, belongs to; None: the root key."""
+    key_id, dot, _ = token.partition(".")
+    return key_id if dot else None
 
 
 def _hash(text: str) -> bytes:

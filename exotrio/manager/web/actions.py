@@ -98,10 +98,11 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
     reply = await request.service.store.write(
         retries.retry_by_hand,
-        None,
+        request.namespace,
         request.params["state_id"],
         _request_id(form),
         from_beginning="from_beginning" in form,
+        or_run=True,
     )
     new_id = reply.retried[0].new_state_id
     return (f"{reply.text()}. This is its new attempt.", request.link("states", new_id))

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
-from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.access import NamedKey, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound, Refused
-from exotrio.manager.security.access import caller_of
+from exotrio.manager.security.access import caller_of, with_named_key
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
@@ -52,14 +52,15 @@ THEME_KEPT = 365 * 86_400
 
 
 class Dashboard:
-    """The dashboard of one state manager, an ASGI application. ``key``, the API key, opens a session.
+    """The dashboard of one state manager, an ASGI application. ``key``, the API key, opens a session, and
+    so do named keys.
 
     The Host header must have been checked before it is called.
     """
 
     def __init__(self, service: Service, *, key: str) -> None:
         self._service = service
-        self._sign_in = SignIn(service.store, key)
+        self._sign_in = SignIn(service.store, key, service.keys)
         self._streams: set[live.LiveResponse] = set()
         required = self._sign_in.required
         routes = [
@@ -86,29 +87,38 @@ class Dashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session: str | Exception | None
+        key = None
         try:
             session = await self._sign_in.find(Request(scope))
+            key = None if session is None else self._sign_in.sessions.key_of(session)
         except (DatabaseError, Refused) as error:
             # Raised again by endpoints that need the session, so that the response is made as for any error.
             session = error
         if isinstance(session, str):
             # For each request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
-        await self._app({**scope, SESSION: session}, receive, send)
+        scope = {**scope, SESSION: session}
+        if key is None:
+            await self._app(scope, receive, send)
+        else:
+            await with_named_key(self._app, self._service.keys, key, scope, receive, send)
 
     def serves(self, path: str) -> bool:
         """Return whether a path begins like one of the dashboard's routes; all others are the API's."""
         return path.startswith("/") and path.split("/", 2)[1] in self._folders
 
-    async def sign_in_link(self, url: str, to: str = "/") -> str:
-        """Return a link below ``url`` that signs one browser in to a page, once, within ten minutes."""
+    async def sign_in_link(self, url: str, to: str = "/", key: NamedKey | None = None) -> str:
+        """Return a link below ``url`` that signs one browser in to a page, once, within ten minutes, for what
+        this key may do."""
         target = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={await self._sign_in.sessions.make_link()}{target}"
+        return f"{url}/sign-in?link={await self._sign_in.sessions.make_link(key)}{target}"
 
     # -- pages
 
     async def _start(self, request: Request, session: str) -> Response:
-        namespace = await self._service.store.read_with_deadline(first_namespace)
+        namespace = await self._service.store.read_with_deadline(
+            first_namespace, caller_of(request.scope, "dashboard")
+        )
         return guard.redirect(link(namespace if namespace is not None else "default"))
 
     async def _set_theme(self, request: Request, session: str) -> Response:
@@ -150,7 +160,7 @@ class Dashboard:
 
         def load(view: View) -> tuple[dict[str, Data], list[str], int, bool]:
             is_whole = fragment_names is None
-            names = all_namespaces(view) if is_whole else []
+            names = all_namespaces(view, page_request.caller) if is_whole else []
             if names and page_request.namespace not in names:
                 raise NotFound(
                     f"there is no namespace {page_request.namespace}: none of its runtimes has started yet,"
@@ -166,6 +176,7 @@ class Dashboard:
             "link": page_request.link,
             "namespace": page_request.namespace,
             "now": now,
+            "may": page_request.may,
             **data["page"],
         }
         fragments = render_fragments(page, data, common)
@@ -267,7 +278,9 @@ class Dashboard:
         if guard.is_automatic(request) or not isinstance(request.scope[SESSION], str):
             return self._problem(request, status, text)
         try:
-            navigation = await self._service.store.read_with_deadline(navigation_at, request.scope["path"])
+            navigation = await self._service.store.read_with_deadline(
+                navigation_at, request.scope["path"], caller_of(request.scope, "dashboard")
+            )
         except (DatabaseError, Refused):
             return self._problem(request, status, text)
         page = render_whole(

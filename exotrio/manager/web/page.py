@@ -155,12 +155,12 @@ def link(namespace: str, *parts: str, **query: object) -> str:
     return path + (f"?{urlencode(filled)}" if filled else "")
 
 
-def navigation_at(view: View, path: str) -> Data:
+def navigation_at(view: View, path: str, caller: Caller) -> Data:
     """Return the variables of the layout of a page without data: the namespace of ``path``, or the first."""
     _, first, *rest = path.split("/")
-    names = all_namespaces(view)
+    names = all_namespaces(view, caller)
     is_known = first == "ns" and rest and (rest[0] in names if names else rest[0])
-    namespace = rest[0] if is_known else first_namespace(view) or "default"
+    namespace = rest[0] if is_known else first_namespace(view, caller) or "default"
     return {
         "namespace": namespace,
         "namespaces": names,

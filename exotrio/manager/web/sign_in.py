@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from exotrio._httpd import mark_authenticated
 from exotrio.manager.security.access import client_address
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.security.sessions import IDLE_MS, Sessions
 from exotrio.manager.security.wrong_keys import WrongKeys
 from exotrio.manager.store.port import Store
@@ -26,10 +27,11 @@ SESSION = "exotrio.session"
 
 
 class SignIn:
-    """Who is signed in at the dashboard of a state manager. ``key``, the API key, opens a session."""
+    """Who is signed in at the dashboard of a state manager. ``key``, the API key, opens a session, and so do
+    named keys."""
 
-    def __init__(self, store: Store, key: str) -> None:
-        self.sessions = Sessions(store, key)
+    def __init__(self, store: Store, key: str, keys: Keys) -> None:
+        self.sessions = Sessions(store, key, keys)
         self._wrong_keys = WrongKeys()
         self.routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from exotrio.manager.security import sessions as session_module
+from exotrio.manager.security.keys import Keys
 from exotrio.manager.security.sessions import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRUSTED_FOR, Sessions
 from exotrio.manager.security.wrong_keys import MAX_DELAY, TRIES
 from exotrio.manager.store.clock import wall_clock
@@ -187,7 +188,7 @@ async def opened_sessions(
 ) -> AsyncIterator[Sessions]:
     # Without a service, which would sweep every few seconds of a week that passes in no time.
     async with open_store(db, clock=clock) as store:
-        yield Sessions(store, key)
+        yield Sessions(store, key, Keys(store))
 
 
 async def test_a_session_ends_when_it_is_unused_or_a_week_old(autojump_clock: Any) -> None:
@@ -272,7 +273,8 @@ async def test_a_session_is_open_at_all_state_managers_until_it_is_ended_at_one(
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_session_and_a_link_are_known_to_every_state_manager(engine: str) -> None:
     async with open_two(engine) as (manager, second):
-        here, there, later = (Sessions(each.service.store, KEY) for each in (manager, second, manager))
+        services = (manager.service, second.service, manager.service)
+        here, there, later = (Sessions(each.store, KEY, each.keys) for each in services)
         session_id = await here.sign_in(KEY) or ""
         session = await there.find(session_id) or ""
         there.use(session)
