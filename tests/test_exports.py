@@ -27,11 +27,12 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 WaitModel from_text to_text
 """
 CLIENT = """
-Checkup DatabaseState DeletedGraph Disagreement GraphInfo HeldClaims HorizonHolder
+Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
 LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
-RegisteredNode ReplicationSlot RetriedState Run RunGraph RunList RunPage RunRetry RunStatus RunSummary
-RuntimeInfo RuntimeList StateAttempt StateCheckpoint StateDetail StateEdge StateEvent StateHistory StateHolder
+RegisteredNode ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
+RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateCheckpoint StateDetail StateEdge StateEvent
+StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
 TableState Throughput V0Runtime ValidationStatus WaitReason
 """

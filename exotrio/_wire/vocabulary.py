@@ -156,6 +156,11 @@ def is_state_id(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{24}", text) is not None
 
 
+def is_run_id(text: str) -> bool:
+    """Whether ``text`` has the form of the id of a run, and not only that of a key."""
+    return re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) is not None
+
+
 def to_ms(seconds: float) -> int:
     """Return ``seconds`` in whole milliseconds, rounded up so that no delay becomes zero."""
     return math.ceil(round(seconds * 1000, 6))

@@ -4,9 +4,9 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_state_manager``: the class. Each inherits from the
-  one before, and adds calls: those of the stock SDK, about runs, about states, about limits, and about the
-  namespace and its runtimes;
+- ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_events``, ``_state_manager``: the class. Each
+  inherits from the one before, and adds calls: those of the stock SDK, about runs, states, limits and events,
+  and about the namespace and its runtimes;
 - ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 
@@ -15,6 +15,10 @@ a call that only reads is repeated; one that changes something only if it is ide
 provably not sent.
 """
 
+from exotrio._wire.events import EventWait as EventWait
+from exotrio._wire.events import KeptEvent as KeptEvent
+from exotrio._wire.events import RunEvents as RunEvents
+from exotrio._wire.events import SentEvent as SentEvent
 from exotrio._wire.graphs import GraphInfo as GraphInfo
 from exotrio._wire.limits import LimitDetail as LimitDetail
 from exotrio._wire.limits import LimitHolder as LimitHolder

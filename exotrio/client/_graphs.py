@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.vocabulary import LIMITS, NODE_POLICIES, ORDER, Priority, ValidationStatus
+from exotrio._wire.vocabulary import EVENTS, LIMITS, NODE_POLICIES, ORDER, Priority, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
 from exotrio.graph import CronTrigger, GraphNodeModel, LimitModel, RetryPolicyModel, StoreConfigModel
@@ -92,6 +92,8 @@ async def _put(
     if any(node.retry_policy is not None or node.timeout is not None for node in body.nodes):
         what = f"graph {name!r} cannot be stored with a retry_policy or timeout of a node"
         await calls.require(NODE_POLICIES, what, "remove them")
+    if any(node.wait is not None for node in body.nodes):
+        await calls.require(EVENTS, f"graph {name!r} cannot be stored with places that wait for events")
     if any(each.priority != Priority.NORMAL for each in body.triggers):
         what = f"graph {name!r} cannot be stored with a priority of a trigger"
         await calls.require(ORDER, what, "remove it")

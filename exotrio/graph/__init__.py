@@ -6,6 +6,8 @@
 - ``limits``: what ``Graph.limit`` returns;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
+- ``parts``: its base: the store and the limits;
+- ``waits``: places that wait for an event, as ``Graph.wait`` declares them;
 - ``references``: what ``add`` returns, and references to outputs and to the store;
 - ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
 - ``values``: whether the values of a run fit the inputs of the nodes;

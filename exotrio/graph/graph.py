@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, Any, Literal, TypedDict, Unpack, overload
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
-from exotrio._fields.models import HasOutputs, M, plain_text
+from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
-from exotrio.graph.declaration import (
-    MAX_PERIOD_MS,
-    MIN_PERIOD_MS,
-    CronTrigger,
-    Declaration,
-    LimitModel,
-    Name,
-    StoreConfigModel,
-    check_name,
-    no_repeated_limits,
-)
+from exotrio.graph.declaration import WAIT_NODE, CronTrigger, LimitModel, StoreConfigModel, check_name
 from exotrio.graph.inputs import Inputs, models_of, node_name
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import GraphNodeModel, UnitesModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
-from exotrio.graph.references import AddedNode, StoreReference, node_of
+from exotrio.graph.parts import GraphParts
+from exotrio.graph.references import AddedNode, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
+from exotrio.graph.waits import NoFields, identifier_of, wait_of
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_REQUIRED = object()
 _Strategy = UnitesStrategyEnum | Literal["ALL_SUCCESS", "ALL_DONE"]
 
 
@@ -42,7 +34,7 @@ class _Parts(TypedDict, total=False):
     limits: list[LimitModel]
 
 
-class Graph(Declaration):
+class Graph(GraphParts):
     """A graph in Python, ready for ``StateManager.upsert_graph`` or ``python -m exotrio run``.
 
     Either ``nodes`` lists its nodes, or ``add`` adds them one by one, and checks each at its line::
@@ -68,14 +60,11 @@ class Graph(Declaration):
         pydantic.ValidationError: a field breaks its rule, or does not exist; every problem is named.
     """
 
-    name: Name
     nodes: list[GraphNodeModel] = Field(default_factory=list)
     namespace: Annotated[str, AfterValidator(check_name)] | None = None
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
-    store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
-    limits: Annotated[list[LimitModel], AfterValidator(no_repeated_limits)] = Field(default_factory=list)
 
     _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
 
@@ -218,97 +207,107 @@ class Graph(Declaration):
                 )
             except ValidationError as error:
                 problems += readable_errors(error)
-            if model is not None and not problems:
-                target = None if unites is None else node_of(unites)
-                before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
-                added = GraphNode(model=model, outputs_model=model_of_outputs, unites=target, before=before)
-                problems += added.problems(next(iter(self._added), None))
-                problems += values.reference_problems(added, self._added.values()) if not problems else ()
-                if not problems:
-                    for each in before:
-                        each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
-                    self.nodes.append(model)
-                    self._added[model.identifier] = added
-                    return AddedNode(added)
-            raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
+            return self._insert(name, model, problems, values, model_of_outputs, after, unites)
         except GraphInvalid as error:
             raise error.with_traceback(None) from None  # so that it ends at the caller's line and this one
 
-    def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
-        """Declare a key of the run's store, and return a reference to it.
+    @overload
+    def wait(
+        self,
+        event: object,
+        fields: type[M],
+        /,
+        *,
+        identifier: str | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        timeout: timedelta | None = None,
+        on_timeout: Literal["error", "prune"] | M = "error",
+    ) -> AddedNode[M]: ...
+
+    @overload
+    def wait(
+        self,
+        event: object,
+        fields: None = None,
+        /,
+        *,
+        identifier: str | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        timeout: timedelta | None = None,
+        on_timeout: Literal["error", "prune"] = "error",
+    ) -> AddedNode[Any]: ...
+
+    def wait(
+        self,
+        event: object,
+        fields: type[BaseModel] | None = None,
+        /,
+        *,
+        identifier: str | None = None,
+        after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        timeout: timedelta | None = None,
+        on_timeout: Any = "error",
+    ) -> AddedNode[Any]:
+        """Add a place that waits until an event is sent to the run, and return it as ``add`` does.
+
+        Its outputs are the fields of the event: ``approved = graph.wait("approved", Approval, after=plan)``,
+        then ``approved.by``. No node runs and no runtime is held meanwhile. Needs our server.
 
         Args:
-            key: Its name.
-            default: Its value, or the text of it, for triggers without one. Without a default, each trigger
-                has to give the key, unless it was declared before.
+            event: Name of the event, up to 256 characters; with references, by an f-string, each state of a
+                fan-out waits for a separate event: ``f"approved-{item.id}"``.
+            fields: The fields of the event, a model with fields as ``Outputs`` has; those with a default may
+                be missing in the event. Defaults to None: it has no fields.
+            identifier: Name of the place in the graph. Defaults to the name of the event, up to its first
+                reference, as a word: ``approved``.
+            after: Nodes that it follows. Defaults to those whose outputs the name refers to. The first node
+                of a graph may be one that waits.
+            timeout: How long it waits, up to ten years. Defaults to None: without a limit.
+            on_timeout: What its state is then: ``"error"``, the default, which only a retry by hand lets wait
+                again; ``"prune"``; or a success with these outputs, an instance of ``fields``.
 
         Raises:
-            GraphInvalid: the key is not valid, or was declared in another way before.
+            GraphInvalid: it cannot stand in this graph; ``problems`` names each reason. Nothing was added.
         """
         __tracebackhide__ = True
-        config = self.store_config
-        known = key in config.default_values or key in config.required_keys
         try:
-            text = None if default is _REQUIRED else plain_text(default)
-            if known and (text is None or config.default_values.get(key) == text):
-                return StoreReference(key)
-            if known:
-                raise ValueError("was declared before, with another default or none")
-            update: dict[str, Any]
-            if text is None:
-                update = {"required_keys": [*config.required_keys, key]}
-            else:
-                update = {"default_values": {**config.default_values, key: text}}
-            # A new object: other graphs may use the present one too.
-            self.store_config = StoreConfigModel(**{**dict(config), **update})
-        except ValidationError as error:
-            raise GraphInvalid(
-                f"store key {key!r} of graph {self.name!r} cannot be declared", readable_errors(error)
-            ) from None
-        except ValueError as error:
-            raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
-        return StoreReference(key)
+            after = list(after) if isinstance(after, Iterable) else [after]
+            values = Inputs(WAIT_NODE, {}, self._added, self.store_config)
+            text = values.event(event)
+            name = identifier_of(text) if identifier is None else identifier
+            problems = list(dict.fromkeys(self._wrong_arguments(name, self.namespace, after, ())))
+            problems += values.problems
+            model, more = wait_of(name, self.namespace or "", text, fields, timeout, on_timeout)
+            problems += more
+            return self._insert(name, model, problems, values, fields or NoFields, after)
+        except GraphInvalid as error:
+            raise error.with_traceback(None) from None
 
-    def limit(
+    def _insert(
         self,
         name: str,
-        *,
-        at_most: int | None = None,
-        starts: int | None = None,
-        period: float | None = None,
-    ) -> Limit:
-        """Declare a limit of the namespace, and return it for ``limits=`` of ``add``.
-
-        It applies to all runtimes and all graphs of the namespace that name it, together. Storing the graph
-        makes the limit, or changes it if the graph says something else of it than when it was stored last.
-        With the name alone, a limit that was made elsewhere is named: by another graph, or by ``limits set``.
-
-        Args:
-            name: Its name in the namespace.
-            at_most: States at once; 0 stops all. Defaults to no limit.
-            starts: Starts within any ``period`` seconds; 0 stops all. Defaults to no limit.
-            period: Seconds, from 1 to 31 days. Given if ``starts`` is.
-
-        Raises:
-            GraphInvalid: an argument is not valid, or the limit was declared in another way before.
-        """
+        model: GraphNodeModel | None,
+        problems: list[str],
+        values: Inputs,
+        outputs_model: type[BaseModel] | None,
+        after: Iterable[AddedNode[Any]],
+        unites: AddedNode[Any] | None = None,
+    ) -> AddedNode[Any]:
+        """Add a node; raise GraphInvalid if there are problems, or if it cannot stand here."""
         __tracebackhide__ = True
-        what = f"limit {name!r} of graph {self.name!r}"
-        if period is not None and not MIN_PERIOD_MS <= period * 1000 <= MAX_PERIOD_MS:
-            days = MAX_PERIOD_MS // 86_400_000
-            raise GraphInvalid(f"the period of {what} must be from 1 s to {days} days, not {period:g} s")
-        try:
-            if at_most is starts is period is None:
-                return Limit(LimitModel(name=name, at_most=0).name)
-            period_ms = None if period is None else round(period * 1000)
-            limit = LimitModel(name=name, at_most=at_most, starts=starts, period_ms=period_ms)
-        except ValidationError as error:
-            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
-        if limit not in self.limits:
-            if any(other.name == limit.name for other in self.limits):
-                raise GraphInvalid(f"{what} was declared before, with other values")
-            self.limits = [*self.limits, limit]
-        return Limit(limit.name)
+        if model is not None and not problems:
+            target = None if unites is None else node_of(unites)
+            before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
+            added = GraphNode(model=model, outputs_model=outputs_model, unites=target, before=before)
+            problems += added.problems(next(iter(self._added), None))
+            problems += values.reference_problems(added, self._added.values()) if not problems else ()
+            if not problems:
+                for each in before:
+                    each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
+                self.nodes.append(model)
+                self._added[model.identifier] = added
+                return AddedNode(added)
+        raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
 
     def _wrong_arguments(
         self, name: str, namespace: str | None, nodes: Iterable[AddedNode[Any]], limits: Iterable[object]

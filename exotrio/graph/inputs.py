@@ -16,7 +16,7 @@ from exotrio._fields.fit import fits
 from exotrio._fields.models import field_text, names_of, plain_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import GraphInvalid
-from exotrio.graph.declaration import MAX_LIMIT_KEY, StoreConfigModel
+from exotrio.graph.declaration import MAX_LIMIT_KEY, MAX_NAME, StoreConfigModel
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import NodeLimitModel
 from exotrio.graph.nodes import GraphNode
@@ -105,6 +105,18 @@ class Inputs:
             except ValueError as error:
                 self.problems.append(f"{what}: {error}")
         return models
+
+    def event(self, name: object) -> str:
+        """Return the name of the event that a place waits for, as a text."""
+        what = "the name of the event"
+        try:
+            text = self._text(what, None, name)
+            if "${{" not in text and not 0 < len(text.strip()) <= MAX_NAME:
+                raise ValueError(f"it has 1 to {MAX_NAME} characters")
+            return text
+        except ValueError as error:
+            self.problems.append(f"{what}: {error}")
+            return ""
 
     @property
     def sources(self) -> list[GraphNode]:

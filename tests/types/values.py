@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, assert_type
 
 from pydantic import BaseModel
 
 from exotrio import BaseNode, Graph, StateManager
-from exotrio.client import LimitDetail, LimitInfo, NewRun
+from exotrio.client import LimitDetail, LimitInfo, NewRun, RunEvents, SentEvent
+from exotrio.graph.references import AddedNode
 from exotrio.testing import CrashRun, explore, run_graph, run_node
 
 
@@ -38,6 +39,9 @@ calls = graph.limit("calls", at_most=5, starts=100, period=60)
 graph.add(Silent, identifier="limited", limits=calls)
 graph.add(Silent, identifier="by_total", limits=[calls, graph.limit("each").for_key(report.total)])
 graph.add(Silent, identifier="text", limits="calls")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+approved = graph.wait("approved", Report.Outputs, after=report, timeout=timedelta(days=1))
+assert_type(approved, AddedNode[Report.Outputs])
+graph.wait("b", Report.Outputs, on_timeout=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 graph.limit("calls", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 notify = graph.add("Notify", namespace="theirs", after=report)
 texts = {"period": "2026-09-01"}
@@ -61,6 +65,12 @@ async def trigger_many(manager: StateManager) -> None:
     await manager.trigger_many("g", [texts, texts])
     await manager.trigger_many("g", later())
     await manager.trigger_many("g", [NewRun(inputs=typed, store={"minimum": 5}), NewRun(inputs=texts)])
+
+
+async def events(manager: StateManager) -> None:
+    assert_type(await manager.send("order 7", "approved", {"by": "ada", "ok": True}), SentEvent)
+    assert_type(await manager.events("order 7"), RunEvents)
+    await manager.send("order 7", "approved", "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def limits(manager: StateManager) -> None:

@@ -1,0 +1,67 @@
+"""The calls of the public client about the events of runs."""
+
+from __future__ import annotations
+
+from exotrio._fields.models import Values, texts_of
+from exotrio._wire.events import EventRequest, RunEvents, SentEvent
+from exotrio._wire.vocabulary import is_run_id
+from exotrio.client._calls import checked_query
+from exotrio.client._limits import LimitCalls
+from exotrio.errors import ConfigurationError, NotFound
+
+
+class EventCalls(LimitCalls):
+    """The calls about events; ``StateManager`` documents what all calls share."""
+
+    async def send(self, run: str, name: str, value: Values | None = None) -> SentEvent:
+        """Send an event to a run: the states that wait for it go on, and otherwise it is kept until one does.
+
+        Needs our server. The first value under a name wins; sending the same one again changes nothing, also
+        after the run has ended.
+
+        Args:
+            run: The id of the run, or its key.
+            name: Name of the event, up to 256 characters.
+            value: Its fields: an instance of the model that the graph gives to ``wait``, or a dict of values
+                or their texts. Defaults to no fields.
+
+        Returns:
+            ``created``: whether it was the first one under its name; False also if an earlier try of this
+            call arrived whose answer was lost. ``woken``: how many states waited for it.
+
+        Raises:
+            RequestRefused: another value was sent before, or the run has ended (409); or the value does not
+                fit what the graph says that the event has (400).
+
+        Cancellation:
+            It may have been sent all the same; sending it again does no harm.
+        """
+        body = checked_query(EventRequest, name=name, value=texts_of("fields of the event", value))
+        path = self._calls.native("run", await self._id_of(run), "events")
+        sent: SentEvent = await self._calls.native_only(
+            lambda: self._calls.fetch(SentEvent, "POST", path, body=body.model_dump()),
+            f"the event {name!r} cannot be sent",
+        )
+        return sent
+
+    async def events(self, run: str) -> RunEvents:
+        """Return the events that were sent to a run, and what its states wait for. Needs our server.
+
+        Args:
+            run: The id of the run, or its key.
+        """
+        what = f"the events of the run {run} cannot be read"
+        path = "run", await self._id_of(run), "events"
+        return await self._calls.fetch_native(RunEvents, "GET", path, what)
+
+    async def _id_of(self, run: str) -> str:
+        """Return the id of a run, given by its id or its key. A UUID is taken to be an id."""
+        if is_run_id(run):
+            return run
+        runs = (await self.find_runs(key=run, limit=2)).runs
+        if not runs:
+            raise NotFound(f"there is no run with the id or key {run!r} in {self._calls.namespace!r}")
+        if len(runs) > 1:
+            graphs = " and ".join(repr(each.graph_name) for each in runs)
+            raise ConfigurationError(f"the key {run!r} belongs to runs of {graphs}", fix="give the id of one")
+        return runs[0].run_id
