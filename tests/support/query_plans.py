@@ -17,10 +17,10 @@ from exotrio.manager.store.postgres.translation import translate
 from tests.support.postgres import Database
 
 # Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
-# request brings along, what an inner SELECT found (waiting, scheduled, held), what is held, which runtimes
-# have no more of than they can run, and the first of what is to be cleared away.
+# request brings along, what an inner SELECT found (waiting, scheduled, found, held), what is held, of which
+# runtimes have no more than they can run, and the first of what is to be cleared away.
 MAY_BE_SCANNED = re.compile(
-    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|lanes|CONSTANT ROW"
+    r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|found|lanes|CONSTANT ROW"
     r"|workers|stops|v0_runtimes|sessions|sign_in_links|held"
     r"|states USING (COVERING )?INDEX states_held$)"
 )

@@ -15,8 +15,6 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
 
-NODES_PER_STATEMENT = 100
-"""SQLite accepts at most 500 parts of one statement."""
 MAX_LET_IN = 1_000
 """Maximum of states that came due and are let in at once."""
 MAX_EARLY_MS = 50
@@ -24,9 +22,10 @@ MAX_EARLY_MS = 50
 is due."""
 MAX_SEARCHES = 4
 """Maximum of searches of one claim."""
-_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = ?) IS NULL"
-_DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= ?"
-_FROM, _BEFORE = " AND (priority, turn, seq) >= (?, ?, ?)", " AND priority < ?"
+_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = {node_id}) IS NULL"
+_IN_RUN = " AND run = {run}"
+_DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= {{now}}"
+_FROM, _BEFORE = " AND (priority, turn, seq) >= ({priority}, {turn}, {seq})", " AND priority < {priority}"
 _candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
 """As ``Candidate._make``, which is Python code, called for each state."""
 _CANDIDATE = (
@@ -77,50 +76,42 @@ def _find(
 ) -> list[Candidate]:
     """Lock and return the first states of each node, from where ``begins`` says on, and up to ``limit`` of
     those that came due in the lane ``LATER``; none of a node that is paused."""
-    in_run = "" if run is None else " AND run = ?"
-    of_run = () if run is None else (run,)
     # If a search does not begin at the start, states of a higher priority may have come before that.
-    starts = ("",) if all(at == START for at in begins.values()) else (_FROM, _BEFORE)
-    found: list[Candidate] = []
-    nodes = list(counts.items())
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        part = dict(nodes[start : start + NODES_PER_STATEMENT])
-        values: list[int] = []
-        for node_id, count in part.items():
-            for each in starts:
-                at = begins[node_id][: each.count("?")] if each else ()
-                values += (node_id, *of_run, *at, node_id, count)
-            values += (tx.now_ms, node_id, *of_run, node_id, limit)
-        sql = _find_statement(len(part), starts, in_run, tx.skip_locked("states"))
-        found += map(_candidate, tx.execute(sql, tuple(values)))
-    return found
+    is_full = all(at == START for at in begins.values())
+    names: tuple[str, ...] = ("node_id", "count", "limit", "now")
+    rows: list[tuple[int, ...]] = [(node_id, count, limit, tx.now_ms) for node_id, count in counts.items()]
+    if run is not None:
+        names, rows = (*names, "run"), [(*row, run) for row in rows]
+    if not is_full:
+        names, rows = (*names, "priority", "turn", "seq"), [(*row, *begins[row[0]]) for row in rows]
+    selects = _selects(is_full, run is not None, tx.skip_locked("states"))
+    return list(map(_candidate, tx.for_each(selects, names, rows)))
 
 
 @cache
-def _find_statement(nodes: int, starts: tuple[str, ...], in_run: str, skip_locked: str) -> str:
-    """Return the statement of ``_find`` for so many nodes."""
-    # Each in a separate SELECT: PostgreSQL locks no rows of a UNION, and an index returns them in order.
-    # Whether the node is paused (engine.pausing) is read once, and not for each state.
-    ready = [
-        f"SELECT * FROM (SELECT {_CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED'"
-        f" AND lane IS NULL AND node_id = ?{in_run}{start}{_NOT_PAUSED}"
-        f" ORDER BY priority, turn, seq LIMIT ?{skip_locked}) AS waiting"
-        for start in starts
-    ]
-    later = (
-        f"SELECT * FROM (SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = ?{in_run}"
-        f"{_NOT_PAUSED} LIMIT ?{skip_locked}) AS waiting"
+def _selects(is_full: bool, in_run: bool, skip_locked: str) -> tuple[str, ...]:
+    """Return the SELECTs of ``_find``."""
+    of_run = _IN_RUN if in_run else ""
+    # Separate ones: an index returns the states of each in order. Whether the node is paused (engine.pausing)
+    # is read once, and not for each state.
+    return (
+        *(
+            f"SELECT {_CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED' AND lane IS NULL"
+            f" AND node_id = {{node_id}}{of_run}{start}{_NOT_PAUSED}"
+            f" ORDER BY priority, turn, seq LIMIT {{count}}{skip_locked}"
+            for start in (("",) if is_full else (_FROM, _BEFORE))
+        ),
+        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = {{node_id}}{of_run}{_NOT_PAUSED}"
+        f" LIMIT {{limit}}{skip_locked}",
     )
-    return " UNION ALL ".join([*ready, later] * nodes)
 
 
 def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None:
     """Let many states that came due into the index of those that can be claimed."""
     in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    numbers = ", ".join("?" * len(node_ids))
+    which = f"{_DUE.format(now='?')} AND node_id IN ({', '.join('?' * len(node_ids))}){in_run}"
     rows = tx.execute(
-        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id IN ({numbers}){in_run}"
-        f" LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
+        f"SELECT {_CANDIDATE}, lane FROM states WHERE {which} LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
         (tx.now_ms, *node_ids, *of_run),
     )
     due = take_places(tx, map(_candidate, rows))
@@ -129,16 +120,11 @@ def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None
 
 def next_due(tx: Transaction, node_ids: Collection[int], run: int | None) -> dict[int, int]:
     """Return when the next state of each node is due, in Unix ms, of those that are not due yet."""
-    in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
+    of_run, in_run = ((), "") if run is None else ((run,), _IN_RUN)
     later = (
-        "SELECT * FROM (SELECT node_id, enqueue_after FROM states WHERE status = 'CREATED'"
-        f" AND lane = '{LATER}' AND node_id = ?{in_run} AND enqueue_after > ?"
-        f"{_NOT_PAUSED} ORDER BY enqueue_after LIMIT 1) AS waiting"
+        f"SELECT node_id, enqueue_after FROM states WHERE status = 'CREATED' AND lane = '{LATER}'"
+        f" AND node_id = {{node_id}}{in_run} AND enqueue_after > {{now}}{_NOT_PAUSED}"
+        " ORDER BY enqueue_after LIMIT 1"
     )
-    next_at: dict[int, int] = {}
-    nodes = list(node_ids)
-    for start in range(0, len(nodes), NODES_PER_STATEMENT):
-        part = nodes[start : start + NODES_PER_STATEMENT]
-        values = [value for node_id in part for value in (node_id, *of_run, tx.now_ms, node_id)]
-        next_at.update(map(tuple, tx.execute(" UNION ALL ".join([later] * len(part)), tuple(values))))
-    return next_at
+    rows = [(node_id, tx.now_ms, *of_run) for node_id in node_ids]
+    return dict(map(tuple, tx.for_each((later,), ("node_id", "now", "run")[: 2 + len(of_run)], rows)))

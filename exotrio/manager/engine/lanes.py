@@ -289,19 +289,16 @@ def _first_in_lanes(
 ) -> dict[Pair, set[int]]:
     """Return the first states of lanes, given as (lane, node, how many)."""
     firsts: defaultdict[Pair, set[int]] = defaultdict(set)
-    of_run, in_run = ("", ()) if run is None else (" AND run = ?", (run,))
-    one = (
-        "SELECT * FROM (SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
-        f" AND lane = ? AND node_id = ?{of_run} ORDER BY priority, turn, seq LIMIT ?) AS waiting"
+    of_run, in_run = ((), "") if run is None else ((run,), " AND run = {run}")
+    first = (
+        "SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
+        f" AND node_id = {{node_id}}{in_run} ORDER BY priority, turn, seq LIMIT {{count}}"
     )
-    for start in range(0, len(rooms), MAX_LANES):
-        chunk = rooms[start : start + MAX_LANES]
-        values: list[object] = []
-        for pair, node_id, count in chunk:
-            values += (lane_of(pair), node_id, *in_run, count)
-        for seq, lane in tx.execute(" UNION ALL ".join([one] * len(chunk)), tuple(values)):
-            limit, _, key = lane.partition(":")
-            firsts[int(limit), key].add(seq)
+    names = ("lane", "node_id", "count", "run")[: 3 + len(of_run)]
+    rows = [(lane_of(pair), node_id, count, *of_run) for pair, node_id, count in rooms]
+    for seq, lane in tx.for_each((first,), names, rows):
+        limit, _, key = lane.partition(":")
+        firsts[int(limit), key].add(seq)
     return firsts
 
 

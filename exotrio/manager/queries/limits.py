@@ -21,13 +21,12 @@ from exotrio.manager.engine.slots import Pair, Slots, lane_of, lanes_of, pairs_o
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
-PER_STATEMENT = 100
 MAX_READ = 20_000
 """Counts of starts of one limit that are read to find keys in use: a limit may have a million."""
 FOR_LIMITS = "seq, limits, lane, priority, turn"
 """Columns of a state for ``waits_of``."""
 _HELD = "FROM slots CROSS JOIN states ON states.seq = slots.state WHERE states.status = 'QUEUED'"
-_IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane >= ? AND lane < ?"
+_IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane >= {first} AND lane < {last}"
 
 
 def list_limits(view: View, namespace: str) -> list[LimitInfo]:
@@ -82,13 +81,12 @@ def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict
         f"SELECT limit_id, count(*) {_HELD} AND {view.any_of('limit_id')} GROUP BY limit_id",
         (view.items(sorted(ids)),),
     )
-    waiting: dict[int, int] = {}
-    for start in range(0, len(ids), PER_STATEMENT):
-        some = sorted(ids)[start : start + PER_STATEMENT]
-        one = f"SELECT ? AS id, count(*) FROM (SELECT 1 {_IN_LANES} LIMIT ?) AS waiting"
-        values = (value for limit in some for value in (limit, *lanes_of(limit), MAX_COUNTED))
-        waiting |= dict(view.execute(" UNION ALL ".join([one] * len(some)), tuple(values)).fetchall())
-    return dict(held.fetchall()), waiting
+    waiting = view.for_each(
+        (f"SELECT {{id}} AS id, count(*) FROM (SELECT 1 {_IN_LANES} LIMIT {MAX_COUNTED}) AS waiting",),
+        ("id", "first", "last"),
+        [(limit, *lanes_of(limit)) for limit in sorted(ids)],
+    )
+    return dict(held.fetchall()), dict(map(tuple, waiting))
 
 
 def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
@@ -181,10 +179,11 @@ def _before(view: View, lane: str, states: Sequence[Row]) -> dict[int, int]:
 
 def _keys(view: View, limit: int) -> list[LimitKey]:
     """Return keys in use, those with the most waiting states first."""
+    in_lanes = _IN_LANES.format(first="?", last="?")
     waiting = {
         lane.partition(":")[2]: count
         for lane, count in view.execute(
-            f"SELECT lane, count(*) AS number FROM (SELECT lane {_IN_LANES} LIMIT ?) AS waiting"
+            f"SELECT lane, count(*) AS number FROM (SELECT lane {in_lanes} LIMIT ?) AS waiting"
             " GROUP BY lane ORDER BY number DESC, lane LIMIT ?",
             (*lanes_of(limit), MAX_COUNTED, MAX_SHOWN),
         )

@@ -66,6 +66,11 @@ class Dialect(Protocol):
     def items(self, values: Items) -> Any:
         """Return the value of such a parameter."""
 
+    def for_each(
+        self, selects: tuple[str, ...], names: tuple[str, ...], rows: Sequence[tuple[int | str, ...]]
+    ) -> Iterable[tuple[str, tuple[Any, ...]]]:
+        """Return statements, each with its parameters, for ``View.for_each``."""
+
     def insert(
         self,
         connection: Connection,

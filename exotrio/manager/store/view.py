@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from exotrio.manager.rules.template import Template
@@ -52,6 +52,16 @@ class View:
 
     def items(self, values: Items) -> Any:
         return self._dialect.items(values)
+
+    def for_each(
+        self, selects: tuple[str, ...], names: tuple[str, ...], rows: Sequence[tuple[int | str, ...]]
+    ) -> Iterator[Row]:
+        """Yield what these SELECTs return for each of the rows of values, in which ``{name}`` is a value.
+
+        All have the same columns, and may have a LIMIT and lock rows. Rows of values come in any order.
+        """
+        for sql, parameters in self._dialect.for_each(selects, names, rows) if rows else ():
+            yield from self.execute(sql, parameters)
 
     @property
     def max_inputs(self) -> int:

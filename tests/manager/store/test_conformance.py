@@ -263,6 +263,24 @@ async def test_rows_are_selected_by_any_of_many_values(store: Store) -> None:
     assert await store.read(find, "kind", []) == []
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 250])
+async def test_rows_are_found_for_each_of_many_values(store: Store, count: int) -> None:
+    """The first two of each kind that are late enough, and the last one."""
+    selects = tuple(
+        f"SELECT kind, at FROM events WHERE kind = {{kind}} AND at >= {{from}} ORDER BY {order}"
+        for order in ("at LIMIT {most}", "at DESC LIMIT 1")
+    )
+    given = [(f"it's {number}", 2, number % 10) for number in range(count)]
+    events = [(1, at, kind, None) for kind, *_ in given for at in range(10)]
+    await store.write(lambda tx: tx.insert("events", EVENTS, events))
+
+    def find(view: View) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in view.for_each(selects, ("kind", "most", "from"), given)]
+
+    expected = [(kind, at) for kind, most, begin in given for at in [*range(begin, 10)[:most], 9]]
+    assert Counter(await store.read(find)) == Counter(expected)
+
+
 async def test_a_row_is_read_by_name_and_by_position(store: Store) -> None:
     def read(view: View) -> None:
         sql = "SELECT key, value, 3 AS three FROM store WHERE run = 0 ORDER BY key"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -44,6 +44,17 @@ def _selected(types: Sequence[str], same: Sequence[bool], names: Sequence[str]) 
         f"?::{type} AS {name}" if one else f"unnest(?::{type}[]) AS {name}"
         for type, one, name in zip(types, same, names, strict=True)
     )
+
+
+@cache
+def _for_each(
+    selects: tuple[str, ...], names: tuple[str, ...], types: tuple[str, ...], same: tuple[bool, ...]
+) -> str:
+    # Not a UNION of as many SELECTs as rows: to begin each takes 13 us, whether it finds anything or not.
+    values = {name: f"given.{name}" for name in names}
+    found = " UNION ALL ".join(f"SELECT * FROM ({select.format_map(values)}) AS found" for select in selects)
+    given = _selected(types, same, names)
+    return f"SELECT found.* FROM ({given}) AS given CROSS JOIN LATERAL ({found}) AS found"
 
 
 _NUMBERED = "DO NOTHING RETURNING id"
@@ -102,6 +113,16 @@ class PostgresDialect:
 
     def items(self, values: Items) -> Array:
         return array(values)
+
+    def for_each(
+        self, selects: tuple[str, ...], names: tuple[str, ...], rows: Sequence[tuple[int | str, ...]]
+    ) -> Iterable[tuple[str, tuple[Any, ...]]]:
+        types = tuple("text" if isinstance(value, str) else "bigint" for value in rows[0])
+        if len(rows) == 1:
+            yield _for_each(selects, names, types, (True,) * len(names)), rows[0]
+        else:
+            columns = tuple(map(array, zip(*rows, strict=True)))
+            yield _for_each(selects, names, types, (False,) * len(names)), columns
 
     def insert(
         self,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +14,8 @@ from pydantic_core import to_json
 
 from exotrio.manager.store.driver import Connection, Items, Rows, new_values
 
+ROWS_PER_STATEMENT = 100
+"""SQLite accepts at most 500 parts of one statement."""
 _NUMBERED = re.compile(r"\?(\d+)")
 
 
@@ -27,6 +30,17 @@ def _in_order(sql: str) -> tuple[str, _InOrder]:
     """
     numbers = [int(number) - 1 for number in _NUMBERED.findall(sql)]
     return _NUMBERED.sub("?", sql), itemgetter(*numbers)
+
+
+@cache
+def _for_each(selects: tuple[str, ...], names: tuple[str, ...], rows: int) -> tuple[str, _InOrder]:
+    """Return the statement for so many rows of values, and a function that returns its parameters, given the
+    values of all rows."""
+    parts = []
+    for row in range(rows):
+        values = {name: f"?{number}" for number, name in enumerate(names, row * len(names) + 1)}
+        parts += [f"SELECT * FROM ({select.format_map(values)}) AS found" for select in selects]
+    return _in_order(" UNION ALL ".join(parts))
 
 
 @cache
@@ -73,6 +87,14 @@ class SQLiteDialect:
 
     def items(self, values: Items) -> str:
         return to_json(values).decode()
+
+    def for_each(
+        self, selects: tuple[str, ...], names: tuple[str, ...], rows: Sequence[tuple[int | str, ...]]
+    ) -> Iterable[tuple[str, tuple[Any, ...]]]:
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            part = rows[start : start + ROWS_PER_STATEMENT]
+            sql, in_order = _for_each(selects, names, len(part))
+            yield sql, in_order(tuple(chain.from_iterable(part)))
 
     def insert(
         self,
