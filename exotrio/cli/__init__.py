@@ -64,6 +64,7 @@ _COMMANDS = {
     "export": "Save a run as one self-contained HTML page.",
     "top": "Show live what happens in a namespace.",
     "doctor": "Diagnose settings, the state manager and stuck work.",
+    "audit": "List who changed what.",
     "backup": "Fetch a backup of a state manager's database.",
     "migrate": "Move a database from SQLite to PostgreSQL.",
     "rotate-secrets": "Encrypt the secrets in a database with a new key.",

@@ -21,6 +21,8 @@ from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_state_id
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import (
+    Change,
+    ChangePage,
     Run,
     RunPage,
     RunStatus,
@@ -34,7 +36,7 @@ from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
 T = TypeVar("T")
-P = TypeVar("P", StatePage, RunPage)
+P = TypeVar("P", StatePage, RunPage, ChangePage)
 
 MIN_PREFIX = 6
 PAGE = 1_000
@@ -247,6 +249,14 @@ async def _search_v0(
             return runs, False
     print_message(f"only the newest {searched:,} runs were searched: this state manager speaks only v0")
     return runs, True
+
+
+# The record of changes.
+
+
+async def list_changes(call: Callable[..., Awaitable[ChangePage]], limit: int) -> tuple[list[Change], bool]:
+    """Return the newest changes of the record, and whether there are more."""
+    return await _pages(call, lambda page: page.changes, limit)
 
 
 # Runtimes.

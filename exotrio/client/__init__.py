@@ -15,6 +15,8 @@ a call that only reads is repeated; one that changes something only if it is ide
 provably not sent.
 """
 
+from exotrio._wire.audit import Change as Change
+from exotrio._wire.audit import ChangePage as ChangePage
 from exotrio._wire.events import EventWait as EventWait
 from exotrio._wire.events import KeptEvent as KeptEvent
 from exotrio._wire.events import RunEvents as RunEvents

@@ -54,9 +54,7 @@ class Calls:
 
     def native(self, *segments: str | int, query: BaseModel | None = None) -> str:
         """Return a path of the native API below the namespace."""
-        path = native_path(self.namespace, *segments)
-        fields = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
-        return f"{path}?{urlencode(fields, doseq=True)}" if fields else path
+        return with_query(native_path(self.namespace, *segments), query)
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Make an idempotent request, and repeat it while the state manager is unavailable."""
@@ -170,6 +168,12 @@ class Calls:
                 (native.version, *native.capabilities) if native and is_ours else ()
             )
         return self._capabilities
+
+
+def with_query(path: str, query: BaseModel | None) -> str:
+    """Return a path with the fields of a query that are not defaults."""
+    fields = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
+    return f"{path}?{urlencode(fields, doseq=True)}" if fields else path
 
 
 def checked_query(model: type[M], **fields: Any) -> M:

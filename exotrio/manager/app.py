@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
+from exotrio.manager.api.audit import Audit
 from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.events import Events
@@ -53,6 +54,7 @@ def create_api(
             *routes_of(Inspection(service)),
             *routes_of(Events(service.store)),
             *routes_of(Limits(service.store)),
+            *routes_of(Audit(service.store)),
             *routes_of(Backups(service)),
             *routes_of(KeyRoutes(service)),
         ]

@@ -20,7 +20,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.retention import clear, discard, drop_templates
+from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import expire_waits
 from exotrio.manager.store.cipher import Cipher
@@ -210,6 +210,7 @@ class Retention:
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
             await _run_to_end(store, clear)
+            await _run_to_end(store, trim_audit, keep_ms)
             if keep_ms is not None:
                 await _run_to_end(store, drop_templates)
         except DatabaseError as error:
@@ -222,7 +223,9 @@ class Retention:
         return max(MIN_DELETE_INTERVAL, min(MAX_DELETE_INTERVAL, from_ms(keep_ms) / 10))
 
 
-async def _run_to_end(store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int) -> int:
+async def _run_to_end(
+    store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int | None
+) -> int:
     """Run a step until it does nothing more; return the sum of what it returned."""
     total = 0
     while done := await store.write(step, *args):

@@ -22,6 +22,7 @@ from exotrio.manager.engine.managers import enter_alone, leave
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.workers import ClaimsKept, ask_for_tasks, forget_all, keep_claim
 from exotrio.manager.queries.runtimes import find_runtime
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.errors import (
     Conflict,
     Forbidden,
@@ -110,7 +111,9 @@ class Service:
             nodes = await self.store.write(keep_claim, namespace, worker_id, node_names, now, run_id)
             self.claims_kept.add(namespace, worker_id, node_names, nodes, now)
 
-    async def delete_graph(self, namespace: str, name: str, *, cancel_runs: bool) -> tuple[int, int]:
+    async def delete_graph(
+        self, caller: Caller, namespace: str, name: str, *, cancel_runs: bool
+    ) -> tuple[int, int]:
         """Delete a graph with its runs, as ``engine.deletion`` says; return how many were deleted and how
         many of them cancelled.
 
@@ -122,13 +125,13 @@ class Service:
                 pending = await self.store.read(pending_runs, namespace, name, cancel_runs)
                 for run_id in pending:
                     with suppress(Refused):  # the run has ended meanwhile
-                        await self.store.write(cancel, namespace, run_id)
+                        await self.store.write_as(caller, cancel, namespace, run_id)
                         cancelled += 1
                 # Do not wait until there are none: others may begin as fast.
                 more = len(pending) < MAX_PENDING
                 while more:
-                    step = await self.store.write(
-                        delete_graph, namespace, name, is_first=not deleted, may_cancel=cancel_runs
+                    step = await self.store.write_as(
+                        caller, delete_graph, namespace, name, before=deleted, may_cancel=cancel_runs
                     )
                     deleted, cancelled = deleted + step.runs, cancelled + step.cancelled
                     if step.graph:

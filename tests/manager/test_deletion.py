@@ -106,7 +106,7 @@ async def test_a_deletion_that_ended_in_the_middle_goes_on_when_it_is_requested_
     db = tmp_path / "state.db"
     async with open_manager(db) as manager:
         await with_runs(manager, 2)
-        step = await manager.service.store.write(delete_graph, "tests", "graph", is_first=True)
+        step = await manager.service.store.write(delete_graph, "tests", "graph")
         assert (step.runs, step.graph) == (1, False)
     async with open_manager(db) as manager:
         assert ok(await manager.api.runs())["total"] == 3
@@ -126,7 +126,7 @@ async def test_a_deletion_that_has_locked_runs_waits_for_no_other_run(database: 
         with psycopg.connect(database.url) as other:
             other.execute("SELECT 1 FROM runs WHERE run_id = %s FOR UPDATE", (flow.run_id,))
             with trio.fail_after(60):
-                step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+                step = await write(delete_graph, "tests", "graph", before=1, may_cancel=True)
         assert step == Deleted(runs=2, cancelled=0, graph=False)
-        step = await write(delete_graph, "tests", "graph", is_first=False, may_cancel=True)
+        step = await write(delete_graph, "tests", "graph", before=1, may_cancel=True)
         assert step == Deleted(runs=1, cancelled=1, graph=True)

@@ -333,7 +333,7 @@ class Crowd:
         for run in await store.read(deletion.pending_runs, NAMESPACE, GRAPH, True):
             with suppress(Refused):
                 await self.write(random, runs.cancel, NAMESPACE, run)
-        await self.write(random, deletion.delete_graph, NAMESPACE, GRAPH, is_first=True)
+        await self.write(random, deletion.delete_graph, NAMESPACE, GRAPH)
         await self.upsert(random)
 
 

@@ -7,6 +7,7 @@
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
 ``inspection``  native routes for people: overview, checkup, export, runtimes, pausing
+``audit``       native routes about the record of changes
 ``operations``  probes, ``/metrics``, links that sign in
 ``backup``      copies of the database
 ``metrics``     what Prometheus scrapes

@@ -6,6 +6,7 @@ It is as private as the database. Secrets are in it only encrypted, without thei
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import trio
 from starlette.requests import Request
@@ -16,8 +17,9 @@ from exotrio._util.words import bytes_text
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine.managers import keep_backup
-from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Conflict
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 
@@ -40,7 +42,7 @@ class Backups:
 
     @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE, needs=Permission.ADMIN)
     async def backup(self, request: Request) -> Response:
-        return _BackupReply(self._store, self._slot)
+        return _BackupReply(self._store, self._slot, caller_of(request.scope))
 
 
 class _Slot:
@@ -96,9 +98,10 @@ class _BackupReply(Response):
     ``slot`` is held meanwhile.
     """
 
-    def __init__(self, store: Store, slot: _Slot) -> None:
+    def __init__(self, store: Store, slot: _Slot, caller: Caller) -> None:
         super().__init__(media_type=BACKUP_TYPE)
         self._store = store
+        self._caller = caller
         self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +116,6 @@ class _BackupReply(Response):
                     if not await self._slot.send(send, piece):
                         return
                 await send({"type": "http.response.body", "body": b""})
-            self._store.write_later(keep_backup)
+            self._store.write_later(partial(keep_backup, caller=self._caller))
         finally:
             self._slot.release()

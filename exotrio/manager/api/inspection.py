@@ -32,6 +32,7 @@ from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
 from exotrio.manager.rules.access import Permission
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -90,7 +91,9 @@ class Inspection:
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply, needs=Permission.GRAPHS)
     async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
-        await self._store.write(ask_to_drain, namespace, worker_id, DrainSource.API)
+        await self._store.write_as(
+            caller_of(request.scope), ask_to_drain, namespace, worker_id, DrainSource.API
+        )
         return reply({"worker_id": worker_id, "command": "drain"})
 
     @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply, needs=Permission.GRAPHS)
@@ -115,11 +118,11 @@ class Inspection:
 
     @ApiRoute("POST", NS + "/node/{node}/pause", "Pause a node", PauseReply, needs=Permission.GRAPHS)
     async def pause_node(self, request: Request, namespace: str, node: str) -> Response:
-        return await self._set_paused(pausing.pause_node, namespace, node)
+        return await self._set_paused(request, pausing.pause_node, namespace, node)
 
     @ApiRoute("POST", NS + "/node/{node}/resume", "Resume a node", PauseReply, needs=Permission.GRAPHS)
     async def resume_node(self, request: Request, namespace: str, node: str) -> Response:
-        return await self._set_paused(pausing.resume_node, namespace, node)
+        return await self._set_paused(request, pausing.resume_node, namespace, node)
 
     @ApiRoute(
         "POST",
@@ -129,7 +132,7 @@ class Inspection:
         needs=Permission.GRAPHS,
     )
     async def pause_schedule(self, request: Request, namespace: str, graph: str) -> Response:
-        return await self._set_paused(pausing.pause_schedule, namespace, graph)
+        return await self._set_paused(request, pausing.pause_schedule, namespace, graph)
 
     @ApiRoute(
         "POST",
@@ -139,10 +142,14 @@ class Inspection:
         needs=Permission.GRAPHS,
     )
     async def resume_schedule(self, request: Request, namespace: str, graph: str) -> Response:
-        return await self._set_paused(pausing.resume_schedule, namespace, graph)
+        return await self._set_paused(request, pausing.resume_schedule, namespace, graph)
 
     async def _set_paused(
-        self, use_case: Callable[[Transaction, str, str], WithEffects[int | None]], namespace: str, name: str
+        self,
+        request: Request,
+        use_case: Callable[[Transaction, str, str], WithEffects[int | None]],
+        namespace: str,
+        name: str,
     ) -> Response:
-        paused_at = await self._store.write(use_case, namespace, name)
+        paused_at = await self._store.write_as(caller_of(request.scope), use_case, namespace, name)
         return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})

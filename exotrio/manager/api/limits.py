@@ -12,6 +12,7 @@ from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import limits
 from exotrio.manager.queries.limits import list_limits, show_limit
 from exotrio.manager.rules.access import Permission
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.store.port import Store
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -37,10 +38,12 @@ class Limits:
 
     @ApiRoute("PUT", NS + "/limit/{limit}", "Make or change a limit", LimitDetail, needs=Permission.GRAPHS)
     async def set(self, request: Request, namespace: str, limit: str, body: LimitChange) -> Response:
-        await self._store.write(limits.set_limit, namespace, limit, body)
+        await self._store.write_as(caller_of(request.scope), limits.set_limit, namespace, limit, body)
         return reply(await self._store.read_with_deadline(show_limit, namespace, limit))
 
     @ApiRoute("DELETE", NS + "/limit/{limit}", "Delete a limit", RemovedLimit, needs=Permission.GRAPHS)
     async def remove(self, request: Request, namespace: str, limit: str, query: DeletionOfLimit) -> Response:
-        graphs = await self._store.write(limits.remove_limit, namespace, limit, force=query.force)
+        graphs = await self._store.write_as(
+            caller_of(request.scope), limits.remove_limit, namespace, limit, force=query.force
+        )
         return reply(RemovedLimit(name=limit, graphs=graphs))

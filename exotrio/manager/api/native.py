@@ -54,7 +54,7 @@ from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import EntriesRefused
-from exotrio.manager.security.access import LOCAL, owner_of
+from exotrio.manager.security.access import LOCAL, caller_of, owner_of
 from exotrio.manager.service import Service
 
 T = TypeVar("T")
@@ -204,7 +204,9 @@ class Native:
     async def delete_graph(
         self, request: Request, namespace: str, graph: str, query: operations.DeletionQuery
     ) -> Response:
-        deleted, cancelled = await self._service.delete_graph(namespace, graph, cancel_runs=query.cancel_runs)
+        deleted, cancelled = await self._service.delete_graph(
+            caller_of(request.scope), namespace, graph, cancel_runs=query.cancel_runs
+        )
         return reply(
             operations.DeletedGraph(
                 namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
@@ -221,8 +223,13 @@ class Native:
     async def trigger(
         self, request: Request, namespace: str, graph: str, body: NativeTriggerRequest
     ) -> Response:
-        started = await self._store.write(
-            runs_engine.trigger, namespace, graph, _new_run(body), self._service.cipher
+        started = await self._store.write_as(
+            caller_of(request.scope),
+            runs_engine.trigger,
+            namespace,
+            graph,
+            _new_run(body),
+            self._service.cipher,
         )
         shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
         return reply(shown)
@@ -240,8 +247,13 @@ class Native:
         entries = await body_reader(request).parse(request, parse)
         runs = [_new_run(entry) for entry in entries]
         try:
-            started = await self._store.write(
-                runs_engine.trigger_many, namespace, graph, runs, self._service.cipher
+            started = await self._store.write_as(
+                caller_of(request.scope),
+                runs_engine.trigger_many,
+                namespace,
+                graph,
+                runs,
+                self._service.cipher,
             )
         except EntriesRefused as refusal:
             raise entries_refused(refusal, "runs") from None
@@ -263,7 +275,7 @@ class Native:
 
     @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run, needs=Permission.GRAPHS)
     async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
-        await self._store.write(runs_engine.cancel, namespace, run_id)
+        await self._store.write_as(caller_of(request.scope), runs_engine.cancel, namespace, run_id)
         return reply(await self._store.read(show_run, namespace, run_id))
 
     @ApiRoute(
@@ -272,7 +284,9 @@ class Native:
     async def set_priority(
         self, request: Request, namespace: str, run_id: str, body: PriorityRequest
     ) -> Response:
-        await self._store.write(runs_engine.set_priority, namespace, run_id, body.priority)
+        await self._store.write_as(
+            caller_of(request.scope), runs_engine.set_priority, namespace, run_id, body.priority
+        )
         return reply(await self._store.read(show_run, namespace, run_id))
 
     @ApiRoute(
@@ -285,8 +299,13 @@ class Native:
     async def retry(
         self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
     ) -> Response:
-        retried = await self._store.write(
-            retries.retry_run, namespace, run_id, body.request_id, from_beginning=body.from_beginning
+        retried = await self._store.write_as(
+            caller_of(request.scope),
+            retries.retry_run,
+            namespace,
+            run_id,
+            body.request_id,
+            from_beginning=body.from_beginning,
         )
         return reply(retried)
 

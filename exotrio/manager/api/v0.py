@@ -91,7 +91,7 @@ class V0:
         caller = caller_of(request.scope)
         for place in new.template.places:
             caller.require(Permission.GRAPHS, place.namespace)
-        shown = await self._store.write(graphs_engine.upsert, namespace, graph, new)
+        shown = await self._store.write_as(caller, graphs_engine.upsert, namespace, graph, new)
         self._service.scheduler.notify()
         return reply(shown, 201)
 
@@ -125,7 +125,7 @@ class V0:
         self, request: Request, namespace: str, graph: str, body: v0.TriggerRequest
     ) -> Response:
         run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
-        started = await self._store.write(runs.trigger, namespace, graph, run)
+        started = await self._store.write_as(caller_of(request.scope), runs.trigger, namespace, graph, run)
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 
@@ -138,7 +138,9 @@ class V0:
     )
     async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
         # The stock project has a proposal for this route; no release contains it.
-        count = await self._store.write(schedules.cancel_schedules, namespace, graph)
+        count = await self._store.write_as(
+            caller_of(request.scope), schedules.cancel_schedules, namespace, graph
+        )
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was scheduled"
         return reply(
             CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)
@@ -248,8 +250,13 @@ class V0:
     async def manual_retry(
         self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
     ) -> Response:
-        done = await self._store.write(
-            retries.retry_by_hand, namespace, state_id, body.fanout_id, from_beginning=body.from_beginning
+        done = await self._store.write_as(
+            caller_of(request.scope),
+            retries.retry_by_hand,
+            namespace,
+            state_id,
+            body.fanout_id,
+            from_beginning=body.from_beginning,
         )
         return reply({"id": done.retried[0].new_state_id, "status": StateStatus.CREATED})
 

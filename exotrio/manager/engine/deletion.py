@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exotrio._util.words import listed
+from exotrio._util.words import listed, plural
 from exotrio.manager.engine.graphs import delete_schedules_of, find_graph, lock_graph
 from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
 from exotrio.manager.engine.runs import cancel
@@ -48,13 +48,25 @@ def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) 
 
 
 def delete_graph(
-    tx: Transaction, namespace: str, name: str, *, is_first: bool, may_cancel: bool = False
+    tx: Transaction, namespace: str, name: str, *, before: int = 0, may_cancel: bool = False
 ) -> WithEffects[Deleted]:
     """Delete some of the runs of a graph, and the graph if these were the last ones.
 
     With ``may_cancel``, runs that have not ended are cancelled. Otherwise they stay, with the graph; and in
-    the first transaction (``is_first``) nothing is deleted then, so that the whole deletion can be refused.
+    the first transaction, ``before`` which no runs were deleted, nothing is deleted then, so that the whole
+    deletion can be refused. The first and the last transaction are recorded.
     """
+    done, effects = _delete_some(tx, namespace, name, is_first=not before, may_cancel=may_cancel)
+    if done.graph:
+        tx.record("graph.delete", namespace, name, f"with {plural(before + done.runs, 'run')}")
+    elif done.runs and not before:
+        tx.record("graph.delete", namespace, name, f"begun: {plural(done.runs, 'run')} deleted")
+    return WithEffects(done, effects)
+
+
+def _delete_some(
+    tx: Transaction, namespace: str, name: str, *, is_first: bool, may_cancel: bool
+) -> WithEffects[Deleted]:
     effects = Effects()
     graph = lock_graph(tx, namespace, name)["id"]
     locked: set[int] = set()

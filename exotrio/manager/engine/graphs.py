@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of
 from exotrio._util.times import timestamp
+from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
@@ -199,7 +200,8 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     refuse(f"graph {name!r} names limits that do not exist", missing_limits(tx, namespace, template.body))
     _name_limits(tx, namespace, template, nodes)
     # Do not add the same version again: a script may store the graph before each run.
-    if current is None or version != tuple(current):
+    is_new = current is None or version != tuple(current)
+    if is_new:
         template_id = tx.execute(
             "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at)"
             " VALUES (?, ?, ?, ?, ?) RETURNING id",
@@ -211,6 +213,8 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph["id"],))
     secrets = [(graph["id"], key, new.ciphertexts[key]) for key in sorted(new.ciphertexts)]
     tx.insert("secrets", ("graph", "name", "value"), secrets)
+    result = "new version" if is_new else "same version"
+    tx.record("graph.store", namespace, name, f"{result}, {plural(len(secrets), 'secret')}")
     return WithEffects(get_graph(tx, namespace, name), effects)
 
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
-from exotrio._wire.limits import LimitChange
+from exotrio._wire.limits import LimitChange, limit_text
+from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import LimitModel
 from exotrio.manager.engine.slots import check_all_keys, keep_starts
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
@@ -38,6 +39,12 @@ def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -
         limit = change.of(name, None if row is None else model_of(row))
     except ValidationError as error:
         raise InvalidRequest(f"limit {name!r} cannot be set: {'; '.join(readable_errors(error))}") from None
+    tx.record(
+        "limit.set",
+        namespace,
+        name,
+        limit_text(limit.at_most, limit.starts, limit.period_ms and from_ms(limit.period_ms)),
+    )
     return WithEffects(None, _store(tx, namespace, limit))
 
 
@@ -71,6 +78,7 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
     effects = _reopen(tx, row["id"])
     tx.execute("DELETE FROM limits WHERE id = ?", (row["id"],))
     tx.execute("DELETE FROM starts WHERE limit_id = ?", (row["id"],))
+    tx.record("limit.delete", namespace, name)
     return WithEffects(graphs, effects)
 
 

@@ -21,6 +21,7 @@ from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, e
 from exotrio.manager.engine.mailbox import deadline_passed
 from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.engine.slots import tidy
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import put_meta
@@ -128,8 +129,10 @@ def leave(tx: Transaction, manager: str) -> None:
     tx.execute("DELETE FROM managers WHERE id = ?", (manager,))
 
 
-def keep_backup(tx: Transaction) -> None:
+def keep_backup(tx: Transaction, caller: Caller) -> None:
+    tx.caller = caller
     put_meta(tx, "backed_up_at", str(tx.now_ms))
+    tx.record("backup.make", "", "")
 
 
 def take_duty(tx: Transaction, name: str) -> int | None:

@@ -20,17 +20,17 @@ its announcement is repeated within 15 s."""
 
 def pause_node(tx: Transaction, namespace: str, name: str) -> WithEffects[int]:
     """Pause a node; return since when it is paused, in Unix ms. Pausing it again changes nothing."""
-    return _pause(tx, "nodes", "node", namespace, name)
+    return _pause(tx, "nodes", "node", namespace, name, "node.pause")
 
 
 def pause_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[int]:
     """Pause the schedule of a graph, as ``pause_node`` does."""
-    return _pause(tx, "graphs", "graph", namespace, graph)
+    return _pause(tx, "graphs", "graph", namespace, graph, "schedule.pause")
 
 
 def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]:
     """Let states of a node be claimed again, and announce them."""
-    node = _resume(tx, "nodes", "node", namespace, name)
+    node = _resume(tx, "nodes", "node", namespace, name, "node.resume")
     runs = tx.execute(
         " UNION ".join(
             f"SELECT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND {which} AND node_id = ?"
@@ -44,26 +44,30 @@ def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]
 
 def resume_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[None]:
     """Trigger a graph by its schedules again, from the next occurrence on; missed ones are not caught up."""
-    _resume(tx, "graphs", "graph", namespace, graph)
+    _resume(tx, "graphs", "graph", namespace, graph, "schedule.resume")
     return WithEffects(None, NO_EFFECTS)
 
 
-def _pause(tx: Transaction, table: str, what: str, namespace: str, name: str) -> WithEffects[int]:
+def _pause(
+    tx: Transaction, table: str, what: str, namespace: str, name: str, action: str
+) -> WithEffects[int]:
     rows = tx.execute(
         f"UPDATE {table} SET paused_at = coalesce(paused_at, ?) WHERE namespace = ? AND name = ?"
         " RETURNING paused_at",
         (tx.now_ms, namespace, name),
     ).fetchall()
     for (paused_at,) in rows:
+        tx.record(action, namespace, name)
         return WithEffects(int(paused_at), NO_EFFECTS)
     raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")
 
 
-def _resume(tx: Transaction, table: str, what: str, namespace: str, name: str) -> int:
+def _resume(tx: Transaction, table: str, what: str, namespace: str, name: str, action: str) -> int:
     rows = tx.execute(
         f"UPDATE {table} SET paused_at = NULL WHERE namespace = ? AND name = ? RETURNING id",
         (namespace, name),
     ).fetchall()
     for (number,) in rows:
+        tx.record(action, namespace, name)
         return int(number)
     raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")

@@ -28,6 +28,8 @@ PART = 10
 """States deleted by one statement: each may hold megabytes."""
 TEXTS = 100
 """Maximum of logs, and of checkpoints, that one step deletes: each has up to 64 KiB of text."""
+MAX_AUDIT = 100_000
+"""Rows of the record of changes that are kept."""
 MAX_BATCH = 0.01
 """Seconds after which a transaction begins no further step, or part of one."""
 
@@ -57,6 +59,20 @@ def discard_runs(tx: Transaction, ids: Iterable[int]) -> None:
     runs = sorted(ids)
     tx.insert("discarded", ("run",), [(run,) for run in runs])
     tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(runs),))
+
+
+def trim_audit(tx: Transaction, keep_ms: int | None) -> int:
+    """Delete the oldest rows of the record of changes: those older than ``keep_ms``, if that is given, and
+    those beyond ``MAX_AUDIT``. Return how many that were."""
+    if take_duty(tx, RETENTION) is None:
+        return 0
+    before = -1 if keep_ms is None else tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
+    return tx.execute(
+        # Only the oldest rows are read, however many there are.
+        "DELETE FROM audit WHERE id IN (SELECT id FROM (SELECT id, at FROM audit ORDER BY id LIMIT ?)"
+        " AS oldest WHERE at < ? OR id <= (SELECT max(id) FROM audit) - ?)",
+        (BATCH, before, MAX_AUDIT),
+    ).rowcount
 
 
 def clear(tx: Transaction) -> int:

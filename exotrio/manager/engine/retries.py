@@ -93,6 +93,7 @@ def retry_by_hand(
     reply, effects = _retry(tx, state.run_row, [state], {state.seq: fanout_id}, from_beginning=from_beginning)
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
+    tx.record("run.retry", state.run_row.namespace, state.run_row.run_id, reply.text(f" ({state_id})"))
     return WithEffects(reply, effects)
 
 
@@ -117,7 +118,9 @@ def retry_run(
     if not failed:
         raise Conflict(f"the run {run_id} has no failed states")
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
-    return _retry(tx, row, failed, fanout_ids, from_beginning=from_beginning)
+    reply, effects = _retry(tx, row, failed, fanout_ids, from_beginning=from_beginning)
+    tx.record("run.retry", namespace, run_id, reply.text())
+    return WithEffects(reply, effects)
 
 
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:

@@ -101,7 +101,7 @@ def trigger(
 ) -> WithEffects[Started]:
     """Start one run, as ``trigger_many`` does."""
     try:
-        (started,), effects = trigger_many(tx, namespace, graph_name, [run], cipher)
+        (started,), effects = _start(tx, namespace, graph_name, [run], cipher)
     except EntriesRefused as refusal:
         raise refusal.entries[0] from None
     return WithEffects(started, effects)
@@ -118,6 +118,16 @@ def trigger_many(
     run is refused, so are all: EntriesRefused has the first of them. A key is refused if its run was
     triggered with other inputs or another store: then the caller confuses two runs.
     """
+    started, effects = _start(tx, namespace, graph_name, runs, cipher)
+    if created := sum(each.created for each in started):
+        tx.record("run.trigger", namespace, graph_name, plural(created, "run"))
+    return WithEffects(started, effects)
+
+
+def _start(
+    tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun], cipher: Cipher | None
+) -> WithEffects[list[Started]]:
+    """Start runs, as ``trigger_many`` does, without a row in the record: each run has its caller."""
     # Otherwise the version for the runs could be deleted before they are inserted.
     graph = pin_graph(tx, namespace, graph_name)
     ids, new = _split_new_from_existing(tx, graph["id"], runs)
@@ -229,7 +239,8 @@ def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
 
 def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewRun]) -> dict[str, int]:
     """Insert runs, by id, each with one state that is pending, and return their numbers."""
-    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
+    started_by = tx.caller and tx.caller.who
+    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1, started_by)
     rows = [
         (
             *(run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest()),
@@ -238,7 +249,7 @@ def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewR
         # By the key first: concurrent lists may have the same keys with different ids.
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
-    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "origin")
+    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "started_by", "origin")
     in_order = ("priority", "share", "fair_key")
     ids = tx.insert_numbered("runs", (*columns, "key", "key_digest", *in_order), rows)
     return {row[0]: number for row, number in zip(rows, ids, strict=True)}
@@ -326,6 +337,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         ]
         give_turns_back(tx, [(node_id, *in_order) for node_id in waiting])
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
+    tx.record("run.cancel", namespace, run_id, f"{plural(len(states), 'state')} cancelled")
     changes.apply()
     return WithEffects(None, changes.effects)
 
@@ -340,6 +352,7 @@ def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priorit
     if run.priority == level:
         return WithEffects(None, NO_EFFECTS)
     tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
+    tx.record("run.priority", namespace, run_id, priority)
     pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
     # Locked by number, as everywhere.
     columns = "seq, node_id, CASE WHEN lane = 'waiting' THEN '' ELSE status END AS status"

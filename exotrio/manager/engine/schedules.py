@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
 from exotrio.manager.engine.graphs import (
     delete_schedules,
@@ -86,7 +87,10 @@ def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
 
     A run that one of them starts at this moment is either committed before, or not started.
     """
-    return delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
+    count = delete_schedules_of(tx, lock_graph(tx, namespace, name)["id"])
+    if count:
+        tx.record("schedule.cancel", namespace, name, plural(count, "schedule"))
+    return count
 
 
 def correct_schedules(tx: Transaction) -> int | None:

@@ -158,6 +158,7 @@ def _keep_v0_claim(tx: Transaction, namespace: str, nodes: bytes, now: int) -> N
 def ask_to_drain(tx: Transaction, namespace: str, worker_id: str, source: DrainSource) -> None:
     """Have a runtime drain after its next heartbeat; NotFound if it is unknown."""
     _ask(tx, namespace, worker_id, "drain_asked", source)
+    tx.record("runtime.drain", namespace, worker_id)
 
 
 def ask_for_tasks(tx: Transaction, namespace: str, worker_id: str) -> None:

@@ -12,6 +12,7 @@
 ``load``         how many states wait, run and failed of each node, who holds them, how long they took
 ``trends``       how many states ended and failed, and how long they took, over an hour, a day or a week
 ``runtimes``     the runtimes that sent a request lately
+``audit``        who changed what
 ``overview``     what happens in a namespace
 ``checkup``      the state manager itself: leases, claims, database
 ``paging``       parts of queries: conditions, the page of a list, the end of a text

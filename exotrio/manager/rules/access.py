@@ -102,6 +102,13 @@ class Caller:
         """The name of the key."""
         return ROOT if self.key is None else self.key.name
 
+    @property
+    def who(self) -> str:
+        """How the record of changes names the caller."""
+        if self.via == "in process":
+            return self.via
+        return f"dashboard of {self.name}" if self.via == "dashboard" else self.name
+
     def may(self, permission: Permission, namespace: str = "") -> bool:
         """Return whether the caller has a permission, for a namespace if it is for one."""
         return self.key is None or self.key.may(permission, namespace)

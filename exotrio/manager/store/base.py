@@ -19,6 +19,7 @@ import outcome
 import trio
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.store import tallies
 from exotrio.manager.store.port import OnCommit, UnknownCommit
 from exotrio.manager.store.readers import Readers
@@ -86,6 +87,13 @@ class BaseStore:
 
     async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._settle(self._new_write(lambda tx: use_case(tx, *args, **kwargs)))
+
+    async def write_as(self, caller: Caller, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def with_caller(tx: Transaction) -> Any:
+            tx.caller = caller
+            return use_case(tx, *args, **kwargs)
+
+        return await self._settle(self._new_write(with_caller))
 
     async def write_once_ready(
         self, max_wait: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any

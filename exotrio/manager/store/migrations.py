@@ -190,6 +190,7 @@ CREATE TABLE starts (
     # Named keys. Earlier managers do not know them: they refuse them, and what they claim is the root key's.
     # Events that runs wait for: to earlier managers, a state that waits for one is CREATED, in a lane from
     # which they claim nothing.
+    # The record of changes, and who started a run: earlier managers record nothing.
     6: """
 ALTER TABLE states ADD COLUMN owner TEXT;
 ALTER TABLE states ADD COLUMN event TEXT;
@@ -213,6 +214,20 @@ CREATE TABLE keys (
     revoked_at INTEGER,
     used_at INTEGER
 ) WITHOUT ROWID;
+ALTER TABLE runs ADD COLUMN started_by TEXT;
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    key_id TEXT,
+    who TEXT NOT NULL,
+    address TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    action TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    target TEXT NOT NULL,
+    result TEXT NOT NULL
+);
+CREATE INDEX audit_by_target ON audit (target, id);
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -94,6 +95,27 @@ class Store(Protocol):
         Cancellation:
             The use case may still be committed. If it is, ``Effects.undo`` is run.
         """
+
+    @overload
+    async def write_as(
+        self,
+        caller: Caller,
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
+    async def write_as(
+        self,
+        caller: Caller,
+        use_case: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    async def write_as(self, caller: Caller, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a use case as ``write`` does; what it records (``Transaction.record``) names this caller."""
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
         """Run a use case whose value is not needed; try again each second while the database fails."""

@@ -91,7 +91,8 @@ CREATE TABLE runs (
     priority INTEGER NOT NULL DEFAULT 0,      -- less than 0: before others
     share INTEGER NOT NULL DEFAULT 1000000,   -- by how much each of its states moves the next one back
     fair_key TEXT,                       -- the runs that share one place in the fair order; NULL: it alone
-    events INTEGER NOT NULL DEFAULT 0    -- in its mailbox
+    events INTEGER NOT NULL DEFAULT 0,   -- in its mailbox
+    started_by TEXT                      -- audit.who of the request that started it; NULL: not known, or none
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
@@ -334,6 +335,21 @@ CREATE TABLE waiting_trends (
     count INTEGER NOT NULL,
     PRIMARY KEY (node_id, width, slot, stage, bucket)
 ) WITHOUT ROWID;
+
+-- What was changed by requests and commands, and by whom (Transaction.record). Ids are in the order of time.
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    key_id TEXT,                         -- of a named key; NULL: the configured key, or none
+    who TEXT NOT NULL,                   -- the name of the key, as pages show it
+    address TEXT NOT NULL,               -- '' without one
+    request_id TEXT NOT NULL,            -- '' without one
+    action TEXT NOT NULL,
+    namespace TEXT NOT NULL,             -- '' for what belongs to none
+    target TEXT NOT NULL,
+    result TEXT NOT NULL                 -- '' if there is nothing more to say
+);
+CREATE INDEX audit_by_target ON audit (target, id);
 
 -- Native claims of the last minutes, on the clock of leases. One that took states, or was voided, takes no
 -- more.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Rows
@@ -14,6 +15,7 @@ from exotrio.manager.store.view import View
 
 MAX_TRIMMED = 1_000
 """Maximum of rows that one statement of ``Transaction.trim`` deletes."""
+_AUDIT = ("at", "key_id", "who", "address", "request_id", "action", "namespace", "target", "result")
 
 
 class RowChanged(Exception):
@@ -23,9 +25,12 @@ class RowChanged(Exception):
 class Transaction(View):
     """What a use case works with: a view that can also write.
 
-    ``waited`` tells whether the use case ran before, found nothing, and has waited since. What is to be done
-    after the commit is not written here but returned: ``store.effects``.
+    ``waited`` tells whether the use case ran before, found nothing, and has waited since. ``caller`` is who
+    asked for it, if its changes are recorded. What is to be done after the commit is not written here but
+    returned: ``store.effects``.
     """
+
+    caller: Caller | None = None
 
     def __init__(
         self,
@@ -181,6 +186,17 @@ class Transaction(View):
             self._connection.execute("ROLLBACK TO attempt")
             self._connection.execute("RELEASE attempt")
             raise
+
+    def record(self, action: str, namespace: str, target: str, result: str = "") -> None:
+        """Record a change in its commit, with its caller. Without one nothing is recorded: runtimes, and what
+        the state manager does by itself.
+
+        ``action`` is a noun and a verb, such as ``run.cancel``; ``target`` is the name or id of its object.
+        """
+        if (caller := self.caller) is not None:
+            by = (caller.key and caller.key.id, caller.who, caller.address, caller.request_id)
+            row = (self.now_ms, *by, action, namespace, target, result)
+            self.insert("audit", _AUDIT, [row])
 
     def trim(self, table: str, which: str, parameters: tuple[int, ...] = (), *, beyond: int = 0) -> None:
         """Delete some of the rows that a SELECT with this end returns, but not the first ``beyond``.

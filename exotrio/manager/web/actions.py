@@ -35,7 +35,8 @@ _FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
 
 async def retry_run(request: PageRequest, form: Form) -> Done:
     run_id = request.params["run_id"]
-    reply = await request.service.store.write(
+    reply = await request.service.store.write_as(
+        request.caller,
         retries.retry_run,
         request.namespace,
         run_id,
@@ -71,10 +72,12 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     for run_id in list(chosen)[:MAX_AT_ONCE]:
         try:
             if verb == "cancel":
-                await request.service.store.write(runs.cancel, request.namespace, run_id)
+                await request.service.store.write_as(request.caller, runs.cancel, request.namespace, run_id)
             else:
                 request_id = _request_id(form)
-                await request.service.store.write(retries.retry_run, request.namespace, run_id, request_id)
+                await request.service.store.write_as(
+                    request.caller, retries.retry_run, request.namespace, run_id, request_id
+                )
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
@@ -90,13 +93,16 @@ async def set_priority(request: PageRequest, form: Form) -> Done:
     """Change the priority of a run."""
     priority = _priority(form)
     run_id = request.params["run_id"]
-    await request.service.store.write(runs.set_priority, request.namespace, run_id, priority)
+    await request.service.store.write_as(
+        request.caller, runs.set_priority, request.namespace, run_id, priority
+    )
     return (f"The run has the priority {priority} now.", request.link("runs", run_id))
 
 
 async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
-    reply = await request.service.store.write(
+    reply = await request.service.store.write_as(
+        request.caller,
         retries.retry_by_hand,
         request.namespace,
         request.params["state_id"],
@@ -110,7 +116,8 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
 
 async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
-    started = await request.service.store.write(
+    started = await request.service.store.write_as(
+        request.caller,
         runs.trigger_again,
         request.namespace,
         request.params["run_id"],
@@ -136,8 +143,13 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         fair_key=field(form, "fair_key").strip() or None,
     )
     try:
-        started = await store.write(
-            runs.trigger, request.namespace, request.params["graph"], run, request.service.cipher
+        started = await store.write_as(
+            request.caller,
+            runs.trigger,
+            request.namespace,
+            request.params["graph"],
+            run,
+            request.service.cipher,
         )
     except Refused as refusal:
         # Of these refusals, only that of a key which another run has is about a field.
@@ -153,7 +165,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
 async def delete_graph(request: PageRequest, form: Form) -> Done:
     name = request.params["graph"]
     deleted, _ = await request.service.delete_graph(
-        request.namespace, name, cancel_runs="cancel_runs" in form
+        request.caller, request.namespace, name, cancel_runs="cancel_runs" in form
     )
     return (f"Graph {name} was deleted with {plural(deleted, 'run')}.", request.link("graphs"))
 
@@ -163,7 +175,7 @@ def write(what: str, use_case: Callable[[Transaction, str, str], object], flash:
 
     async def act(request: PageRequest, form: Form) -> Done:
         name = request.params[what]
-        await request.service.store.write(use_case, request.namespace, name)
+        await request.service.store.write_as(request.caller, use_case, request.namespace, name)
         return (flash, request.link(_FOLDERS[what], name))
 
     return act
@@ -186,28 +198,32 @@ async def set_limit(request: PageRequest, form: Form) -> Done:
         change = LimitChange.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest("; ".join(readable_errors(error))) from None
-    await request.service.store.write(limits.set_limit, request.namespace, name, change)
+    await request.service.store.write_as(request.caller, limits.set_limit, request.namespace, name, change)
     return (f"Limit {name} is set.", request.link("limits", name))
 
 
 async def delete_limit(request: PageRequest, form: Form) -> Done:
     name = request.params["limit"]
-    await request.service.store.write(limits.remove_limit, request.namespace, name, force="force" in form)
+    await request.service.store.write_as(
+        request.caller, limits.remove_limit, request.namespace, name, force="force" in form
+    )
     return (f"Limit {name} was deleted.", request.link("limits"))
 
 
 async def cancel_schedule(request: PageRequest, form: Form) -> Done:
     """Cancel the schedule of a graph, until it is stored again."""
     graph = request.params["graph"]
-    count = await request.service.store.write(schedules.cancel_schedules, request.namespace, graph)
+    count = await request.service.store.write_as(
+        request.caller, schedules.cancel_schedules, request.namespace, graph
+    )
     done = "The schedule is cancelled." if count else "No run was scheduled."
     return (done, request.link("graphs", graph))
 
 
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to stop claiming, finish running states, and end."""
-    await request.service.store.write(
-        workers.ask_to_drain, request.namespace, field(form, "worker"), DrainSource.DASHBOARD
+    await request.service.store.write_as(
+        request.caller, workers.ask_to_drain, request.namespace, field(form, "worker"), DrainSource.DASHBOARD
     )
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 

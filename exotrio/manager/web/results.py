@@ -25,6 +25,7 @@ def beginning_of(view: View, run: Row, template: Template, texts: ShownTexts, *,
     store = store_of(view, run, template)
     return {
         "origin": run["origin"],
+        "started_by": run["started_by"],
         "root": template.root.identifier,
         "inputs": texts.values(state["inputs"], state["inputs_size"]) if values else [],
         "store": texts.pairs(store) if values else [],

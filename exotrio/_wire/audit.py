@@ -1,0 +1,64 @@
+"""Bodies about the record of changes: who changed what."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from exotrio._wire.body import Body, Moment
+from exotrio._wire.operations import PageQuery
+from exotrio._wire.vocabulary import NATIVE_ROOT
+
+AUDIT_PATH = f"{NATIVE_ROOT}/audit"
+
+Text = Annotated[str, Field(max_length=1_000)]
+
+
+class ChangesQuery(PageQuery):
+    """Which recorded changes to list, as in ``StateManager.changes``."""
+
+    who: Text | None = None
+    action: Text | None = None
+    target: Text | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class AuditQuery(ChangesQuery):
+    """Which recorded changes to list, as in ``StateManager.audit``."""
+
+    namespace: Text | None = None
+
+
+class Change(Body):
+    """A change that was recorded.
+
+    Fields:
+        at: When.
+        who: The name of the key: ``root`` for the configured one, ``dashboard of NAME`` if it signed in
+            there, ``in process`` for a client without an address.
+        key_id: The id of the key; None for the configured one, or if the reader may not see it.
+        address: Where the request came from, as the state manager saw it; empty for ``in process``; None if
+            the reader may not see it.
+        request_id: The id of the request; empty or None as ``address``.
+        action: What was done, such as ``run.cancel``.
+        namespace: Where; empty for what belongs to no namespace.
+        target: The name or id of what was changed.
+        result: How much was changed, in words; may be empty.
+    """
+
+    at: Moment
+    who: str
+    key_id: str | None = None
+    address: str | None = None
+    request_id: str | None = None
+    action: str
+    namespace: str
+    target: str
+    result: str
+
+
+class ChangePage(Body):
+    """A page of recorded changes, newest first; ``next`` is None on the last one."""
+
+    changes: list[Change]
+    next: str | None

@@ -1,0 +1,90 @@
+"""The record of changes: pages of it, and the last changes of one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exotrio._util.times import moment_ms, timestamp
+from exotrio._wire.audit import AuditQuery, Change, ChangesQuery
+from exotrio.manager.queries.paging import Where
+from exotrio.manager.rules.errors import InvalidQuery
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+SHOWN = 5
+"""Changes that the page of their target shows."""
+ACTIONS = {
+    "run": ("run.cancel", "run.retry", "run.priority"),
+    "graph": ("graph.store", "schedule.cancel", "schedule.pause", "schedule.resume"),
+    "node": ("node.pause", "node.resume"),
+    "limit": ("limit.set",),
+    "runtime": ("runtime.drain",),
+}
+"""What to what can be recorded as a change of it, as long as it exists."""
+_WHAT = ("who", "action", "namespace", "target", "result")
+_WHERE_FROM = ("key_id", "address", "request_id")
+_LAST = "\U0010ffff"
+"""Sorts after every text."""
+
+
+def list_audit(view: View, query: AuditQuery) -> dict[str, Any]:
+    """Return one page of the record of all namespaces, in the wire format of ``ChangePage``."""
+    where = Where()
+    if query.namespace is not None:
+        where.add("namespace = ?", query.namespace)
+    page, following = _page(view, query, where)
+    return {"changes": [_shown(row, is_whole=True) for row in page], "next": following}
+
+
+def list_changes(view: View, namespace: str, query: ChangesQuery) -> dict[str, Any]:
+    """Return one page of the record of a namespace, without where the requests came from."""
+    where = Where()
+    where.add("namespace = ?", namespace)
+    page, following = _page(view, query, where)
+    return {"changes": [_shown(row, is_whole=False) for row in page], "next": following}
+
+
+def last_changes(view: View, namespace: str, target: str, actions: Sequence[str]) -> list[Change]:
+    """Return the last of these changes of a target, newest first."""
+    where = Where()
+    where.add("target = ? AND namespace = ?", target, namespace)
+    where.add_one_of("action", actions)
+    rows = view.execute(
+        f"SELECT * FROM audit WHERE {where} ORDER BY id DESC LIMIT ?", (*where.parameters, SHOWN)
+    ).fetchall()
+    return [Change.model_validate(_shown(row, is_whole=False)) for row in rows]
+
+
+def _page(view: View, query: ChangesQuery, where: Where) -> tuple[list[Row], str | None]:
+    """Return the rows of a page, and the cursor of the following one."""
+    if query.who is not None:
+        where.add("(who = ? OR who = ? OR key_id = ?)", query.who, f"dashboard of {query.who}", query.who)
+    for column, text in (("action", query.action), ("target", query.target)):
+        if text is not None:
+            where.add(*_begins(column, text))
+    if query.since is not None:
+        where.add("at >= ?", moment_ms(query.since))
+    if query.until is not None:
+        where.add("at < ?", moment_ms(query.until))
+    if query.before is not None:
+        if not (query.before.isascii() and query.before.isdigit() and len(query.before) <= 18):
+            raise InvalidQuery(f"before is {query.before!r}, which is not the next of a page of changes")
+        where.add("id < ?", int(query.before))
+    rows = view.execute(
+        f"SELECT * FROM audit WHERE {where} ORDER BY id DESC LIMIT ?", (*where.parameters, query.limit + 1)
+    ).fetchall()
+    page = rows[: query.limit]
+    return page, str(page[-1]["id"]) if len(rows) > len(page) else None
+
+
+def _begins(column: str, text: str) -> tuple[str, str, str]:
+    """Return the condition that a column begins with a text, and its parameters."""
+    return f"{column} >= ? AND {column} < ?", text, text + _LAST
+
+
+def _shown(row: Row, *, is_whole: bool) -> dict[str, Any]:
+    """Return a row in the wire format of ``Change``."""
+    return {"at": timestamp(row["at"])} | {
+        name: row[name] for name in _WHAT + (_WHERE_FROM if is_whole else ())
+    }
