@@ -39,7 +39,11 @@ class AuditCalls(EventCalls):
         """
         query = checked_query(
             ChangesQuery,
-            who=who, action=action, target=target, since=since, until=until,
+            who=who,
+            action=action,
+            target=target,
+            since=since,
+            until=until,
             limit=limit,
             before=before,
         )
@@ -67,7 +71,11 @@ class AuditCalls(EventCalls):
         """
         query = checked_query(
             AuditQuery,
-            who=who, action=action, target=target, since=since, until=until,
+            who=who,
+            action=action,
+            target=target,
+            since=since,
+            until=until,
             namespace=namespace,
             limit=limit,
             before=before,

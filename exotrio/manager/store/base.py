@@ -93,7 +93,7 @@ class BaseStore:
             tx.caller = caller
             return use_case(tx, *args, **kwargs)
 
-        return await self._settle(self._new_write(with_caller))
+        return await self.write(with_caller)
 
     async def write_once_ready(
         self, max_wait: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any

@@ -150,7 +150,7 @@ class Dashboard:
         )
 
     async def _show(self, page: Page, request: Request, session: str) -> Response:
-        return await self._render(page, self._page_request(request), request, session)
+        return await self._render(page, self._page_request(request, page.needs), request, session)
 
     async def _render(
         self, page: Page, page_request: PageRequest, request: Request, session: str, status: int = 200
@@ -205,7 +205,7 @@ class Dashboard:
             return await self._sign_in.find(request) is not None
 
         return live.LiveResponse(  # type: ignore[return-value]
-            page, self._page_request(request), streams=self._streams, is_signed_in=is_signed_in
+            page, self._page_request(request, page.needs), streams=self._streams, is_signed_in=is_signed_in
         )
 
     async def _export(self, request: Request, session: str) -> Response:

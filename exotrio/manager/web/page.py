@@ -127,6 +127,7 @@ class Page:
         load: Returns the variables of ``page`` and of the fragments that are named; what only the whole page
             needs is loaded only if ``page`` is among these names. If the variables of ``page`` have
             ``leads_to``, the browser is sent there instead. Raises Refused.
+        needs: The permission that its readers need.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.
     """
@@ -135,6 +136,7 @@ class Page:
     folder: str
     fragments: Mapping[str, Fragment]
     load: Load
+    needs: Permission = Permission.READ
     own_versions: Versions | None = None
 
     def versions(self, view: View, request: PageRequest) -> Mapping[str, object]:

@@ -2,6 +2,7 @@
 
 from exotrio.manager.web.page import Page
 from exotrio.manager.web.pages import (
+    audit,
     graphs,
     limits,
     nodes,
@@ -28,4 +29,5 @@ PAGES: tuple[Page, ...] = (
     runtimes.PAGE,
     search.PAGE,
     system.PAGE,
+    audit.PAGE,
 )

@@ -15,7 +15,7 @@ from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "System"}}
+    data: dict[str, Data] = {"page": {"title": "System", "sees_changes": request.may("admin")}}
     if "system" in parts:
         service, now = request.service, request.monotonic
         checkup = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
