@@ -19,7 +19,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     data: dict[str, Data] = {"page": {"title": "Changes", "filters": filters}}
     if "list" in parts:
         given = {name: text for name, text in filters.items() if text}
-        query = AuditQuery(**given, limit=ROWS, before=request.query.get("before") or None)
+        before = request.query.get("before", "")[:MAX_TEXT] or None
+        query = AuditQuery.model_construct(**given, limit=ROWS, before=before)
         page = ChangePage.model_validate(list_audit(view, query))
         data["list"] = {
             "changes": page.changes,
