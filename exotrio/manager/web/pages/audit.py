@@ -20,7 +20,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "list" in parts:
         given = {name: text for name, text in filters.items() if text}
         before = request.query.get("before", "")[:MAX_TEXT] or None
-        query = AuditQuery.model_construct(**given, limit=ROWS, before=before)
+        query = AuditQuery.model_validate({**given, "limit": ROWS})
+        query.before = before
         page = ChangePage.model_validate(list_audit(view, query))
         data["list"] = {
             "changes": page.changes,
