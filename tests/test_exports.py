@@ -27,7 +27,8 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 WaitModel from_text to_text
 """
 CLIENT = """
-Change ChangePage Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
+Change ChangePage
+Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
 LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
