@@ -13,7 +13,7 @@ import trio
 from exotrio._shared import deadlines
 from exotrio.cli import runtime_process
 from exotrio.cli.dev import watcher
-from exotrio.cli.dev.child import Child
+from exotrio.cli.dev.session import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
 from exotrio.cli.load import load, users_traceback

@@ -9,8 +9,6 @@ from urllib.parse import quote
 
 from exotrio._shared.settings import KEY_VARIABLE
 from exotrio._util.words import listed
-from exotrio.cli.dev.child import Child
-from exotrio.cli.exit_codes import ABANDONED, SUCCESS
 from exotrio.cli.file_process import Loaded
 from exotrio.cli.program import command_line
 
@@ -75,15 +73,6 @@ def changed(files: Sequence[str], *, drains: bool = False) -> str:
     else:
         what = f"{len(files):,} files changed, {shown(files[0])} and {shown(files[1])} among them"
     return f"{what}: {first}the code is loaded again"
-
-
-def ended(child: Child) -> str:
-    """Return how the process of a runtime ended without an order of ``dev``, and the fate of its claims."""
-    if child.code == SUCCESS:
-        return "the runtime drained and ended, as requested by another command"
-    if child.code == ABANDONED:
-        return "the runtime ended and abandoned outcomes or claims; see the log above"
-    return f"the runtime {child.ending}; {child.claims}"
 
 
 def shown(file: str) -> str:

@@ -14,10 +14,9 @@ import trio
 from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE, read_settings
 from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
-from exotrio.cli.dev.child import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
-from exotrio.cli.file_process import Failed, Loaded, MoreFiles
+from exotrio.cli.file_process import Failed, FileProcess, Loaded, MoreFiles
 from exotrio.cli.folder import MEMORY
 from exotrio.cli.load import is_file, split_target
 from exotrio.cli.runtime_process import Order, Registered
@@ -34,6 +33,38 @@ LEASE_TTL_MS = 15_000
 dashboard, and requests to drain to the runtime. No network can delay them, so no lease is lost by that."""
 RELEASE_TIMEOUT = 5.0
 """Seconds for releasing the claims of a process that ended; their leases end in any case."""
+
+
+class Child(FileProcess):
+    """A process of ``dev``. It is in the foreground, so that ``breakpoint()`` works in a node.
+
+    Attributes:
+        was_replaced: It was ordered to drain because the code changed.
+        claims: What became of its claims once it had ended, in words.
+    """
+
+    def __init__(self, target: str, *, uri: str, key: str, verbose: int) -> None:
+        self.was_replaced = False
+        self.claims = "its claims were released"
+        options = ["--tasks", *["-v"] * verbose]
+        super().__init__(target, uri=uri, key=key, options=options, foreground=True)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of ``dev``, if ``dev`` was stopped while this process ran."""
+        if self.code == ABANDONED or self.was_killed:
+            return ABANDONED
+        # A process whose nodes were not yet registered held no claim.
+        return ABANDONED if self.registered.is_set() and self.code != SUCCESS else SUCCESS
+
+    @property
+    def end_in_words(self) -> str:
+        """How it ended without an order of ``dev``, and what became of its claims."""
+        if self.code == SUCCESS:
+            return "the runtime drained and ended, as requested by another command"
+        if self.code == ABANDONED:
+            return "the runtime ended and abandoned outcomes or claims; see the log above"
+        return f"the runtime {self.ending}; {self.claims}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -139,7 +170,7 @@ class Session:
                     return failed.code
                 await announcer.show_dashboard(None)
             else:
-                print_message(messages.ended(child))
+                print_message(child.end_in_words)
                 if not self.reload and child.code not in (SUCCESS, ABANDONED):
                     return FAILED
             await self._until_changed()

@@ -12,8 +12,8 @@ Theory of operation:
   Each is in a separate process group: a Ctrl-C at the terminal reaches only the parent, and counts once. If a
   service manager (systemd) sends a signal to every process, each child handles it; the order from the parent,
   which arrives too, has no further effect.
-* ``health`` queries the children at each request to the health port. ``totals`` adds their metrics up,
-  including those of processes that ended.
+* ``health`` queries the children at each request to the health port, and adds their metrics up, including
+  those of processes that ended.
 * ``outboxes``: each process has its own outbox. Outcomes in the outbox of a process that is not started any
   more are delivered, too.
 """
