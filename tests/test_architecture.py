@@ -72,6 +72,9 @@ COMMANDS_ON_DATABASES = (
 PRIVATE_IN_CLI = {
     "_wire": ("cli",),
     "_http.endpoint": ("cli",),
+    # It asks what answers as every client does.
+    "_http.client": ("cli.doctor",),
+    "_http.discovery": ("cli.doctor",),
     "_httpd": ("cli.health_server",),
     "_children": ("cli.file_process", "cli.parent_command", "cli.processes", "cli.runtime_process"),
     # Signals drain a runtime or a command in the same way.

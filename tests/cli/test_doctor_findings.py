@@ -283,7 +283,7 @@ def test_each_problem_of_a_state_manager_is_a_finding(
 
 
 def test_the_report_shows_a_postgresql_database() -> None:
-    server = Server(steps=[], kind=Kind.NATIVE)
+    server = Server(kind=Kind.NATIVE)
     shown = checkup(database=postgres())
     settings = Settings(endpoint=Endpoint("http://m", None))
     text = as_text(Report(settings, where="http://m", server=server, checkup=shown))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import exotrio._http.response as http_answer
-import exotrio.cli.doctor.server as doctor_server
 from exotrio import GraphInvalid
 from exotrio._util.json import decode
 from exotrio._util.words import harmless, harmless_json, one_line
@@ -123,8 +122,6 @@ def test_control_characters_of_a_state_manager_are_escaped(
     cli: Cli, runs: dict[str, str], command: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_answer, "decode", lambda text: hostile(decode(text), by))
-    ask = doctor_server._json
-    monkeypatch.setattr(doctor_server, "_json", lambda got: hostile(ask(got), by))
     cli.set(COLUMNS="600")  # or tables leave out what they have no room for
     words = [word.format(**runs) for word in command.split()]
     end = cli(*words)

@@ -486,7 +486,7 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     fails(
         cli("graph", "apply", "limited.json"),
         3,
-        "limited.json:1: node 'work', limit 'work': there is no limit",
+        "limited.json: node 'work', limit 'work': there is no limit",
     )
 
 

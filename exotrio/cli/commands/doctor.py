@@ -12,9 +12,8 @@ from exotrio.cli import options
 from exotrio.cli.connection import DB_ALONE, db_option, namespace_option, server_options
 from exotrio.cli.doctor.examine import examine
 from exotrio.cli.doctor.report import Report, as_json, as_text
-from exotrio.cli.doctor.server import Kind
 from exotrio.cli.doctor.settings import examine_settings
-from exotrio.cli.exit_codes import FAILED, KEY_REFUSED, SUCCESS, UNREACHABLE, USAGE, exit_code
+from exotrio.cli.exit_codes import FAILED, SUCCESS, USAGE, exit_code
 from exotrio.cli.terminal.output import print_as
 
 
@@ -49,11 +48,11 @@ def command(
 ) -> int:
     """Diagnose settings, the state manager and stuck work; print what is wrong, why, and what to do.
 
-    It prints every setting with its source, versions, each step of the connection to the state manager, what
-    kind that is, its clock, and problems in it: states that no runtime takes, claims without a lease, silent
-    runtimes, invalid graphs, a full disk. It prints no key, and changes nothing, but for one thing: a
-    database that no process has open gets the tables of this version. What needs attention begins with "!";
-    notes, such as the number of failed states, begin with "-". The last line says what was examined.
+    It prints every setting with its source, versions, what answers at the state manager's address, its clock,
+    and problems in it: states that no runtime takes, claims without a lease, silent runtimes, invalid graphs,
+    a full disk. It prints no key, and changes nothing, but for one thing: a database that no process has open
+    gets the tables of this version. What needs attention begins with "!"; notes, such as the number of failed
+    states, begin with "-". The last line says what was examined.
 
     Exits 0 if nothing needs attention, even if there are notes, and 1 if something does; 2 if a setting is
     missing or wrong, 4 if the state manager cannot be reached or another kind of server answers, 5 if it
@@ -74,13 +73,9 @@ def command(
 
 
 def _exit_code(report: Report) -> int:
-    server = report.server
-    if report.error is not None:
-        return exit_code(report.error)
-    if server is not None and (server.failed is not None or server.kind is Kind.OTHER):
-        return UNREACHABLE
-    if server is not None and server.key_refused is not None:
-        return KEY_REFUSED
+    failed = report.error or (report.server and report.server.failed)
+    if failed:
+        return exit_code(failed)
     if report.settings.problems:
         return USAGE
     return FAILED if report.urgent else SUCCESS

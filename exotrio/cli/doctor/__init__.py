@@ -1,8 +1,8 @@
 """The command ``doctor``. Import ``settings``, ``examine``, ``report`` and ``server.Kind`` from here.
 
 * ``settings`` lists each setting with its source, and the versions.
-* ``examine`` examines the state manager and outboxes, and changes nothing: ``probe`` connects step by step,
-  ``server`` recognizes the kind of server.
+* ``examine`` examines the state manager and outboxes, and changes nothing; ``server`` finds out what answers
+  at a URI.
 * ``findings`` is pure: it turns facts into ``Finding``s.
 * ``report`` shows all of it as text or JSON.
 

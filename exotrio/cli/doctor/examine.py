@@ -15,6 +15,7 @@ from exotrio._runtime.outbox_store import read_totals
 from exotrio._util.database_url import shown_database
 from exotrio._util.words import listed, one_line, plural
 from exotrio._version import VERSION
+from exotrio.cli.connection import how_to_give_a_key
 from exotrio.cli.doctor import findings
 from exotrio.cli.doctor.report import Report
 from exotrio.cli.doctor.server import Clock, Kind, Server, examine_server
@@ -22,7 +23,7 @@ from exotrio.cli.doctor.settings import Settings
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.folder import choose_namespace, client_at, open_endpoint
 from exotrio.client import StateManager
-from exotrio.errors import ConfigurationError, DatabaseBusy, ExotrioError, ManagerError
+from exotrio.errors import ConfigurationError, DatabaseBusy, ExotrioError, KeyRefused, ManagerError
 from exotrio.manager.rules.findings import Finding, checkup_findings, info, overview_findings, python_findings
 
 
@@ -56,29 +57,20 @@ async def _examine_database(report: Report, database: str | Path, stale: float) 
             await _examine(report, endpoint, stale)
         else:
             about = "opened by this command, since no process serves it"
-            server = report.server = Server(steps=[], kind=Kind.NATIVE, about=about)
+            server = report.server = Server(kind=Kind.NATIVE, about=about)
             await _examine_further(report, server, endpoint, stale)
 
 
 async def _examine(report: Report, endpoint: Endpoint, stale: float) -> None:
-    server = report.server = await examine_server(endpoint.uri, endpoint.key, report.namespace)
-    if server.failed is not None:
-        what = f"the state manager cannot be reached: {server.failed}"
-        report.findings.append(Finding(what, server.failed.fix))
-        return
     if endpoint.plaintext:
         what = f"the API key is sent unencrypted to {endpoint.shown}"
         report.findings.append(info(what, "use https:// to other machines"))
-    if server.key_refused is not None:
-        fix = "give the server's key with --key-file FILE, or set EXOSPHERE_API_KEY"
-        report.findings.append(Finding(f"the key is refused: it {server.key_refused}", fix))
+    server = report.server = await examine_server(endpoint, report.namespace or "default")
+    if (failed := server.failed) is not None:
+        fix = how_to_give_a_key() if isinstance(failed, KeyRefused) else failed.fix
+        report.findings.append(Finding(failed.what, fix))
         return
-    if server.kind is Kind.OTHER:
-        fix = "check the URI, and proxies in between"
-        report.findings.append(Finding(f"the server is not a state manager: {server.about}", fix))
-        return
-    if server.kind is not None:
-        await _examine_further(report, server, endpoint, stale)
+    await _examine_further(report, server, endpoint, stale)
     report.findings += findings.of_speed(server.median)
     report.findings += [] if server.clock is None else findings.of_clock(server.clock)
 

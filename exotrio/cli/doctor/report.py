@@ -63,14 +63,12 @@ def _section(title: str, lines: list[str]) -> str:
 
 
 def _server(report: Report, server: Server) -> list[str]:
-    lines = [f"{step}: {what} ({format_duration(took)})" for step, what, took in server.steps]
+    lines = []
     if server.failed is not None:
-        return [*lines, f"{server.failed.step}: fails"]
+        return ["it is not known to be one: see below"]
     if server.times:
         times = f"median of {len(server.times)}; {_ms(server.times[0])} to {_ms(server.times[-1])}"
         lines.append(f"answers in {_ms(server.median)} ({times})")
-    if server.key_refused is not None:
-        lines.append(f"key: refused ({one_line(server.key_refused)})")
     if server.kind is not None:
         about = f" ({one_line(server.about)})" if server.about else ""
         ours = f" {report.checkup.version}" if report.checkup is not None else ""
@@ -161,9 +159,6 @@ def _server_json(report: Report, server: Server) -> dict[str, Any]:
     return {
         "uri": report.where,
         "reachable": server.failed is None,
-        "failed_step": None if server.failed is None else server.failed.step,
-        "steps": [{"step": step, "result": what, "ms": took * 1000} for step, what, took in server.steps],
-        "key_refused": server.key_refused,
         "kind": None if server.kind is None else server.kind.name.lower(),
         "native": server.kind is Kind.NATIVE,
         "about": server.about,

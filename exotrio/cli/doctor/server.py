@@ -1,15 +1,18 @@
-"""The server at a URI: whether it can be reached, its kind, how fast it answers, and its clock."""
+"""The server at a URI: whether a state manager answers there, its kind, and how fast it answers."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
-from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
-from exotrio.cli.doctor.probe import Probe, Reply, StepFailed
+import trio
+
+from exotrio._http.client import HttpClient
+from exotrio._http.discovery import discover, discover_native
+from exotrio._http.endpoint import Endpoint
+from exotrio._wire.vocabulary import NATIVE_VERSION
+from exotrio.errors import ExotrioError
 
 SAMPLES = 5
 """Requests that are timed."""
@@ -18,7 +21,6 @@ SAMPLES = 5
 class Kind(StrEnum):
     NATIVE = "exotrio, native"
     V0 = "speaks only v0"
-    OTHER = "no state manager"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,13 @@ class Server:
     """What is known about a server.
 
     Attributes:
-        steps: As those of ``Probe``.
+        failed: Why it is not known to be a state manager.
         times: Seconds of the answers that were timed, sorted.
     """
 
-    steps: list[tuple[str, str, float]]
-    failed: StepFailed | None = None
+    failed: ExotrioError | None = None
     kind: Kind | None = None
     about: str = ""
-    key_refused: str | None = None
     times: list[float] = field(default_factory=list)
     clock: Clock | None = None
     namespaces: list[str] | None = None
@@ -57,64 +57,28 @@ class Server:
         return statistics.median(self.times)
 
 
-async def examine_server(uri: str, key: str | None, namespace: str | None) -> Server:
-    """Examine the server at a valid URI. Without a key, send only requests that need none.
+async def examine_server(endpoint: Endpoint, namespace: str) -> Server:
+    """Find out what answers, as every client does, but without repeating a request.
 
     Cancellation:
         Safe; nothing changes at the server.
     """
-    probe = Probe(uri, key)
-    server = Server(steps=probe.steps)
+    server = Server()
+    http = HttpClient(endpoint)
     try:
-        await probe.connect()
-        await probe.get("/health", with_key=False)  # connects, so that the others are timed without that
-        server.times = sorted([(await probe.get("/health", with_key=False)).took for _ in range(SAMPLES)])
-        if key is not None:
-            await _recognize(server, probe, namespace or "default")
-    except StepFailed as error:
+        native = await discover(http, namespace)  # connects, so that the others are timed without that
+        for _ in range(SAMPLES):
+            began = trio.current_time()
+            await discover_native(http)
+            server.times.append(trio.current_time() - began)
+    except ExotrioError as error:
         server.failed = error
+    else:
+        server.times.sort()
+        is_native = native is not None and native.version == NATIVE_VERSION
+        server.kind = Kind.NATIVE if is_native else Kind.V0
+        if native is not None and not is_native:
+            server.about = f"version {native.version} of its native API is not known to this exotrio"
     finally:
-        await probe.aclose()
+        await http.aclose()
     return server
-
-
-async def _recognize(server: Server, probe: Probe, namespace: str) -> None:
-    reply = await probe.get(NATIVE_ROOT)
-    body = _json(reply)
-    if reply.status in (401, 403):
-        detail = body.get("detail") if isinstance(body, dict) else None
-        server.key_refused = f"answered {reply.status}" + (f": {detail}" if isinstance(detail, str) else "")
-    elif reply.status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
-        server.kind = Kind.NATIVE
-        if body["version"] != NATIVE_VERSION:
-            server.about = (
-                f"its native API is version {body['version']}, and this exotrio knows {NATIVE_VERSION}"
-            )
-    elif reply.status == 404 and body is not None:
-        await _recognize_v0(server, probe, namespace)
-    else:
-        server.kind, server.about = Kind.OTHER, _shown(reply)
-
-
-async def _recognize_v0(server: Server, probe: Probe, namespace: str) -> None:
-    nodes = await probe.get(v0_path(namespace, "nodes", ""))
-    body = _json(nodes)
-    if nodes.status in (401, 403):
-        server.key_refused = f"answered {nodes.status}"
-    elif nodes.status != 200 or not isinstance(body, dict) or not isinstance(body.get("nodes"), list):
-        server.kind, server.about = Kind.OTHER, f"{_shown(nodes)} where v0 lists its nodes"
-    else:
-        server.kind = Kind.V0
-
-
-def _json(reply: Reply) -> Any:
-    try:
-        return json.loads(reply.body)
-    except ValueError:
-        return None
-
-
-def _shown(reply: Reply) -> str:
-    content_type = reply.headers.get("content-type", "no content type").partition(";")[0]
-    redirect = f", a redirect to {reply.headers['location'][:200]}" if "location" in reply.headers else ""
-    return f"it answered {reply.status} with {content_type}{redirect}"

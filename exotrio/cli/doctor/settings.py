@@ -66,7 +66,7 @@ class Settings:
 
     shown: list[Setting] = field(default_factory=list)
     endpoint: Endpoint | None = None
-    """The state manager, if its URI can be used; perhaps without a key."""
+    """The state manager, if its URI can be used, and there is a key."""
     database: str | Path | None = None
     """The database to examine, if no state manager is given."""
     namespace: str | None = None
@@ -143,7 +143,7 @@ def examine_settings(
             uri, key or "none", uri_source=uri_source, key_source=key_source
         )
         settings.problems += [Finding(problem.replace("\n", " ")) for problem in problems]
-        settings.endpoint = endpoint and Endpoint(endpoint.uri, key or None)
+        settings.endpoint = endpoint if key else None
     return settings
 
 
