@@ -27,9 +27,9 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 WaitModel from_text to_text
 """
 CLIENT = """
-Change ChangePage
+AddedKey Change ChangePage
 Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
-LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
+KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateCheckpoint StateDetail StateEdge StateEvent

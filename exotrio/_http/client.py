@@ -15,12 +15,12 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from exotrio._http.connections import Connections
-from exotrio._http.endpoint import EMBEDDED_URI, Endpoint
+from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, key_problems
 from exotrio._http.event_loop import event_loop
 from exotrio._http.exchange import ConnectionFailed, Exchange, Sink
 from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
 from exotrio._shared.events import Events, Requested
-from exotrio._shared.settings import URI_VARIABLE
+from exotrio._shared.settings import URI_VARIABLE, read_key_file
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.errors import ConfigurationError, ManagerUnavailable
@@ -34,6 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
 _REQUEST_ID = REQUEST_ID_HEADER.lower()
+_KEY = KEY_HEADER.lower()
 MIN_BANDWIDTH = 32 * 1024
 """Bytes a second; an exchange has as much more time as its request body takes at this rate."""
 
@@ -71,7 +72,7 @@ class HttpClient:
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": "exotrio",
-            **({} if endpoint.key is None else {KEY_HEADER.lower(): endpoint.key}),
+            **({} if endpoint.key is None else {_KEY: endpoint.key}),
         }
         # Made once: asking the kernel for randomness for each request was 8 % of the time of short ones.
         self._request_ids = map(f"{str(uuid4())[:24]}{{:012x}}".format, count(1))
@@ -145,28 +146,31 @@ class HttpClient:
         timeout += len(content or b"") / MIN_BANDWIDTH
         since = loop.current_time()
         with scope or nullcontext(), loop.CancelScope(deadline=since + timeout) as limit:
-            exchange = Exchange(
-                method,
-                path,
-                all_headers,
-                content,
-                at=self._at,
-                request_line=request_line,
-                loop=loop,
-                limit=limit,
-                sink=sink,
-                chunk_timeout=chunk_timeout,
-            )
-            async with pool.limiter:
-                began = loop.current_time() if self._events else since
-                try:
-                    await pool.sender.send(exchange)
-                except ConnectionFailed as error:
-                    raise self._failed(exchange, request_line, error) from error
-                finally:
-                    if self._events:
-                        code = exchange.status if exchange.is_complete else None
-                        self._events.emit(Requested(_op(path), code, loop.current_time() - began))
+            is_refused = True
+            while is_refused:
+                exchange = Exchange(
+                    method,
+                    path,
+                    all_headers,
+                    content,
+                    at=self._at,
+                    request_line=request_line,
+                    loop=loop,
+                    limit=limit,
+                    sink=sink,
+                    chunk_timeout=chunk_timeout,
+                )
+                async with pool.limiter:
+                    began = loop.current_time() if self._events else since
+                    try:
+                        await pool.sender.send(exchange)
+                    except ConnectionFailed as error:
+                        raise self._failed(exchange, request_line, error) from error
+                    finally:
+                        if self._events:
+                            code = exchange.status if exchange.is_complete else None
+                            self._events.emit(Requested(_op(path), code, loop.current_time() - began))
+                is_refused = exchange.status == 401 and self._has_another_key(all_headers)
         if exchange.status is None:
             raise ManagerUnavailable(
                 f"{self._at} did not answer within {loop.current_time() - since:.3g} s",
@@ -194,6 +198,22 @@ class HttpClient:
             what = f"{self._at} answered with {exchange.received} bytes, not with the length it had announced"
             raise invalid_response(what, request_line)
         return Answer(exchange.status, exchange.received, request_line)
+
+    def _has_another_key(self, headers: dict[str, str]) -> bool:
+        """Read the file of a key that was refused; return whether ``headers`` have another key now."""
+        if self.endpoint.key_file is None:
+            return False
+        try:
+            key = read_key_file(self.endpoint.key_file, "read again, since its key is refused")
+        except ConfigurationError as error:
+            log.warning("%s; %s", error.what, error.where)
+            return False
+        if problems := key_problems(key, f"file {self.endpoint.key_file}"):
+            log.warning("%s", problems[0])
+            return False
+        is_other, self._headers[_KEY] = key != headers[_KEY], key
+        headers[_KEY] = key
+        return is_other
 
     async def download(self, path: str, sink: Sink, *, timeout: float, media_type: str) -> int:
         """Fetch something large and pass it to ``sink`` chunk by chunk; return its length.

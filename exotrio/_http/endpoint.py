@@ -17,7 +17,14 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from exotrio._shared.settings import FROM_FILE, KEY_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio._shared.settings import (
+    FROM_FILE,
+    KEY_VARIABLE,
+    URI_VARIABLE,
+    read_settings,
+    source_of,
+    source_of_key,
+)
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,12 +42,14 @@ class Endpoint:
 
     ``transport`` leads to one in this process; None: it is reached over the network. An idle connection is
     closed after ``max_idle`` seconds. Common servers close theirs after 5 s, and no request must meet that.
+    The key is from ``key_file``, if that is not None, and is read again when it is refused.
     """
 
     uri: str
     key: str | None = field(repr=False)
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
     max_idle: float = 4.0
+    key_file: str | None = None
 
     @property
     def shown(self) -> str:
@@ -113,14 +122,14 @@ def resolve_endpoint(
         The endpoint and no problems, or None and every problem, each as text with what to do.
     """
     if transport is not None:
-        problems = _key_problems(key, key_source)
+        problems = key_problems(key, key_source)
         return None if problems else Endpoint(EMBEDDED_URI, key or None, transport), problems
     supplied = ambient()
     chosen = None if supplied is None else supplied.endpoint
     is_last_resort = supplied is not None and supplied.is_last_resort
     if not state_manager_uri and chosen is not None and not is_last_resort:
         return chosen, []
-    key_argument = key
+    key_argument, key_file = key, None
     if not state_manager_uri or not key:
         try:
             settings = read_settings()
@@ -129,11 +138,12 @@ def resolve_endpoint(
         if not state_manager_uri:
             state_manager_uri, uri_source = settings.state_manager_uri, source_of(URI_VARIABLE)
         if not key:
-            key, key_source = settings.api_key, source_of(KEY_VARIABLE)
+            key, key_file = settings.api_key, settings.api_key_file
+            key_source = source_of_key(settings)
     if not state_manager_uri and chosen is not None:
-        problems = _key_problems(key_argument, key_source)
+        problems = key_problems(key_argument, key_source)
         return None if problems else replace(chosen, key=key_argument or chosen.key), problems
-    problems = _uri_problems(state_manager_uri, uri_source) + _key_problems(key, key_source)
+    problems = _uri_problems(state_manager_uri, uri_source) + key_problems(key, key_source)
     if not state_manager_uri:
         problems.append(
             f"no state manager is named: pass state_manager_uri=..., or set {URI_VARIABLE} "
@@ -145,7 +155,7 @@ def resolve_endpoint(
         )
     if problems or not state_manager_uri:
         return None, problems
-    endpoint = Endpoint(state_manager_uri.strip().rstrip("/"), key)
+    endpoint = Endpoint(state_manager_uri.strip().rstrip("/"), key, key_file=key_file)
     uri_in_file, key_in_file = uri_source.endswith(FROM_FILE), key_source.endswith(FROM_FILE)
     if uri_in_file != key_in_file and (uri_in_file or uri_source == source_of(URI_VARIABLE)):
         _warn_of_sources(endpoint.shown, uri_source, key_source)
@@ -168,7 +178,7 @@ def argument_problems(
 ) -> list[str]:
     """Return the problems of these arguments of ``resolve_endpoint``, without looking for missing ones."""
     uri = state_manager_uri if transport is None else None
-    return _uri_problems(uri, "argument state_manager_uri") + _key_problems(key, "argument key")
+    return _uri_problems(uri, "argument state_manager_uri") + key_problems(key, "argument key")
 
 
 def version_problems(state_manager_version: str) -> list[str]:
@@ -200,7 +210,8 @@ def _uri_problems(uri: str | None, source: str) -> list[str]:
     return [f"the state manager URI{problem} {example}"] if problem else []
 
 
-def _key_problems(key: str | None, source: str) -> list[str]:
+def key_problems(key: str | None, source: str) -> list[str]:
+    """Return what is wrong with a key, without quoting it."""
     # Checked here because errors of h11 and httpx quote an illegal header value, which would show the key.
     if not key or (key.isascii() and key.isprintable() and key == key.strip()):
         return []

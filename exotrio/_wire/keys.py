@@ -71,6 +71,11 @@ class KeyInfo(Body):
 
 
 class KeyList(Body):
-    """Reply of ``GET .../keys``, by name; and of ``DELETE .../keys/{key}``: those that are revoked now."""
+    """Reply of ``GET .../keys``, by name; and of ``DELETE .../keys/{key}``: those that are revoked now.
+
+    Fields:
+        held_by_root: How many states runtimes hold by the root key; null after a deletion.
+    """
 
     keys: list[KeyInfo]
+    held_by_root: int | None = None

@@ -59,6 +59,7 @@ _COMMANDS = {
     "runs": "List and show runs; watch, cancel or retry one.",
     "states": "List and show states; retry one.",
     "limits": "List, show, set and delete limits: how many states run at once, or start in a period.",
+    "keys": "List, add and revoke keys that may do a part of what the root key may.",
     "nodes": "List registered nodes; pause and resume them.",
     "runtimes": "List runtimes, drain them, show their tasks.",
     "export": "Save a run as one self-contained HTML page.",

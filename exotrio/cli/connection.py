@@ -15,7 +15,14 @@ import click
 import trio
 
 from exotrio._http.endpoint import Endpoint, resolve_endpoint
-from exotrio._shared.settings import KEY_VARIABLE, NAMESPACE_VARIABLE, URI_VARIABLE, read_settings, source_of
+from exotrio._shared.settings import (
+    KEY_VARIABLE,
+    NAMESPACE_VARIABLE,
+    URI_VARIABLE,
+    read_settings,
+    source_of,
+    source_of_key,
+)
 from exotrio._util.database_url import is_database_url, shown_database
 from exotrio._util.times import iso_time
 from exotrio._util.words import listed
@@ -115,7 +122,8 @@ class Connection:
             try:
                 yield
             except KeyRefused as error:
-                fix = f"give the server's key with --key-file FILE, or set {KEY_VARIABLE}"
+                which = "the server's key" if error.status == 401 else "a key that may do this"
+                fix = f"give {which} with --key-file FILE, or set {KEY_VARIABLE}"
                 raise KeyRefused(error.what, status=error.status, where=error.where, fix=fix) from error
 
     def print(self, body: Any, lines: Iterable[str]) -> None:
@@ -226,7 +234,7 @@ def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: 
             chosen_uri,
             key,
             uri_source="--uri" if uri else source_of(URI_VARIABLE),
-            key_source=f"--key-file {key_file}" if key_file else source_of(KEY_VARIABLE),
+            key_source=f"--key-file {key_file}" if key_file else source_of_key(settings),
         )
         problems += more
     if problems or endpoint is None:

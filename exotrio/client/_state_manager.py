@@ -25,10 +25,10 @@ from exotrio._wire.overview import (
 from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio._wire.vocabulary import to_ms
-from exotrio.client._audit import AuditCalls
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
 from exotrio.client._graphs import list_graphs
+from exotrio.client._keys import KeyCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DELETION_TIMEOUT = 120.0
@@ -40,7 +40,7 @@ _PAUSED = {"node": "the node", "graph": "the schedule of graph"}
 _INSTEAD = {"node": "drain the runtimes that have it", "graph": "store the graph without its triggers"}
 
 
-class StateManager(AuditCalls):
+class StateManager(KeyCalls):
     """Talk to a state manager: declare graphs, start runs, watch and change them.
 
     The calls of the stock SDK's class keep their names, arguments and results, so that changing

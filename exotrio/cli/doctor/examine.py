@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import trio
@@ -23,7 +23,14 @@ from exotrio.cli.doctor.settings import Settings
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.cli.folder import choose_namespace, client_at, open_endpoint
 from exotrio.client import StateManager
-from exotrio.errors import ConfigurationError, DatabaseBusy, ExotrioError, KeyRefused, ManagerError
+from exotrio.errors import (
+    ConfigurationError,
+    DatabaseBusy,
+    ExotrioError,
+    KeyRefused,
+    ManagerError,
+    RequestRefused,
+)
 from exotrio.manager.rules.findings import Finding, checkup_findings, info, overview_findings, python_findings
 
 
@@ -125,6 +132,9 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
     else:
         report.overview = await manager.overview(runs=0)
         report.findings += overview_findings(report.overview, checkup.lease_ttl)
+    with suppress(KeyRefused, RequestRefused):  # most keys may not list keys, and earlier servers have none
+        named = await manager.keys()
+        report.findings += findings.of_keys(named.keys, named.held_by_root or 0)
     report.checkup = checkup
     report.findings += checkup_findings(checkup, VERSION, stale)
 

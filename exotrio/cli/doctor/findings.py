@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 from exotrio._util.cron import local_time, parts_of
 from exotrio._util.times import format_duration, iso_time, moment_ms
-from exotrio._util.words import listed, one_line
+from exotrio._util.words import listed, one_line, plural
 from exotrio.cli.doctor.server import Clock
-from exotrio.client import GraphInfo, ValidationStatus
+from exotrio.client import GraphInfo, KeyInfo, ValidationStatus
 from exotrio.manager.rules.findings import CLOCK_OFF, Finding, info
 
+SOON = timedelta(days=7)
+"""A key that expires within this time is reported."""
 SLOW = 1.0
 """Seconds; a median response time above this is reported."""
 
@@ -52,6 +55,21 @@ def _of_zones(graph: GraphInfo) -> Iterator[Finding]:
         elif zone != "UTC" and (due := (graph.scheduled or {}).get(trigger.schedule)) is not None:
             there = local_time(moment_ms(due), zone)
             yield info(f"graph {name} is triggered in {zone}, next at {there} ({iso_time(due, 'seconds')})")
+
+
+def of_keys(keys: Sequence[KeyInfo], held_by_root: int) -> Iterator[Finding]:
+    """Yield findings about named keys; ``held_by_root``: states that runtimes hold by the root key."""
+    now = datetime.now(UTC)
+    for key in (key for key in keys if key.is_valid):
+        who = f"the key {key.name} ({key.id})"
+        if key.expires_at is not None and key.expires_at - now < SOON:
+            fix = f"add another one of that name (`keys add {key.name}`), and replace it where it is used"
+            yield Finding(f"{who} expires {iso_time(key.expires_at, 'minutes')}", fix)
+        if key.used_at is None:
+            yield info(f"{who} was never used", f"if it is not needed: `keys revoke {key.id}`")
+    if keys and held_by_root:
+        what = f"runtimes that use the root key hold {plural(held_by_root, 'state')}"
+        yield Finding(what, "give each a key: `keys add NAME --scope runtime:NAMESPACE`")
 
 
 def of_clock(clock: Clock) -> list[Finding]:

@@ -20,6 +20,7 @@ from exotrio._shared.settings import (
     CORS_VARIABLE,
     DATABASE_VARIABLE,
     ENV_FILE,
+    KEY_FILE_VARIABLE,
     KEY_VARIABLE,
     NAMESPACE_VARIABLE,
     PREFIXES,
@@ -30,6 +31,7 @@ from exotrio._shared.settings import (
     VARIABLES,
     from_environment,
     from_file,
+    read_key_file,
 )
 from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
 from exotrio._util.words import suggestion
@@ -108,6 +110,11 @@ def examine_settings(
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
     (uri, uri_source), (key, key_source) = values[URI_VARIABLE], values[KEY_VARIABLE]
+    if not key and (key_in := values[KEY_FILE_VARIABLE][0]):
+        try:
+            key, key_source = read_key_file(key_in, KEY_FILE_VARIABLE), f"file {key_in}"
+        except ConfigurationError as error:
+            settings.problems.append(Finding(error.what, error.fix))
     database, database_source = values[DATABASE_VARIABLE]
     if db is not None or not (uri or key_file):
         settings.database, uri = database or DATABASE, ""

@@ -22,7 +22,7 @@ class KeyRoutes:
 
     @ApiRoute("GET", KEYS_PATH, "List named keys", KeyList, needs=Permission.ADMIN)
     async def list(self, request: Request) -> Response:
-        return reply(KeyList(keys=await self._store.read_with_deadline(keys.list_keys)))
+        return reply(await self._store.read_with_deadline(keys.show_keys))
 
     @ApiRoute("PUT", KEYS_PATH + "/{key}", "Add a named key", KeyInfo, needs=Permission.ADMIN)
     async def add(self, request: Request, key: str, body: NewKey) -> Response:

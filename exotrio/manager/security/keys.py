@@ -22,7 +22,7 @@ import trio
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import from_unix_ms
-from exotrio._wire.keys import KEY_TEXT, KeyInfo, NewKey
+from exotrio._wire.keys import KEY_TEXT, KeyInfo, KeyList, NewKey
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.access import ROOT, NamedKey, check_scope
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -216,6 +216,12 @@ def list_keys(view: View) -> list[KeyInfo]:
     """Return all keys, by their names."""
     rows = view.execute("SELECT * FROM keys ORDER BY name, created_at, id")
     return [_info(row, view.now_ms) for row in rows]
+
+
+def show_keys(view: View) -> KeyList:
+    """Return all keys, and how many states runtimes hold by the root key."""
+    held = "SELECT count(*) FROM states WHERE status = 'QUEUED' AND owner IS NULL AND manager IS NULL"
+    return KeyList(keys=list_keys(view), held_by_root=view.one(held)[0])
 
 
 def use_keys(tx: Transaction, ids: Sequence[str]) -> None:
