@@ -59,10 +59,12 @@ if TYPE_CHECKING:
     from exotrio._fields.models import to_text as to_text
     from exotrio._nodes.base import BaseNode as BaseNode
     from exotrio._nodes.base import Stopping as Stopping
+    from exotrio._nodes.outcome import AwaitedEvent as AwaitedEvent
     from exotrio._nodes.outcome import HandOver as HandOver
     from exotrio._nodes.outcome import NoRetry as NoRetry
     from exotrio._nodes.outcome import PruneSignal as PruneSignal
     from exotrio._nodes.outcome import ReQueueAfterSignal as ReQueueAfterSignal
+    from exotrio._nodes.outcome import WaitForEvent as WaitForEvent
     from exotrio._runtime.lifecycle import Phase as Phase
     from exotrio._runtime.lifecycle import Summary as Summary
     from exotrio._runtime.runtime import Runtime as Runtime
@@ -76,7 +78,7 @@ else:
     _HOMES = {
         "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
-        "_nodes.outcome": "HandOver NoRetry PruneSignal ReQueueAfterSignal",
+        "_nodes.outcome": "AwaitedEvent HandOver NoRetry PruneSignal ReQueueAfterSignal WaitForEvent",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
         "_version": "VERSION __version__",

@@ -54,6 +54,7 @@ class LocalBackend(ExecutionBackend):
             execution.progress,
             execution.checkpoint,
             claim.run_id or "",
+            claim.event,
         )
         if isinstance(instance, Errored):
             execution.begun_at = trio.current_time()  # it took no time

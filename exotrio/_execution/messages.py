@@ -10,7 +10,7 @@ from typing import Any
 from exotrio._execution.output import Line
 from exotrio._execution.results import Failure
 from exotrio._nodes.importing import Target
-from exotrio._nodes.outcome import CheckpointText, Outcome
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Outcome
 from exotrio._nodes.progress import Progress
 
 CONNECTION_LOST = 76
@@ -45,6 +45,7 @@ class Job:
         drain: The runtime is stopping already.
         captures: Its output is kept.
         checkpoint: The one that is stored.
+        event: The one that it waited for.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Job:
     timeout: float | None = None
     drain: Drain | None = None
     checkpoint: CheckpointText | None = None
+    event: AwaitedEvent | None = None
 
 
 @dataclass(frozen=True, slots=True)

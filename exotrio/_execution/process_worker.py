@@ -151,7 +151,7 @@ class Worker(ParentProcess):
         checkpoint = running.checkpoint if has_checkpoint else None
         try:
             instance = instance_of(
-                node, job.inputs, job.secrets, running.view, running, checkpoint, job.run_id
+                node, job.inputs, job.secrets, running.view, running, checkpoint, job.run_id, job.event
             )
             if isinstance(instance, Errored):
                 return instance

@@ -136,6 +136,7 @@ class WorkerProcess(ChildProcess):
             secrets=dict(execution.secrets),
             trace=execution.trace,
             run_id=execution.claim.run_id or "",
+            event=execution.claim.event,
             timeout=execution.claim.timeout_of(node.timeout),
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,

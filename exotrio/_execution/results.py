@@ -12,6 +12,7 @@ from exotrio._fields.models import fields_of
 from exotrio._nodes.base import BaseNode, StopView, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import (
+    AwaitedEvent,
     Errored,
     Executed,
     HandedOver,
@@ -24,6 +25,8 @@ from exotrio._nodes.outcome import (
     ReQueueAfterSignal,
     Requeued,
     Signal,
+    WaitForEvent,
+    Waiting,
 )
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.backoff import MAX_DELAY_MS
@@ -53,10 +56,12 @@ def instance_of(
     progress: ProgressView,
     checkpoint: CheckpointView | None,
     run_id: str,
+    event: AwaitedEvent | None,
 ) -> BaseNode | Errored:
     """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
     instance = node()
     instance._run_id = run_id
+    instance._event = event
     instance._stop_view = view
     instance._progress_view = progress
     fields = fields_of(node.Inputs)
@@ -181,7 +186,12 @@ def signalled(signal: Signal) -> Report:
             if not 0 < delay <= from_ms(MAX_DELAY_MS):
                 return Errored(f"ReQueueAfterSignal: needs a delay above 0, up to 10 years: {signal.delay}")
             return Requeued(delay)
-    known = "PruneSignal, ReQueueAfterSignal or HandOver"
+        case WaitForEvent():
+            timeout = None if signal.timeout is None else signal.timeout.total_seconds()
+            if timeout is not None and not 0 < timeout <= from_ms(MAX_DELAY_MS):
+                return Errored(f"WaitForEvent: needs a timeout above 0, up to 10 years: {signal.timeout}")
+            return Waiting(signal.event, timeout)
+    known = "PruneSignal, ReQueueAfterSignal, WaitForEvent or HandOver"
     raise TypeError(f"{type(signal).__name__} is not a {known}") from signal
 
 

@@ -29,7 +29,7 @@ from exotrio._link.port import (
     Settlement,
 )
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
-from exotrio._nodes.outcome import CheckpointText, HandedOver, Outcome, Released, Report
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, HandedOver, Outcome, Released, Report
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import (
@@ -389,4 +389,5 @@ def _claim(state: NativeState, delay: float) -> Claim:
         waited=None if state.waited_ms is None else from_ms(state.waited_ms),
         trace=state.trace,
         checkpoint=None if stored is None else CheckpointText(stored.number, stored.value),
+        event=None if state.event is None else AwaitedEvent(state.event.name, state.event.value),
     )

@@ -9,22 +9,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from exotrio._nodes.outcome import CheckpointText, Errored, Executed, Outcome, Pruned, Report, Requeued
+from exotrio._nodes.outcome import (
+    CheckpointText,
+    Errored,
+    Executed,
+    Outcome,
+    Pruned,
+    Report,
+    Requeued,
+    Waiting,
+)
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
 from exotrio._wire.vocabulary import from_ms, to_ms
 
-_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued]] = {
+_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued | Waiting]] = {
     "executed": Executed,
     "errored": Errored,
     "pruned": Pruned,
     "requeued": Requeued,
+    "waiting": Waiting,
 }
-_FIELDS = {"executed": "outputs", "errored": "error", "pruned": "data", "requeued": "delay_ms"}
+_FIELDS = {
+    "executed": "outputs",
+    "errored": "error",
+    "pruned": "data",
+    "requeued": "delay_ms",
+    "waiting": "event",
+}
 
 
 def name_and_value(outcome: Outcome) -> tuple[str, Any]:
-    """Return the name of the outcome, and its value: outputs, error text, data, or seconds."""
+    """Return the name of the outcome, and its value: outputs, error text, data, seconds, or the name
+    of an event."""
     match outcome:
         case Executed(outputs):
             return "executed", outputs
@@ -34,13 +51,15 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
             return "pruned", data
         case Requeued(delay):
             return "requeued", delay
+        case Waiting(event=event):
+            return "waiting", event
 
 
 def added_fields(outcome: Outcome) -> dict[str, Any]:
     """Return the fields that only the native API and the outbox have, unless they are the default.
 
-    They say that an error is not to be retried, and hold the trace context, the checkpoint, the output and
-    the times of the execution.
+    They say that an error is not to be retried, or how long to wait for an event, and hold the trace context,
+    the checkpoint, the output and the times of the execution.
     Older state managers, and older readers of the outbox, ignore them.
     """
     added = ended_fields(outcome)
@@ -51,6 +70,8 @@ def added_fields(outcome: Outcome) -> dict[str, Any]:
         added |= {"buffered_ms": round(outcome.buffered * 1000), "ran_ms": round(outcome.ran * 1000)}
     if isinstance(outcome, Errored) and not outcome.retry:
         added["retry"] = False
+    if isinstance(outcome, Waiting) and outcome.timeout is not None:
+        added["timeout_ms"] = requeue_delay_ms(outcome.timeout)
     return added
 
 
@@ -70,11 +91,14 @@ def outcome_of(
     buffered_ms: int | None = None,
     ran_ms: int | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    timeout_ms: int | None = None,
 ) -> Outcome:
     """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
     buffered, ran = (None if ms is None else from_ms(ms) for ms in (buffered_ms, ran_ms))
     saved = None if checkpoint is None else CheckpointText(**checkpoint)
     outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved)
+    if isinstance(outcome, Waiting) and timeout_ms is not None:
+        return replace(outcome, timeout=from_ms(timeout_ms))
     return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
 
 

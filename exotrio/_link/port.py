@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from exotrio._nodes.outcome import CheckpointText, Outcome, Report
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Outcome, Report
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Claim:
         waited: Seconds for which it waited to be claimed; None if the state manager does not say.
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
         checkpoint: The one that is stored for it; None if there is none, and on v0.
+        event: The one that it waited for; None if it waited for none, and on v0.
     """
 
     state_id: str
@@ -57,6 +58,7 @@ class Claim:
     waited: float | None = None
     trace: str | None = None
     checkpoint: CheckpointText | None = None
+    event: AwaitedEvent | None = None
 
     def timeout_of(self, of_class: float | None) -> float | None:
         """Return the seconds that one execution may take, if the class of its node allows ``of_class``."""

@@ -26,7 +26,7 @@ from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
-from exotrio._nodes.outcome import Released, Report, Requeued
+from exotrio._nodes.outcome import Errored, Released, Report, Requeued, Waiting
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
@@ -78,6 +78,9 @@ class Shields:
             yield shield
         finally:
             self._open.discard(shield)
+
+
+_NO_EVENTS = "WaitForEvent needs exotrio's own state manager (python -m exotrio server); this one has only v0"
 
 
 class V0Link:
@@ -251,6 +254,8 @@ class V0Link:
             return await self._requeue(claim, MIN_DELAY_MS, self._releases)
         if isinstance(report, Requeued):
             return await self._requeue(claim, requeue_delay_ms(report.delay), self._reports)
+        if isinstance(report, Waiting):
+            report = Errored(f"{report.event!r}: {_NO_EVENTS}", trace=report.trace, logs=report.logs)
         name, body = name_and_fields(report)
         try:
             content = encode(body)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from exotrio._fields.models import HasCheckpoint
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
+from exotrio._nodes.outcome import AwaitedEvent
 from exotrio._nodes.progress import ProgressView, checked_progress
 
 
@@ -159,9 +160,9 @@ class BaseNode(ABC):
 
     ``async def execute(self)`` runs on the Trio loop and may use anyio or Trio; a plain ``def execute(self)``
     runs in a thread, unless ``runs_in`` says otherwise. Each returns one ``Outputs``, a list of them (a
-    fan-out: the next nodes run once for each), or None; or raises ``PruneSignal``, ``ReQueueAfterSignal`` or
-    ``HandOver``. Any other exception is the error of the state, which is retried as the graph's policy says,
-    unless it is a ``NoRetry``.
+    fan-out: the next nodes run once for each), or None; or raises ``PruneSignal``, ``ReQueueAfterSignal``,
+    ``WaitForEvent`` or ``HandOver``. Any other exception is the error of the state, which is retried as the
+    graph's policy says, unless it is a ``NoRetry``.
 
     Attributes:
         runs_in: Class attribute: where ``execute`` runs. None, the default: ``"trio"`` for an ``async def``,
@@ -223,6 +224,7 @@ class BaseNode(ABC):
     checkpoint: _CheckpointOfTheClass = _CheckpointOfTheClass()
 
     _run_id: str = ""
+    _event: AwaitedEvent | None = None
     _stop_view: StopView = _NEVER
     _checkpoint: NodeCheckpoint | None = None
     _progress_view: ProgressView | None = None
@@ -236,6 +238,16 @@ class BaseNode(ABC):
     def run_id(self) -> str:
         """The id of the run. API v0 does not tell it: then it is an empty text."""
         return self._run_id
+
+    @property
+    def event(self) -> AwaitedEvent | None:
+        """The event for which an earlier execution of this state waited last, by ``WaitForEvent``.
+
+        None if none did, or if one has ended by ``ReQueueAfterSignal`` since. An execution after an error, a
+        crash or ``HandOver`` has it, too, so code must not take it for news: what was done with it is in the
+        checkpoint.
+        """
+        return self._event
 
     @property
     def stopping(self) -> Stopping:

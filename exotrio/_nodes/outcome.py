@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel
 
 from exotrio._fields.models import HasCheckpoint, HasOutputs, M, checkpoint_of_text, from_text
 from exotrio.errors import ExotrioError
 
+Model = TypeVar("Model", bound=BaseModel)
+MAX_EVENT_NAME = 256
 _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
 
 class Signal(Exception):
-    """Base of the signals; nodes raise the three below."""
+    """Base of the signals; nodes raise the four below."""
 
 
 class PruneSignal(Signal):
@@ -50,6 +54,34 @@ class ReQueueAfterSignal(Signal):
         super().__init__(f"re-enqueue signal with delay {delay}; {_FOR_THE_RUNTIME}")
 
 
+class WaitForEvent(Signal):
+    """Wait until an event is sent to the run, and run this state again then: ``self.event`` has it.
+
+    No runtime holds the state meanwhile. No retry is used up, and its checkpoint is kept. An event that was
+    sent before is there at once. Needs our server; at any other one it is an error.
+
+    Args:
+        event: Name of the event, 1 to 256 characters.
+        timeout: How long it waits, up to ten years; then the state runs again without the event. Defaults to
+            None: without a limit.
+
+    Raises:
+        ValueError: the name or the timeout cannot be one.
+    """
+
+    def __init__(self, event: str, *, timeout: timedelta | None = None) -> None:
+        if not 0 < len(event) <= MAX_EVENT_NAME or event != event.strip():
+            raise ValueError(
+                f"WaitForEvent needs a name of 1 to {MAX_EVENT_NAME} characters, without blanks at its ends,"
+                f" not {event!r:.300}"
+            )
+        if timeout is not None and timeout <= timedelta(0):
+            raise ValueError(f"WaitForEvent needs a timeout above zero, not {timeout!r}")
+        self.event = event
+        self.timeout = timeout
+        super().__init__(f"signal to wait for the event {event!r}; {_FOR_THE_RUNTIME}")
+
+
 class HandOver(Signal):
     """Give the state back now: any runtime with room runs it next, and continues from its checkpoint.
 
@@ -71,6 +103,44 @@ class NoRetry(Exception):
 
 # It is shown in tracebacks.
 NoRetry.__module__ = "exotrio"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedEvent:
+    """The event that a node waited for by ``WaitForEvent``.
+
+    Attributes:
+        name: Of the event.
+        value: Field to text; None if the timeout was over before the event was sent.
+    """
+
+    name: str
+    value: Mapping[str, str] | None = None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the timeout was over before the event was sent."""
+        return self.value is None
+
+    def read(self, model: type[Model]) -> Model:
+        """Return the fields of the event as a model, with fields as ``Outputs`` has.
+
+        Args:
+            model: Its class.
+
+        Raises:
+            ExotrioError: the timeout was over before the event was sent.
+            FieldsInvalid: a field is missing, or is not a value of its type.
+        """
+        if self.value is None:
+            raise ExotrioError(
+                f"the event {self.name!r} was not sent in time", fix="check self.event.timed_out before"
+            )
+        return from_text(model, self.value)
+
+
+# It is shown in tracebacks.
+AwaitedEvent.__module__ = "exotrio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +231,14 @@ class Requeued(_Ended):
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting(_Ended):
+    """The node wants to run again when ``event`` was sent, or after ``timeout`` seconds; None: no limit."""
+
+    event: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Released(_Ended):
     """There is no outcome: the state was not begun, or was cancelled. It can run again at once, and no
     attempt is counted."""
@@ -171,6 +249,6 @@ class HandedOver(Released):
     """The node gave its state back, by ``HandOver``."""
 
 
-Outcome = Executed | Errored | Pruned | Requeued
+Outcome = Executed | Errored | Pruned | Requeued | Waiting
 Report = Outcome | Released
 """What a runtime sends to the state manager about a state that it claimed."""

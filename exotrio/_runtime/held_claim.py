@@ -25,6 +25,7 @@ from exotrio._nodes.outcome import (
     Released,
     Report,
     Requeued,
+    Waiting,
 )
 from exotrio._nodes.progress import Progress
 from exotrio._runtime.lifecycle import Ending
@@ -36,6 +37,7 @@ DELIVERED: dict[type[Report], Ending] = {
     Errored: Ending.ERRORED,
     Pruned: Ending.PRUNED,
     Requeued: Ending.REQUEUED,
+    Waiting: Ending.WAITING,
     HandedOver: Ending.HANDED_OVER,
 }
 
@@ -105,7 +107,7 @@ class HeldClaim:
     @property
     def is_being_released(self) -> bool:
         """Whether it is being released, so that a claim may bring it again before the response comes."""
-        return self.in_flight and isinstance(self.report, Released | Requeued)
+        return self.in_flight and isinstance(self.report, Released | Requeued | Waiting)
 
     def is_of(self, claim: Claim) -> bool:
         """Whether ``claim`` is of this state, and not of another one that got the same id.

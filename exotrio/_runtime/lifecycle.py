@@ -57,6 +57,7 @@ class Ending(Enum):
     COMPLETED = "completed"
     PRUNED = "pruned"
     REQUEUED = "requeued"
+    WAITING = "waiting"
     ERRORED = "errored"
     RELEASED = "released"
     HANDED_OVER = "handed_over"
@@ -84,6 +85,7 @@ class Summary:
         completed: Outputs delivered.
         pruned: Branches ended by ``PruneSignal``, delivered.
         requeued: Sent back by ``ReQueueAfterSignal``, delivered.
+        waiting: Sent back by ``WaitForEvent``, delivered.
         errored: Errors delivered.
         released: Released without having been run.
         handed_over: Given back by their nodes, by ``HandOver``.
@@ -101,6 +103,7 @@ class Summary:
     completed: int = 0
     pruned: int = 0
     requeued: int = 0
+    waiting: int = 0
     errored: int = 0
     released: int = 0
     handed_over: int = 0
@@ -121,6 +124,8 @@ class Summary:
 
     def __str__(self) -> str:
         always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
-        more = ("handed_over", "pruned", "requeued", "dropped", "lost_leases", "run_cancelled", "kept")
-        shown = [name for name in (*always, *more, "lost_claims") if name in always or getattr(self, name)]
+        more = ("handed_over", "pruned", "requeued", "waiting", "dropped", "lost_leases", "run_cancelled")
+        shown = [
+            name for name in (*always, *more, "kept", "lost_claims") if name in always or getattr(self, name)
+        ]
         return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)

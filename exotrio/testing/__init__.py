@@ -30,7 +30,17 @@
 
 from __future__ import annotations
 
-from exotrio._nodes.outcome import Errored, Executed, HandedOver, Outcome, Pruned, Released, Report, Requeued
+from exotrio._nodes.outcome import (
+    Errored,
+    Executed,
+    HandedOver,
+    Outcome,
+    Pruned,
+    Released,
+    Report,
+    Requeued,
+    Waiting,
+)
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.testing._breaking import BreakingChange
 from exotrio.testing._comparison import Version
@@ -63,6 +73,7 @@ __all__ = [
     "StateStatus",
     "TestedState",
     "Version",
+    "Waiting",
     "Work",
     "explore",
     "run_graph",

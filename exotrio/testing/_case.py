@@ -23,7 +23,7 @@ from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
-from exotrio.testing._graphs import GraphRun, result, start, virtual_clock, wait
+from exotrio.testing._graphs import GraphRun, VirtualClock, result, start, wait
 from exotrio.testing._points import Fault, Place, Point, Work
 from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, checkpoint_number, observed
 
@@ -190,6 +190,7 @@ class Case:
         self._ended_elsewhere = trio.Event()
         self._tracker = TaskTracker()
         self._processes: list[Process] = []
+        self._clock: VirtualClock
         self._server: httpx.AsyncBaseTransport
         self._nursery: trio.Nursery
 
@@ -204,9 +205,10 @@ class Case:
             Ends all tasks, as at the end of the body.
         """
         begin = trio.current_time()
+        self._clock = VirtualClock()
         service = open_service(
             ":memory:",
-            clock=virtual_clock(),
+            clock=self._clock,
             monotonic=lambda: to_ms(trio.current_time() - begin),
             terms=TERMS,
             schedules=False,
@@ -232,7 +234,7 @@ class Case:
         graph = self.scenario.graph
         await self._nursery.start(self._start)
         run_id = await start(manager, graph, self.scenario.inputs, self.scenario.store)
-        status = await wait(manager, graph, run_id, timeout)
+        status = await wait(manager, graph, run_id, timeout, self._clock)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:

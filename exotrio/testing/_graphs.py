@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FIRST_INTERVAL = 0.25
+"""Seconds after which it is first checked whether all that is left of a run waits for events."""
 _EPOCH_MS = 1_700_000_000_000
 """The state manager's clock at the start of a run."""
 
@@ -122,6 +126,7 @@ async def run_graph(
     inputs: Values | None = None,
     store: Mapping[str, object] | None = None,
     checkpoints: Mapping[NodeOfRun, Values] | None = None,
+    events: Mapping[str, Values] | None = None,
     timeout: float = 3600.0,
 ) -> GraphRun:
     """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
@@ -131,6 +136,9 @@ async def run_graph(
     nodes that run elsewhere (a plain ``def execute``, or ``runs_in`` ``"asyncio"`` or ``"process"``): Trio's
     mock clock does not wait for them.
 
+    When all that is left waits for events, the state manager's clock is set to the first deadline: a wait of
+    three days takes no time, with any clock of Trio's.
+
     Args:
         graph: The graph. All its nodes are in one namespace.
         nodes: The node classes it names.
@@ -139,6 +147,8 @@ async def run_graph(
         store: The run's store, values or their texts. Defaults to nothing.
         checkpoints: Node (as for ``GraphRun.of``) to what an earlier execution of its states stored: an
             instance of its ``Checkpoint``, or a dict as for ``inputs``. Not for nodes that run in processes.
+            Defaults to none.
+        events: Name of an event to its fields, as for ``inputs``; all are sent right after the trigger.
             Defaults to none.
         timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
 
@@ -151,7 +161,8 @@ async def run_graph(
         NotFound: the graph has no node that ``checkpoints`` names.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph and its nodes.
-        trio.TooSlowError: the run did not end in time; the message says which states have not ended.
+        trio.TooSlowError: the run did not end in time; the message says which states have not ended. Or all
+            that is left waits without a limit for events that are not in ``events``.
 
     Cancellation:
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
@@ -161,8 +172,9 @@ async def run_graph(
     from exotrio.manager import embedded
 
     namespace = namespace_of(graph)
+    clock = VirtualClock()
     async with (
-        embedded(":memory:", clock=virtual_clock()) as transport,
+        embedded(":memory:", clock=clock) as transport,
         StateManager(namespace, transport=transport) as manager,
     ):
         runtime = Runtime(
@@ -172,7 +184,9 @@ async def run_graph(
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.run)
                 run_id = await start(manager, graph, inputs, store)
-                status = await wait(manager, graph, run_id, timeout)
+                for name, value in (events or {}).items():
+                    await manager.send(run_id, name, value)
+                status = await wait(manager, graph, run_id, timeout, clock)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
 
@@ -218,17 +232,35 @@ async def start(
     return str(triggered["run_id"])
 
 
-def virtual_clock() -> Callable[[], int]:
-    """Return a wall clock in Unix milliseconds that follows Trio's clock."""
-    begin = trio.current_time()
-    return lambda: _EPOCH_MS + to_ms(trio.current_time() - begin)
+class VirtualClock:
+    """A wall clock in Unix milliseconds that follows Trio's clock, and is set ahead by ``skip_to``."""
+
+    def __init__(self) -> None:
+        self._begin = trio.current_time()
+        self._skipped = 0
+
+    def __call__(self) -> int:
+        return _EPOCH_MS + self._skipped + to_ms(trio.current_time() - self._begin)
+
+    def skip_to(self, moment: datetime) -> None:
+        self._skipped += max(0, math.ceil(moment.timestamp() * 1000) - self())
 
 
-async def wait(manager: StateManager, graph: Graph, run_id: str, timeout: float) -> RunStatus:
+async def wait(
+    manager: StateManager, graph: Graph, run_id: str, timeout: float, clock: VirtualClock
+) -> RunStatus:
     """Wait until a run has ended, and return its status; TooSlowError says which states have not ended."""
+    # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
+    interval, max_interval = FIRST_INTERVAL, from_ms(MAX_WAIT_MS)
     try:
-        # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
-        run = await manager.wait(run_id, timeout=timeout, poll_interval=from_ms(MAX_WAIT_MS))
+        with trio.fail_after(timeout):
+            while True:
+                with trio.move_on_after(interval):
+                    return (await manager.wait(run_id, poll_interval=max_interval)).status
+                await _skip_waits(manager, run_id, clock)
+                interval = min(2 * interval, max_interval)
+    except NothingLeft as error:
+        raise trio.TooSlowError(str(error)) from None
     except trio.TooSlowError:
         states = (await result(manager, graph, run_id, RunStatus.PENDING)).states
         waiting = Counter(
@@ -236,7 +268,24 @@ async def wait(manager: StateManager, graph: Graph, run_id: str, timeout: float)
         )
         parts = [text if count == 1 else f"{text} ({count} states)" for text, count in waiting.items()]
         raise trio.TooSlowError(f"the run did not end in {timeout:g} s: {listed(parts)}") from None
-    return run.status
+
+
+class NothingLeft(Exception):
+    """All that is left of a run waits for events, without a limit."""
+
+
+async def _skip_waits(manager: StateManager, run_id: str, clock: VirtualClock) -> None:
+    """If all that is left of a run waits for events, let the time pass until the first deadline."""
+    run = await manager.status(run_id)
+    left = {status for node in run.nodes for status in node.counts if status in PENDING}
+    if left != {StateStatus.WAITING}:
+        return
+    waits = (await manager.events(run_id)).waiting
+    if deadlines := [each.until for each in waits if each.until is not None]:
+        clock.skip_to(min(deadlines))
+    elif waits:
+        names = listed(dict.fromkeys(repr(each.name) for each in waits))
+        raise NothingLeft(f"all that is left of the run waits for {names}: give it in events=")
 
 
 async def result(manager: StateManager, graph: Graph, run_id: str, status: RunStatus) -> GraphRun:

@@ -16,7 +16,7 @@ from exotrio._fields.models import Values, checkpoint_of_text, texts_of
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checks import node_problems
-from exotrio._nodes.outcome import CheckpointText, Report
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Report
 from exotrio._util.exceptions import ungrouped
 from exotrio._util.json import encode
 from exotrio.errors import ConfigurationError
@@ -28,6 +28,7 @@ async def run_node(
     *,
     secrets: Mapping[str, str] | None = None,
     checkpoint: Values | None = None,
+    event: AwaitedEvent | None = None,
     grace: float | None = None,
 ) -> Report:
     """Run one node as a runtime would, and return what would be reported.
@@ -38,12 +39,14 @@ async def run_node(
         secrets: Its secrets. Defaults to none.
         checkpoint: What an earlier execution stored: an instance of its ``Checkpoint``, or a dict as for
             ``inputs``. Defaults to nothing.
+        event: What ``self.event`` is: ``AwaitedEvent("paid", {"sum": "12"})``; without a value if the timeout
+            is over. Defaults to None: it is the first execution.
         grace: Seconds that the node has, since the runtime stops; then it is cancelled. Defaults to None: the
             runtime does not stop.
 
     Returns:
         ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned``, ``Requeued``,
-        ``HandedOver``, or ``Released`` if the grace was over before the node ended.
+        ``Waiting``, ``HandedOver``, or ``Released`` if the grace was over before the node ended.
         What the node raises is not raised here. ``outputs_of(node)`` of it returns the outputs as ``Outputs``
         of the class, and raises if there are none; ``Executed.outputs`` has them as the texts that would be
         reported. ``checkpoint_of(node)`` returns the newest ``Checkpoint`` that the node set.
@@ -67,6 +70,7 @@ async def run_node(
         identifier=node.__name__,
         inputs=texts_of("inputs", inputs, node.Inputs),
         checkpoint=None if checkpoint is None else stored_checkpoint(node, checkpoint),
+        event=event,
     )
     execution = Execution(claim)
 

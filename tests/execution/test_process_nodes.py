@@ -29,12 +29,12 @@ from exotrio._execution.handle import Execution
 from exotrio._execution.messages import Job, News
 from exotrio._link.port import Claim
 from exotrio._nodes.importing import target_of
-from exotrio._nodes.outcome import Report
+from exotrio._nodes.outcome import AwaitedEvent, Report
 from exotrio._nodes.progress import Progress
 from exotrio._runtime import checkpoint_queue
 from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
-from exotrio.testing import Errored, Executed, run_node
+from exotrio.testing import Errored, Executed, Waiting, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import Fails, NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
@@ -114,6 +114,14 @@ DEATHS = {
     "close": "its process closed the connection to the runtime",
     "lock": "what Dies ended with cannot leave its process: TypeError: cannot pickle '_thread.lock' object",
 }
+
+
+async def test_a_node_in_a_process_waits_for_an_event_and_gets_it() -> None:
+    async with bench(nodes.Waits) as there:
+        assert await there.run("Waits") == Waiting("paid", 60.0)
+        event = AwaitedEvent("paid", {"sum": "12"})
+        claim = Claim(state_id="s", node_name="Waits", identifier="it", inputs={}, event=event)
+        assert await there.run("Waits", Execution(claim)) == Executed([{"text": "12"}])
 
 
 async def test_a_node_knows_its_run_wherever_it_runs() -> None:

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
+from exotrio._link.outcomes import added_fields, name_and_value, outcome_of
 from exotrio._link.port import Claim, ClaimLost, Fate
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import (
@@ -25,6 +26,7 @@ from exotrio._nodes.outcome import (
     Released,
     Report,
     Requeued,
+    Waiting,
 )
 from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_item
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
@@ -392,6 +394,14 @@ async def test_v0_over_a_socket_a_cancelled_claim_is_settled() -> None:
         (Pruned({"n": 1}), "prune", {"data": {"n": 1}}),
         (Requeued(1.5), "re-enqueue-after", {"enqueue_after": 1500}),
         (Requeued(0.0001), "re-enqueue-after", {"enqueue_after": 1}),
+        (
+            Waiting("paid", 5.0),
+            "errored",
+            {
+                "error": "'paid': WaitForEvent needs exotrio's own state manager (python -m exotrio server);"
+                " this one has only v0"
+            },
+        ),
     ],
 )
 async def test_v0_each_outcome_goes_to_its_route(outcome: Outcome, route: str, body: Any) -> None:
@@ -774,13 +784,23 @@ async def test_native_reports_travel_as_one_batch_in_the_form_of_the_wire() -> N
     link, double = native_link(settled)
     final = Errored("why", retry=False)
     outcomes: list[Outcome] = [DONE, Errored("why"), final, Pruned({"n": 1}), Requeued(1.5)]
+    outcomes += [Waiting("paid", 1.5), Waiting("paid")]
     settlements = await link.report([(leased(i), outcome) for i, outcome in enumerate(outcomes)])
-    assert [s.fate for s in settlements] == [Fate.SETTLED] * 5
+    assert [s.fate for s in settlements] == [Fate.SETTLED] * 7
     [request] = double.requests
     items = [outcome_item.validate_python(item) for item in json.loads(request.content)]
-    assert [item.outcome for item in items] == ["executed", "errored", "errored", "pruned", "requeued"]
-    assert [item.token for item in items] == ["t0", "t1", "t2", "t3", "t4"]
-    assert [item.get("retry") for item in json.loads(request.content)] == [None, None, False, None, None]
+    names = ["executed", "errored", "errored", "pruned", "requeued", "waiting", "waiting"]
+    assert [item.outcome for item in items] == names
+    assert [item.token for item in items] == ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]
+    sent = json.loads(request.content)
+    assert [item.get("retry") for item in sent] == [None, None, False, None, None, None, None]
+    assert [(item["event"], item.get("timeout_ms")) for item in sent[5:]] == [("paid", 1500), ("paid", None)]
+
+
+def test_an_outbox_keeps_for_how_long_a_node_waits() -> None:
+    for outcome in (Waiting("paid", 1.5), Waiting("paid")):
+        name, value = name_and_value(outcome)
+        assert outcome_of(name, value, **added_fields(outcome)) == outcome
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ import trio
 import trio.lowlevel
 from pydantic import BaseModel
 
-from exotrio import BaseNode, ExotrioError, HandOver, PruneSignal, ReQueueAfterSignal
+from exotrio import BaseNode, ExotrioError, HandOver, PruneSignal, ReQueueAfterSignal, WaitForEvent
 from exotrio._execution import output
 
 log = logging.getLogger("tests.process_nodes")
@@ -53,6 +53,13 @@ class Traced(InProcess):
 
         context = trace.get_current_span().get_span_context()
         return self.Outputs(text=f"{context.trace_id:032x} {context.span_id:016x}")
+
+
+class Waits(InProcess):
+    def execute(self) -> Any:
+        if self.event is None or self.event.value is None:
+            raise WaitForEvent("paid", timeout=timedelta(minutes=1))
+        return self.Outputs(text=self.event.value["sum"])
 
 
 class TellsItsRun(InProcess):

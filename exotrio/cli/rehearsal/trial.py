@@ -15,7 +15,7 @@ MAX_PAUSE = 0.5
 """Seconds between two SIGTERM."""
 CANCELLED = "cancelled"
 """The outcome of those whose newest checkpoint was stored with their release."""
-RUNS_AGAIN = frozenset({"requeued", "handed_over"})
+RUNS_AGAIN = frozenset({"requeued", "waiting", "handed_over"})
 """Outcomes of executions whose node asked for another one."""
 CUT = frozenset({CANCELLED, "lost_leases", "dropped"})
 """Outcomes of executions whose work did not count."""

@@ -1,0 +1,148 @@
+"""Events in ``run_graph``: places and nodes that wait, without any time passing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import AwaitedEvent, BaseNode, ExotrioError, FieldsInvalid, Graph, WaitForEvent
+from exotrio.testing import Errored, Executed, Waiting, run_graph, run_node
+
+DAY = timedelta(days=1)
+
+
+class Approval(BaseModel):
+    by: str
+    ok: bool = True
+
+
+class Item(BaseModel):
+    id: int
+
+
+class Plan(BaseNode):
+    Outputs = Item
+
+    async def execute(self) -> list[Item]:
+        return [Item(id=n) for n in range(3)]
+
+
+class Ship(BaseNode):
+    class Inputs(BaseModel):
+        id: int
+        by: str
+        ok: bool
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        return self.Outputs(text=f"{self.inputs.id} {self.inputs.by} {self.inputs.ok}")
+
+
+class Sum(BaseModel):
+    sum: int
+
+
+class Pay(BaseNode):
+    """Submits a job, and waits for its callback."""
+
+    class Checkpoint(BaseModel):
+        job: int = 0
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        if self.event is None:
+            self.checkpoint = self.Checkpoint(job=7)
+            raise WaitForEvent("paid", timeout=3 * DAY)
+        sum = "nothing" if self.event.timed_out else self.event.read(Sum).sum
+        return self.Outputs(text=f"{self.checkpoint.job} {self.event.name} {sum} {bool(self.run_id)}")
+
+
+class PayInThread(Pay):
+    def execute(self) -> Any:
+        if self.event is None:
+            raise WaitForEvent("paid")
+        return self.Outputs(text=str(self.event.value))
+
+
+def approvals(**on_timeout: Any) -> tuple[Graph, Any]:
+    graph = Graph("approvals", namespace="tests")
+    plan = graph.add(Plan)
+    approved = graph.wait(f"approved-{plan.id}", Approval, timeout=3 * DAY, **on_timeout)
+    return graph, graph.add(Ship, id=plan.id, by=approved.by, ok=approved.ok)
+
+
+async def test_three_days_take_no_time_and_each_item_has_its_event(autojump_clock: MockClock) -> None:
+    graph, ship = approvals(on_timeout=Approval(by="-", ok=False))
+    events: dict[str, Any] = {"approved-0": Approval(by="ada"), "approved-2": {"by": "bob", "ok": False}}
+    run = await run_graph(graph, [Plan, Ship], events=events)
+    assert run.status == "SUCCESS"
+    assert sorted(each.text for each in run.outputs(ship)) == ["0 ada True", "1 - False", "2 bob False"]
+    assert trio.current_time() < 60
+
+
+async def test_a_deadline_passes_at_once_with_a_real_clock_too() -> None:
+    graph, ship = approvals()
+    run = await run_graph(graph, [Plan, Ship], events={"approved-1": {"by": "ada"}})
+    assert run.status == "FAILED"
+    assert [each.text for each in run.outputs(ship)] == ["1 ada True"]
+    assert run.errors == [f"no event 'approved-{n}' was sent within 3 d" for n in (0, 2)]
+
+
+async def test_a_run_that_can_only_wait_for_what_is_not_sent_is_an_error(autojump_clock: MockClock) -> None:
+    graph = Graph("g", namespace="tests")
+    graph.wait("approved", after=graph.add(Plan))
+    with pytest.raises(trio.TooSlowError, match="waits for 'approved': give it in events="):
+        await run_graph(graph, [Plan])
+
+
+@pytest.mark.parametrize(
+    ("events", "text"), [({"paid": Sum(sum=12)}, "7 paid 12 True"), ({}, "7 paid nothing True")]
+)
+async def test_a_node_waits_and_goes_on_with_its_checkpoint(
+    autojump_clock: MockClock, events: dict[str, Any], text: str
+) -> None:
+    graph = Graph("g", namespace="tests")
+    pay = graph.add(Pay)
+    run = await run_graph(graph, [Pay], events=events)
+    assert [each.text for each in run.outputs(pay)] == [text]
+    assert len(run.states) == 1, "no attempt was used up"
+
+
+async def test_a_node_in_a_thread_waits_as_others_do() -> None:
+    graph = Graph("g", namespace="tests")
+    pay = graph.add(PayInThread)
+    run = await run_graph(graph, [PayInThread], events={"paid": {"sum": "1"}})
+    assert [each.text for each in run.outputs(pay)] == ["{'sum': '1'}"]
+
+
+async def test_one_node_is_run_with_the_event_that_it_waited_for() -> None:
+    assert await run_node(Pay) == Waiting("paid", 259_200.0)
+    paid = await run_node(Pay, event=AwaitedEvent("paid", {"sum": "12"}))
+    assert paid == Executed([{"text": "0 paid 12 False"}])
+    wrong = await run_node(Pay, event=AwaitedEvent("paid", {"sum": "dozen"}))
+    assert isinstance(wrong, Errored)
+    assert "sum" in wrong.error
+
+
+def test_an_event_that_was_not_sent_has_no_fields() -> None:
+    with pytest.raises(ExotrioError, match="was not sent in time"):
+        AwaitedEvent("paid").read(Sum)
+    with pytest.raises(FieldsInvalid):
+        AwaitedEvent("paid", {}).read(Sum)
+
+
+@pytest.mark.parametrize("name", ["", " paid", "x" * 257])
+def test_the_name_of_an_event_is_checked_where_it_is_raised(name: str) -> None:
+    with pytest.raises(ValueError, match="a name of 1 to 256 characters"):
+        WaitForEvent(name)
+    with pytest.raises(ValueError, match="a timeout above zero"):
+        WaitForEvent("paid", timeout=timedelta(0))
