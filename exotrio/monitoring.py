@@ -244,7 +244,7 @@ class _Gauges:
         vitals = self._runtime.vitals
         for name, text, value in (
             ("exotrio_workers", "Maximum number of states that run at once.", vitals.workers),
-            ("exotrio_workers_busy", "States that run.", len(vitals.running)),
+            ("exotrio_workers_busy", "Workers that have a state.", len(vitals.running)),
             ("exotrio_buffered_states", "Claimed states that wait for a worker.", vitals.buffered),
             ("exotrio_outcomes_pending", "Outcomes not delivered yet.", vitals.undelivered),
             ("exotrio_loop_lag_seconds", "How late the loop is.", vitals.loop_lag),

@@ -47,7 +47,7 @@ class Executor:
         workers: Tasks that run nodes: how many nodes may be stuck grows with them.
         changed: Called in the Trio loop when what ``accepts`` returns may have changed.
         stores_checkpoints: Returns whether the state manager stores checkpoints; called from any thread.
-        send_checkpoints: Called from any thread to have checkpoints stored at once.
+        send_heartbeat: Called from any thread to have checkpoints stored, and stages told, at once.
         owns_signals: True if a KeyboardInterrupt can only come from node code; otherwise Trio may
             raise the application's Ctrl-C inside a node, and it has to pass.
     """
@@ -60,13 +60,13 @@ class Executor:
         workers: int = 1,
         changed: Callable[[], None] = lambda: None,
         stores_checkpoints: Callable[[], bool] = lambda: False,
-        send_checkpoints: Callable[[], object] = lambda: None,
+        send_heartbeat: Callable[[], object] = lambda: None,
         owns_signals: bool = False,
     ) -> None:
         self._nodes = nodes
         self._have_checkpoints = {node for node in nodes.values() if checkpoint_class_of(node) is not None}
         self._stores_checkpoints = stores_checkpoints
-        self._send_checkpoints = send_checkpoints
+        self._send_heartbeat = send_heartbeat
         self._fetch_secrets = fetch_secrets
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
@@ -74,7 +74,7 @@ class Executor:
             "trio": TrioBackend(),
             "thread": ThreadBackend(max_stuck, changed),
             "asyncio": AsyncioBackend(max_stuck, changed, nodes.values()),
-            "process": ProcessBackend(),
+            "process": ProcessBackend(send_heartbeat),
         }
         # As they were checked: node code can change its class. Also, computing it for each state takes 2 us.
         self._backend_of = {node: self._backends[runs_in_of(node)] for node in nodes.values()}
@@ -188,7 +188,7 @@ class Executor:
             claim.checkpoint,
             now=trio.lowlevel.current_clock().current_time,
             is_stored=lambda: claim.token is not None and self._stores_checkpoints(),
-            send=self._send_checkpoints,
+            send=self._send_heartbeat,
         )
 
     async def _fetch_secrets_of(self, node: type[BaseNode], execution: Execution) -> bool:

@@ -39,6 +39,7 @@ class Execution:
         view: What the node sees of why and when it should stop.
         checkpoint: Its checkpoint; None if its class has none.
         began: Node code was entered: a release from then on counts as cancelled.
+        on_begin: Called in the runtime's loop when node code is entered.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
             when that had loaded the class.
         ended_at: When it was over; infinite before.
@@ -49,8 +50,16 @@ class Execution:
         output: What it logs and prints, if that is captured.
     """
 
-    def __init__(self, claim: Claim, *, captures: bool = False, span: Span | None = None) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        captures: bool = False,
+        span: Span | None = None,
+        on_begin: Callable[[], object] | None = None,
+    ) -> None:
         self.claim = claim
+        self.on_begin = on_begin
         self.secrets: Mapping[str, str] = {}
         self.span = span
         self.report: Report = RELEASED
@@ -78,6 +87,8 @@ class Execution:
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
         self.began = True
+        if self.on_begin is not None:
+            self.on_begin()
         timeout = self.claim.timeout_of(timeout)
         if timeout is not None and not self.cancelled:
             self.timeout = timeout

@@ -21,6 +21,7 @@ import math
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -59,15 +60,21 @@ MAX_START = 120.0
 class ProcessBackend(ExecutionBackend):
     """Runs each node in a worker process, which runs one node after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, send_heartbeat: Callable[[], object]) -> None:
         self._idle: list[WorkerProcess] = []
+        self._send_heartbeat = send_heartbeat
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.elsewhere = True
         if is_worker_process():
             raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
         try:
-            process = self._idle_process() or WorkerProcess()
+            process = self._idle_process()
+            if process is None:
+                process = WorkerProcess()
+                # It takes a while to start. Until a heartbeat says that the node has not begun, its state
+                # counts as running.
+                self._send_heartbeat()
         except OSError as error:
             raise _failed(node, f"no process can be started: {error.strerror}") from error
         try:
@@ -154,8 +161,8 @@ class WorkerProcess(ChildProcess):
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
-                        execution.begin(node.timeout)
                         execution.begun_at = trio.current_time()
+                        execution.begin(node.timeout)
                     self._handle(message, execution)
                 if message.ran is not None:
                     # A busy loop read ``Began`` late.

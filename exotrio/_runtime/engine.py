@@ -102,7 +102,7 @@ class Engine:
             workers=o.workers,
             changed=ledger.notify,
             stores_checkpoints=lambda: link.stores_checkpoints,
-            send_checkpoints=ledger.heartbeat_due.set,
+            send_heartbeat=ledger.heartbeat_due.set,
             owns_signals=self.owns_signals,
         )
         finished_in, finished = trio.open_memory_channel[HeldClaim](o.batch_size)

@@ -139,10 +139,11 @@ class Workers:
         if span is not None:
             span.enter()
         # Over v0 its output would not be sent.
-        execution = Execution(held.claim, captures=self.captures and held.claim.token is not None, span=span)
+        captures = self.captures and held.claim.token is not None
+        on_begin = partial(self._note_begin, held)
+        execution = Execution(held.claim, captures=captures, span=span, on_begin=on_begin)
         self._running[execution] = held
         ledger.run(held, execution)
-        log.debug("%s begins", held)
         await self.executor.run_in(execution, task, confirm=partial(self._until_held, held))
         if span is not None:
             span.leave()  # without it only if a node ended the task, and its context variables with it
@@ -214,6 +215,11 @@ class Workers:
         # cancels the execution. A state that is to be announced waits for the answer to the heartbeat that
         # announces it.
         await self.ledger.until(lambda: self.ledger.may_begin(held))
+
+    def _note_begin(self, held: HeldClaim) -> None:
+        log.debug("%s begins", held)
+        if held.announced:
+            self.ledger.heartbeat_due.set()  # the last one said that it had not begun
         if self.ledger.events:
             claim = held.claim
             self.ledger.events.emit(StateBegan(claim.node_name, claim.state_id, claim.identifier))

@@ -34,8 +34,8 @@ class RuntimeInfo(Body):
         live: Whether it sent a request within the last minute, and has not stopped.
         asked_to_drain: Whether a drain was requested that has not begun.
         workers: How many states it runs at once; 0 if unknown.
-        busy, buffered, reporting: States that it runs, those that wait for a worker, and those that have
-            ended, counted as in ``Overview``.
+        busy, buffered, reporting: States that it runs, those that have not begun, and those that have ended,
+            counted as in ``Overview``.
         holds: All states that it holds.
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
             worked since their last stored checkpoints, or since they began. None from an older server.
@@ -72,7 +72,7 @@ class RuntimeInfo(Body):
         """How many states it could begin now: 0 if it is gone or drains; None if that is not known."""
         if not self.live or self.phase not in ("starting", "running"):
             return 0
-        return max(0, self.workers - self.busy) if self.workers else None
+        return max(0, self.workers - self.busy - self.buffered) if self.workers else None
 
     @property
     def at_risk(self) -> str:
@@ -168,9 +168,10 @@ class NodeLoad(Body):
         eligible: Those of them that are due; 0 if the node is paused.
         oldest_due: Seconds for which the first of those has been due; 0 without any.
         running: States whose ``execute`` runs. A heartbeat says which have begun; until the next one, those
-            that a runtime claimed first count as running, as many as it has workers. Of states that were
-            claimed through v0, all.
-        buffered: States that runtimes claimed and have not begun.
+            that a runtime claimed first count as running, as many as it has workers for them. Of states that
+            were claimed through v0, all.
+        buffered: States that runtimes claimed and whose ``execute`` has not begun: they wait for a worker, for
+            their secrets, or for the start of their process.
         reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
         work_at_risk: Seconds that the running states have worked since their last stored checkpoints, or
             since they began; of those claimed through v0, since their claim. None from an older server.

@@ -47,7 +47,7 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert re.search(r"^Scan +200 +~4\.0 s +~960 ms +~1\.2 s +1$", text, re.MULTILINE), "they are approximate"
     few = r"^Legacy +12 +max ~50 ms of 12 +≤960 ms +max ≤1\.2 s of 12 +1$"
     assert re.search(few, text, re.MULTILINE), "upper bounds, of too few to tell a percentile"
-    assert re.search(r"^Greeter +w-1 +running +3/4 +1 +1 +2 s$", text, re.MULTILINE)
+    assert re.search(r"^Greeter +w-1 +running +3/4 +0 +1 +2 s$", text, re.MULTILINE)
     at_risk = shown(overview(runtimes=[runtime(work_at_risk_ms=95_000)]), 140)
     assert re.search(r"^Greeter +w-1 +running +3/4 +1 +1 +1 min 35 s +2 s$", at_risk, re.MULTILINE)
     at_risk = shown(overview(runtimes=[runtime(work_at_risk_ms=0, work_at_risk_is_more=True)]), 140)

@@ -260,6 +260,26 @@ async def test_a_node_in_a_process_begins_when_that_has_loaded_its_class(
     assert 50_000 <= report["buffered_ms"] < 100_000 <= report["ran_ms"]
 
 
+async def test_heartbeats_say_at_once_that_a_process_starts_and_when_its_node_begins(
+    mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "exotrio.worker")
+    server = NativeServer()
+    server.add("Gated", path=str(tmp_path / "open"))
+
+    def told(has_begun: bool) -> list[dict[str, Any]]:
+        states = [state for call in server.routes("heartbeat") for state in call.body["states"]]
+        return [each for each in states if each["running"] and (each["buffered_ms"] is not None) is has_begun]
+
+    async with running(server, Gated):
+        await server.until(lambda: told(has_begun=False))
+        assert "begins" not in caplog.text
+        await server.until(lambda: told(has_begun=True))
+        assert "begins" in caplog.text
+        (tmp_path / "open").touch()
+        await server.until(EXECUTED=1)
+
+
 # -- what the state manager makes of a report
 
 
@@ -407,19 +427,21 @@ async def test_heartbeats_say_which_states_have_begun_and_when(engine: str) -> N
         three = item_for(three, running=True, buffered_ms=0)
         beats = [item_for(one), item_for(two), three, three, item_for(four, running=True)]
         ok(await manager.remote.heartbeat("w", workers=2, states=beats))
-        assert await counts() == (2, 2, 0), "those that have begun, and not those that were claimed first"
+        assert await counts() == (1, 3, 0), "one has begun, and the other worker waits for its process"
         begun = await history_of(second.api, three)
         assert begun.begun_at == begun.claimed_at
         assert (begun.buffered, begun.ran is not None, begun.stage) == (0, True, "running")
         assert (await history_of(second.api, two)).stage == "buffered"
         held = await history_of(second.api, four)
         assert (held.begun_at, held.ran) == (None, None), "a worker has it, and execute has not begun"
+        assert held.stage == "buffered"
         ok(
             await manager.remote.heartbeat(
                 "w", workers=2, states=[item_for(four, running=True, buffered_ms=0)]
             )
         )
         assert (await history_of(second.api, four)).begun_at is not None
+        assert await counts() == (2, 2, 0), "those that have begun, and not those that were claimed first"
         ok(await manager.remote.release(states=[item_for(four)]))
         (again,) = await claim(manager.remote, worker_id="w", announces=True)
         assert again["state_id"] == four["state_id"]

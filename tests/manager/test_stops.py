@@ -196,6 +196,15 @@ async def test_what_a_vanished_runtime_may_have_run_without_telling_is_not_said_
         await at.sweep()
         (receipt, _) = await at.receipts()
         assert (receipt.cut, receipt.perhaps_cut) == (1, 1)
+        await at.beat("u", workers=2)
+        one, two, *_ = await claim(at.api, {A: 4}, worker_id="u", announces=True)
+        at.pass_time(5)
+        await at.beat("u", {**runs(one), "buffered_ms": None}, {**runs(two), "ran_ms": 3_000}, workers=2)
+        at.pass_time(60)
+        await at.sweep()
+        (receipt, *_) = await at.receipts()
+        assert receipt.cut_in_words == "1 to 3", "one has ended, so that both workers may run another"
+        assert receipt.work_lost == 3.0
 
 
 async def test_a_runtime_whose_heartbeats_go_to_a_state_manager_of_the_version_before_has_not_vanished() -> (

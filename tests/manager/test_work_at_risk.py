@@ -56,6 +56,8 @@ async def test_it_is_counted_since_the_begin_or_the_last_checkpoint_of_each_runn
         assert await is_more(manager) == (True, {"w1": True, "w2": True}), "it is not known when they began"
         await beats(manager, "w1", {**first, "buffered_ms": 0}, {**second, "buffered_ms": 0})
         assert await is_more(manager) == (True, {"w1": False, "w2": True})
+        await beats(manager, "w2", waits)
+        assert await is_more(manager) == (False, {"w1": False, "w2": False}), "its process is starting"
         ok(await manager.remote.heartbeat("w2", states=[waits]))
         assert await is_more(manager) == (False, {"w1": False, "w2": False}), "the other one is buffered"
         clock.advance(20_000)

@@ -60,7 +60,7 @@ def command() -> None:
 def ls(connection: Connection) -> None:
     """List the runtimes of a namespace: their phase, workers and claims, and their last heartbeat.
 
-    Held = busy + buffered + reporting: busy workers run a state, buffered states wait for a worker, and those
+    Held = busy + buffered + reporting: busy workers run a state, buffered states have not begun, and those
     that are reporting have ended, and their outcome is not accepted yet. At risk is the work of the running
     nodes since their last stored checkpoints, added up: it is repeated if the runtime is killed. A node
     counts from the next heartbeat after its begin; until then, ≥ stands before the sum. Stopped runtimes are

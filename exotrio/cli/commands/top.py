@@ -30,7 +30,8 @@ def command(interval: float, once: bool, connection: Connection) -> None:
 
     \b
     DUE      waiting states that may run now; OLDEST: how long the first of them has been due
-    BUFFERED states that runtimes have claimed and not begun; RUNNING: those whose execute runs;
+    BUFFERED states that runtimes have claimed and not begun: they wait for a worker, or for the
+             start of their process; RUNNING: those whose execute runs;
              reporting (in the head, if there are any): those that have ended, and whose outcome is
              not accepted yet
     ENDED/H  attempts that ended in the last hour, FAILED of them
@@ -38,13 +39,14 @@ def command(interval: float, once: bool, connection: Connection) -> None:
              long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
              (≤: of some only the time from claim to outcome is known, as through v0)
     OFFERED  processes of live runtimes that have the node
-    BUSY     workers of a runtime that run a state; FREE: its other ones, while it claims states
+    BUSY     workers of a runtime that run a node; FREE: those without a state, while it claims states
     AT RISK  work of its running nodes since their last stored checkpoints, added up; ≥ where it has
              nodes that no heartbeat has named yet
 
     JSON: namespace, at, running, buffered, reporting, work_at_risk_ms, work_at_risk_is_more, waiting,
     waiting_is_more (there are more), errored, oldest, throughput and run_throughput (by minute; of attempts,
-    and of runs), nodes, runtimes, runtime_count, v0_runtimes, runs.
+    and of runs), nodes, runtimes, runtime_count, v0_runtimes, runs,
+    limits.
     """
     is_live = not once and connection.form != "json" and sys.stdout.isatty()
 

@@ -37,6 +37,7 @@ from exotrio.manager.engine.states import (
     RETRY_CREATED,
     RunRow,
     add_events,
+    begin_of,
     locked_runs_of,
     numbered,
     waits_since,
@@ -305,9 +306,7 @@ def _end_as_poison(tx: Transaction, runs: Mapping[int, RunRow], states: Sequence
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms))
         run = runs[state["run"]].scope(tx)
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
-        claimed_at, begun_at = state["claimed_at"], state["begun_at"]
-        if begun_at is not None and begun_at < claimed_at:
-            begun_at = None  # of an earlier claim: a state manager of an earlier version leaves it
+        claimed_at, begun_at = state["claimed_at"], begin_of(state)
         changes.tally(
             runs[state["run"]].graph,
             state["node_id"],

@@ -19,6 +19,7 @@ from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.stops import StopReceipt, StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND
+from exotrio.manager.engine.states import begin_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects
 from exotrio.manager.store.transaction import Transaction
@@ -160,7 +161,7 @@ def _held_by(tx: Transaction, workers: Sequence[str]) -> defaultdict[str, list[R
     """Return the states that some runtimes hold, by runtime."""
     held: defaultdict[str, list[Row]] = defaultdict(list)
     for state in tx.execute(
-        "SELECT worker, begun, begun_at, claimed_at, lease_until, at FROM states INDEXED BY states_held"
+        "SELECT worker, claimed_at, begun_at, ran_ms, lease_until, at FROM states INDEXED BY states_held"
         f" LEFT JOIN checkpoints ON state = seq WHERE status = 'QUEUED' AND {tx.any_of('worker')}",
         (tx.items(workers),),
     ):
@@ -176,12 +177,14 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
     except ValidationError:
         report = None
     report = _report(report, row["drain_asked"])
-    cut = [state for state in held if state["begun"]]
+    cut = [state for state in held if begin_of(state) is not None]
     report.cut += len(cut)
+    unclear = sum(begin_of(state) is None and state["ran_ms"] is None for state in held)
+    busy = sum(state["ran_ms"] is None for state in cut)
     report.work_lost += sum(work_lost_ms(state, row["beat_at"]) for state in cut) / 1000
     return _receipt(
         report,
-        perhaps_cut=max(0, min(len(held), row["slots"]) - len(cut)),
+        perhaps_cut=max(0, min(unclear, row["slots"] - busy)),
         worker_id=row["worker_id"],
         runtime=row["runtime"],
         ended_at=row["beat_at"],
@@ -191,13 +194,14 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
 
 
 def work_lost_ms(state: Row, until: int) -> int:
-    """Return how long the execution of a claimed state had worked, by a time in Unix ms, since its last
-    checkpoint was stored. ``at`` is the time of that; None without one."""
-    begun_at = state["begun_at"]
-    if begun_at is None or begun_at < state["claimed_at"]:
-        return 0  # execute has not begun as far as is known: the time is that of an earlier claim
-    since: int = max(begun_at, state["at"] or 0)
-    return max(0, until - since)
+    """Return how long the execution of a claimed state had worked, by a time in Unix ms or until its end,
+    since its last checkpoint was stored. ``at`` is the time of that; None without one."""
+    begun_at = begin_of(state)
+    if begun_at is None:
+        return 0  # as far as is known
+    if state["ran_ms"] is not None:
+        until = min(until, begun_at + state["ran_ms"])
+    return max(0, until - max(begun_at, state["at"] or 0))
 
 
 def _report(report: StopReport | None, drain_asked: int) -> StopReport:

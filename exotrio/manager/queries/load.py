@@ -38,8 +38,8 @@ def _held(condition: str) -> str:
     return (
         "(SELECT states.seq, run, place, node_id, worker, claimed_at, begun, checkpoint_size,"
         " nodes.namespace, CASE WHEN begun_at >= claimed_at THEN begun_at ELSE claimed_at END AS begun_at,"
-        f" CASE WHEN {_ENDED} THEN 'REPORTING' WHEN worker IS NULL OR begun = 1"
-        f" OR row_number() OVER (PARTITION BY nodes.namespace, worker, {_ENDED}"
+        f" CASE WHEN {_ENDED} THEN 'REPORTING' WHEN worker IS NULL OR begun_at >= claimed_at OR begun = 0"
+        f" AND row_number() OVER (PARTITION BY nodes.namespace, worker, {_ENDED}"
         " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots"
         " THEN 'QUEUED' ELSE 'BUFFERED' END AS stage"
         " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
@@ -51,13 +51,14 @@ def _held(condition: str) -> str:
 HELD = _held("TRUE")
 """The states that are claimed, as a table, and the ``stage`` of each.
 
-A heartbeat says which states its runtime has begun, and which have ended. Until the next one, those that it
-claimed first count as running, as many as it has workers: it begins them in this order. What was claimed
-through v0 counts as running, since no more is known of it.
+A heartbeat says which states a worker has, which of these have begun, and which have ended. Until the next
+one, those that a runtime claimed first count as running, as many as it has other workers: it begins them in
+this order. What was claimed through v0 counts as running, since no more is known of it.
 """
 BUFFERED, REPORTING = "BUFFERED", "REPORTING"
-"""Stages of states that are QUEUED and do not run: they wait in a buffer, or their node has ended and their
-outcome is not accepted yet. QUEUED itself, as a stage, is that of states that run."""
+"""Stages of states that are QUEUED and do not run: ``execute`` has not begun, since they wait for a worker,
+their secrets or the start of their process; or their node has ended, and their outcome is not accepted yet.
+QUEUED itself, as a stage, is that of states that run."""
 HOUR, DAY = 60, 24 * 60
 """In minutes."""
 FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
@@ -73,7 +74,7 @@ class Backlog:
         eligible: Those of them that a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of those is due; 0 without any.
         running: Claimed ones that run; of those that were claimed through v0, all.
-        buffered: Claimed ones that wait in the buffers of runtimes.
+        buffered: Claimed ones that have not begun.
         reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
         work_at_risk: As in ``NodeLoad``, in seconds.
         work_at_risk_is_more: As there.

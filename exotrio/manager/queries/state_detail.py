@@ -21,6 +21,7 @@ from exotrio.manager.engine.states import (
     QUEUED,
     RETRYABLE,
     SUCCESS,
+    begin_of,
     find_state,
     get_state,
 )
@@ -32,7 +33,6 @@ from exotrio.manager.queries.states import (
     CAUSE,
     LINE_OF_ERROR,
     RERUN,
-    begin_of,
     spent_fields,
 )
 from exotrio.manager.queries.waiting import Waiting

@@ -18,7 +18,15 @@ from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, SUCCESS, waits_since
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    QUEUED,
+    SUCCESS,
+    begin_of,
+    waits_since,
+)
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
@@ -167,13 +175,6 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         stage=(stages or {}).get(state["seq"]),
         is_output=claimed is None and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
     )
-
-
-def begin_of(state: Row) -> int | None:
-    """Return when ``execute`` began under the last claim of a state, as far as that was reported."""
-    claimed, begun = state["claimed_at"], state["begun_at"]
-    # A state manager of an earlier version claimed it again, and left what was reported before.
-    return None if claimed is None or begun is None or begun < claimed else begun
 
 
 def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:
