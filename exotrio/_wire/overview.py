@@ -170,8 +170,8 @@ class NodeLoad(Body):
         running: States whose ``execute`` runs. A heartbeat says which have begun; until the next one, those
             that a runtime claimed first count as running, as many as it has workers for them. Of states that
             were claimed through v0, all.
-        buffered: States that runtimes claimed and whose ``execute`` has not begun: they wait for a worker, for
-            their secrets, or for the start of their process.
+        buffered: States that runtimes claimed and whose ``execute`` has not begun: they wait for a worker,
+            for their secrets, or for the start of their process.
         reporting: States that have ended, as a heartbeat says, and whose outcome is not accepted yet.
         work_at_risk: Seconds that the running states have worked since their last stored checkpoints, or
             since they began; of those claimed through v0, since their claim. None from an older server.

@@ -181,7 +181,7 @@ async def _fill(api: Api) -> dict[str, str]:
     )
     progress = {"fraction": 0.4, "text": "12 of 30 tiles"}
     beat = {"runtime": "shop", "workers": 4, "shows_tasks": True}
-    states = [item_for(state, running=True, progress=progress) for state in running]
+    states = [item_for(state, running=True, buffered_ms=0, progress=progress) for state in running]
     ok(await api.heartbeat("build-1/1", **beat, phase="running", states=states, tasks="<tasks>\n├─ poll"))
     ok(await api.heartbeat("build-2/1", **beat, phase="draining", states=[]))
     ok(await api.claim(["Legacy"], 1))
@@ -288,7 +288,8 @@ async def _say_long_words(api: Api) -> dict[str, str]:
         held = {"state_id": claimed["state_id"], "token": claimed["lease"]["token"]}
         paths[f"long-state-{outcome['outcome']}"] = f"/states/{held['state_id']}"
         if outcome["outcome"] == "errored":
-            running = {**held, "running": True, "progress": {"fraction": 0.5, "text": LONG[:200]}}
+            progress = {"fraction": 0.5, "text": LONG[:200]}
+            running = {**held, "running": True, "buffered_ms": 0, "progress": progress}
             beat = {"runtime": LONG, "phase": "running", "states": [running]}
             ok(await api.heartbeat(LONG, **beat, shows_tasks=True, tasks=LONG))
         ok(await api.outcomes({**held, **outcome}))

@@ -66,7 +66,8 @@ async def test_any_other_limit_of_a_depth_is_422(api: Api, limit: str) -> None:
 async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: Api) -> None:
     await Flow.start(api, place("a"))
     state = await claim_one(api)
-    held = [{"state_id": state["state_id"], "token": state["lease"]["token"], "running": True}]
+    began = {"running": True, "buffered_ms": 0}
+    held = [{"state_id": state["state_id"], "token": state["lease"]["token"], **began}]
     ok(await api.heartbeat(runtime="Greeter", phase="running", busy=1, workers=4, states=held))
     await api.register_for([place("z")])
     ok(await api.claim([node_name("z")], 1))

@@ -263,21 +263,24 @@ async def test_a_node_in_a_process_begins_when_that_has_loaded_its_class(
 async def test_heartbeats_say_at_once_that_a_process_starts_and_when_its_node_begins(
     mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    mock_clock.rate = 0.01  # no other heartbeat is due for minutes
     caplog.set_level("DEBUG", "exotrio.worker")
     server = NativeServer()
-    server.add("Gated", path=str(tmp_path / "open"))
 
     def told(has_begun: bool) -> list[dict[str, Any]]:
         states = [state for call in server.routes("heartbeat") for state in call.body["states"]]
         return [each for each in states if each["running"] and (each["buffered_ms"] is not None) is has_begun]
 
     async with running(server, Gated):
-        await server.until(lambda: told(has_begun=False))
-        assert "begins" not in caplog.text
-        await server.until(lambda: told(has_begun=True))
-        assert "begins" in caplog.text
-        (tmp_path / "open").touch()
-        await server.until(EXECUTED=1)
+        await server.until(lambda: server.routes("heartbeat"))
+        server.add("Gated", path=str(tmp_path / "open"))
+        with trio.fail_after(0.2):
+            await server.until(lambda: told(has_begun=False))
+            assert "begins" not in caplog.text
+            await server.until(lambda: told(has_begun=True))
+            assert "begins" in caplog.text
+            (tmp_path / "open").touch()
+            await server.until(EXECUTED=1)
 
 
 # -- what the state manager makes of a report

@@ -47,7 +47,7 @@ GAUGES = (
     ),
     (
         "exotrio_manager_buffered_states",
-        "QUEUED states whose execute has not begun: they wait for a worker, or for the start of their process.",
+        "QUEUED states whose execute has not begun: they wait for a worker, or their process starts.",
         ["namespace", "node"],
     ),
     (

@@ -666,6 +666,7 @@ async def test_a_runtime_shows_what_it_runs(site: Site, clock: SettableClock) ->
                 "state_id": state["state_id"],
                 "token": state["lease"]["token"],
                 "running": True,
+                "buffered_ms": 0,
                 "progress": {"fraction": 0.4, "text": f"12 of 30 {SCRIPT}"},
             }
         ],
