@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio.manager.engine import retention
+from exotrio.manager.store import clock as store_clock
 from exotrio.manager.store import tallies
 from exotrio.manager.store.clock import WatchedClock, monotonic_clock
 from exotrio.manager.store.view import View
@@ -255,15 +256,17 @@ async def test_retention_goes_on_by_the_time_that_went_by_when_the_clock_was_set
 
 
 async def test_a_clock_that_goes_on_from_where_it_was_set_is_trusted_after_a_day(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    day = 3 * HOUR
+    monkeypatch.setattr(store_clock, "DAY_MS", round(1000 * day))
     clock = VirtualClock()
     async with open_manager(clock=clock, keep_ms=KEEP_MS) as manager:
         await finish_run(manager)
         clock.set(40 * DAY)
-        await trio.sleep(0.95 * DAY)
+        await trio.sleep(0.95 * day)
         assert await run_count(manager) == 1
-        await trio.sleep(0.1 * DAY)
+        await trio.sleep(0.25 * day)
         assert await run_count(manager) == 0
 
 
