@@ -22,7 +22,7 @@ from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
-from exotrio.manager.engine.sending import expire_waits
+from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.opening import write_at_start
@@ -65,8 +65,8 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
             if swept.late_ms and not store.is_shared:
                 ended = await store.write(expire, clock(), terms)
             # Not in the transaction of the sweep: this locks runs before states.
-            if swept.is_wait_over:
-                while await store.write(expire_waits):
+            if swept.has_waits:
+                while await store.write(handle_waits):
                     pass
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)

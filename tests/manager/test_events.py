@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from exotrio.manager.engine.sending import expire_waits
+from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
@@ -42,8 +43,8 @@ class Waiting:
     async def pass_time(self, ms: int) -> int:
         """Let time pass, and return how many waits that ended."""
         self.clock.advance(ms)
-        ended: int = await self.write(expire_waits)
-        assert not ended or await self.write(expire_waits) == 0
+        ended: int = await self.write(handle_waits)
+        assert not ended or await self.write(handle_waits) == 0
         return ended
 
     async def run(self, flow: Flow) -> dict[str, dict[str, int]]:
@@ -116,10 +117,18 @@ async def test_the_first_value_wins_and_the_same_one_is_accepted_again(two: Wait
     await flow.run("a")
     assert await send(two.api, flow) == (True, 1)
     assert await send(two.other, flow) == (False, 0)
+    assert await send(two.other, flow, by="ada", ok="true") == (False, 0)
     assert "with another value" in await refusal(two, flow, 409, by="bob")
     assert await flow.inputs("b") == {"x": "ada true"}
     ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
     assert await send(two.other, flow) == (False, 0), "its sender did not get the first answer"
+
+
+async def test_the_same_value_may_name_defaults_or_leave_them_out(two: Waiting) -> None:
+    flow = await approval(two)
+    assert await send(two.api, flow, by="ada") == (True, 0)
+    assert await send(two.api, flow, by="ada", ok="false") == (False, 0)
+    assert "with another value" in await refusal(two, flow, 409, by="ada", ok="true")
 
 
 async def test_a_run_that_has_ended_takes_no_events(two: Waiting) -> None:
@@ -228,6 +237,25 @@ async def test_a_cancelled_run_waits_for_nothing(two: Waiting) -> None:
     assert (await two.run(flow))["w"] == {"ERRORED": 1}
     assert await two.pass_time(DAY_MS) == 0
     assert "has ended" in await refusal(two, flow, 409)
+
+
+async def test_a_place_that_an_earlier_state_manager_created_waits_from_the_next_sweep_on(
+    two: Waiting,
+) -> None:
+    flow = await approval(two, event="approved-${{ a.outputs.v }}", timeout_ms=DAY_MS)
+    await flow.run("a", {"v": "1", "w": ""}, {"v": "2", "w": ""})
+
+    def as_it_stores_them(tx: Transaction) -> None:
+        # It knows of no lane for them, and of no mailbox.
+        waiting = "status = 'CREATED' AND lane = 'waiting'"
+        tx.execute(f"UPDATE states SET lane = NULL, event = NULL, enqueue_after = created_at WHERE {waiting}")
+
+    await two.write(as_it_stores_them)
+    assert await send(two.other, flow, "approved-2") == (True, 0)
+    assert await two.pass_time(1) == 2
+    assert (await two.run(flow))["w"] == {"WAITING": 1, "SUCCESS": 1}
+    assert await two.pass_time(DAY_MS) == 1
+    assert (await two.run(flow))["w"] == {"ERRORED": 1, "SUCCESS": 1}
 
 
 # -- a node that waits

@@ -21,7 +21,7 @@
 ``unites``          when a united node runs, and when it runs again
 ``inputs``          the inputs of a new state, built from placeholders
 ``mailbox``         events of runs, and the states that wait for them
-``sending``         send an event to a run; end waits whose deadlines have passed
+``sending``         send an event to a run; what time and earlier state managers leave to do about waits
 ``retries``         retries by hand
 ``leases``          how long claims hold
 ``managers``        the state managers that share a database, and the duties that one at a time does

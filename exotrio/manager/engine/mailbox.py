@@ -21,6 +21,7 @@ from pydantic_core import from_json, to_json
 from exotrio._util.times import format_duration
 from exotrio._util.words import listed, suggestion
 from exotrio._wire.vocabulary import MAX_EVENT, from_ms
+from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.inputs import Shared, read_shared
@@ -49,6 +50,12 @@ MAX_PER_STEP = 1_000
 MAX_NAMED = 10
 """Fields of an event that a refusal names."""
 _WAITING = "status = 'CREATED' AND lane = 'waiting'"
+UNADOPTED = (
+    "FROM nodes CROSS JOIN states ON node_id = nodes.id"
+    f" WHERE nodes.name = '{WAIT_NODE}' AND status = 'CREATED' AND lane IS NULL"
+)
+"""States of places that wait which a state manager of an earlier version created: it does not know that they
+wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,8 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
     tx, run = changes.tx, changes.locked[run_id]
     earlier = tx.row("SELECT value FROM mailbox WHERE run = ? AND name = ?", (run_id, name))
     if earlier is not None:
-        if from_json(earlier["value"]) == value:
+        defaults = _defaults(template, name)  # which one sender may have given, and another not
+        if defaults | from_json(earlier["value"]) == defaults | {**value}:
             return Sent(created=False, woken=0)
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
     if not run.pending:
@@ -87,6 +95,12 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
     states = _waiting(changes, f"run = ? AND event = ? AND {_WAITING}", (run_id, name))
     _wake(changes, [(state, value) for state in states])
     return Sent(created=True, woken=len(states))
+
+
+def _defaults(template: Template, name: str) -> dict[str, str]:
+    """Return the defaults of the fields that an event may have."""
+    waits = (place.wait for place in template.places if place.wait and place.wait.may_wait_for(name))
+    return {field: text for wait in waits for field, text in wait.defaults.items()}
 
 
 def deliver(changes: Changes) -> None:
@@ -114,11 +128,10 @@ def read_events(view: View, events: Collection[tuple[int, str]]) -> dict[tuple[i
     return {(run, name): from_json(value) for run, name, value in rows}
 
 
-def deadline_passed(view: View) -> bool:
-    """Whether a state waits for an event whose deadline has passed."""
-    return (
-        view.row(f"SELECT 1 FROM states WHERE {_WAITING} AND enqueue_after <= ?", (view.now_ms,)) is not None
-    )
+def has_waits_to_handle(view: View) -> bool:
+    """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
+    overdue = f"SELECT 1 AS found FROM states WHERE {_WAITING} AND enqueue_after <= ?"
+    return view.row(f"{overdue} UNION ALL SELECT seq {UNADOPTED} LIMIT 1", (view.now_ms,)) is not None
 
 
 def overdue(tx: Transaction) -> list[int]:

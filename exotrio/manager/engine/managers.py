@@ -18,7 +18,7 @@ from threading import Event
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend, limit_held_inside
-from exotrio.manager.engine.mailbox import deadline_passed
+from exotrio.manager.engine.mailbox import has_waits_to_handle
 from exotrio.manager.engine.releases import forget_claims
 from exotrio.manager.engine.slots import tidy
 from exotrio.manager.rules.access import Caller
@@ -145,11 +145,11 @@ def take_duty(tx: Transaction, name: str) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Swept:
     """How many leases a sweep ended, by how much it was late (below zero if the clock was set back), and
-    whether the deadline of a state that waits for an event has passed (``sending.expire_waits``)."""
+    whether something is to be done about states that wait for events (``sending.handle_waits``)."""
 
     ended: int = 0
     late_ms: int = 0
-    is_wait_over: bool = False
+    has_waits: bool = False
 
 
 def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
@@ -212,7 +212,7 @@ def _end_overdue(
     forget_claims(tx, now)
     tidy(tx)
     ended, effects = expire(tx, now, terms, sweeper=sweeper)
-    return WithEffects(Swept(ended=ended, is_wait_over=deadline_passed(tx)), effects)
+    return WithEffects(Swept(ended=ended, has_waits=has_waits_to_handle(tx)), effects)
 
 
 def _lateness(passed: int, terms: Terms) -> int:

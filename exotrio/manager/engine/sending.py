@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.mailbox import Sent, end_waiting, overdue, put_event
+from exotrio.manager.engine.inputs import InputsError, Need, Sources, event_name, read_shared
+from exotrio.manager.engine.mailbox import MAX_PER_STEP, UNADOPTED, Sent, end_waiting, overdue, put_event
+from exotrio.manager.engine.order import WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
-from exotrio.manager.engine.states import locked_runs_of
+from exotrio.manager.engine.states import CREATED, ERRORED, State, locked_runs_of, numbered, read_states
 from exotrio.manager.engine.unites import commit_changes
-from exotrio.manager.store.effects import WithEffects
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 
@@ -31,10 +33,41 @@ def send(
     return WithEffects(sent, changes.effects)
 
 
-def expire_waits(tx: Transaction) -> WithEffects[int]:
-    """End some waits whose deadlines have passed; return how many. Call it again until it returns 0."""
-    seqs = overdue(tx)
-    changes = Changes(tx, locked_runs_of(tx, seqs).values() if seqs else ())
-    ended = end_waiting(changes, seqs) if seqs else 0
+def handle_waits(tx: Transaction) -> WithEffects[int]:
+    """End some waits whose deadlines have passed, and begin some that a state manager of an earlier version
+    did not begin; return how many those were. Call it again until it returns 0."""
+    over, new = overdue(tx), _unadopted(tx)
+    if not over and not new:
+        return WithEffects(0, NO_EFFECTS)
+    runs = locked_runs_of(tx, [*over, *new])
+    changes = Changes(tx, runs.values())
+    handled = end_waiting(changes, over) if over else 0
+    which = f"{numbered(tx, CREATED)} AND lane IS NULL"
+    for state in read_states(tx, runs, which, (tx.items(sorted(new)),), tx.for_update("states")):
+        _adopt(changes, state)
+        handled += 1
     commit_changes(changes)
-    return WithEffects(ended, changes.effects)
+    return WithEffects(handled, changes.effects)
+
+
+def _unadopted(tx: Transaction) -> list[int]:
+    rows = tx.execute(f"SELECT seq {UNADOPTED} ORDER BY seq LIMIT ?", (MAX_PER_STEP,))
+    return [row["seq"] for row in rows]
+
+
+def _adopt(changes: Changes, state: State) -> None:
+    """Let a state of a place that waits begin to wait, from now on."""
+    tx = changes.tx
+    run = state.scope(tx)
+    place = run.template.places[state.place]
+    assert place.wait is not None, "only such places have this node"
+    need = Need(run=run, above=state.parent, places=(place,), known=())
+    try:
+        event = event_name(place.wait, Sources(tx, run, state.parent, read_shared(tx, [need])), "", {})
+    except InputsError as problem:
+        changes.update(state, status=ERRORED, error=str(problem), finished_at=tx.now_ms)
+        changes.transition(run, state.place, state.groups, CREATED, ERRORED)
+        return
+    changes.waiting[state.seq] = run.id, event
+    until = begins_at(place, tx.now_ms)
+    changes.update(state, lane=WAITING, event=event, enqueue_after=until, updated_at=tx.now_ms)
