@@ -35,8 +35,7 @@ log = logging.getLogger("exotrio.reporter")
 MAX_BATCH = 100
 """Items of one request where the link can batch."""
 RESPONSE_TIME = 0.2
-"""What may be sent only once is not sent in the last seconds of a flush, when no answer could come in
-time."""
+"""What may be sent only once is not sent in the last seconds of a flush: no answer could come in time."""
 STOP_DELAY = 0.25
 """Maximum seconds between two attempts of an item while flushing. If the server fails with this item, and not
 with every one, as a probe shows, that applies from the request to stop on."""
@@ -49,8 +48,7 @@ class Reporter:
     Attributes:
         stop: Its flush is the last chance of a delivery.
         finished: The queue of states to be delivered: a channel with room for ``batch_size``.
-        in_flight, sent_at, took: The number and the times of requests, for the planner
-        (``planner.Deliveries``).
+        in_flight, sent_at, took: Number and times of requests, for the planner (``planner.Deliveries``).
     """
 
     link: Link
@@ -167,15 +165,14 @@ class Reporter:
         Closes ``finished``. ``replayed``, the outcomes of an earlier process, are queued first.
 
         Cancellation:
-            States that are not delivered stay in the ledger; ``HeldClaim.in_flight`` says whether an attempt
-            was cancelled.
+            What is not delivered stays in the ledger; ``HeldClaim.in_flight``: an attempt was cancelled.
         """
         self._planner = planner
         self._latest.set()
         async with finished, trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._queue_all, replayed)
+            self._waits = True
             try:
-                self._waits = True
                 async for first in finished:
                     self._waits = False
                     await self._gather(first)
@@ -338,9 +335,8 @@ class Reporter:
                 self._server_errors.passed(moment)
                 self._end(held, Ending.DROPPED)
             case Fate.UNKNOWN:
-                log.error(
-                    "%s: whether its %s arrived is unknown: %s", held, held.report_name, settlement.detail
-                )
+                unknown = "%s: whether its %s arrived is unknown: %s"
+                log.error(unknown, held, held.report_name, settlement.detail)
                 self._end(held, Ending.UNKNOWN)
             case Fate.REFUSED:
                 self._refused(held, settlement.detail)
@@ -364,9 +360,8 @@ class Reporter:
 
     def _refused(self, held: HeldClaim, why: str) -> None:
         if isinstance(held.report, Released | Errored):
-            log.error(
-                "%s is abandoned, it stays claimed: its %s was refused: %s", held, held.report_name, why
-            )
+            refused = "%s is abandoned, it stays claimed: its %s was refused: %s"
+            log.error(refused, held, held.report_name, why)
             self._end(held, Ending.ABANDONED)
             return
         # The work was done, but its result will never be accepted: report that, once.

@@ -10,7 +10,8 @@ both sides agree by construction.
 - ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
 - ``limits``: bodies of native routes about limits, and why a state waits for one
 - ``audit``: bodies about the record of changes
-- ``overview``: bodies that show what happens in a namespace, its runtimes and the state manager
+- ``overview``: bodies that show what happens in a namespace, and its runtimes
+- ``checkup``: bodies that show the condition of a state manager and its database
 
 Rules
 -----

@@ -9,11 +9,11 @@ from pathlib import Path
 import anyio
 
 from exotrio._http.event_loop import event_loop
+from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import CancelledTriggers, GraphInfo
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, DeletionQuery, PauseReply, SignInLink
 from exotrio._wire.overview import (
     DEFAULT_DEPTH,
-    Checkup,
     CommandReply,
     DepthQuery,
     Overview,

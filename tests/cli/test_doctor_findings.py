@@ -13,8 +13,8 @@ from exotrio._link.port import Claim
 from exotrio._nodes.outcome import Executed, Outcome
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._util.words import bytes_text
+from exotrio._wire.checkup import Checkup, DatabaseState
 from exotrio._wire.graphs import GraphInfo
-from exotrio._wire.overview import Checkup, DatabaseState
 from exotrio.cli.doctor.examine import examine_outbox
 from exotrio.cli.doctor.findings import clock_text, of_clock, of_graphs, of_speed
 from exotrio.cli.doctor.report import Report, as_text

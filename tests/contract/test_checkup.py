@@ -7,7 +7,7 @@ import time
 import pytest
 
 from exotrio._version import VERSION
-from exotrio._wire.overview import Checkup
+from exotrio._wire.checkup import Checkup
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one

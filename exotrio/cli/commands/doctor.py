@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from exotrio._wire.overview import STALE
+from exotrio._wire.checkup import STALE
 from exotrio.cli import options
 from exotrio.cli.connection import DB_ALONE, db_option, namespace_option, server_options
 from exotrio.cli.doctor.examine import examine

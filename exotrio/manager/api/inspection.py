@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._util.times import timestamp
+from exotrio._wire.checkup import Checkup
 from exotrio._wire.operations import PauseReply
 from exotrio._wire.overview import (
-    Checkup,
     CommandReply,
     DepthQuery,
     ExportQuery,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from exotrio._util.times import from_unix_ms
-from exotrio._wire.overview import Checkup, DatabaseState, HeldClaims, LostLeases
+from exotrio._wire.checkup import Checkup, DatabaseState, HeldClaims, LostLeases
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.queries.runtimes import disagreements, runtimes_of
 from exotrio.manager.store.view import View

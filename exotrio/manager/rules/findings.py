@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from exotrio._util.database_url import DatabaseUrl
 from exotrio._util.times import format_coarse, format_duration, iso_time
 from exotrio._util.words import bytes_text, listed, one_line, plural
-from exotrio._wire import overview as wire
+from exotrio._wire.checkup import (
+    Checkup,
+    DatabaseState,
+    Disagreement,
+    HeldClaims,
+    HorizonHolder,
+    LostLeases,
+    ManagerState,
+    PostgresState,
+)
 from exotrio._wire.limits import LimitInfo
+from exotrio._wire.overview import NodeLoad, Overview, RuntimeInfo
 
 CLOCK_OFF = 2.0
 """Seconds by which clocks may differ."""
@@ -85,7 +95,7 @@ def database_url_findings(url: DatabaseUrl) -> list[Finding]:
     return [info(what, "add ?sslmode=verify-full&sslrootcert=FILE to the URL, or at least sslmode=require")]
 
 
-def overview_findings(overview: wire.Overview, lease_ttl: float) -> list[Finding]:
+def overview_findings(overview: Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
     candidates += [_of_limit(limit) for limit in overview.limits]
@@ -113,7 +123,7 @@ def _of_limit(limit: LimitInfo) -> Finding | None:
     return info(f"{what}{'s' if limit.held == 1 else ''}", f"`limits show {name}` lists them", page)
 
 
-def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Finding | None:
+def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     name, page = one_line(node.name), ("nodes", node.name)
     if node.paused_at is not None:
         what = f"node {name} is paused since {iso_time(node.paused_at)}"
@@ -146,7 +156,7 @@ def _of_node(node: wire.NodeLoad, runtimes: Sequence[wire.RuntimeInfo]) -> Findi
     return None
 
 
-def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
+def _why(runtimes: Sequence[RuntimeInfo]) -> str:
     """Return why states wait that these runtimes could claim; empty if only others could, through v0."""
     if not runtimes:
         return ""
@@ -158,7 +168,7 @@ def _why(runtimes: Sequence[wire.RuntimeInfo]) -> str:
     return ": all their workers are busy"
 
 
-def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
+def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     last_heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
@@ -176,7 +186,7 @@ def _of_runtime(runtime: wire.RuntimeInfo, lease_ttl: float) -> Finding | None:
     return None
 
 
-def checkup_findings(checkup: wire.Checkup, version: str, stale: float) -> list[Finding]:
+def checkup_findings(checkup: Checkup, version: str, stale: float) -> list[Finding]:
     """Return findings about the checkup. After ``stale`` seconds a claim without a lease counts as stuck."""
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
@@ -187,7 +197,7 @@ def checkup_findings(checkup: wire.Checkup, version: str, stale: float) -> list[
     return [*findings, *_of_database(checkup.database)]
 
 
-def _of_claims(claims: wire.HeldClaims, stale: float) -> Iterator[Finding]:
+def _of_claims(claims: HeldClaims, stale: float) -> Iterator[Finding]:
     name = one_line(claims.node)
     if count := claims.leaseless:
         what = (
@@ -209,7 +219,7 @@ def _of_claims(claims: wire.HeldClaims, stale: float) -> Iterator[Finding]:
         yield Finding(f"{what} and no other runtime got the states", fix)
 
 
-def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
+def _of_disagreement(disagreement: Disagreement) -> Finding:
     versions = "; ".join(
         f"{listed(map(one_line, version.runtimes), 5)}: {one_line(version.fields)}"
         for version in disagreement.versions
@@ -219,7 +229,7 @@ def _of_disagreement(disagreement: wire.Disagreement) -> Finding:
     return info(what, fix, _RUNTIMES)
 
 
-def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
+def _of_leases(leases: LostLeases) -> Iterator[Finding]:
     if leases.poison:
         what = f"{plural(leases.poison, 'state')} became errors within the hour: each ended several runtimes"
         fix = "`runs retry RUN` retries them, once the cause is found (memory?)"
@@ -230,7 +240,7 @@ def _of_leases(leases: wire.LostLeases) -> Iterator[Finding]:
         yield info(what, fix, _RUNTIMES)
 
 
-def _of_database(database: wire.DatabaseState) -> Iterator[Finding]:
+def _of_database(database: DatabaseState) -> Iterator[Finding]:
     if database.postgres is not None:
         yield from _of_postgres(database.postgres)
     if database.in_memory:
@@ -249,7 +259,7 @@ def _of_database(database: wire.DatabaseState) -> Iterator[Finding]:
         yield info(what, "its space is reused, and freed when the server is restarted")
 
 
-def _of_postgres(postgres: wire.PostgresState) -> Iterator[Finding]:
+def _of_postgres(postgres: PostgresState) -> Iterator[Finding]:
     for name in map(one_line, postgres.switched_off):
         yield Finding(f"{name} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
     if (horizon := postgres.horizon) is not None:
@@ -273,7 +283,7 @@ def _of_postgres(postgres: wire.PostgresState) -> Iterator[Finding]:
     yield from _of_managers(postgres.managers)
 
 
-def _of_horizon(horizon: wire.HorizonHolder) -> Iterator[Finding]:
+def _of_horizon(horizon: HorizonHolder) -> Iterator[Finding]:
     held = horizon.held_for
     if horizon.transactions <= OLD_HORIZON if held is None else held <= LONG_HORIZON:
         return
@@ -283,7 +293,7 @@ def _of_horizon(horizon: wire.HorizonHolder) -> Iterator[Finding]:
     yield Finding(what, fix)
 
 
-def _of_managers(managers: Sequence[wire.ManagerState]) -> Iterator[Finding]:
+def _of_managers(managers: Sequence[ManagerState]) -> Iterator[Finding]:
     for manager in managers:
         if manager.seen_ago > SILENT:
             ago = format_coarse(manager.seen_ago)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import psycopg
 
 from exotrio._version import VERSION
-from exotrio._wire.overview import PostgresState
+from exotrio._wire.checkup import PostgresState
 from exotrio.manager.engine.managers import enter
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from exotrio._util.words import bytes_text, one_line
 from exotrio._version import VERSION
-from exotrio._wire.overview import STALE, DatabaseState, Overview
+from exotrio._wire.checkup import STALE, DatabaseState
+from exotrio._wire.overview import Overview
 from exotrio.manager.queries.checkup import last_backup, show_checkup, show_managers
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.rules.findings import checkup_findings, overview_findings
