@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import check_key
 
+EVENT_PATH = "/event"
+"""Of the page of a link that sends an event."""
 EventName = Annotated[str, AfterValidator(check_key)]
 """It follows the rules of the key of a run."""
 
@@ -70,3 +72,21 @@ class RunEvents(Body):
 
 
 MAX_SHOWN = 1_000
+
+
+class EventLinkRequest(Body):
+    """What a link sends, and until when it works, as in ``StateManager.event_link``."""
+
+    name: EventName
+    value: Texts
+    until: AwareDatetime
+
+
+class EventLinkReply(Body):
+    """The path, with its query, at the state manager that sends one event to one run, without a key.
+
+    GET returns a page for people. POST, without a body, sends the event: the status is 200 if its value was
+    sent, now or before, 409 if another one was, and 404 if the link does not work any more.
+    """
+
+    path: str

@@ -52,7 +52,7 @@ def create_api(
         table += [
             *routes_of(Native(service)),
             *routes_of(Inspection(service)),
-            *routes_of(Events(service.store)),
+            *routes_of(Events(service)),
             *routes_of(Limits(service.store)),
             *routes_of(Audit(service.store)),
             *routes_of(Backups(service)),

@@ -90,7 +90,10 @@ def note(made: World, response: httpx.Response) -> None:
     made.answered.add(target)
     made.learn_path(target, values)
     if request.url.query:
-        made.queries[target].append(parse_qsl(request.url.query.decode()))
+        fields = parse_qsl(request.url.query.decode())
+        made.queries[target].append(fields)
+        for name, value in fields:
+            made.learn(name, value)
     if request.headers.get("content-type") == "application/json" and (body := json.loads(request.content)):
         made.bodies[target].append(body)
         made.learn_all(body)

@@ -16,6 +16,7 @@ from unittest import mock
 import httpx
 import trio
 
+from exotrio._util.times import timestamp
 from exotrio.manager import Service, open_service
 from exotrio.manager.store.sqlite.database import open_writer
 from exotrio.manager.store.view import View
@@ -162,6 +163,23 @@ async def _fill(api: Api, clock: SettableClock) -> None:
     gap = await Flow.start(api, *places, graph="gap")
     await gap.run("x", {"other": "field"}, {"v": "fine"})
     ok(await api.put_graph("invalid", api.body([place("nowhere")])), 201)
+    await _use_events(api, clock)
+
+
+async def _use_events(api: Api, clock: SettableClock) -> None:
+    """Send events in every way, and leave a run that waits for one, with links to it."""
+    wait = {"event": "approved", "outputs": {"by": {"type": "string"}}, "timeout_ms": 86_400_000}
+    place = {"node_name": "wait for event", "namespace": api.namespace, "identifier": "wait", "inputs": {}}
+    flow = await Flow.deploy(api, {**place, "wait": wait}, graph="waits")
+    until = timestamp(clock() + 86_400_000)
+    for sent in (True, False):
+        run = await flow.trigger()
+        ok(await api.native("POST", f"run/{run}/events", json={"name": "early", "value": {"a": "b"}}))
+        body = {"name": "approved", "value": {"by": "ada"}, "until": until}
+        link = ok(await api.native("POST", f"run/{run}/event-link", json=body))["path"]
+        for method in ("GET", "POST") if sent else ("GET",):
+            assert (await api.request(method, link)).status_code == 200
+        ok(await api.native("GET", f"run/{run}/events"))
 
 
 async def _deploy(api: Api) -> Flow:

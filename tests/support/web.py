@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp
 
+from exotrio._shared.settings import Settings
 from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.security.access import local
@@ -92,10 +93,11 @@ async def open_site(
     *,
     clock: Callable[[], int] = wall_clock,
     cors_origins: tuple[str, ...] = (),
+    settings: Settings = NO_SETTINGS,
     **options: Any,
 ) -> AsyncIterator[Site]:
     async with (
-        open_service(db, clock=clock, settings=NO_SETTINGS, **options) as service,
+        open_service(db, clock=clock, settings=settings, **options) as service,
         _open_site(service, cors_origins=cors_origins) as site,
     ):
         assert (await site.browser.sign_in()).status_code == 303

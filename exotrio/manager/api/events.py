@@ -5,21 +5,32 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exotrio._wire.events import EventRequest, RunEvents, SentEvent
+from exotrio._util.times import moment_ms
+from exotrio._wire.events import (
+    EVENT_PATH,
+    EventLinkReply,
+    EventLinkRequest,
+    EventRequest,
+    RunEvents,
+    SentEvent,
+)
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import sending
+from exotrio.manager.engine.event_links import make_event_link
 from exotrio.manager.queries.events import show_events
 from exotrio.manager.rules.access import Permission
-from exotrio.manager.store.port import Store
+from exotrio.manager.service import Service
 
-EVENTS = NATIVE_ROOT + "/namespace/{namespace}/run/{run_id}/events"
+RUN = NATIVE_ROOT + "/namespace/{namespace}/run/{run_id}"
+EVENTS, LINK = f"{RUN}/events", f"{RUN}/event-link"
 
 
 class Events:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
 
     @ApiRoute("POST", EVENTS, "Send an event to a run", SentEvent, needs=Permission.GRAPHS)
     async def send(self, request: Request, namespace: str, run_id: str, body: EventRequest) -> Response:
@@ -29,3 +40,13 @@ class Events:
     @ApiRoute("GET", EVENTS, "Show events, and what the run waits for", RunEvents, needs=Permission.READ)
     async def show(self, request: Request, namespace: str, run_id: str) -> Response:
         return reply(await self._store.read_with_deadline(show_events, namespace, run_id))
+
+    @ApiRoute("POST", LINK, "Make a link that sends one event", EventLinkReply, needs=Permission.GRAPHS)
+    async def make_link(
+        self, request: Request, namespace: str, run_id: str, body: EventLinkRequest
+    ) -> Response:
+        until, cipher = moment_ms(body.until), self._service.cipher
+        link = await self._store.read(
+            make_event_link, cipher, namespace, run_id, body.name, body.value, until
+        )
+        return reply({"path": f"{EVENT_PATH}?link={link}"})

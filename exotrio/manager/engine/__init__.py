@@ -22,6 +22,7 @@
 ``inputs``          the inputs of a new state, built from placeholders
 ``mailbox``         events of runs, and the states that wait for them
 ``sending``         send an event to a run; what time and earlier state managers leave to do about waits
+``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
 ``leases``          how long claims hold
 ``managers``        the state managers that share a database, and the duties that one at a time does

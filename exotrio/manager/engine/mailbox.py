@@ -82,12 +82,7 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
     if not run.pending:
         raise Conflict(f"the run {run.run_id} has ended: it takes no events")
-    _check(template, name, value)
-    text = to_json(dict(sorted(value.items()))).decode()
-    if (size := len(text.encode())) > MAX_EVENT:
-        raise InvalidRequest(f"the event {name!r} has {size:,} bytes; at most {MAX_EVENT:,} are allowed")
-    if "\\u0000" in text:
-        raise InvalidRequest(f"the event {name!r} contains the character NUL, which a database cannot hold")
+    text = check_event(template, name, value)
     counted = "UPDATE runs SET events = events + 1 WHERE id = ? AND events < ?"
     if not tx.execute(counted, (run_id, MAX_EVENTS)).rowcount:
         raise Conflict(f"the run {run.run_id} has {MAX_EVENTS:,} events already")
@@ -210,11 +205,21 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
         changes.add_member(run, state.seq, state.place, state.groups, path)
 
 
-def _check(template: Template, name: str, value: Texts) -> None:
-    """Raise InvalidRequest if a value does not fit a place that may wait for this event."""
+def check_event(template: Template, name: str, value: Texts) -> str:
+    """Return the JSON of the value of an event.
+
+    Raises:
+        InvalidRequest: it does not fit a place of the graph that may wait for this event, or cannot be kept.
+    """
     places = [place for place in template.places if place.wait and place.wait.may_wait_for(name)]
     if problems := list(islice((each for place in places for each in _problems(place, value)), MAX_NAMED)):
         raise InvalidRequest(f"the event {name!r} does not fit: {'; '.join(problems)}")
+    text = to_json(dict(sorted(value.items()))).decode()
+    if (size := len(text.encode())) > MAX_EVENT:
+        raise InvalidRequest(f"the event {name!r} has {size:,} bytes; at most {MAX_EVENT:,} are allowed")
+    if "\\u0000" in text:
+        raise InvalidRequest(f"the event {name!r} contains the character NUL, which a database cannot hold")
+    return text
 
 
 def _problems(place: Place, value: Texts) -> Iterator[str]:

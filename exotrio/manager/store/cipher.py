@@ -1,4 +1,5 @@
-"""Secrets at rest: AES-256-GCM, bound to the graph and the name they belong to.
+"""Secrets at rest: AES-256-GCM, bound to the graph and the name they belong to; and sealed texts, which are
+given to clients.
 
 There may be several keys, newest first: the first one encrypts, and each decrypts what it encrypted, as
 long as it is given. A ciphertext is ``<id of its key>.<base64 of nonce, ciphertext and tag>``.
@@ -8,10 +9,12 @@ long as it is given. A ciphertext is ``<id of its key>.<base64 of nonce, ciphert
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import os
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -88,6 +91,34 @@ class Cipher:
                 fix="upsert the graph again",
             ) from error
 
+    def seal(self, value: bytes, *, purpose: str) -> str:
+        """Return ``value`` as a text for an address that only these keys can make or read."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = os.urandom(_NONCE_BYTES)
+        key = _key_for(purpose, self._keys[self.newest])
+        return base64.urlsafe_b64encode(nonce + AESGCM(key).encrypt(nonce, value, None)).decode().rstrip("=")
+
+    def unseal(self, text: str, *, purpose: str) -> bytes | None:
+        """Return what ``seal`` was given for this purpose, with any of these keys; None for any other text.
+
+        The tag is compared in constant time.
+        """
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        # There are several texts of the same bytes; only one of them is right.
+        if len(raw) > _NONCE_BYTES and base64.urlsafe_b64encode(raw).decode().rstrip("=") == text:
+            for key in self._keys.values():
+                with suppress(InvalidTag):
+                    sealing = AESGCM(_key_for(purpose, key))
+                    return sealing.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], None)
+        return None
+
 
 def open_secrets(
     view: View, graphs: Collection[int], cipher: Cipher
@@ -112,6 +143,11 @@ def open_secrets(
 def _key_id(key: bytes) -> str:
     """Return the name of a key for messages. It reveals nothing of 256 random bits."""
     return sha256(b"exotrio, id of a key for secrets: " + key).hexdigest()[:ID_LENGTH]
+
+
+def _key_for(purpose: str, key: bytes) -> bytes:
+    """Return a key for one purpose, from which the other one does not follow."""
+    return hmac.digest(key, b"exotrio, key for " + purpose.encode(), "sha256")
 
 
 def _bound_to(namespace: str, graph: str, name: str) -> bytes:

@@ -6,6 +6,7 @@ Other packages use ``Dashboard``, an ASGI app that authenticates its requests it
 - ``app``: the routes, and errors.
 - ``sign_in``: signing in and out, and the session of each request. ``guard``: cookies, forms and their
   origin, and the headers of every response.
+- ``event_page``: the page of a link that sends an event, for people without a key.
 - ``page``: a page: its template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages. ``actions``: what their forms do. ``start_form``: the form that starts a run.
 - ``guide``: the documentation of this version, from ``docs``.
@@ -22,7 +23,8 @@ Rules that hold:
    ``manager.engine``.
 2. Every page works without the script. Nothing is loaded from another host, and the policy in
    ``guard.HEADERS`` forbids it. Templates escape everything; what users wrote never becomes markup.
-3. Each change is a POST from a page of this dashboard (``guard.check_origin``).
+3. Each change is a POST from a page of this dashboard (``guard.check_origin``), or of a link that permits
+   nothing else (``event_page``).
 4. A page that refreshes itself does not keep its session alive.
 """
 

@@ -26,6 +26,7 @@ from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
 from exotrio.manager.store.view import View
 from exotrio.manager.web import actions, guard, live
+from exotrio.manager.web.event_page import EventPage
 from exotrio.manager.web.export import export_headers, export_run
 from exotrio.manager.web.guide import PAGES as GUIDE_PAGES
 from exotrio.manager.web.guide import guide_page
@@ -66,6 +67,7 @@ class Dashboard:
         routes = [
             *self._sign_in.routes,
             Route("/", required(self._start)),
+            *EventPage(service).routes,
             Route("/theme", required(self._set_theme, page_path="/"), methods=["POST"]),
             Route("/static/{version}/{name}", serve_asset),
             Route("/guide", required(self._guide)),
