@@ -59,9 +59,11 @@ class WaitReason(Body):
     Fields:
         kind: ``paused``, ``not offered`` (by a live runtime), ``other runs`` (are the only ones that runtimes
             which offer the node work on), ``later`` (not due yet), ``limit`` (has no room), ``draining`` (are
-            all runtimes that offer the node) or ``busy`` (are all their workers).
+            all runtimes that offer the node), ``busy`` (are all their workers) or ``event`` (was not sent
+            yet).
         namespace, node: Of what they wait for.
-        at: Since when it is paused, or when they are due.
+        at: Since when it is paused, when they are due, or until when they wait for the event.
+        event, since: The event that the first of them waits for, and since when.
         workers: How many are busy.
         limit: The limit that has no room for the first of them.
         text: The same as a sentence.
@@ -71,6 +73,8 @@ class WaitReason(Body):
     namespace: str
     node: str
     at: Moment | None = None
+    event: str | None = None
+    since: Moment | None = None
     workers: int = 0
     limit: LimitWait | None = None
     text: str
@@ -127,12 +131,15 @@ class StateTimes(Body):
         ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
             through v0 tells nothing, and a state that runs is reported by the next heartbeat.
         held: From its claim to its outcome; None if it is not claimed.
+        for_event: Of a state that waits for an event, and not for a runtime, or that did until it ended: for
+            how long. None of any other.
     """
 
     waited: Seconds | None = Field(default=None, alias="waited_ms")
     buffered: Seconds | None = Field(default=None, alias="buffered_ms")
     ran: Seconds | None = Field(default=None, alias="ran_ms")
     held: Seconds | None = Field(default=None, alias="held_ms")
+    for_event: Seconds | None = Field(default=None, alias="for_event_ms")
 
 
 def times_text(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import exotrio
+from exotrio._wire.events import EVENT_PATH
+from exotrio.manager.web.event_page import HEADERS as EVENT_HEADERS
 from exotrio.manager.web.guard import HEADERS
 from tests.fuzz.knowledge import SECRETS
 from tests.fuzz.routes import KEY, TARGETS, Target, serves
@@ -57,7 +59,8 @@ def check(request: Request, response: Response) -> None:
     if request.method == "HEAD":
         assert not body
     elif is_page and status not in (401, 421):
-        _check_page(response)
+        is_link = target is not None and target.path == EVENT_PATH and status in (200, 404, 409)
+        _check_page(response, HEADERS | EVENT_HEADERS if is_link else HEADERS)
     elif is_page:
         assert response.media_type in (b"text/html", b"text/plain", b"application/json")
     elif status >= 400:
@@ -122,13 +125,13 @@ def _check_reply(response: Response, target: Target | None) -> None:
         _strict_json(response.body)
 
 
-def _check_page(response: Response) -> None:
+def _check_page(response: Response, headers: Mapping[str, str]) -> None:
     if response.media_type in (b"text/css", b"text/javascript", b"image/svg+xml"):
         return
     if response.header(b"content-disposition"):
         _check_export(response)
         return
-    for name, value in HEADERS.items():
+    for name, value in headers.items():
         assert response.header(name.encode()) == value.encode(), f"{name} of a page"
     if response.status == 303:
         location = response.header(b"location").decode("ascii")

@@ -354,6 +354,7 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
     assert "HELP exotrio_manager_states_ended_total States that ended, " in text, "a retry takes none back"
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
+        "exotrio_manager_event_waits": {"namespace", "node"},
         "exotrio_manager_buffered_states": {"namespace", "node"},
         "exotrio_manager_reporting_states": {"namespace", "node"},
         "exotrio_manager_work_at_risk_seconds": {"namespace", "node"},

@@ -77,7 +77,7 @@ GROWING = re.compile(
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(
-    r"slots_to_check|states_(by_turn|aside|lanes|held|failed|retried|united|manual)|runs_finished"
+    r"slots_to_check|states_(by_turn|aside|lanes|waiting|deadlines|held|failed|retried|united|manual)|runs_finished"
 )
 """Indexes that most rows of their table are not in."""
 HISTORY = """

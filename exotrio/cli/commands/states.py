@@ -257,7 +257,7 @@ def _times(state: StateDetail) -> list[str]:
     if not isinstance(state, StateHistory):
         return [f"created: {iso_time(state.created_at)}", f"updated: {iso_time(state.updated_at)}"]
     by = f" by {state.worker}" if state.worker else ""
-    waits = state.status is StateStatus.CREATED
+    waits = state.status in (StateStatus.CREATED, StateStatus.WAITING)
     times = [
         ("created", state.created_at, ""),
         ("last claimed" if waits else "claimed", state.claimed_at, by),
@@ -268,6 +268,8 @@ def _times(state: StateDetail) -> list[str]:
     if state.waited is not None:
         ended = state.finished_at is not None or state.stage == "reporting"
         lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
+    elif state.for_event is not None and state.finished_at:
+        lines.append(f"waited {format_duration(state.for_event)} for an event")
     return lines
 
 

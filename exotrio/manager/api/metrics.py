@@ -46,6 +46,11 @@ GAUGES = (
         ["namespace", "node", "status"],
     ),
     (
+        "exotrio_manager_event_waits",
+        "States that wait for events, which are not CREATED ones above; counted up to 100,000.",
+        ["namespace", "node"],
+    ),
+    (
         "exotrio_manager_buffered_states",
         "QUEUED states whose execute has not begun: they wait for a worker, or their process starts.",
         ["namespace", "node"],
@@ -201,7 +206,19 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
-        states, buffered, reporting, at_risk, eligible, oldest, paused, schedules, held, waiting = gauges
+        (
+            states,
+            for_event,
+            buffered,
+            reporting,
+            at_risk,
+            eligible,
+            oldest,
+            paused,
+            schedules,
+            held,
+            waiting,
+        ) = gauges
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for limit, (held_states, waiting_states) in self._limits.items():
@@ -211,6 +228,7 @@ class ManagerMetrics:
             node = [each.namespace, each.node]
             states.add_metric([*node, "CREATED"], each.waiting)
             states.add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
+            for_event.add_metric(node, each.for_event)
             buffered.add_metric(node, each.buffered)
             reporting.add_metric(node, each.reporting)
             at_risk.add_metric(node, each.work_at_risk)

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from exotrio.manager.engine.order import LATER, PRIORITIES
+from exotrio.graph import WAIT_NODE
+from exotrio.manager.engine.order import LATER, PRIORITIES, WAITING
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
 from exotrio.manager.queries.paging import Where
 from exotrio.manager.store import tallies
@@ -70,8 +71,10 @@ class Backlog:
     """One node's states that have not ended. ``node_id`` is its number.
 
     Attributes:
-        waiting: CREATED, also those that are not due yet; at most ``MAX_COUNTED``.
-        eligible: Those of them that a runtime could claim now; 0 if the node is paused.
+        waiting: CREATED, also those that are not due yet, but not those that wait for events; at most
+            ``MAX_COUNTED``.
+        for_event: States that wait for events, which are CREATED, too; at most ``MAX_COUNTED``.
+        eligible: Those of the waiting ones that a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of those is due; 0 without any.
         running: Claimed ones that run; of those that were claimed through v0, all.
         buffered: Claimed ones that have not begun.
@@ -85,6 +88,7 @@ class Backlog:
     namespace: str
     node: str
     waiting: int
+    for_event: int
     eligible: int
     oldest: float
     running: int
@@ -190,8 +194,8 @@ def backlog(
         where.add("namespace = ?", namespace)
     if node is not None:
         where.add("name = ?", node)
-    # Each state is counted once: as due now, as due later, or as waiting for a limit, whose lanes begin with
-    # a number.
+    # Each state is counted once: as due now, as due later, as waiting for a limit, whose lanes begin with a
+    # number, or as waiting for an event.
     waits = "SELECT enqueue_after, updated_at FROM states WHERE node_id = nodes.id AND status = 'CREATED'"
     later = f"{waits} AND lane = '{LATER}' AND enqueue_after"
     # The states that wait longest are among the first ones of each priority, or of those that came due.
@@ -209,10 +213,11 @@ def backlog(
         f" (SELECT count(*) FROM ({later} <= ? LIMIT ?) AS waits) AS due,"
         f" (SELECT count(*) FROM ({later} > ? LIMIT ?) AS waits) AS later,"
         f" (SELECT count(*) FROM ({waits} AND lane < '{LATER}' LIMIT ?) AS waits) AS limited,"
+        f" (SELECT count(*) FROM ({waits} AND lane = '{WAITING}' LIMIT ?) AS waits) AS for_event,"
         " (SELECT min(CASE WHEN updated_at > enqueue_after THEN updated_at ELSE enqueue_after END)"
         f" FROM ({first}) AS waiting) AS first FROM nodes WHERE {where} ORDER BY namespace, name",
         (
-            *(MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, MAX_COUNTED, MAX_COUNTED, view.now_ms),
+            *(MAX_COUNTED, view.now_ms, MAX_COUNTED, view.now_ms, *[MAX_COUNTED] * 3, view.now_ms),
             *where.parameters,
         ),
     ):
@@ -224,6 +229,7 @@ def backlog(
                 namespace=row["namespace"],
                 node=row["name"],
                 waiting=min(due + row["later"] + row["limited"], MAX_COUNTED),
+                for_event=row["for_event"],
                 eligible=due if is_eligible else 0,
                 oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
                 running=held[QUEUED, row["id"]],
@@ -244,9 +250,9 @@ def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
         " LIMIT ?) AS waits)"
     )
     rows = view.execute(
-        f"SELECT name, {count.format('lane IS NULL')} + {count.format('lane IS NOT NULL')} AS waiting"
-        " FROM nodes WHERE namespace = ? ORDER BY name",
-        (limit, limit, namespace),
+        f"SELECT name, {count.format('lane IS NULL')} + {count.format('lane <= ?')} AS waiting"
+        " FROM nodes WHERE namespace = ? AND name <> ? ORDER BY name",
+        (limit, LATER, limit, namespace, WAIT_NODE),
     )
     return {row["name"]: min(row["waiting"], limit) for row in rows}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES, OldestState, RuntimeInfo, RuntimeList
+from exotrio.graph import WAIT_NODE
 from exotrio.manager.queries.limits import list_limits
 from exotrio.manager.queries.load import (
     HOUR,
@@ -40,6 +41,7 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
         "work_at_risk_ms": round(1000 * sum(each.work_at_risk for each in backlogs)),
         "work_at_risk_is_more": any(each.work_at_risk_is_more for each in backlogs),
         "waiting": sum(each.waiting for each in backlogs),
+        "for_event": sum(each.for_event for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
         "errored": sum(failing(view, node_ids, view.now_ms - DAY_MS).values()),
@@ -65,7 +67,11 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         **current(view, node_ids, list(backlogs.values())),
         "throughput": _throughput(hour),
         "run_throughput": _throughput(hour_of_runs),
-        "nodes": [_node(view, node_id, backlogs[name], offers) for node_id, name in node_ids.items()],
+        "nodes": [
+            _node(view, node_id, backlogs[name], offers)
+            for node_id, name in node_ids.items()
+            if name != WAIT_NODE
+        ],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
@@ -83,6 +89,7 @@ def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[st
     return {
         "name": backlog.node,
         "waiting": backlog.waiting,
+        "for_event": backlog.for_event,
         "eligible": backlog.eligible,
         "oldest_ms": round(backlog.oldest * 1000),
         "running": backlog.running,

@@ -14,7 +14,7 @@ from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.runs import run_size, summarize_run
-from exotrio.manager.queries.waiting import Node, reasons_in
+from exotrio.manager.queries.waiting import Node, event_reasons_in, reasons_in
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row
@@ -134,11 +134,12 @@ def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
     paused, further = paused_places(view, run, counts), further_of(view, run)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
     reasons = {} if now is None else reasons_in(view, run, counts, now)
+    events = {} if now is None else event_reasons_in(view, run, counts)
     nodes = [
         {
             "identifier": place.identifier,
             "node_name": place.node_name,
-            "waits_for": _waits_for(place, counts, reasons),
+            "waits_for": _waits_for(place, counts, reasons, events),
             "counts": counts.get(place.index, {}),
             "not_reached": unreached.get(place.index),
             "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
@@ -151,11 +152,13 @@ def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
 
 
 def _waits_for(
-    place: Place, counts: Mapping[int, Mapping[str, int]], reasons: Mapping[Node, WaitReason]
+    place: Place,
+    counts: Mapping[int, Mapping[str, int]],
+    reasons: Mapping[Node, WaitReason],
+    events: Mapping[str, WaitReason],
 ) -> dict[str, Any] | None:
-    reason = (
-        reasons.get((place.namespace, place.node_name)) if CREATED in counts.get(place.index, {}) else None
-    )
+    is_due = CREATED in counts.get(place.index, {})
+    reason = reasons.get((place.namespace, place.node_name)) if is_due else events.get(place.identifier)
     return None if reason is None else reason.model_dump(mode="json")
 
 

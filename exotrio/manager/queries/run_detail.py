@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from exotrio.manager.engine.states import ENDED, ERRORED
+from exotrio.manager.engine.states import ENDED, ERRORED, shown_status
 from exotrio.manager.queries.load import FAILED, stages_among
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.run import counts_of, further_of
@@ -118,6 +118,11 @@ class Spans:
         return len(self.spans) > MAX_BARS
 
     @property
+    def has_event_waits(self) -> bool:
+        """Whether states waited for events."""
+        return any(span.at.for_event for span in self.spans)
+
+    @property
     def without_begin(self) -> set[str]:
         """``ended`` and ``running``, if such states have no begin: as through v0, or not reported yet."""
         return {
@@ -160,8 +165,8 @@ def spans_of(view: View, run: Row) -> Spans:
     # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
     rows = view.execute(
-        "SELECT seq, place, status, enqueue_after, created_at, updated_at, claimed_at, begun_at, ran_ms,"
-        " finished_at FROM states"
+        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, claimed_at,"
+        " begun_at, ran_ms, finished_at FROM states"
         " WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
         (run["id"], each, first, last),
@@ -173,7 +178,7 @@ def spans_of(view: View, run: Row) -> Spans:
         spans.append(
             Span(
                 place=row["place"],
-                status=row["status"],
+                status=shown_status(row["status"], row["lane"]),
                 # By its time: to read its error, SQLite would have to read the large values before it.
                 cancelled=row["status"] == ERRORED and at.finished == run["cancelled_at"],
                 at=at.mapped(working.at),
@@ -283,8 +288,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         ranked[place].append((0, seq, seq))
         seen.add(seq)
     for row in view.execute(
-        "SELECT seq, place, status, enqueue_after, created_at, updated_at, claimed_at, begun_at, ran_ms,"
-        " finished_at FROM states WHERE run = ? ORDER BY seq LIMIT ?",
+        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, claimed_at,"
+        " begun_at, ran_ms, finished_at FROM states WHERE run = ? ORDER BY seq LIMIT ?",
         (run["id"], MAX_SEARCHED),
     ):
         seq = row["seq"]

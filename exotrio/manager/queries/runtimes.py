@@ -15,6 +15,7 @@ from exotrio._wire.checkup import Disagreement, NodeVersion
 from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio._wire.stops import StopList, StopReceipt
+from exotrio.manager.engine.order import WAITING
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.engine.stops import MAX_STOPS
 from exotrio.manager.engine.workers import FORGOTTEN_AFTER_MS, STOPPED_FORGOTTEN_AFTER_MS
@@ -208,6 +209,7 @@ def unserved(view: View, backlog: Backlog, offers: Offers) -> int:
         return 0
     served = view.one(
         "SELECT count(*) AS number FROM (SELECT seq FROM states WHERE status = 'CREATED' AND node_id = ?"
+        f" AND coalesce(lane, '') <> '{WAITING}'"
         f" AND run IN (SELECT id FROM runs WHERE {view.any_of('run_id')}) LIMIT ?) AS waits",
         (backlog.node_id, view.items(runs), MAX_COUNTED),
     )

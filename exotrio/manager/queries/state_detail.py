@@ -12,6 +12,7 @@ from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import LogLine
 from exotrio._wire.operations import StateAttempt, StateCheckpoint, StateEvent, StateHistory, StateHolder
 from exotrio._wire.v0 import StateDetail
+from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import (
@@ -24,6 +25,7 @@ from exotrio.manager.engine.states import (
     begin_of,
     find_state,
     get_state,
+    shown_status,
 )
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
@@ -35,7 +37,7 @@ from exotrio.manager.queries.states import (
     RERUN,
     spent_fields,
 )
-from exotrio.manager.queries.waiting import Waiting
+from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -69,13 +71,15 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     stages = stages_among(view, {state["seq"]: state["status"]})
     reason = None
-    if state["status"] == CREATED:
-        node = state["namespace"], state["name"]
+    node = state["namespace"], state["name"]
+    if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
+        reason = event_reason(node, state)
+    elif state["status"] == CREATED:
         limit = waits_of(view, [state]).get(state["seq"])
         waiting = Waiting(view, state["namespace"], now)
         reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limit)
     return StateHistory(
-        **_detail(view, state),
+        **{**_detail(view, state), "status": shown_status(state["status"], state["lane"])},
         **spent_fields(state, view.now_ms, stages),
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
@@ -176,7 +180,7 @@ def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
     return [
         StateAttempt(
             id=view.state_id(attempt["seq"]),
-            status=attempt["status"],
+            status=StateStatus(shown_status(attempt["status"], attempt["lane"])),
             retry_count=attempt["retry_count"],
             by_hand=attempt["cause"] == BY_HAND,
             rerun=attempt["cause"] == RERUN,
@@ -194,7 +198,7 @@ def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterato
         row = None
         if seq is not None:
             row = view.row(
-                f"SELECT seq, retry_of, status, retry_count, {CAUSE}, created_at, worker,"
+                f"SELECT seq, retry_of, status, lane, retry_count, {CAUSE}, created_at, worker,"
                 f" {LINE_OF_ERROR} FROM states WHERE {condition}",
                 (seq,),
             )

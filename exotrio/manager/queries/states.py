@@ -7,7 +7,7 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -17,7 +17,9 @@ from pydantic_core import from_json
 from exotrio._util.error_message import MAX_ERROR_BYTES, message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.operations import StatesQuery, StateSummary
+from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.order import WAITING
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -25,13 +27,14 @@ from exotrio.manager.engine.states import (
     QUEUED,
     SUCCESS,
     begin_of,
+    shown_status,
     waits_since,
 )
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
-from exotrio.manager.queries.waiting import Waiting
+from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -88,6 +91,7 @@ class Times:
         finished: When it ended.
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
         is_output: It is a further output of an execution: it never waited.
+        for_event: It waits, or waited until it ended, for an event, and not for a runtime.
     """
 
     waits: int
@@ -97,6 +101,7 @@ class Times:
     finished: int | None
     stage: str | None = None
     is_output: bool = False
+    for_event: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -115,7 +120,10 @@ class Times:
         """Return how long the state waited and ran until it ended, or until now."""
         until = now if self.finished is None else self.finished
         if self.claimed is None:
-            return Spent(waited=None if self.is_output else max(0, until - self.waits))
+            waited = max(0, until - self.waits)
+            if self.for_event:
+                return Spent(waited=None, for_event=waited)
+            return Spent(waited=None if self.is_output else waited)
         waited, held = self.claimed - self.waits, max(0, until - self.claimed)
         if self.begun is None:
             return Spent(waited=waited, buffered=held if self.stage == BUFFERED else None, held=held)
@@ -131,6 +139,7 @@ class Spent:
     buffered: int | None = None
     ran: int | None = None
     held: int | None = None
+    for_event: int | None = None
 
 
 class ListedState(StateSummary):
@@ -163,8 +172,13 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     ended = finished  # of one that was cancelled
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
+    shown = shown_status(state["status"], state["lane"])
+    # The state of a place that waits is never claimed.
+    for_event = claimed is None and (shown == StateStatus.WAITING or bool(finished and state["event"]))
     due = waits_since(state["enqueue_after"], state["updated_at"], claimed)
     waits = max(state["created_at"], due)
+    if for_event:
+        waits = state["created_at"] if finished else state["updated_at"]
     until = claimed or finished
     return Times(
         waits=waits if until is None else min(waits, until),
@@ -173,7 +187,8 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         ended=None if begun is None else ended,
         finished=finished,
         stage=(stages or {}).get(state["seq"]),
-        is_output=claimed is None and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
+        is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
+        for_event=for_event,
     )
 
 
@@ -205,7 +220,7 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
         places = _template_places(view, query.identifier, graph, run)
         template = "(SELECT template FROM runs WHERE id = run)"
         where.add(view.any_of(f"({template} || '.' || place)"), view.items(places))
-    where.add_one_of("status", sorted(set(query.status)))
+    _add_statuses(where, query.status)
     if query.status and {ERRORED, NEXT_CREATED_ERROR}.issuperset(query.status):
         where.add(_ENDED_BADLY)
     before = _newest_below(view, MAX_SEQ) + 1 if query.before is None else view.seq(query.before)
@@ -229,7 +244,9 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     states = []
     for row in page:
         reason = None
-        if row["status"] == CREATED:
+        if shown_status(row["status"], row["lane"]) == StateStatus.WAITING:
+            reason = event_reason((namespace, row["name"]), row)
+        elif row["status"] == CREATED:
             node, limit = (namespace, row["name"]), limits.get(row["seq"])
             reason = waiting.reason(node, row["run_id"], row["enqueue_after"], limit)
         shown = None if reason is None else reason.model_dump(mode="json")
@@ -239,6 +256,16 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
         for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):
             state["outputs"] = from_json(row["outputs"])
     return {"states": states, "next": view.state_id(following) if following > 1 else None}
+
+
+def _add_statuses(where: Where, statuses: Collection[str]) -> None:
+    """Require one of these statuses, unless there are none; a state that is WAITING is stored as CREATED."""
+    where.add_one_of(
+        "status", sorted({CREATED if status == StateStatus.WAITING else status for status in statuses})
+    )
+    if len({CREATED, StateStatus.WAITING}.intersection(statuses)) == 1:
+        is_waiting = "=" if StateStatus.WAITING in statuses else "<>"
+        where.add(f"(status <> 'CREATED' OR coalesce(lane, '') {is_waiting} '{WAITING}')")
 
 
 def _newest_below(view: View, number: int) -> int:
@@ -288,7 +315,7 @@ def list_states_of_run(
     if place is not None:
         where.add("place = ?", place)
     stages = {QUEUED, BUFFERED, REPORTING}.intersection(statuses)
-    where.add_one_of("status", [QUEUED if status in stages else status for status in statuses])
+    _add_statuses(where, [QUEUED if status in stages else status for status in statuses])
     if 0 < len(stages) < 3:
         held = Where()
         held.add_one_of("stage", sorted(stages))
@@ -305,8 +332,8 @@ def list_states_of_run(
 
 def _sorted(view: View, run: Row, where: Where, order: str, offset: int) -> Page[int]:
     rows = view.execute(
-        "SELECT seq FROM (SELECT seq, place, status, claimed_at, begun_at, ran_ms, finished_at FROM states"
-        f" WHERE run = ? ORDER BY seq LIMIT ?) AS searched WHERE {where}"
+        "SELECT seq FROM (SELECT seq, place, status, lane, claimed_at, begun_at, ran_ms, finished_at"
+        f" FROM states WHERE run = ? ORDER BY seq LIMIT ?) AS searched WHERE {where}"
         f" ORDER BY {SORTED[order].format(now=view.now_ms)}, seq LIMIT ? OFFSET ?",
         (run["id"], MAX_SEARCHED, *where.parameters, PAGE_SIZE + 1, min(offset, MAX_SEARCHED)),
     ).fetchall()
@@ -330,7 +357,7 @@ def _by_number(
     searched = f"FROM states WHERE run = ? AND seq {beyond} ? AND {among} ORDER BY seq {direction}"
     # The inner query limits the search; the outer one ends it as soon as the page is full.
     rows = view.execute(
-        f"SELECT seq FROM (SELECT seq, place, status, error {searched} LIMIT ?) AS searched"
+        f"SELECT seq FROM (SELECT seq, place, status, lane, error {searched} LIMIT ?) AS searched"
         f" WHERE {where} LIMIT ?",
         (run["id"], first, MAX_SEARCHED, *where.parameters, room + 1),
     ).fetchall()
@@ -369,7 +396,7 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
             **_summary(view, row, stages),
             "spent": times(row, stages).spent(view.now_ms),
             "cause": row["cause"],
-            "stage": stages.get(row["seq"], row["status"]),
+            "stage": stages.get(row["seq"], shown_status(row["status"], row["lane"])),
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
         }
@@ -388,7 +415,7 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
     return view.execute(
         f"SELECT seq, place, states.status, retry_count, {CAUSE}, manual_fanout_id IS NOT NULL AS by_hand,"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
-        " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, states.priority, turn,"
+        " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, event, states.priority, turn,"
         " nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
@@ -404,7 +431,7 @@ def _summary(view: View, row: Row, stages: Mapping[int, str]) -> dict[str, Any]:
         "identifier": view.template(row["template"]).places[row["place"]].identifier,
         "graph_name": row["graph_name"],
         "run_id": row["run_id"],
-        "status": row["status"],
+        "status": shown_status(row["status"], row["lane"]),
         "error": row["error"] and message_line(row["error"]),
         "retry_count": row["retry_count"],
         "by_hand": bool(row["by_hand"]),

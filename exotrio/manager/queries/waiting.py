@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from itertools import islice
 
 from exotrio._util.times import from_unix_ms, iso_time
 from exotrio._wire.limits import LimitWait
 from exotrio._wire.runs import WaitReason
-from exotrio.manager.engine.order import LATER
+from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.order import LATER, waits_until
 from exotrio.manager.engine.states import CREATED
+from exotrio.manager.queries.events import waits_in
 from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
 from exotrio.manager.queries.load import claimed_by, paused_nodes
 from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
@@ -29,8 +32,11 @@ SENTENCES = {
     "draining": "waits: all runtimes that offer {node} drain",
     "limit": "{node} waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
+    "event": "waits for event {event} since {since}",
 }
 """What is said of each ``WaitReason.kind``. Pages replace the values by links."""
+UNTIL = ", until {at}"
+"""Follows where a state waits for an event with a deadline."""
 
 
 class Waiting:
@@ -128,6 +134,34 @@ def reasons_in(
         if reason := waiting.reason(node, run["run_id"], first["enqueue_after"] if first else 0, wait):
             reasons[node] = reason
     return reasons
+
+
+def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[str, WaitReason]:
+    """Return which events places of a run wait for, by their identifiers: of each place the first one."""
+    if not any(StateStatus.WAITING in each for each in counts.values()):
+        return {}
+    reasons: dict[str, WaitReason] = {}
+    for wait in waits_in(view, run):
+        if wait.identifier not in reasons:
+            node = run["namespace"], wait.node_name
+            reasons[wait.identifier] = _event_reason(node, wait.name, wait.since, wait.until)
+    return reasons
+
+
+def event_reason(node: Node, state: Row) -> WaitReason:
+    """Return which event a state with the status WAITING waits for."""
+    until = waits_until(state["enqueue_after"])
+    since = from_unix_ms(state["updated_at"])
+    return _event_reason(node, state["event"], since, None if until is None else from_unix_ms(until))
+
+
+def _event_reason(node: Node, event: str, since: datetime, until: datetime | None) -> WaitReason:
+    namespace, name = node
+    text = SENTENCES["event"].format(event=event, since=iso_time(since))
+    text += "" if until is None else UNTIL.format(at=iso_time(until))
+    return WaitReason(
+        kind="event", namespace=namespace, node=name, at=until, event=event, since=since, text=text
+    )
 
 
 def _first_waiting(view: View, run: Row, node: Node) -> Row | None:

@@ -9,6 +9,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.times import (
     format_coarse,
+    format_duration,
     format_quantile,
     from_unix_ms,
     iso_time,
@@ -24,8 +25,11 @@ from exotrio.manager.queries.states import Spent
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
 
+FOR_EVENT = "event"
+"""The class of states that wait for events."""
 _STATUSES = {
     "CREATED": ("waiting", "waiting"),
+    "WAITING": ("waits for event", FOR_EVENT),
     "QUEUED": ("running", "running"),
     BUFFERED: ("buffered", "buffered"),
     REPORTING: ("reporting", "reporting"),
@@ -40,13 +44,17 @@ SHOWN_STATUS = {status: shown for status, (shown, _) in _STATUSES.items()}
 """The word that a page shows for a status."""
 STATUS_CLASS = {status: kind for status, (_, kind) in _STATUSES.items()}
 """The class that it counts a status under, and colours it by."""
-CLASSES = ("success", "pruned", "reporting", "running", "buffered", "waiting", "replaced", "errored")
+CLASSES = (
+    *("success", "pruned", "reporting", "running", "buffered", FOR_EVENT, "waiting", "replaced", "errored"),
+)
 """The classes of statuses, in the order of a bar."""
 CANCELLED = "cancelled"
 """Replaces ``errored`` where a run was cancelled, since its counts do not tell the two apart."""
 
 OPEN = "open"
 """States that wait, are claimed or run: the counts of a run in a list do not tell them apart."""
+CLASS_WORDS = {FOR_EVENT: "waiting for events", CANCELLED: "errored or cancelled", OPEN: "not ended"}
+"""What pages call the states of a class, if not by its name."""
 
 
 def status_class(status: str, cancelled: bool = False) -> str:
@@ -86,6 +94,8 @@ def took(run: RunSummary, now_ms: int) -> float:
 
 def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
+    if spent.for_event is not None:
+        return f"{'waited' if ended else 'has waited'} {format_duration(spent.for_event / 1000)} for an event"
     each = (None if ms is None else ms / 1000 for ms in (spent.waited, spent.buffered, spent.ran, spent.held))
     return times_text(*each, ended=ended) or "a further output"
 

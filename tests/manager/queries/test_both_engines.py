@@ -106,6 +106,13 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     shown.append((limited.graph, limited.run_id, waiting["id"]))
     done = await Flow.start(api, place("done"), graph="done")
     shown.append((done.graph, done.run_id, await done.run("done", {"v": LONG}, {"v": "2"})))
+    wait = {"event": "\N{SNOWMAN}", "outputs": {"by": {"type": "string"}}, "timeout_ms": 3_600_000}
+    waits = {"node_name": "wait for event", "namespace": api.namespace, "identifier": "waits", "inputs": {}}
+    events = await Flow.start(api, {**waits, "wait": wait}, graph="events", runs=2)
+    ok(await api.native("POST", f"run/{events.run_id}/events", json={"name": "early"}))
+    clock.advance(1_000)
+    (state,) = ok(await api.states(run=events.run_id, status="WAITING"))["states"]
+    shown.append((events.graph, events.run_id, state["id"]))
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
     await there.run("there")
     await there.trigger()
@@ -128,7 +135,7 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
         *({**each, "identifier": identifier} for each in places for identifier in ("b", "not there")),
         *({"node": node_name("b")}, {}),
     ):
-        for statuses in ([], ["ERRORED", "NEXT_CREATED_ERROR"], ["QUEUED", "CREATED"]):
+        for statuses in ([], ["ERRORED", "NEXT_CREATED_ERROR"], ["QUEUED", "CREATED"], ["WAITING"]):
             page = ok(await api.states(**narrowed, status=statuses, limit=2))
             if page["next"]:
                 ok(await api.states(**narrowed, status=statuses, before=page["next"]))
@@ -152,6 +159,7 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
         ok(await api.run_graph(run_id))
         ok(await api.state(graph, run_id, state_id))
         ok(await api.history(state_id))
+        ok(await api.native("GET", f"run/{run_id}/events"))
         for values in ("true", "false"):
             exported = await api.native("GET", f"run/{run_id}/export", params={"values": values})
             assert exported.status_code == 200

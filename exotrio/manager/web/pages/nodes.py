@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from pydantic_core import from_json
 
+from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
@@ -35,6 +36,7 @@ def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[
                     "hour": performance(view, node_id, HOUR),
                 }
                 for node_id, name in nodes_of(view, request.namespace).items()
+                if name != WAIT_NODE
             ]
         }
     return data

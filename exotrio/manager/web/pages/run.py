@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from itertools import islice
 
 from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.runs import find_run
@@ -23,12 +24,12 @@ from exotrio.manager.queries.runs import read_run, run_size
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
-from exotrio.manager.queries.waiting import Node, Waiting, reasons_in, waiting_nodes
+from exotrio.manager.queries.waiting import Node, Waiting, event_reasons_in, reasons_in, waiting_nodes
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import faults_of
-from exotrio.manager.web.format import CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
+from exotrio.manager.web.format import CANCELLED, CLASS_WORDS, CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -63,8 +64,9 @@ class _Run:
 
     def summary(self) -> Data:
         reasons = reasons_in(self.view, self.run, self.counts, self.request.monotonic, MAX_REASONS)
+        events = event_reasons_in(self.view, self.run, self.counts)
         return {
-            "reasons": list(reasons.values()),
+            "reasons": [*reasons.values(), *islice(events.values(), MAX_REASONS)],
             "runs_again": run_again_with_failed(self.view, self.run),
             "with_checkpoint": failed_with_checkpoint(self.view, self.run),
         }
@@ -166,7 +168,7 @@ class _Run:
             "filters": [
                 (
                     "pruned" if cancelled and name == "errored" else name,
-                    "errored or cancelled" if cancelled and name == "errored" else name,
+                    CLASS_WORDS.get(CANCELLED if cancelled and name == "errored" else name, name),
                     name == status,
                     count,
                     here(node=node, status=name),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from exotrio.manager.queries.states import Spent
-from exotrio.manager.web.format import CANCELLED, OPEN
+from exotrio.manager.web.format import CLASS_WORDS
 from exotrio.manager.web.svg.elements import element, join, rect
 
 HEIGHT = 6
@@ -21,8 +21,9 @@ def bar(counts: Mapping[str, int]) -> Markup:
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    words = {CANCELLED: "errored or cancelled", OPEN: "not ended"}
-    return ", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items()) or "no states"
+    return (
+        ", ".join(f"{count:,} {CLASS_WORDS.get(name, name)}" for name, count in counts.items()) or "no states"
+    )
 
 
 def split(spent: Spent, kind: str, label: str) -> Markup:

@@ -37,7 +37,7 @@ FOOT = 16
 """Height of the line that says how long the breaks are."""
 LABEL_SHARE = 0.3
 """Part of the width between the labels of two breaks, so that they do not overlap."""
-HEIGHTS = {"waits": (2, 3), "buffered": (4, 2), "runs": (7, 0), "unreported": (7, 0)}
+HEIGHTS = {"waits": (2, 3), "awaits": (2, 3), "buffered": (4, 2), "runs": (7, 0), "unreported": (7, 0)}
 """Of the parts of a bar, each with its distance from the top of the row."""
 
 
@@ -170,7 +170,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     parts = [element("title", f"{label}: {word}, {times}")]
     for name, begin, end in _phases(span, until):
         height, low = HEIGHTS[name]
-        if name not in ("waits", "buffered"):
+        if name not in ("waits", "awaits", "buffered"):
             # At least as wide as can be seen and clicked.
             width = max((end - begin) / until, 0.003)
             name = f"s-{kind}" if name == "runs" else f"s-{kind} unreported"
@@ -186,7 +186,7 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     finished = until if at.finished is None else at.finished
     # A clock that was set back may have put them in another order.
     claimed = finished if at.claimed is None else min(max(at.claimed, at.waits), finished)
-    yield "waits", at.waits, claimed
+    yield "awaits" if at.for_event else "waits", at.waits, claimed
     if at.claimed is None:
         return
     if at.begun is None:
@@ -205,7 +205,7 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
     running, buffered = [0.0] * SLICES, [0.0] * SLICES
     for span in spans:
         for name, begin, end in _phases(span, until):
-            if name == "waits":
+            if name in ("waits", "awaits"):
                 waiting[_slice(begin, until)] += 1
                 waiting[_slice(end, until)] -= 1
             else:
