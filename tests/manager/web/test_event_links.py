@@ -12,9 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from exotrio.manager.engine.event_links import MAX_DAYS, MAX_LENGTH
 from exotrio.manager.security.encryption import cipher_from_text
+from exotrio.manager.store.cipher import KEY_BYTES, Cipher
 from exotrio.manager.web import event_page
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, place, refused
@@ -273,7 +276,17 @@ async def test_links_work_as_long_as_their_key_is_given_and_at_other_state_manag
         await dead(site, link)
 
 
-async def test_a_link_goes_on_what_waits_for_its_event(site: Site, clock: SettableClock) -> None:
+def test_the_key_of_links_is_not_that_of_secrets() -> None:
+    key = b"k" * KEY_BYTES
+    sealed = Cipher(key).seal(b"text", purpose="links that send events")
+    raw = base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
+    with pytest.raises(InvalidTag):
+        AESGCM(key).decrypt(raw[:12], raw[12:], None)
+    assert Cipher(key).unseal(sealed, purpose="something else") is None
+    assert Cipher(key).unseal(sealed, purpose="links that send events") == b"text"
+
+
+async def test_a_link_lets_what_waits_for_its_event_go_on(site: Site, clock: SettableClock) -> None:
     run = await waiting_run(site)
     await press(site, await link_to(site, run, clock))
     claimed = ok(await site.api.native_claim({node_name("then"): 1}))["states"]
