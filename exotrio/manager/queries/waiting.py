@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cached_property
 from itertools import islice
 
-from exotrio._util.times import from_unix_ms, iso_time
+from exotrio._util.times import from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.limits import LimitWait
 from exotrio._wire.runs import WaitReason
 from exotrio._wire.vocabulary import StateStatus
@@ -144,20 +143,21 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     for wait in waits_in(view, run):
         if wait.identifier not in reasons:
             node = run["namespace"], wait.node_name
-            reasons[wait.identifier] = _event_reason(node, wait.name, wait.since, wait.until)
+            until = None if wait.until is None else moment_ms(wait.until)
+            reasons[wait.identifier] = _event_reason(node, wait.name, moment_ms(wait.since), until)
     return reasons
 
 
 def event_reason(node: Node, state: Row) -> WaitReason:
     """Return which event a state with the status WAITING waits for."""
     until = waits_until(state["enqueue_after"])
-    since = from_unix_ms(state["updated_at"])
-    return _event_reason(node, state["event"], since, None if until is None else from_unix_ms(until))
+    return _event_reason(node, state["event"], state["updated_at"], until)
 
 
-def _event_reason(node: Node, event: str, since: datetime, until: datetime | None) -> WaitReason:
+def _event_reason(node: Node, event: str, since_ms: int, until_ms: int | None) -> WaitReason:
     namespace, name = node
-    text = SENTENCES["event"].format(event=event, since=iso_time(since))
+    since, until = from_unix_ms(since_ms), from_unix_ms(until_ms)
+    text = SENTENCES["event"].format(event=event, since=timestamp(since_ms))
     text += "" if until is None else UNTIL.format(at=iso_time(until))
     return WaitReason(
         kind="event", namespace=namespace, node=name, at=until, event=event, since=since, text=text
