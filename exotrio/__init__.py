@@ -89,8 +89,8 @@ else:
             " ManagerUnavailable NotFound PortBusy ProblemsError RequestRefused"
         ),
         "graph": (
-            "CronTrigger Graph GraphNodeModel LimitModel NodeLimitModel RetryPolicyModel RetryStrategyEnum"
-            " StoreConfigModel UnitesModel UnitesStrategyEnum WaitModel"
+            "ConditionModel CronTrigger Graph GraphNodeModel LimitModel NodeLimitModel RetryPolicyModel"
+            " RetryStrategyEnum StoreConfigModel UnitesModel UnitesStrategyEnum WaitModel"
         ),
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

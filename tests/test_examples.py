@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import sql
-from tests.support.pages import README, assert_prints, block
+from tests.support.pages import GUIDE, README, assert_prints, block
 from tests.support.processes import (
     EXAMPLES,
     TEST_TIMEOUT,
@@ -41,6 +41,7 @@ def test_every_example_is_run_by_a_test_here() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
         "audit.py",
         "backfill.py",
+        "branches.py",
         "inside_trio.py",
         "limits.py",
         "pipeline.py",
@@ -221,6 +222,22 @@ def test_a_service_never_gets_more_calls_than_its_limits_allow(tmp_path: Path) -
     end = ended("run", EXAMPLES / "limits.py", cwd=tmp_path)
     assert end.code == 0, end
     assert end.out.endswith("report:\n  at_once: 5\n  at_once_for_ada: 2\n")
+
+
+@pytest.mark.parametrize(
+    ("order", "end"),
+    [
+        ("book of hours", "bill:\n  bill: shipped the book of hours\n"),
+        ("ebook of hours", "bill:\n  bill: sent the ebook of hours\n"),
+        ("gift card", "refuse:\n  done: refused the gift card\n"),
+    ],
+)
+def test_an_order_takes_the_branch_for_its_kind(tmp_path: Path, order: str, end: str) -> None:
+    example = EXAMPLES / "branches.py"
+    assert block(GUIDE, 'when=check.kind == "book"').code in example.read_text()
+    ran = ended("run", example, "--store", f"order={order}", cwd=tmp_path)
+    assert ran.code == 0, ran
+    assert ran.out.endswith(end)
 
 
 def test_a_backfill_that_is_interrupted_does_each_day_once(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ OTHERS = {
         ],
     },
     "test_examples": {
+        "test_an_order_takes_the_branch_for_its_kind": [block(GUIDE, 'when=check.kind == "book"')],
         "test_the_audit_prints_its_report_as_text_and_progress_apart": [
             block(README, "duplicates: 47 files")
         ],

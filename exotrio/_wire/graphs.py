@@ -25,6 +25,7 @@ from exotrio.graph import (
     MAX_LIMITS,
     MAX_NAME,
     MAX_NODES,
+    ConditionModel,
     CronTrigger,
     Graph,
     GraphNodeModel,
@@ -56,6 +57,7 @@ def _ignores_unknown(model: type[BaseModel]) -> BeforeValidator:
 
 Unites = Annotated[UnitesModel, _ignores_unknown(UnitesModel), NamedTarget]
 RetryPolicy = Annotated[RetryPolicyModel, _ignores_unknown(RetryPolicyModel)]
+Condition = Annotated[ConditionModel, _ignores_unknown(ConditionModel)]
 StoreConfig = Annotated[StoreConfigModel, _ignores_unknown(StoreConfigModel)]
 
 
@@ -67,6 +69,7 @@ class PlaceModel(GraphNodeModel):
     inputs: dict[str, Any]
     unites: Unites | None = None
     retry_policy: RetryPolicy | None = None
+    when: Condition | None = None
 
 
 class CronTriggerValue(Body):

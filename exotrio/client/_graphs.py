@@ -12,7 +12,15 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.vocabulary import EVENTS, LIMITS, NODE_POLICIES, ORDER, Priority, ValidationStatus
+from exotrio._wire.vocabulary import (
+    BRANCHES,
+    EVENTS,
+    LIMITS,
+    NODE_POLICIES,
+    ORDER,
+    Priority,
+    ValidationStatus,
+)
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
 from exotrio.graph import CronTrigger, GraphNodeModel, LimitModel, RetryPolicyModel, StoreConfigModel
@@ -94,6 +102,10 @@ async def _put(
         await calls.require(NODE_POLICIES, what, "remove them")
     if any(node.wait is not None for node in body.nodes):
         await calls.require(EVENTS, f"graph {name!r} cannot be stored with places that wait for events")
+    if any(node.when is not None or node.otherwise for node in body.nodes):
+        # Any other server would create what follows all conditions.
+        what = f"graph {name!r} cannot be stored with branches (when, otherwise)"
+        await calls.require(BRANCHES, what, "let the nodes decide what they do")
     if any(each.priority != Priority.NORMAL for each in body.triggers):
         what = f"graph {name!r} cannot be stored with a priority of a trigger"
         await calls.require(ORDER, what, "remove it")

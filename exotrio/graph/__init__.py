@@ -3,6 +3,7 @@
 - ``declaration``: the parts except nodes, and the rules of their fields;
 - ``node_model``: the nodes, and what they unite;
 - ``retry_policy``: when failed states are tried again;
+- ``conditions``: when edges are taken: the form, the truth and the checks of conditions;
 - ``limits``: what ``Graph.limit`` returns;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
@@ -20,6 +21,7 @@ nodes may be missing.
 
 from __future__ import annotations
 
+from exotrio.graph.conditions import ConditionModel
 from exotrio.graph.declaration import MAX_LIMIT as MAX_LIMIT
 from exotrio.graph.declaration import MAX_LIMIT_KEY as MAX_LIMIT_KEY
 from exotrio.graph.declaration import MAX_LIMITS as MAX_LIMITS
@@ -45,6 +47,7 @@ from exotrio.graph.node_model import NamedTarget as NamedTarget
 from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
 
 __all__ = [
+    "ConditionModel",
     "CronTrigger",
     "Graph",
     "GraphNodeModel",

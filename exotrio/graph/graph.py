@@ -12,17 +12,19 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationEr
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
+from exotrio.graph.conditions import Condition
 from exotrio.graph.declaration import WAIT_NODE, CronTrigger, LimitModel, StoreConfigModel, check_name
 from exotrio.graph.inputs import Inputs, models_of, node_name
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import GraphNodeModel, UnitesModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.parts import GraphParts
-from exotrio.graph.references import AddedNode, node_of
+from exotrio.graph.references import AddedNode, OutputReference, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
 from exotrio.graph.waits import NoFields, identifier_of, wait_of
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_When = Condition | OutputReference | StoreReference | None
 _Strategy = UnitesStrategyEnum | Literal["ALL_SUCCESS", "ALL_DONE"]
 
 
@@ -97,6 +99,8 @@ class Graph(GraphParts):
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
+        when: _When = None,
+        otherwise: bool = False,
         timeout_minutes: int | None = None,
         timeout: float | None = None,
         retry_policy: RetryPolicyModel | None = None,
@@ -116,6 +120,8 @@ class Graph(GraphParts):
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
+        when: _When = None,
+        otherwise: bool = False,
         timeout_minutes: int | None = None,
         timeout: float | None = None,
         retry_policy: RetryPolicyModel | None = None,
@@ -134,6 +140,8 @@ class Graph(GraphParts):
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
         unites: AddedNode[Any] | None = None,
         strategy: _Strategy | None = None,
+        when: _When = None,
+        otherwise: bool = False,
         timeout_minutes: int | None = None,
         timeout: float | None = None,
         retry_policy: RetryPolicyModel | None = None,
@@ -160,6 +168,11 @@ class Graph(GraphParts):
                 everything below that state has ended. Outputs below are lists, ``node.every.output``.
             strategy: ``"ALL_SUCCESS"``, the default: it runs if nothing below failed; or ``"ALL_DONE"``: it
                 runs in any case. Only with ``unites``.
+            when: The condition under which it runs: a reference to an output of type bool, or a comparison
+                such as ``check.kind == "book"`` or ``check.kind.is_in("book", "map")``. If it is not met,
+                nothing is created. Defaults to always. Needs our server.
+            otherwise: It runs exactly if none of the nodes with ``when`` runs that were added after the same
+                node. Defaults to False. Needs our server.
             timeout_minutes: Limit in minutes for one execution here, as in ``GraphNodeModel``.
             timeout: Limit in seconds for one execution here, in place of that of the class. Defaults to that
                 of the class. Needs our server.
@@ -191,6 +204,7 @@ class Graph(GraphParts):
                 problems.append("strategy= is only for a node with unites=")
             values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config)
             keys = values.limits([each for each in limits if isinstance(each, Limit)])
+            condition = None if when is None else values.condition(when)
             problems += values.problems
             model = None
             try:
@@ -203,11 +217,13 @@ class Graph(GraphParts):
                     timeout_minutes=timeout_minutes,
                     timeout=timeout,
                     retry_policy=retry_policy,
+                    when=None if condition is None else condition.model,
+                    otherwise=otherwise,
                     limits=keys,
                 )
             except ValidationError as error:
                 problems += readable_errors(error)
-            return self._insert(name, model, problems, values, model_of_outputs, after, unites)
+            return self._insert(name, model, problems, values, model_of_outputs, after, unites, condition)
         except GraphInvalid as error:
             raise error.with_traceback(None) from None  # so that it ends at the caller's line and this one
 
@@ -220,6 +236,8 @@ class Graph(GraphParts):
         *,
         identifier: str | None = None,
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        when: _When = None,
+        otherwise: bool = False,
         timeout: timedelta | None = None,
         on_timeout: Literal["error", "prune"] | M = "error",
     ) -> AddedNode[M]: ...
@@ -233,6 +251,8 @@ class Graph(GraphParts):
         *,
         identifier: str | None = None,
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        when: _When = None,
+        otherwise: bool = False,
         timeout: timedelta | None = None,
         on_timeout: Literal["error", "prune"] = "error",
     ) -> AddedNode[Any]: ...
@@ -245,6 +265,8 @@ class Graph(GraphParts):
         *,
         identifier: str | None = None,
         after: AddedNode[Any] | Sequence[AddedNode[Any]] = (),
+        when: _When = None,
+        otherwise: bool = False,
         timeout: timedelta | None = None,
         on_timeout: Any = "error",
     ) -> AddedNode[Any]:
@@ -262,6 +284,8 @@ class Graph(GraphParts):
                 reference, as a word: ``approved``.
             after: Nodes that it follows. Defaults to those whose outputs the name refers to. The first node
                 of a graph may be one that waits.
+            when: The condition under which it waits, as in ``add``; if it is not met, nothing is created.
+            otherwise: As in ``add``.
             timeout: How long it waits, up to ten years. Defaults to None: without a limit.
             on_timeout: What its state is then: ``"error"``, the default, which only a retry by hand lets wait
                 again; ``"prune"``; or a success with these outputs, an instance of ``fields``.
@@ -274,12 +298,16 @@ class Graph(GraphParts):
             after = list(after) if isinstance(after, Iterable) else [after]
             values = Inputs(WAIT_NODE, {}, self._added, self.store_config)
             text = values.event(event)
+            condition = None if when is None else values.condition(when)
             name = identifier_of(text) if identifier is None else identifier
             problems = list(dict.fromkeys(self._wrong_arguments(name, self.namespace, after, ())))
             problems += values.problems
             model, more = wait_of(name, self.namespace or "", text, fields, timeout, on_timeout)
             problems += more
-            return self._insert(name, model, problems, values, fields or NoFields, after)
+            if model is not None:
+                model.when = None if condition is None else condition.model
+                model.otherwise = otherwise
+            return self._insert(name, model, problems, values, fields or NoFields, after, condition=condition)
         except GraphInvalid as error:
             raise error.with_traceback(None) from None
 
@@ -292,18 +320,23 @@ class Graph(GraphParts):
         outputs_model: type[BaseModel] | None,
         after: Iterable[AddedNode[Any]],
         unites: AddedNode[Any] | None = None,
+        condition: Condition | None = None,
     ) -> AddedNode[Any]:
         """Add a node; raise GraphInvalid if there are problems, or if it cannot stand here."""
         __tracebackhide__ = True
         if model is not None and not problems:
             target = None if unites is None else node_of(unites)
             before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
-            added = GraphNode(model=model, outputs_model=outputs_model, unites=target, before=before)
+            added = GraphNode(
+                model=model, outputs_model=outputs_model, unites=target, before=before, condition=condition
+            )
             problems += added.problems(next(iter(self._added), None))
+            problems += added.branch_problems() if not problems else ()
             problems += values.reference_problems(added, self._added.values()) if not problems else ()
             if not problems:
                 for each in before:
                     each.model.next_nodes = [*(each.model.next_nodes or ()), model.identifier]
+                    each.next.append(added)
                 self.nodes.append(model)
                 self._added[model.identifier] = added
                 return AddedNode(added)

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from exotrio._fields.allowed import field_problems
-from exotrio._fields.codecs import name_of, resolved
+from exotrio._fields.codecs import name_of, optional, resolved
 from exotrio._fields.fit import fits
 from exotrio._fields.models import field_text, names_of, plain_text
-from exotrio._util.words import listed, suggestion
+from exotrio._util.words import listed, shortened, suggestion
 from exotrio.errors import GraphInvalid
+from exotrio.graph.conditions import UNKNOWN, Condition
 from exotrio.graph.declaration import MAX_LIMIT_KEY, MAX_NAME, StoreConfigModel
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import NodeLimitModel
@@ -118,6 +119,25 @@ class Inputs:
             self.problems.append(f"{what}: {error}")
             return ""
 
+    def condition(self, when: object) -> Condition | None:
+        """Return the condition of a node: a comparison, or a reference to a truth value."""
+        try:
+            if isinstance(when, OutputReference | StoreReference):
+                annotation = resolved(when.annotation)
+                if annotation is not UNKNOWN and bool not in (annotation, optional(annotation)):
+                    raise ValueError(f"{when!r} is {name_of(annotation)}, not bool: compare it with a value")
+                when = when == True  # noqa: E712
+            if not isinstance(when, Condition):
+                raise ValueError(
+                    f"it takes one output of type bool, or one comparison, as in check.kind == 'book', not"
+                    f" {shortened(repr(when), 60)}"
+                )
+            self._text("when=", None, when.reference)
+        except (ValueError, GraphInvalid) as error:
+            self.problems.append(f"when=: {error.what if isinstance(error, GraphInvalid) else error}")
+            return None
+        return when
+
     @property
     def sources(self) -> list[GraphNode]:
         return list(dict.fromkeys(source for _, source, _, _ in self._references))
@@ -147,6 +167,8 @@ class Inputs:
 
     def _text(self, what: str, info: FieldInfo | None, value: object) -> str:
         """Return the text for one input or key, which ``what`` names; raise ValueError."""
+        if isinstance(value, Condition):
+            raise ValueError(f"{value.model} is a condition, not a value: give it to when=")
         if isinstance(value, AddedNode | EveryOutput):
             raise ValueError(f"{value!r} is a node, not one of its outputs: write node.output")
         if isinstance(value, OutputReference):

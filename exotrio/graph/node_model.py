@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.words import listed
+from exotrio.graph.conditions import ConditionModel
 from exotrio.graph.declaration import (
     MAX_LIMITS_OF_NODE,
     MAX_NODES,
@@ -130,6 +131,10 @@ class GraphNodeModel(Declaration):
             runtime that claims through v0 ignores it. Defaults to None: that of the class counts.
         wait: Set if the place waits for an event. It runs no node then: its ``node_name`` is
             ``"wait for event"``, and of the other fields it has only ``next_nodes`` and ``unites``.
+        when: The condition under which an edge to it is taken; if it is not, nothing is created. Defaults to
+            None: always.
+        otherwise: Whether an edge to it is taken exactly if none is from the same node to the nodes with
+            ``when``. Defaults to False.
     """
 
     node_name: Name
@@ -149,6 +154,20 @@ class GraphNodeModel(Declaration):
     timeout: Annotated[float, Field(gt=0, le=MAX_DELAY_MS / 1000, allow_inf_nan=False)] | None = None
     wait: WaitModel | None = None
 
+    when: ConditionModel | None = None
+    otherwise: bool = False
+
+    @model_validator(mode="after")
+    def _is_on_one_branch(self) -> Self:
+        if self.when is not None and self.otherwise:
+            raise ValueError("when and otherwise: give one of them")
+        if self.unites is not None and (self.when is not None or self.otherwise):
+            raise ValueError(
+                "a node that unites others runs if one of its branches arrives: give the condition to a node"
+                " of a branch"
+            )
+        return self
+
     @model_validator(mode="after")
     def _has_one_limit_of_time(self) -> Self:
         if self.timeout is not None and self.timeout_minutes is not None:
@@ -167,5 +186,9 @@ class GraphNodeModel(Declaration):
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
         fields: dict[str, Any] = serialize(self)
-        unset: dict[str, Any] = {"limits": [], **dict.fromkeys(("wait", *_OF_EXECUTIONS[2:]))}
+        unset: dict[str, Any] = {
+            "limits": [],
+            "otherwise": False,
+            **dict.fromkeys(("wait", "when", *_OF_EXECUTIONS[2:])),
+        }
         return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from exotrio._fields.models import names_of
 from exotrio._util.words import listed
+from exotrio.graph.conditions import Condition, Fact, contradiction
 from exotrio.graph.node_model import GraphNodeModel
 
 
@@ -32,12 +33,18 @@ class GraphNode:
         above: Identifiers of the nodes from which edges lead to it, also through others.
         certain: Identifiers of the nodes that every chain to it has.
         possible: Identifiers of the nodes that some chain to it has.
+        condition: The condition under which the edges to it are taken.
+        next: The nodes to which an edge leads from it, added since.
+        facts: What is known wherever it runs.
     """
 
     model: GraphNodeModel
     outputs_model: type[BaseModel] | None
     unites: GraphNode | None
     before: Sequence[GraphNode]
+    condition: Condition | None = None
+    next: list[GraphNode] = field(init=False, default_factory=list)
+    facts: frozenset[Fact] = field(init=False)
     outputs: Mapping[str, Any] | None = field(init=False)
     above: frozenset[str] = field(init=False)
     certain: frozenset[str] = field(init=False)
@@ -53,10 +60,43 @@ class GraphNode:
         certain = [each.certain | {each.identifier} for each in chains]
         self.certain = frozenset.intersection(*certain) if certain else frozenset()
         self.possible = frozenset[str]().union(*({*each.possible, each.identifier} for each in chains))
+        facts = [each.facts if self.unites else self.facts_after(each) for each in chains]
+        self.facts = frozenset.intersection(*facts) if facts else frozenset()
 
     @property
     def identifier(self) -> str:
         return self.model.identifier
+
+    @property
+    def fact(self) -> Fact | None:
+        """What is known where an edge to it was taken."""
+        condition = self.condition
+        return None if condition is None else Fact(condition.model, condition.annotation, True)
+
+    def facts_after(self, before: GraphNode) -> frozenset[Fact]:
+        """Return what is known if an edge from a node to this one is taken."""
+        if self.model.otherwise:
+            others = [each.fact for each in before.next if each is not self and each.fact]
+            return before.facts.union(Fact(each.model, each.annotation, False) for each in others)
+        return before.facts | {self.fact} if self.fact else before.facts
+
+    def branch_problems(self) -> Iterator[str]:
+        """Yield what is wrong with its condition, or with what it has ``otherwise=True`` for."""
+        is_conditional = self.condition is not None or self.model.otherwise
+        if is_conditional and not self.before:
+            yield "the first node always runs: when= and otherwise= are for nodes that follow others"
+        if self.condition is not None and self.model.otherwise:
+            yield "when and otherwise: give one of them"
+        for each in self.before if is_conditional else ():
+            other = next((other.identifier for other in each.next if other.model.otherwise), None)
+            if other is not None and self.model.otherwise:
+                yield f"{other!r} follows {each.identifier!r} otherwise, and only one node can"
+            elif other is not None:
+                yield f"{other!r} follows {each.identifier!r} otherwise: add it after all nodes with when="
+            elif self.model.otherwise and all(each.condition is None for each in each.next):
+                yield f"otherwise= needs another node after {each.identifier!r}, added before it, with when="
+            elif facts := contradiction(self.facts_after(each)):
+                yield f"it never runs after {each.identifier!r}: there is no value with {facts}"
 
     def problems(self, root: str | None) -> Iterator[str]:
         """Yield why the node cannot stand here; ``root`` is the identifier of the graph's root."""

@@ -9,11 +9,12 @@ from typing import Any, Generic, NoReturn, TypeVar
 from exotrio._fields.models import from_text
 from exotrio._util.words import listed, suggestion
 from exotrio.errors import ConfigurationError, GraphInvalid, NotFound
+from exotrio.graph.conditions import UNKNOWN, Condition, Operator, compared
 from exotrio.graph.nodes import GraphNode
 
 T = TypeVar("T")
 
-_WHEN = "its value is known only when the graph runs: let a node decide by it"
+_WHEN = "its value is known only when the graph runs: give a comparison of it to when= of graph.add"
 _REPR = re.compile(r"<(?:(?:the|every) [^<>]+ of|[^<>]+ as|store key) '[^'<>]*'>")
 """The ``repr`` of a reference or a node."""
 
@@ -32,22 +33,62 @@ class NoSuchOutput(GraphInvalid, AttributeError):
 class _Reference:
     """A reference, which becomes the text of a placeholder.
 
-    Its value is known only when the graph runs. So it is neither true nor false, and cannot be compared: the
-    result would be a constant in the graph.
+    Its value is known only when the graph runs. So it is neither true nor false, and a comparison with a
+    value is a condition for ``when=`` of ``Graph.add``.
     """
 
     __slots__ = ()
 
+    @property
+    def annotation(self) -> Any:
+        """The type of its values; UNKNOWN if that is not known."""
+        return UNKNOWN
+
     def __bool__(self) -> NoReturn:
         raise GraphInvalid(f"{self} is neither true nor false yet", fix=_WHEN)
 
-    def __eq__(self, other: object) -> bool:
-        if other is self:
-            return True
-        raise GraphInvalid(f"{self} cannot be compared yet", fix=_WHEN)
+    def __eq__(self, value: object) -> Condition:  # type: ignore[override]
+        __tracebackhide__ = True  # pytest shows the caller's line last
+        return self._compared("==", value)
 
-    def __hash__(self) -> int:
-        return object.__hash__(self)
+    def __ne__(self, value: object) -> Condition:  # type: ignore[override]
+        __tracebackhide__ = True
+        return self._compared("!=", value)
+
+    def __lt__(self, value: float) -> Condition:
+        __tracebackhide__ = True
+        return self._compared("<", value)
+
+    def __le__(self, value: float) -> Condition:
+        __tracebackhide__ = True
+        return self._compared("<=", value)
+
+    def __gt__(self, value: float) -> Condition:
+        __tracebackhide__ = True
+        return self._compared(">", value)
+
+    def __ge__(self, value: float) -> Condition:
+        __tracebackhide__ = True
+        return self._compared(">=", value)
+
+    def is_in(self, *values: object) -> Condition:
+        """Return the condition that its value is one of these.
+
+        Raises:
+            GraphInvalid: there are none, or its type cannot have one of them.
+        """
+        __tracebackhide__ = True
+        return self._compared("in", values)
+
+    def _compared(self, sign: Operator, value: object) -> Condition:
+        __tracebackhide__ = True
+        others = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(each, _Reference | _Outputs | Condition) for each in others):
+            raise GraphInvalid(f"{self} is compared with {value!r}: compare it with a value", fix=_WHEN)
+        return compared(self, self.annotation, sign, value)
+
+    # The same reference is the same key; others are never equal, since Python compares hashes first.
+    __hash__ = object.__hash__
 
     def __format__(self, spec: str) -> str:
         if spec:
@@ -70,6 +111,16 @@ class OutputReference(_Reference):
         self.node: GraphNode = node
         self.field: str = field
         self.many: bool = many
+
+    @property
+    def annotation(self) -> Any:
+        return UNKNOWN if self.node.outputs is None else self.node.outputs[self.field]
+
+    def _compared(self, sign: Operator, value: object) -> Condition:
+        __tracebackhide__ = True
+        if self.many:
+            raise GraphInvalid(f"{self!r} is a list, which cannot be compared", fix="leave out .every")
+        return super()._compared(sign, value)
 
     def __str__(self) -> str:
         return f"${{{{ {self.node.identifier}.outputs.{self.field} }}}}"

@@ -274,6 +274,7 @@ async def test_our_server_without_the_route_is_distinguished_from_one_without_th
     [
         ("limits", "remove them"),
         ("a priority", "remove it"),
+        ("branches", "let the nodes decide"),
         ("a retry_policy or timeout of a node", "remove them"),
     ],
 )
@@ -283,6 +284,8 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
     graph = Graph("g", nodes=[GraphNodeModel(node_name="A", namespace="n", identifier="a")])
     if what == "limits":
         graph.limit("stripe", at_most=1)
+    elif what == "branches":
+        graph.nodes.append(GraphNodeModel(node_name="A", namespace="n", identifier="b", otherwise=True))
     elif "timeout" in what:
         graph.nodes[0].timeout = 5
     else:

@@ -352,7 +352,10 @@ OTHER = audit()[1]
         (lambda g, p, s, d: g.add("B", a=str(s), after=s), "<Scan as 'scan'> is how Python shows"),
         (lambda g, p, s, d: g.add("B", a="%r" % g.store("root"), after=s), "<store key 'root'> is how"),  # noqa: UP031
         (lambda g, p, s, d: g.add("B", a=not d.size), "${{ digest.outputs.size }} is neither true nor false"),
-        (lambda g, p, s, d: g.add("B", a=d.size == 5, after=d), "outputs.size }} cannot be compared yet"),
+        (
+            lambda g, p, s, d: g.add("B", a=d.size == 5, after=d),
+            "digest.size == 5 is a condition, not a value",
+        ),
         (lambda g, p, s, d: g.add("B", a=g.store("}}"), after=d), "names in one have no '.', no '}}'"),
         (lambda g, p, s, d: g.add("B", after=Digest), "what add() returned, not a class Digest"),
         (lambda g, p, s, d: g.add("B", after=d.line), "what add() returned, not a OutputReference"),

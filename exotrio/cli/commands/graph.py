@@ -323,6 +323,10 @@ def _node(node: GraphNodeModel, namespace: str) -> list[str]:
         head += f" within {node.timeout:g} s"
     if node.retry_policy is not None:
         head += f" retried by {_policy(node.retry_policy)}"
+    if node.when is not None:
+        head += f" when {node.when}"
+    if node.otherwise:
+        head += " otherwise"
     if node.limits:
         head += f" limited by {', '.join(limit.name for limit in node.limits)}"
     if node.unites:

@@ -24,7 +24,15 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.cli.values import STANDARD_INPUT, Unreadable, read_text, shown
 from exotrio.client import StateManager
 from exotrio.errors import GraphInvalid
-from exotrio.graph import CronTrigger, Graph, GraphNodeModel, RetryPolicyModel, StoreConfigModel, UnitesModel
+from exotrio.graph import (
+    ConditionModel,
+    CronTrigger,
+    Graph,
+    GraphNodeModel,
+    RetryPolicyModel,
+    StoreConfigModel,
+    UnitesModel,
+)
 from exotrio.manager.rules.problems import Problem
 
 JsonPath = tuple[str | int, ...]
@@ -227,6 +235,7 @@ def _objects(raw: dict[str, Any]) -> Iterator[tuple[JsonPath, Any, type[BaseMode
         yield ("nodes", index), node, GraphNodeModel
         if isinstance(node, dict):
             yield ("nodes", index, "unites"), node.get("unites"), UnitesModel
+            yield ("nodes", index, "when"), node.get("when"), ConditionModel
             yield ("nodes", index, "retry_policy"), node.get("retry_policy"), RetryPolicyModel
     for index, trigger in enumerate(_as_list(raw.get("triggers"))):
         yield ("triggers", index), trigger, TriggerModel

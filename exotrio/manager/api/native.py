@@ -18,6 +18,7 @@ from exotrio._wire.graphs import GraphPage, GraphsQuery
 from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import (
+    BRANCHES,
     CHECKPOINTS,
     EVENTS,
     LIMITS,
@@ -64,6 +65,7 @@ CAPABILITIES = (
     "batch",
     "long_poll",
     "heartbeat",
+    BRANCHES,
     CHECKPOINTS,
     EVENTS,
     LIMITS,

@@ -293,6 +293,10 @@ class Changes:
         node = template.places[place]
         self.effects.final[node.namespace, node.node_name, status] += states
 
+    def touch(self, run: RunScope, target_state: int, target: int) -> None:
+        """Let the group of a state be checked although nothing in it changed: nothing was created."""
+        self._touched[target_state] = (run, target)
+
     def close_groups(self, targets: Collection[int]) -> None:
         """Let the groups of these states complete no united node: they are replaced with all below them."""
         self._touched = {seq: group for seq, group in self._touched.items() if seq not in targets}

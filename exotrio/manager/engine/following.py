@@ -1,11 +1,13 @@
-"""The states that follow a finished state, one for each of the next nodes of the graph."""
+"""The states that follow a finished state, one for each edge to the next nodes of the graph that is taken."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
+from exotrio.graph.placeholders import OutputRef, StoreRef
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import (
     InputsError,
@@ -15,9 +17,11 @@ from exotrio.manager.engine.inputs import (
     build_for,
     event_name,
     limit_keys,
+    resolve,
 )
 from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
+from exotrio.manager.rules.branches import ConditionError
 from exotrio.manager.rules.lineage import child_path, extend_groups
 
 MAX_FOLLOWING = 16
@@ -55,7 +59,11 @@ class Follow:
         tx = self._changes.tx
         children: list[NewState] = []
         groups = extend_groups(self._groups, seq, self._place.index) if self._place.target else self._groups
-        for index in self._place.next:
+        try:
+            taken = self._taken(output)
+        except ConditionError as problem:
+            return f"cannot create the next state: {problem}"
+        for index in taken:
             place = self._run.template.places[index]
             node = tx.registered(place.namespace, place.node_name)
             assert node is not None, "a run starts only with registered nodes, which are never removed"
@@ -90,4 +98,28 @@ class Follow:
             )
         for child in children:
             self._changes.insert(self._run, child)
+        if self._place.target and not children:
+            # No branch was taken, so nothing else completes the group.
+            self._changes.touch(self._run, seq, self._place.index)
         return None
+
+    def _taken(self, output: dict[str, Any]) -> Sequence[int]:
+        """Return the places to which edges are taken after this output.
+
+        Raises:
+            ConditionError: a condition cannot be evaluated.
+        """
+        branches = self._place.branches
+        if branches is None:
+            return self._place.next
+        places = self._run.template.places
+
+        def value_of(ref: OutputRef | StoreRef) -> str:
+            try:
+                return resolve(ref, self._sources, self._place.identifier, output)
+            except InputsError as error:
+                raise ValueError(str(error)) from None
+
+        ways = branches.ways(lambda index: places[index].identifier, value_of)
+        left = {way.place for way in ways if not way.is_taken}
+        return [index for index in self._place.next if index not in left]

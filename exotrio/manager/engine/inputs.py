@@ -242,7 +242,7 @@ def build(
         nonlocal left
         texts = []
         for piece in pieces:
-            texts.append(_resolve(piece, sources, current, outputs, lists))
+            texts.append(resolve(piece, sources, current, outputs, lists))
             left -= size_of(texts[-1])
             if left < 0:
                 raise InputsError(_too_large(sources.max_inputs))
@@ -271,7 +271,7 @@ def limit_keys(place: Place, sources: Sources, current: str, outputs: Outputs) -
     keys: dict[str, str] = {}
     for name, pieces in place.limits.items() if place.limits else ():
         try:
-            key = "".join(_resolve(piece, sources, current, outputs) for piece in pieces)
+            key = "".join(resolve(piece, sources, current, outputs) for piece in pieces)
             if len(key) > MAX_LIMIT_KEY:
                 raise InputsError(f"it has {len(key):,} characters; at most {MAX_LIMIT_KEY} are possible")
             if "\0" in key:
@@ -289,14 +289,15 @@ def event_name(wait: Wait, sources: Sources, current: str, outputs: Outputs) -> 
         InputsError: a value is missing or not a string, or the name is not one of an event.
     """
     try:
-        return check_event("".join(_resolve(piece, sources, current, outputs) for piece in wait.event))
+        return check_event("".join(resolve(piece, sources, current, outputs) for piece in wait.event))
     except (InputsError, ValueError) as error:
         raise InputsError(f"the name of the event: {error}") from None
 
 
-def _resolve(
+def resolve(
     piece: Piece, sources: Sources, current: str, outputs: Outputs, lists: Lists | None = None
 ) -> str:
+    """Return the text of a piece of an input; arguments and errors as in ``build``."""
     if isinstance(piece, str):
         return piece
     if isinstance(piece, StoreRef):

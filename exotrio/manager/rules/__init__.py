@@ -3,6 +3,7 @@
 ================  =================================================================================
 ``template``      ``Template``: a graph that obeys every rule, compiled, with its placeholders
 ``edges``         which nodes come before and after which, and what is forbidden
+``branches``      which edges with conditions are taken, and what is wrong with them
 ``registered``    whether a graph can run with the registered nodes
 ``problems``      what is wrong with a graph, as values: ``Problem(text, node, field)``
 ``lineage``       what a state gets from those before it: united targets, path through fan-outs, trace

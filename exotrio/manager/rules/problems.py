@@ -19,14 +19,15 @@ MAX_PROBLEMS = 100
 SECRETS = "secrets"
 
 _QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LINE = re.compile(rf"node {_QUOTED}(?:, (input|limit|wait) {_QUOTED})?: (.*)", re.DOTALL)
+_LINE = re.compile(rf"node {_QUOTED}(?:, (?:(input|limit|wait) {_QUOTED}|(when)))?: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a graph: why, at which node, and at which field, if it is about one.
 
-    The field is ``inputs.NAME``, ``limits.NAME`` or ``waits.event`` of the node, or ``secrets`` of the graph.
+    The field is ``inputs.NAME``, ``limits.NAME``, ``waits.event`` or ``when`` of the node, or ``secrets`` of
+    the graph.
     """
 
     text: str
@@ -38,7 +39,9 @@ class Problem:
             return f"{self.field}: {self.text}" if self.field else self.text
         if self.field is None:
             return f"node {self.node!r}: {self.text}"
-        what, name = self.field.split("s.", 1)
+        what, dot, name = self.field.partition("s.")
+        if not dot:
+            return f"node {self.node!r}, {self.field}: {self.text}"
         return f"node {self.node!r}, {what} {name!r}: {self.text}"
 
     @classmethod
@@ -48,8 +51,8 @@ class Problem:
             return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
         if (match := _LINE.fullmatch(line)) is None:
             return cls(line)
-        node, what, name, text = match.groups()
-        field = None if name is None else f"{what}s.{ast.literal_eval(name)}"
+        node, what, name, other, text = match.groups()
+        field = other if name is None else f"{what}s.{ast.literal_eval(name)}"
         return cls(text, ast.literal_eval(node), field)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from exotrio._fields.declared import Declared, typed_inputs
 from exotrio.graph.placeholders import OutputRef
+from exotrio.manager.rules.branches import WHEN, never_taken
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
 from exotrio.manager.rules.template import Template
 
@@ -69,16 +70,30 @@ def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -
     for place in template.places:
         for name, pieces in place.inputs.items():
             for piece in pieces:
-                if isinstance(piece, OutputRef):
-                    source = used[template[piece.identifier].index]
-                    where = (place.identifier, f"inputs.{name}")
-                    if source is None:
-                        yield Problem(f"the node of {piece.identifier!r} is not registered", *where)
-                    elif piece.field not in source.outputs:
-                        yield Problem(f"{piece.identifier!r} has no output {piece.field!r}", *where)
-                    elif not _is_plain_string(source.outputs[piece.field]):
-                        text = f"output {piece.field!r} of {piece.identifier!r} is not a string"
-                        yield Problem(text, *where)
+                if isinstance(piece, OutputRef) and (wrong := _wrong_output(template, used, piece)):
+                    yield Problem(wrong, place.identifier, f"inputs.{name}")
+    for identifier, ref in template.refs.items():
+        if isinstance(ref, OutputRef) and (wrong := _wrong_output(template, used, ref)):
+            yield Problem(wrong, identifier, WHEN)
+    if template.refs:
+
+        def schema_of(ref: OutputRef) -> object:
+            source = used[template[ref.identifier].index]
+            return None if source is None else source.outputs.get(ref.field)
+
+        yield from never_taken(template.body.nodes, template.refs, schema_of)
+
+
+def _wrong_output(template: Template, used: Mapping[int, Registered | None], ref: OutputRef) -> str | None:
+    """Return why a registered node does not have this output, or not as a string."""
+    source = used[template[ref.identifier].index]
+    if source is None:
+        return f"the node of {ref.identifier!r} is not registered"
+    if ref.field not in source.outputs:
+        return f"{ref.identifier!r} has no output {ref.field!r}"
+    if not _is_plain_string(source.outputs[ref.field]):
+        return f"output {ref.field!r} of {ref.identifier!r} is not a string"
+    return None
 
 
 def _is_plain_string(schema: object) -> bool:

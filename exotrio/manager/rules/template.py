@@ -17,7 +17,7 @@ Pure: no database, no clock. Theory of operation:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -28,6 +28,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NAME, GraphNodeModel, RetryPolicyModel, UnitesStrategyEnum, WaitModel
 from exotrio.graph.placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.values import InputsByKey, inputs_by_key
+from exotrio.manager.rules.branches import WHEN, Branches, When, branch_problems
 from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.problems import Problem, refuse
 
@@ -64,8 +65,9 @@ class Place:
         index: Its position in the template; states refer to it by this number.
         raw_inputs: Input name to text, as declared.
         next: Places that follow as plain nodes (not through ``unites``).
+        branches: Which of these follow only under conditions; None if none does.
         ancestors: Identifiers on every chain leading here.
-        names: Identifiers that placeholders of its inputs, and of the keys of its limits, name.
+        names: Identifiers that its inputs, the keys of its limits, and its condition refer to.
         keys: Store keys that they name.
         target: Whether some place unites this one.
         timeout_ms: Maximum of milliseconds for one execution, or None.
@@ -82,6 +84,7 @@ class Place:
     inputs: Mapping[str, tuple[Piece, ...]]
     raw_inputs: Mapping[str, str]
     next: tuple[int, ...]
+    branches: Branches | None
     ancestors: frozenset[str]
     names: frozenset[str]
     keys: frozenset[str]
@@ -132,8 +135,17 @@ class Template:
         pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
         keys: dict[str, dict[str, tuple[Piece, ...]]] = {}
         waits: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        refuse("an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys, waits))
+        self.refs: dict[str, OutputRef | StoreRef] = {}
+        """What the conditions of nodes compare."""
+        refuse(
+            "an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys, waits, self.refs)
+        )
+        refuse("a branch of the graph is wrong", branch_problems(shape))
         targets = {node.unites.identifier for node in body.nodes if node.unites}
+        used = {
+            name: [*_pieces(pieces[name], keys[name], waits[name]), *filter(None, [self.refs.get(name)])]
+            for name in shape.nodes
+        }
         self.places: tuple[Place, ...] = tuple(
             Place(
                 index=index,
@@ -145,17 +157,12 @@ class Template:
                 next=tuple(
                     shape.index[child] for child in node.next_nodes or () if not shape.nodes[child].unites
                 ),
+                branches=self._branches(shape, node),
                 ancestors=shape.ancestors[node.identifier],
                 names=frozenset(
-                    ref.identifier
-                    for ref in _pieces(*(texts[node.identifier] for texts in (pieces, keys, waits)))
-                    if isinstance(ref, OutputRef)
+                    ref.identifier for ref in used[node.identifier] if isinstance(ref, OutputRef)
                 ),
-                keys=frozenset(
-                    ref.key
-                    for ref in _pieces(*(texts[node.identifier] for texts in (pieces, keys, waits)))
-                    if isinstance(ref, StoreRef)
-                ),
+                keys=frozenset(ref.key for ref in used[node.identifier] if isinstance(ref, StoreRef)),
                 target=node.identifier in targets,
                 timeout_ms=_timeout_ms(node),
                 overrides=node.timeout is not None,
@@ -175,6 +182,19 @@ class Template:
 
     def __getitem__(self, identifier: str) -> Place:
         return self.places[self._by_identifier[identifier]]
+
+    def _branches(self, shape: Shape, node: GraphNodeModel) -> Branches | None:
+        """Return which nodes follow a node under conditions."""
+        followers = [shape.nodes[name] for name in node.next_nodes or ()]
+        when = {
+            shape.index[each.identifier]: When(ref=self.refs[each.identifier], model=each.when)
+            for each in followers
+            if each.when is not None
+        }
+        if not when:
+            return None
+        otherwise = [shape.index[each.identifier] for each in followers if each.otherwise]
+        return Branches(when, otherwise[0] if otherwise else None)
 
     def _compile_unites(self, shape: Shape) -> dict[int, tuple[Unite, ...]]:
         """Map each target's index to what unites it, in the order of deciding."""
@@ -251,9 +271,10 @@ def _parse_texts(
     inputs: dict[str, dict[str, tuple[Piece, ...]]],
     keys: dict[str, dict[str, tuple[Piece, ...]]],
     waits: dict[str, dict[str, tuple[Piece, ...]]],
+    refs: dict[str, OutputRef | StoreRef],
 ) -> Iterator[Problem]:
-    """Parse every input into ``inputs``, the keys of limits into ``keys`` and the names of events into
-    ``waits``; check what their placeholders refer to, and yield the problems."""
+    """Parse every input into ``inputs``, the keys of limits into ``keys``, the names of events into ``waits``
+    and what conditions compare into ``refs``; check what their placeholders refer to; yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
     for node in body.nodes:
         above = shape.ancestors[node.identifier]
@@ -275,12 +296,31 @@ def _parse_texts(
                     yield Problem(str(error), *place)
                     continue
                 parsed[node.identifier][name] = pieces
-                for piece in pieces:
-                    if isinstance(piece, OutputRef) and piece.identifier not in allowed:
-                        named = shortened(piece.identifier, MAX_NAME)
-                        yield Problem(f"{named!r} is not before {node.identifier!r} on every path", *place)
-                    elif isinstance(piece, StoreRef) and piece.key not in store_keys:
-                        key = shortened(piece.key, MAX_NAME)
-                        yield Problem(
-                            f"store key {key!r} is neither in required_keys nor in default_values", *place
-                        )
+                yield from _unknown_refs(pieces, allowed, store_keys, *place)
+        if node.when is not None:
+            place = (node.identifier, WHEN)
+            try:
+                (ref,) = parse_placeholders(node.when.of)
+                if isinstance(ref, str):
+                    raise PlaceholderError
+            except ValueError:  # also if it has another number of parts
+                of = shortened(node.when.of, MAX_NAME)
+                yield Problem(
+                    f"{of!r} is not one reference, as in ${{{{ identifier.outputs.field }}}}", *place
+                )
+                continue
+            refs[node.identifier] = ref
+            yield from _unknown_refs([ref], above, store_keys, *place)
+
+
+def _unknown_refs(
+    pieces: Iterable[Piece], allowed: Collection[str], store_keys: Collection[str], node: str, field: str
+) -> Iterator[Problem]:
+    """Yield which of these references have no value."""
+    for piece in pieces:
+        if isinstance(piece, OutputRef) and piece.identifier not in allowed:
+            named = shortened(piece.identifier, MAX_NAME)
+            yield Problem(f"{named!r} is not before {node!r} on every path", node, field)
+        elif isinstance(piece, StoreRef) and piece.key not in store_keys:
+            key = shortened(piece.key, MAX_NAME)
+            yield Problem(f"store key {key!r} is neither in required_keys nor in default_values", node, field)
