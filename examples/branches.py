@@ -8,7 +8,7 @@ The run creates states only on the branch that is taken. What was shipped or sen
 nothing else runs, and the run is a success all the same.
 """
 
-from typing import Literal
+from enum import Enum
 
 from pydantic import BaseModel
 
@@ -29,15 +29,21 @@ class Order(BaseNode):
         return Text(text=self.inputs.text)
 
 
+class Kind(Enum):
+    BOOK = "book"
+    EBOOK = "ebook"
+    GIFT = "gift"
+
+
 class Check(BaseNode):
     class Inputs(BaseModel):
         order: str
 
     class Outputs(BaseModel):
-        kind: Literal["book", "ebook", "gift"]
+        kind: Kind
 
     async def execute(self) -> Outputs:
-        return self.Outputs(kind=self.inputs.order.split()[0])
+        return self.Outputs(kind=Kind(self.inputs.order.split()[0]))
 
 
 class Step(BaseNode):
