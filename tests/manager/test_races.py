@@ -16,6 +16,7 @@ import pytest
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
 from exotrio.manager.engine.schedules import correct_schedules, fire_schedules
+from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
@@ -249,6 +250,27 @@ async def test_triggers_are_cancelled_while_one_is_due(
     assert len(lines) == (not swapped) == ok(await api.runs())["total"]
     clock.advance(3_600_000)
     assert await fire(pair.first) == []
+
+
+async def test_a_schedule_that_is_changed_while_it_is_due_is_read_after_that(
+    pair: Pair, api: Api, clock: SettableClock
+) -> None:
+    """What is read before would have to be read again each time, while others change schedules."""
+    attempts = []
+
+    def fire_noted(tx: Transaction) -> Any:
+        attempts.append(tx)
+        return fire_schedules(tx)
+
+    await Flow.deploy(api, place("a"), triggers=HOURLY)
+    clock.advance(3_600_000)
+    cancelled, lines = await pair.race(
+        lambda manager: manager.remote.cancel_triggers("graph"),
+        lambda manager: manager.service.store.write(fire_noted),
+    )
+    assert ok(cancelled)["cancelled_count"] == 1
+    assert lines == []
+    assert len(attempts) == 1
 
 
 async def test_a_schedule_is_paused_while_it_is_due_behind_another(

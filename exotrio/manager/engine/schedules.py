@@ -39,12 +39,17 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
         return WithEffects(lines, effects)
     later: list[tuple[int, str, int]] = []
     never: list[tuple[int, str]] = []
+    # A transaction that pauses or stores one of these graphs waits until these runs began. In a separate
+    # statement: the next one then sees the schedules that this one waited for.
+    due = "SELECT graph FROM cron_triggers WHERE next_at <= ?"
+    locked = tx.execute(
+        f"SELECT id FROM graphs WHERE id IN ({due}) ORDER BY id{tx.for_share('graphs')}", (tx.now_ms,)
+    ).fetchall()
     for row in tx.execute(
-        # The graphs are locked: a transaction that pauses or stores one of them waits until these runs began.
         "SELECT graph, expression, namespace, name, template, paused_at FROM cron_triggers"
-        " JOIN graphs ON graphs.id = graph WHERE next_at <= ?"
-        f" ORDER BY next_at, graph, expression{tx.for_share('graphs')}",
-        (tx.now_ms,),
+        f" JOIN graphs ON graphs.id = graph WHERE next_at <= ? AND {tx.any_of('graph')}"
+        " ORDER BY next_at, graph, expression",
+        (tx.now_ms, tx.items([number for (number,) in locked])),
     ).fetchall():
         what = f"cron {row['expression']!r} of graph {row['name']!r} in namespace {row['namespace']!r}"
         try:
@@ -70,7 +75,6 @@ def fire_schedules(tx: Transaction) -> WithEffects[list[str]]:
             never.append((row["graph"], row["expression"]))
         else:
             later.append((row["graph"], row["expression"], following))
-    # If the graph was stored meanwhile without such a schedule, the use case is run again.
     tx.update("cron_triggers", ("graph", "expression"), ("next_at",), sorted(later))
     delete_schedules(tx, never)
     return WithEffects(lines, effects)
