@@ -148,7 +148,8 @@ class StateAttempt(Body):
     Fields:
         retry_count: Automatic retries before it, since the last retry by hand or rerun if there was one.
         by_hand: An operator requested it.
-        rerun: It is of a united node, and replaces one that ran without a state which was retried then.
+        rerun: It is of a united node, or follows one, and replaces one that ran without a state which was
+            retried then.
         worker: The runtime that claimed it; None if none did, or through v0, and from an older server.
         error: The line of its error that says what was raised; None from an older server, too.
     """
@@ -220,7 +221,8 @@ class StateHistory(StateDetail, StateTimes):
         paused_at: Since when its node is paused, if it waits for that.
         waits_for: Why it waits, unless it does not, or is about to be claimed.
         events: The last 1,000, oldest first.
-        attempts: This state and all others that are attempts at the same work, oldest first.
+        attempts: This state and all others that are attempts at the same work, oldest first: those that it
+            replaces, which were retried or ran before a rerun, and those that replace it.
         logs: Captured lines of its last execution that logged or printed something.
         checkpoint: The one with which it would continue, if there is one.
         runs_again: If it ended badly: identifiers of the united nodes that ran without it. They run again,

@@ -157,6 +157,7 @@ class RunSummary(Body):
         pending_count: CREATED, QUEUED and EXECUTED.
         errored_count: ERRORED and NEXT_CREATED_ERROR.
         retried_count: RETRY_CREATED.
+        pruned_count: Those of ``success_count`` that are PRUNED; 0 from an older server.
         created_at: None if it is derived from the states of a run on a v0 server.
         finished_at: When its last pending state ended; None until then.
         key: The key that it was triggered with, if any.
@@ -164,7 +165,8 @@ class RunSummary(Body):
         idle: Seconds for which it had ended and waited to be retried.
         duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    From v0, the last seven are the defaults, and ``finished_at`` and ``duration`` are None.
+    In lists of a v0 server ``pruned_count`` is 0. From it, the last seven are the defaults, and
+    ``finished_at`` and ``duration`` are None.
     """
 
     run_id: str
@@ -174,6 +176,7 @@ class RunSummary(Body):
     errored_count: int
     retried_count: int
     total_count: int
+    pruned_count: int = 0
     status: RunStatus
     created_at: Moment | None
     finished_at: Moment | None = None

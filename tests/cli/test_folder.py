@@ -204,6 +204,17 @@ def test_a_run_with_a_key_that_waits_for_missing_nodes_is_refused(cli: Cli) -> N
     assert "not finished earlier" not in end.err
 
 
+def test_a_pruned_state_is_listed_as_pruned_and_not_as_a_success(cli: Cli) -> None:
+    assert "pruned" not in cli("runs", "ls").out
+    prunes = 'if self.inputs.n == "0":\n            raise __import__("exotrio").PruneSignal\n        return'
+    cli.write("pruning.py", OTHER.replace("return self.Outputs(text", f"{prunes} self.Outputs(text"))
+    assert cli("run", "pruning.py").code == 0
+    head, row, *_ = cli("runs", "ls", "-n", "other").out.splitlines()
+    assert "  success  errored  open  " in head
+    assert head.endswith("  pruned")
+    assert (row.split()[3], row.split()[-1]) == ("3", "1")
+
+
 def test_the_namespace_of_the_newest_run_is_used_if_there_are_several(cli: Cli) -> None:
     assert cli("runs", "ls").err == ""
     cli.write("other.py", OTHER)

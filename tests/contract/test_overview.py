@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from exotrio._wire.overview import Overview
+from exotrio._wire.runs import Run
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import HOUR_MS, claim, claim_one
@@ -95,6 +96,18 @@ async def test_runtimes_are_named_with_what_they_hold_and_what_they_offer(api: A
     shown = await overview(api)
     assert [runtime.live for runtime in shown.runtimes] == [False, False]
     assert shown.nodes[0].offered_by == ["a v0 runtime"]
+
+
+async def test_pruned_states_count_as_successes_and_are_told_apart(api: Api) -> None:
+    flow = await Flow.start(api, place("a", "b"), place("b"))
+    await flow.run("a", {"v": "1"}, {"v": "2"})
+    one, two = await flow.take("b", 2)
+    ok(await api.prune(one["state_id"]))
+    ok(await api.executed(two["state_id"]))
+    (listed,) = (await overview(api)).runs
+    run = Run.model_validate(ok(await api.native_run(flow.run_id)))
+    for shown in (listed, run):
+        assert (shown.success_count, shown.pruned_count, shown.status) == (4, 1, "SUCCESS")
 
 
 @pytest.mark.parametrize("runs", ["-1", "101", "x"])

@@ -77,6 +77,10 @@ async def test_the_history_says_what_was_replaced_and_why(api: Api) -> None:
         (united["id"], "RETRY_CREATED", False, False),
         (new, "SUCCESS", False, True),
     ]
+    new_last = await flow.run("z")
+    for state_id in (last["id"], new_last):
+        attempts = ok(await api.history(state_id))["attempts"]
+        assert [(one["id"], one["rerun"]) for one in attempts] == [(last["id"], False), (new_last, True)]
     assert ok(await api.history(new_branch))["events"] == []
     detail = "it was retried, or a state before it"
     assert detail in refused(await api.manual_retry(last["id"]), 409)

@@ -58,7 +58,11 @@ def ls(
     is_all = graph is None and status is None and run_key is None
     count = plural(len(runs), "run" if is_all else "matching run")
     # Columns that are empty for most people.
-    texts = {"priority": [str(run.priority) for run in runs], "key": [run.key or "" for run in runs]}
+    texts = {
+        "pruned": [str(run.pruned_count or "") for run in runs],
+        "priority": [str(run.priority) for run in runs],
+        "key": [run.key or "" for run in runs],
+    }
     used = {name: column for name, column in texts.items() if {*column} - {"", Priority.NORMAL}}
     connection.print_list(
         ("run", "graph", "status", "success", "errored", "open", "created", "took", *used),
@@ -78,11 +82,11 @@ def show(run_id: str, connection: Connection) -> None:
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
     (in which order its states are claimed), duration_ms (null until it ended; without idle_ms, for which it
     had ended and waited to be retried), waited_ms, buffered_ms, ran_ms and held_ms (averages of its states,
-    or null), success_count, pending_count, errored_count, retried_count, total_count, nodes (identifier,
-    node_name, counts by status; waits_for: why its states wait (kind, namespace, node, at, workers, text),
-    and paused_at if that is a pause; not_reached: why the node has no state; further: how many of its SUCCESS
-    states are further outputs of one execution), missing (what the result lacks since states failed), failed
-    (the newest failed states: id, identifier, status, error).
+    or null), success_count (with those that are PRUNED: pruned_count), pending_count, errored_count,
+    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
+    (kind, namespace, node, at, workers, text), and paused_at if that is a pause; not_reached: why the node
+    has no state; further: how many of its SUCCESS states are further outputs of one execution), missing (what
+    the result lacks since states failed), failed (the newest failed states: id, identifier, status, error).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
@@ -230,7 +234,7 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
 
 def _row(run: RunSummary) -> tuple[str, ...]:
     status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
-    counts = (run.success_count, run.errored_count, run.pending_count)
+    counts = (run.success_count - run.pruned_count, run.errored_count, run.pending_count)
     created = iso_time(run.created_at) if run.created_at else ""
     took = "" if run.duration is None else format_duration(run.duration)
     return (run.run_id, run.graph_name, status, *map(str, counts), created, took)

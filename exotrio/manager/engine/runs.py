@@ -52,7 +52,10 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from exotrio.manager.store.virtual_times import SHARE
 
-RUNS = f"SELECT runs.*, graphs.name AS graph_name, {IDLE} FROM runs JOIN graphs ON graphs.id = runs.graph"
+RUNS = (
+    f"SELECT runs.*, graphs.name AS graph_name, {IDLE}, CAST(COALESCE((SELECT sum(counts.pruned) FROM counts"
+    " WHERE run = runs.id), 0) AS BIGINT) AS pruned FROM runs JOIN graphs ON graphs.id = runs.graph"
+)
 MAX_NAMED = 100
 """Maximum of refused runs of a list that are named."""
 MAX_TOGETHER = 16

@@ -31,7 +31,7 @@ MAX_STATES_READ = 50_000
 READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {
-    *("finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
+    *("pruned_count", "finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
     *("priority", "weight", "fair_key"),
 }
 """Fields of a run that v0 does not show."""
@@ -65,6 +65,7 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "run_id": run["run_id"],
         "graph_name": run["graph_name"],
         "success_count": run["success"],
+        "pruned_count": run["pruned"],
         "pending_count": run["pending"],
         "errored_count": run["errored"],
         "retried_count": run["retried"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -20,6 +20,7 @@ from exotrio.manager.engine.states import (
     NEXT_CREATED_ERROR,
     PRUNED,
     QUEUED,
+    RETRY_CREATED,
     RETRYABLE,
     SUCCESS,
     begin_of,
@@ -34,6 +35,8 @@ from exotrio.manager.queries.states import (
     BY_HAND,
     CAUSE,
     LINE_OF_ERROR,
+    MAX_SEARCHED,
+    MAX_SEQ,
     RERUN,
     spent_fields,
 )
@@ -136,9 +139,9 @@ def _detail(view: View, state: Row) -> dict[str, Any]:
 
 
 def chain(view: View, seq: int | None) -> Iterator[Row]:
-    """Yield the states of a chain (seq, place, parent, outputs), nearest first."""
+    """Yield the states of a chain (seq, place, parent, outputs, retry_of), nearest first."""
     while seq is not None:
-        row = view.one("SELECT seq, place, parent, outputs FROM states WHERE seq = ?", (seq,))
+        row = view.one("SELECT seq, place, parent, outputs, retry_of FROM states WHERE seq = ?", (seq,))
         yield row
         seq = row["parent"]
 
@@ -174,35 +177,64 @@ def _holder_of(state: Row, now: int) -> StateHolder:
 
 def _attempts_of(view: View, state: Row) -> list[StateAttempt]:
     """Return a state with the attempts that it replaced and those that replaced it, oldest first."""
-    before = list(_follow(view, "seq = ?", "retry_of", state["retry_of"]))
-    after = list(_follow(view, "retry_of = ?", "seq", state["seq"]))
-    this = _follow(view, "seq = ?", "retry_of", state["seq"])
+    this = _attempt(view, "seq = ?", state["seq"])
+    assert this is not None, "it was read in this transaction"
+    attempts = [*reversed([*_follow(view, this, _earlier)]), this, *_follow(view, this, _later)]
     return [
         StateAttempt(
             id=view.state_id(attempt["seq"]),
             status=StateStatus(shown_status(attempt["status"], attempt["lane"])),
             retry_count=attempt["retry_count"],
             by_hand=attempt["cause"] == BY_HAND,
-            rerun=attempt["cause"] == RERUN,
+            rerun=attempt["cause"] == RERUN or (before is not None and attempt["retry_of"] is None),
             created_at=from_unix_ms(attempt["created_at"]),
             worker=attempt["worker"],
             error=attempt["error"] and message_line(attempt["error"]),
         )
-        for attempt in [*reversed(before), next(this), *after]
+        for before, attempt in zip([None, *attempts], attempts, strict=False)
     ]
 
 
-def _follow(view: View, condition: str, column: str, seq: int | None) -> Iterator[Row]:
-    """Yield the attempts before or after one, nearest first."""
+def _follow(view: View, attempt: Row | None, next_of: Callable[[View, Row], Row | None]) -> Iterator[Row]:
     for _ in range(MAX_SHOWN):
-        row = None
-        if seq is not None:
-            row = view.row(
-                f"SELECT seq, retry_of, status, lane, retry_count, {CAUSE}, created_at, worker,"
-                f" {LINE_OF_ERROR} FROM states WHERE {condition}",
-                (seq,),
-            )
-        if row is None:
+        if attempt is None or (attempt := next_of(view, attempt)) is None:
             return
-        yield row
-        seq = row[column]
+        yield attempt
+
+
+def _earlier(view: View, attempt: Row) -> Row | None:
+    """Return the attempt that one replaces."""
+    if attempt["retry_of"] is not None:
+        return _attempt(view, "seq = ?", attempt["retry_of"])
+    # What follows a united node that ran again was created as at first: it has the path of what it replaces.
+    since = [each["retry_of"] for each in chain(view, attempt["parent"]) if each["retry_of"] is not None]
+    return _of_same_path(view, attempt, min(since), attempt["seq"]) if since else None
+
+
+def _later(view: View, attempt: Row) -> Row | None:
+    """Return the attempt that replaced one."""
+    if attempt["status"] != RETRY_CREATED:
+        return None
+    retry = _attempt(view, "retry_of = ?", attempt["seq"])
+    return retry or _of_same_path(view, attempt, attempt["seq"], MAX_SEQ, first=True)
+
+
+def _of_same_path(view: View, attempt: Row, after: int, before: int, *, first: bool = False) -> Row | None:
+    """Return the last or the first attempt with the path of one, between two numbers; it is searched among
+    ``MAX_SEARCHED`` states of the run."""
+    order = "ASC" if first else "DESC"
+    found = view.row(
+        "SELECT seq FROM (SELECT seq, place, path FROM states WHERE run = ? AND seq > ? AND seq < ?"
+        f" ORDER BY seq {order} LIMIT ?) AS searched WHERE place = ? AND path = ?"
+        f" ORDER BY seq {order} LIMIT 1",
+        (attempt["run"], after, before, MAX_SEARCHED, attempt["place"], attempt["path"]),
+    )
+    return None if found is None else _attempt(view, "seq = ?", found["seq"])
+
+
+def _attempt(view: View, condition: str, seq: int) -> Row | None:
+    return view.row(
+        f"SELECT seq, run, place, parent, path, retry_of, status, lane, retry_count, {CAUSE}, created_at,"
+        f" worker, {LINE_OF_ERROR} FROM states WHERE {condition}",
+        (seq,),
+    )

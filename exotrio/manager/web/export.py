@@ -167,7 +167,7 @@ def _shown(view: View, row: Row, stages: Mapping[int, str], texts: ShownTexts, *
         "id": state_id,
         "short": short(state_id),
         "cancelled": cancelled,
-        "attempt": row["retry_count"] + 1,
+        "retry_count": row["retry_count"],
         "cause": row["cause"],
         "by_hand": row["by_hand"],
         "times": spent_text(at.spent(view.now_ms), ended=at.is_over),

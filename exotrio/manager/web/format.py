@@ -74,7 +74,8 @@ def classed(counts: Mapping[str, int], *, cancelled: bool = False) -> dict[str, 
 def run_counts(run: RunSummary) -> dict[str, int]:
     """Return the states of a run in a list, as counts by class."""
     bad = CANCELLED if run.cancelled_at else "errored"
-    counts = {"success": run.success_count, OPEN: run.pending_count, bad: run.errored_count}
+    ended_well = {"success": run.success_count - run.pruned_count, "pruned": run.pruned_count}
+    counts = {**ended_well, OPEN: run.pending_count, bad: run.errored_count}
     return {name: count for name, count in counts.items() if count}
 
 

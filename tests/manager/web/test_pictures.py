@@ -149,6 +149,8 @@ def test_cancelled_states_are_not_drawn_as_errors() -> None:
 def test_a_bar_of_a_run_in_a_list_does_not_call_what_runs_waiting() -> None:
     run = RunSummary.model_validate(run_summary("PENDING", success_count=3, pending_count=2))
     assert "<title>3 success, 2 not ended</title>" in bar(run_counts(run))
+    run.pruned_count = 1
+    assert "<title>2 success, 1 pruned, 2 not ended</title>" in bar(run_counts(run))
 
 
 def test_the_times_of_one_state_share_a_bar() -> None:

@@ -187,7 +187,7 @@ async def test_a_retry_breaks_the_axis_of_the_timeline(site: Site, flow: Flow) -
 
 async def test_a_retry_by_hand_is_not_shown_as_the_first_attempt(site: Site, flow: Flow) -> None:
     page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
-    assert re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page) == ["by hand", "1", "1"]
+    assert re.findall('data-label="Retries" class="num[^"]*">([^<]+)<', page) == ["by hand", "0", "0"]
     exported = await site.api.native("GET", f"run/{flow.run_id}/export")
     assert exported.text.count(">retried by hand · ") == 1
 
@@ -205,12 +205,12 @@ async def test_retries_after_a_retry_by_hand_say_from_where_they_count(
     ok(await site.api.manual_retry(await fail_twice()))
     last = await fail_twice()
     page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?sort=oldest")
-    shown = re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page)
-    assert shown == ["1", "2", "by hand", "by hand + 1"]
+    shown = re.findall('data-label="Retries" class="num[^"]*">([^<]+)<', page)
+    assert shown == ["0", "1", "by hand", "by hand + 1"]
     page = await site.browser.page(f"/ns/shop/states/{last}")
     assert "· attempt 4: 2 of 2 since it was retried by hand</span>" in page
     exported = await site.api.native("GET", f"run/{flow.run_id}/export")
-    assert ">attempt 2 since it was retried by hand · " in exported.text
+    assert ">retry 1 since it was retried by hand · " in exported.text
 
 
 async def test_a_united_node_that_runs_again_was_not_retried_by_hand(site: Site) -> None:
@@ -228,8 +228,8 @@ async def test_a_united_node_that_runs_again_was_not_retried_by_hand(site: Site)
     await flow.run("c")
     united = await flow.run("u")
     page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}?sort=newest")
-    shown = re.findall('data-label="Attempt" class="num[^"]*">([^<]+)<', page)
-    assert shown == ["rerun", "by hand", "1", "1", "1"]
+    shown = re.findall('data-label="Retries" class="num[^"]*">([^<]+)<', page)
+    assert shown == ["rerun", "by hand", "0", "0", "0"]
     assert re.findall(r">[^<>]*\d retried", page) == []
     assert "2 replaced" in page
     page = await site.browser.page(f"/ns/shop/states/{united}")
