@@ -51,6 +51,9 @@ class _StoreHeldUp:
     async def write(self, use_case: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._store.write(partial(self._run, use_case), *args, **kwargs)
 
+    async def write_as(self, caller: Any, use_case: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._store.write_as(caller, partial(self._run, use_case), *args, **kwargs)
+
     async def write_once_ready(self, max_wait: float, use_case: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._store.write_once_ready(max_wait, partial(self._run, use_case), *args, **kwargs)
 

@@ -21,6 +21,7 @@ from exotrio.manager.engine import sending
 from exotrio.manager.engine.event_links import make_event_link
 from exotrio.manager.queries.events import show_events
 from exotrio.manager.rules.access import Permission
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 
 RUN = NATIVE_ROOT + "/namespace/{namespace}/run/{run_id}"
@@ -34,7 +35,9 @@ class Events:
 
     @ApiRoute("POST", EVENTS, "Send an event to a run", SentEvent, needs=Permission.GRAPHS)
     async def send(self, request: Request, namespace: str, run_id: str, body: EventRequest) -> Response:
-        sent = await self._store.write(sending.send, namespace, run_id, body.name, body.value)
+        sent = await self._store.write_as(
+            caller_of(request.scope), sending.send, namespace, run_id, body.name, body.value
+        )
         return reply(SentEvent(run_id=run_id, name=body.name, created=sent.created, woken=sent.woken))
 
     @ApiRoute("GET", EVENTS, "Show events, and what the run waits for", RunEvents, needs=Permission.READ)

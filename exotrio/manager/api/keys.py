@@ -12,6 +12,7 @@ from exotrio.manager.api.json import reply, unprocessable
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.security import keys
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 
 
@@ -28,7 +29,7 @@ class KeyRoutes:
     async def add(self, request: Request, key: str, body: NewKey) -> Response:
         if not re.fullmatch(KEY_ID, key):
             raise unprocessable("value_error", ["path", "key"], "eight lower-case letters or digits", key)
-        added = await self._store.write(keys.add_key, key, body)
+        added = await self._store.write_as(caller_of(request.scope), keys.add_key, key, body)
         await self._keys.read_again()
         return reply(added)
 
@@ -36,7 +37,7 @@ class KeyRoutes:
         "DELETE", KEYS_PATH + "/{key}", "Revoke a key, or all of a name", KeyList, needs=Permission.ADMIN
     )
     async def revoke(self, request: Request, key: str) -> Response:
-        revoked = await self._store.write(keys.revoke_keys, key)
+        revoked = await self._store.write_as(caller_of(request.scope), keys.revoke_keys, key)
         # A key that revokes itself gets no answer to this request.
         await self._keys.read_again()
         return reply(KeyList(keys=revoked))

@@ -16,7 +16,7 @@ from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import ApiRoute, routes_of
 from exotrio.manager.rules.access import Permission
-from exotrio.manager.security.access import KEY
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.store.port import Replaced, Store
 
 MAX_WRITE = 2.0
@@ -44,7 +44,7 @@ class SignInLinks:
 
     @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink, needs=Permission.ADMIN)
     async def make_link(self, request: Request) -> Response:
-        return reply(SignInLink(path=await self._make_sign_in_link("", key=request.scope.get(KEY))))
+        return reply(SignInLink(path=await self._make_sign_in_link("", caller=caller_of(request.scope))))
 
 
 class _Scraping:

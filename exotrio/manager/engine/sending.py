@@ -30,6 +30,8 @@ def send(
     changes = Changes(tx, [run])
     sent = put_event(changes, run.id, tx.template(run.template), name, value)
     commit_changes(changes)
+    if sent.created:
+        tx.record("run.send", namespace, run_id, name)
     return WithEffects(sent, changes.effects)
 
 

@@ -105,9 +105,7 @@ class Caller:
     @property
     def who(self) -> str:
         """How the record of changes names the caller."""
-        if self.via == "in process":
-            return self.via
-        return f"dashboard of {self.name}" if self.via == "dashboard" else self.name
+        return {"api": self.name, "dashboard": f"dashboard of {self.name}"}.get(self.via, self.via)
 
     def may(self, permission: Permission, namespace: str = "") -> bool:
         """Return whether the caller has a permission, for a namespace if it is for one."""
@@ -117,3 +115,7 @@ class Caller:
         """Raise Forbidden unless the caller has a permission."""
         if self.key is not None:
             self.key.require(permission, namespace)
+
+
+IN_PROCESS = Caller()
+"""Clients inside the process of the state manager, and commands that open its database."""

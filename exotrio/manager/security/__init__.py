@@ -3,6 +3,8 @@
 ==================  ===============================================================================
 ``access``          ASGI middleware: the Host header of every request, the API key of those to the API
 ``sessions``        sessions of the dashboard, and links that open one
+``keys``            named keys, and the use cases that add and revoke them
+``refusals``        lines in the log about refused requests
 ``wrong_keys``      slower refusals for clients that guess the key
 ``api_key``         which API key a server requires
 ``encryption``      the keys for secrets at rest, and replacing them (``store.cipher`` encrypts with them)

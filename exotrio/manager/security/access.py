@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from exotrio._httpd import host_name, mark_authenticated
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.errors import DatabaseError
-from exotrio.manager.rules.access import Caller, NamedKey
+from exotrio.manager.rules.access import IN_PROCESS, Caller, NamedKey
 from exotrio.manager.rules.errors import Unavailable
-from exotrio.manager.security.keys import Keys
+from exotrio.manager.security.keys import Keys, wrong_key
 from exotrio.manager.security.wrong_keys import WrongKeys
 
 LOCAL = "exotrio.local"
@@ -46,7 +46,7 @@ def client_address(scope: Scope) -> str:
 def caller_of(scope: Scope, via: str = "api") -> Caller:
     """Return who sent a request that was let in."""
     if LOCAL in scope:
-        return Caller()
+        return IN_PROCESS
     return Caller(
         key=scope.get(KEY), via=via, address=client_address(scope), request_id=scope.get(REQUEST_ID, "")
     )
@@ -113,6 +113,8 @@ async def with_named_key(
     async def pass_on(message: Message) -> None:
         nonlocal has_begun
         has_begun = True
+        if message["type"] == "http.response.start" and message["status"] == 403:
+            refused(keys, f"the key {key.name!r} ({key.id})", scope)
         await send(message)
 
     scope[KEY] = key
@@ -121,6 +123,11 @@ async def with_named_key(
         await app(scope, receive, pass_on)
     if serving.cancelled_caught and not has_begun:
         await _refuse(scope, receive, send)
+
+
+def refused(keys: Keys, key: str, scope: Scope) -> None:
+    """Log that a request was refused; ``key`` is as in ``Refusals.log``."""
+    keys.refusals.log(key, client_address(scope), scope["method"], scope["path"])
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,6 +168,7 @@ class KeyRequired:
                 await with_named_key(self._app, self._keys, named, scope, receive, send)
                 return
             if key:
+                refused(self._keys, wrong_key(key), scope)
                 await self._wrong_keys.delay_refusal(client_address(scope), key)
             await _refuse(scope, receive, send)
 

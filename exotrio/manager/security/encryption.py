@@ -26,6 +26,7 @@ from pathlib import Path
 from exotrio._shared.settings import SECRETS_KEY_VARIABLE, Settings, read_settings
 from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.security.secret_files import (
     kept_secret,
     read_secret_file,
@@ -189,7 +190,7 @@ async def rotate_secrets(
         if not from_variable:
             # First, and on disk: a secret that is encrypted with a lost key is lost.
             write_secret_file(secret_path(path, KEY_FILE), keys)
-        report = await store.write(encrypt_again, cipher)
+        report = await store.write_as(IN_PROCESS, encrypt_again, cipher)
         await store.forget_replaced()
         if drop_old:
             write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
@@ -215,7 +216,7 @@ async def _rotate_shared(url: str, settings: Settings) -> Rotation:
         if problem := (await store.read(check_secrets, cipher)).problem:
             raise problem
         assert store.lease_clock is not None, "a shared database has a clock"
-        done = await store.write(rotate, cipher, store.lease_clock())
+        done = await store.write_as(IN_PROCESS, rotate, cipher, store.lease_clock())
     if done.lacking:
         raise DatabaseError(
             f"running state managers lack the key {cipher.newest}, so nothing was changed",

@@ -22,10 +22,12 @@ import trio
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import from_unix_ms
+from exotrio._util.words import listed
 from exotrio._wire.keys import KEY_TEXT, KeyInfo, KeyList, NewKey
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.access import ROOT, NamedKey, check_scope
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from exotrio.manager.security.refusals import Refusals
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
@@ -49,6 +51,7 @@ class Keys:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.refusals = Refusals()
         self._known: dict[str, NamedKey] = {}
         self._changes: str | None = None
         self._read_at = -math.inf
@@ -140,6 +143,12 @@ class Keys:
                 scope.cancel()
 
 
+def wrong_key(text: str) -> str:
+    """Return words for a key that is not accepted: with its id, if it has one, which is not secret."""
+    match = _KEY.fullmatch(text)
+    return "a wrong key" if match is None else f"an unknown, revoked or expired key ({match['id']})"
+
+
 # -- in the database
 
 
@@ -191,6 +200,7 @@ def add_key(tx: Transaction, key_id: str, new: NewKey) -> KeyInfo:
             raise Conflict(f"there are {MAX_KEYS:,} keys already; revoke some first")
     columns = ("id", "name", "digest", "scopes", "created_at", "expires_at")
     tx.insert("keys", columns, [(key_id, new.name, new.digest, scopes, tx.now_ms, expires_at)])
+    tx.record("key.add", "", new.name, f"{key_id}: {listed(from_json(scopes))}")
     return _info(tx.one("SELECT * FROM keys WHERE id = ?", (key_id,)), tx.now_ms)
 
 
@@ -208,6 +218,8 @@ def revoke_keys(tx: Transaction, name_or_id: str) -> list[KeyInfo]:
         f"UPDATE keys SET revoked_at = ? WHERE revoked_at IS NULL AND {tx.any_of('id')}",
         (tx.now_ms, tx.items([row["id"] for row in chosen])),
     )
+    if ended := [row["id"] for row in chosen if row["revoked_at"] is None]:
+        tx.record("key.revoke", "", chosen[0]["name"], listed(ended))
     ids = {row["id"] for row in chosen}
     return [key for key in list_keys(tx) if key.id in ids]
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
 import trio
 from pydantic_core import from_json, to_json
 
-from exotrio.manager.rules.access import NamedKey
+from exotrio.manager.rules.access import IN_PROCESS, Caller, NamedKey
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.security.keys import Keys
 from exotrio.manager.store.port import Store
@@ -67,23 +67,23 @@ class Sessions:
         self._ended = 0
         self._querying = trio.Lock()
 
-    async def sign_in(self, key: str) -> str | None:
-        """Return the id of a new session, or None if the key is wrong."""
+    async def sign_in(self, key: str, caller: Caller = IN_PROCESS) -> str | None:
+        """Return the id of a new session, or None if the key is wrong. ``caller`` is who sent it."""
         # Hashes are compared, so that the time it takes depends on neither content nor length of the key.
         named = None
         if not hmac.compare_digest(_hash(key), self._key) and (named := await self._keys.find(key)) is None:
             return None
         session_id = _of_key(named, secrets.token_urlsafe(ID_BYTES))
-        await self._store.write(open_session, self._digest(session_id))
+        await self._store.write_as(replace(caller, key=named), open_session, self._digest(session_id))
         return session_id
 
-    async def make_link(self, key: NamedKey | None = None) -> str:
-        """Return a token that opens one session, of this key, within the next minutes."""
-        token = _of_key(key, secrets.token_urlsafe(24))
-        await self._store.write(add_link, self._digest(token))
+    async def make_link(self, caller: Caller = IN_PROCESS) -> str:
+        """Return a token that opens one session, of the caller's key, within the next minutes."""
+        token = _of_key(caller.key, secrets.token_urlsafe(24))
+        await self._store.write_as(caller, add_link, self._digest(token))
         return token
 
-    async def redeem(self, token: str) -> str | None:
+    async def redeem(self, token: str, caller: Caller = IN_PROCESS) -> str | None:
         """Return the id of a new session, or None if the token is unknown, used or too old."""
         link, key_id = self._digest(token), _key_of(token)
         key = None if key_id is None else await self._keys.get(key_id)
@@ -93,7 +93,8 @@ class Sessions:
         # Read first: unauthenticated clients must not be able to keep the database busy with writes.
         if not await self._query(is_link_valid, link):
             return None
-        opened = await self._store.write(redeem_link, link, self._digest(session_id))
+        caller = replace(caller, key=key)
+        opened = await self._store.write_as(caller, redeem_link, link, self._digest(session_id))
         return session_id if opened else None
 
     async def find(self, session_id: str) -> str | None:
@@ -186,6 +187,7 @@ def open_session(tx: Transaction, session: str) -> None:
     tx.trim("sessions", "WHERE used_at < ? OR opened_at < ?", _oldest(tx))
     tx.trim("sessions", "ORDER BY opened_at DESC", beyond=MAX_SESSIONS - 1)
     tx.insert("sessions", ("id", "opened_at", "used_at"), [(session, tx.now_ms, tx.now_ms)])
+    tx.record("session.open", "", "")
 
 
 def is_session_open(view: View, session: str) -> bool:
@@ -235,6 +237,7 @@ def add_link(tx: Transaction, link: str) -> None:
     tx.trim("sign_in_links", "WHERE until < ?", (tx.now_ms,))
     tx.trim("sign_in_links", "ORDER BY until DESC", beyond=MAX_LINKS - 1)
     tx.insert("sign_in_links", ("id", "until"), [(link, tx.now_ms + LINK_LASTS_MS)])
+    tx.record("link.make", "", "")
 
 
 def is_link_valid(view: View, link: str) -> bool:

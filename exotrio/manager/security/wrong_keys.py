@@ -37,7 +37,7 @@ class WrongKeys:
 
     async def delay_refusal(self, address: str, key: str) -> float:
         """Count a wrong key and wait if many came from its network; return the seconds waited."""
-        network, now = _network(address), trio.current_time()
+        network, now = network_of(address), trio.current_time()
         failures = self._failures.pop(network, None)
         if failures is None or failures.until <= now:
             failures = _Failures(until=now)
@@ -54,7 +54,7 @@ class WrongKeys:
         return delay
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return what an address is counted as: one subscriber has 2**64 addresses of IPv6."""
     try:
         parsed = ip_address(address.partition("%")[0])

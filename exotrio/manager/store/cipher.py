@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from exotrio._shared.settings import SECRETS_KEY_VARIABLE
+from exotrio._util.words import plural
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -199,6 +200,8 @@ def encrypt_again(tx: Transaction, cipher: Cipher) -> Renewed:
                 for graph, location, plain in outdated
             ],
         )
+    if outdated:
+        tx.record("secrets.rotate", "", "", plural(len(outdated), "secret"))
     return report
 
 

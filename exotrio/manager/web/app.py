@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
-from exotrio.manager.rules.access import NamedKey, Permission
+from exotrio.manager.rules.access import IN_PROCESS, Caller, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound, Refused
 from exotrio.manager.security.access import caller_of, with_named_key
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
@@ -109,11 +109,11 @@ class Dashboard:
         """Return whether a path begins like one of the dashboard's routes; all others are the API's."""
         return path.startswith("/") and path.split("/", 2)[1] in self._folders
 
-    async def sign_in_link(self, url: str, to: str = "/", key: NamedKey | None = None) -> str:
+    async def sign_in_link(self, url: str, to: str = "/", caller: Caller = IN_PROCESS) -> str:
         """Return a link below ``url`` that signs one browser in to a page, once, within ten minutes, for what
-        this key may do."""
+        the caller's key may do."""
         target = "" if to == "/" else f"&to={quote(to, safe='')}"
-        return f"{url}/sign-in?link={await self._sign_in.sessions.make_link(key)}{target}"
+        return f"{url}/sign-in?link={await self._sign_in.sessions.make_link(caller)}{target}"
 
     # -- pages
 

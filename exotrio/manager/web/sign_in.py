@@ -11,8 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from exotrio._httpd import mark_authenticated
-from exotrio.manager.security.access import client_address
-from exotrio.manager.security.keys import Keys
+from exotrio.manager.security.access import caller_of, client_address, refused
+from exotrio.manager.security.keys import Keys, wrong_key
 from exotrio.manager.security.sessions import IDLE_MS, Sessions
 from exotrio.manager.security.wrong_keys import WrongKeys
 from exotrio.manager.store.port import Store
@@ -32,6 +32,7 @@ class SignIn:
 
     def __init__(self, store: Store, key: str, keys: Keys) -> None:
         self.sessions = Sessions(store, key, keys)
+        self._keys = keys
         self._wrong_keys = WrongKeys()
         self.routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
@@ -57,7 +58,7 @@ class SignIn:
         to = guard.local_path(request.query_params.get("to", "/"))
         token = request.query_params.get("link")
         if token is not None and request.method == "GET":
-            session_id = await self.sessions.redeem(token)
+            session_id = await self.sessions.redeem(token, caller_of(request.scope, "dashboard"))
             if session_id is None and self.session_of(request) is None:
                 return self._form(
                     request, to, problem="This link was used before, or is too old.", status=401
@@ -74,9 +75,10 @@ class SignIn:
         form = await guard.read_form(request, max_bytes=guard.MAX_SIGN_IN_FORM)
         to = guard.local_path(guard.field(form, "to") or "/")
         key = guard.field(form, "key").strip()
-        session_id = await self.sessions.sign_in(key)
+        session_id = await self.sessions.sign_in(key, caller_of(request.scope, "dashboard"))
         if session_id is None:
             problem = "Wrong key."
+            refused(self._keys, wrong_key(key), request.scope)
             if waited := await self._wrong_keys.delay_refusal(client_address(request.scope), key):
                 problem += (
                     " Many wrong keys came from your address, so this answer was delayed by"
