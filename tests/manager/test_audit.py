@@ -52,7 +52,7 @@ OF_RUNTIMES = {
 """Routes that runtimes call: nothing is recorded of them."""
 BY_THE_RUN = {f"POST {path}/graph/{{graph}}/trigger" for path in (V0, NS)}
 """Those that start one run: it has who started it in its row."""
-CHANGES_NOTHING = {f"POST {NS}/worker/{{worker_id:path}}/tasks"}
+CHANGES_NOTHING = {f"POST {NS}/worker/{{worker_id:path}}/tasks", f"POST {NS}/run/{{run_id}}/event-link"}
 
 
 async def changes(api: Api, **query: Any) -> list[dict[str, Any]]:
@@ -102,8 +102,11 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         await flow.fail("a", times=1)
         (failed,) = [state["id"] for state in await flow.states("a", "ERRORED")]
         ok(await api.manual_retry(failed, str(uuid.uuid4())))
-        ok(await api.native("POST", f"run/{run}/cancel"))
-        ok(await api.native("POST", f"run/{run}/cancel"))  # changes nothing
+        event = {"name": "approved", "value": {"ok": "yes"}}
+        for _ in range(2):  # the second one changes nothing
+            ok(await api.native("POST", f"run/{run}/events", json=event))
+        for _ in range(2):
+            ok(await api.native("POST", f"run/{run}/cancel"))
         ok(await api.trigger_many("orders", *({"run_id": str(uuid.uuid4())} for _ in range(3))))
         for what in (f"node/{node_name('a')}", "graph/orders"):
             for do in ("pause", "resume"):
@@ -123,6 +126,7 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
             ("run.retry", run, "1 state will run again"),
             ("run.priority", run, "high"),
             ("run.retry", run, f"1 state ({failed}) will run again"),
+            ("run.send", run, "approved"),
             ("run.cancel", run, "1 state cancelled"),
             ("run.trigger", "orders", "3 runs"),
             ("node.pause", node_name("a"), ""),
@@ -156,7 +160,7 @@ async def test_every_route_that_changes_something_is_recorded(manager: Manager) 
             if (each.method, each.path) == (method, path)
         )
         assert endpoint is not None
-        names = endpoint.__code__.co_names  # type: ignore[attr-defined]
+        names = endpoint.__code__.co_names
         assert "caller_of" in names or "_set_paused" in names, f"{route} does not say who calls it"
 
 

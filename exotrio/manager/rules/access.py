@@ -87,7 +87,7 @@ class Caller:
 
     Attributes:
         key: None for the root key, and inside the process.
-        via: "api", "dashboard", or "in process".
+        via: "api", "dashboard", "event link", or "in process".
         address: Where it came from, as far as is known.
         request_id: As in the header of the response; empty inside the process.
     """

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from exotrio._wire.events import EVENT_PATH
 from exotrio.manager.engine.event_links import LinkState, link_state, read_event_link, send_by_link
+from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 from exotrio.manager.web import guard
 from exotrio.manager.web.page import render_whole
@@ -42,7 +43,7 @@ class EventPage:
             state = await store.read_with_deadline(link_state, link)
         sends = request.method == "POST"
         if sends and link is not None and state is LinkState.OPEN:
-            state = await store.write(send_by_link, link)
+            state = await store.write_as(caller_of(request.scope, "event link"), send_by_link, link)
         status = 404 if state is None else 409 if sends and state is LinkState.OTHER_SENT else 200
         response = guard.html(render_whole(request, "event.html", link=link, state=state), status)
         response.headers.update(HEADERS)
