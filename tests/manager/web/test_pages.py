@@ -14,9 +14,11 @@ import pytest
 import trio
 from starlette.types import Message
 
+from exotrio._wire.keys import NewKey, make_key
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.rules.access import Caller
-from exotrio.manager.web.page import PageRequest
+from exotrio.manager.security.keys import add_key
+from exotrio.manager.web.page import Page, PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages
 from tests.contract.flow import Flow
@@ -219,6 +221,22 @@ async def test_a_fragment_is_the_same_alone_and_in_the_page(site: Site, page: ob
         alone = await site.browser.fragments(path, name, "no-such-fragment")
         assert alone.startswith(f'<div data-fragment="{name}">')
         assert alone in html
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.folder)
+async def test_what_a_key_may_not_do_is_not_offered(site: Site, page: Page) -> None:
+    flow, state = await failed_run(site.api)
+    await flow.trigger(inputs={"note": "it waits, so that it can be cancelled"})
+    ok(await site.api.native("PUT", "limit/stripe", json={"at_most": 1}))
+    ok(await site.api.heartbeat(worker_id="w1"))
+    key = make_key()
+    new = NewKey(name="ada", digest=key.digest, scopes=["read:shop", "admin"])
+    await site.service.store.write(add_key, key.id, new)
+    await site.anonymous.sign_in(key.text)
+    names = {"run_id": flow.run_id, "state_id": state, "graph": "orders", "node": "Node_first"}
+    path = page.path.format(namespace="shop", limit="stripe", **names)
+    forms = re.findall(r'method="post" action="([^"]*)"', await site.anonymous.page(path))
+    assert set(forms) == {"/sign-out", "/theme"}
 
 
 async def test_changes_of_one_run_do_not_change_the_page_of_another(site: Site, clock: SettableClock) -> None:

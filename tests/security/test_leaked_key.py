@@ -1,0 +1,240 @@
+"""What was tried with the leaked key of a runtime when there was one key for everything (issue 29).
+
+Then all of it worked. Each attempt is made with the key of a runtime of another namespace, and with that of
+another runtime of the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from exotrio._wire.vocabulary import LEASE_HEADER
+from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, place
+from tests.support.keyed import ROOT, Site, open_keyed
+
+V0, NATIVE = "/v0/namespace", "/exotrio/v1/namespace"
+ENGINES = ["SQLite", "PostgreSQL"]
+
+
+@dataclass
+class Shop:
+    """A namespace with a graph that has secrets, one of which no node declares, and a runtime with a key."""
+
+    site: Site
+    runtime: str
+    run_id: str
+
+    async def claim(self) -> dict[str, Any]:
+        """Have the runtime claim a state natively."""
+        body = {"claim_id": str(uuid4()), "worker_id": "w", "limit": 1, "limits": {"Charge": 1}}
+        (state,) = (await self.site.call(self.runtime, "POST", f"{NATIVE}/shop/claim", body))["states"]
+        return {**state, "claim_id": body["claim_id"]}
+
+    async def claim_v0(self) -> str:
+        body = {"nodes": ["Charge"], "batch_size": 1}
+        (state,) = (await self.site.call(self.runtime, "POST", f"{V0}/shop/states/enqueue", body))["states"]
+        return str(state["state_id"])
+
+    async def status(self, state_id: str) -> str:
+        shown = await self.site.call(ROOT, "GET", f"{NATIVE}/shop/state/{state_id}")
+        return str(shown["status"])
+
+
+@asynccontextmanager
+async def open_shop(db: str = ":memory:") -> AsyncIterator[Shop]:
+    async with open_keyed(db) as site:
+        runtime = await site.key("runtime:shop")
+        nodes = {"runtime_name": "r", "nodes": [declare("Charge", secrets=["CARD"])]}
+        await site.call(runtime, "PUT", f"{V0}/shop/nodes/", nodes)
+        graph = {
+            "nodes": [place("charge", node_name="Charge", namespace="shop")],
+            "secrets": {"CARD": "the card", "UNUSED": "that no node declares"},
+            "retry_policy": NO_RETRY,
+        }
+        await site.call(ROOT, "PUT", f"{V0}/shop/graph/orders", graph, status=201)
+        started = await site.call(ROOT, "POST", f"{V0}/shop/graph/orders/trigger", {"inputs": {}})
+        yield Shop(site, runtime, started["run_id"])
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    async with open_shop() as opened:
+        yield opened
+
+
+@pytest.fixture
+def leaked(shop: Shop) -> Any:
+    return shop.site.key("runtime:bank")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("scope", ["runtime:shop", "runtime:bank"])
+async def test_another_runtime_neither_reports_nor_releases_nor_reads_secrets_of_a_state(
+    scope: str, db: str
+) -> None:
+    async with open_shop(db) as shop:
+        site, leaked = shop.site, await shop.site.key(scope)
+        spaces = ["shop", "bank"] if scope == "runtime:bank" else ["shop"]
+        state = await shop.claim()
+        state_id, token = state["state_id"], state["lease"]["token"]
+        for space in spaces:
+            # It even knows the token, as from a log of a proxy.
+            refused = 403 if space != scope.partition(":")[2] else 200
+            held = {"state_id": state_id, "token": token}
+            outcomes = [{**held, "outcome": "executed", "outputs": [{"v": "false"}]}]
+            reply = await site.call(leaked, "POST", f"{NATIVE}/{space}/outcomes", outcomes, status=refused)
+            assert refused == 403 or [item["result"] for item in reply["items"]] in (["stale"], ["unknown"])
+            reply = await site.call(
+                leaked, "POST", f"{NATIVE}/{space}/release", {"states": [held]}, status=refused
+            )
+            assert refused == 403 or [item["result"] for item in reply["items"]] in (["stale"], ["unknown"])
+            reply = await site.call(
+                leaked, "POST", f"{NATIVE}/{space}/release", {"claim_id": state["claim_id"]}, status=refused
+            )
+            assert refused == 403 or reply["items"] == []
+            path = f"{V0}/{space}/state/{state_id}/secrets"
+            lost = 404 if refused == 200 and space == "bank" else 403
+            await site.call(leaked, "GET", path, status=lost, **{LEASE_HEADER: token})
+        assert await shop.status(state_id) == "QUEUED"
+        secrets = await site.call(
+            shop.runtime, "GET", f"{V0}/shop/state/{state_id}/secrets", **{LEASE_HEADER: token}
+        )
+        assert secrets == {"secrets": {"CARD": "the card"}}
+        outcomes = [{"state_id": state_id, "token": token, "outcome": "executed", "outputs": [{"v": "true"}]}]
+        reply = await site.call(shop.runtime, "POST", f"{NATIVE}/shop/outcomes", outcomes)
+        assert [item["result"] for item in reply["items"]] == ["ok"]
+
+
+@pytest.mark.parametrize("scope", ["runtime:shop", "runtime:bank"])
+async def test_the_same_holds_through_v0_which_has_no_tokens(scope: str, shop: Shop) -> None:
+    site, leaked = shop.site, await shop.site.key(scope)
+    state_id = await shop.claim_v0()
+    for space in ("shop", "bank"):
+        is_in_scope = scope == f"runtime:{space}"
+        status = 403 if not is_in_scope else 400 if space == "shop" else 404
+        path = f"{V0}/{space}/state/{state_id}"
+        await site.call(leaked, "POST", f"{path}/executed", {"outputs": [{"v": "false"}]}, status=status)
+        await site.call(leaked, "POST", f"{path}/errored", {"error": "false"}, status=status)
+        await site.call(leaked, "POST", f"{path}/prune", {"data": {}}, status=status)
+        again = {"enqueue_after": 1000}
+        await site.call(leaked, "POST", f"{path}/re-enqueue-after", again, status=status)
+        await site.call(leaked, "GET", f"{path}/secrets", status=403 if status == 400 else status)
+    assert await shop.status(state_id) == "QUEUED"
+    path = f"{V0}/shop/state/{state_id}"
+    assert (await site.call(shop.runtime, "GET", f"{path}/secrets"))["secrets"] == {"CARD": "the card"}
+    await site.call(shop.runtime, "POST", f"{path}/executed", {"outputs": [{"v": "true"}]})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_registering_a_node_again_never_widens_the_secrets_that_a_graph_hands_out(db: str) -> None:
+    async with open_shop(db) as shop:
+        site = shop.site
+        wider = {"runtime_name": "r", "nodes": [declare("Charge", secrets=["CARD", "UNUSED"])]}
+        refusal = await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", wider, status=403)
+        assert "'UNUSED'" in refusal["detail"]
+        assert "lacks the scope graphs:shop;" in refusal["detail"]
+        # Nor does a detour: first without, or under another name that the graph has.
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", {**wider, "nodes": [declare("Charge")]})
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", wider, status=403)
+        other = [declare("Other", secrets=["UNUSED"])]
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", {**wider, "nodes": other})
+        state = await shop.claim()
+        path = f"{V0}/shop/state/{state['state_id']}/secrets"
+        shown = await site.call(shop.runtime, "GET", path, **{LEASE_HEADER: state["lease"]["token"]})
+        assert shown["secrets"] == {"CARD": "the card"}
+        both = await site.key("runtime:shop", "graphs:shop")
+        await site.call(both, "PUT", f"{V0}/shop/nodes/", wider)
+
+
+async def test_a_graph_of_another_namespace_hands_out_no_more_either(shop: Shop) -> None:
+    # A graph of the bank has a place with the shop's node: only a key for the bank's graphs may widen that.
+    site = shop.site
+    graph = {"nodes": [place("charge", node_name="Charge", namespace="shop")], "secrets": {"SAFE": "1"}}
+    await site.call(ROOT, "PUT", f"{V0}/bank/graph/loans", graph, status=201)
+    wider = {"runtime_name": "r", "nodes": [declare("Charge", secrets=["CARD", "SAFE"])]}
+    for key in (shop.runtime, await site.key("runtime:shop", "graphs:shop")):
+        refusal = await site.call(key, "PUT", f"{V0}/shop/nodes/", wider, status=403)
+        assert "graphs:bank" in refusal["detail"]
+
+
+async def test_a_graph_with_places_in_another_namespace_needs_the_scope_there_too(shop: Shop) -> None:
+    site = shop.site
+    graph = {"nodes": [place("charge", node_name="Charge", namespace="shop")], "secrets": {}}
+    key = await site.key("graphs:bank", "trigger:bank")
+    refusal = await site.call(key, "PUT", f"{V0}/bank/graph/theft", graph, status=403)
+    assert "lacks the scope graphs:shop;" in refusal["detail"]
+    key = await site.key("graphs:bank", "graphs:shop")
+    await site.call(key, "PUT", f"{V0}/bank/graph/loans", graph, status=201)
+
+
+async def test_the_ids_of_another_namespace_lead_nowhere(shop: Shop) -> None:
+    # With every scope for the bank: what is of the shop is not found by its id either.
+    site = shop.site
+    state_id = await shop.claim_v0()
+    await site.call(
+        shop.runtime, "POST", f"{V0}/shop/state/{state_id}/errored", {"error": "so it can be retried"}
+    )
+    scopes = [f"{each}:bank" for each in ("runtime", "trigger", "read", "graphs")]
+    key = await site.key(*scopes)
+    cookie = await site.sign_in(key)
+    values = {
+        "namespace": "bank",
+        "run_id": shop.run_id,
+        "state_id": state_id,
+        "graph": "orders",
+        "node": "Charge",
+        "limit": "l",
+        "worker_id": "w",
+        "page": "1",
+        "size": "10",
+    }
+    bodies = {"/trigger": {"inputs": {}}, "/manual-retry": {"fanout_id": str(uuid4())}}
+    before = await site.call(ROOT, "GET", f"{NATIVE}/shop/run/{shop.run_id}")
+    for route in site.table:
+        if "{namespace}" not in route.path:
+            continue
+        path = route.path.replace(":path}", "}").format(**values)
+        body = next((body for end, body in bodies.items() if path.endswith(end)), None)
+        status, _, text = await site.ask(route.method, path, key, json=body)
+        assert shop.run_id not in text.decode() or status == 404, route
+        assert b"the card" not in text, route
+    for path in ("/ns/bank/runs/{run_id}", "/ns/bank/states/{state_id}", "/ns/bank/runs/{run_id}/export"):
+        status, *_ = await site.ask("GET", path.format(**values), cookie=cookie)
+        assert status == 404, path
+    for path in ("runs/{run_id}/cancel", "runs/{run_id}/again", "states/{state_id}/retry"):
+        await site.ask("POST", f"/ns/bank/{path}".format(**values), cookie=cookie, form={})
+    assert await site.call(ROOT, "GET", f"{NATIVE}/shop/run/{shop.run_id}") == before
+
+
+async def test_lists_of_namespaces_show_those_that_the_key_may_read(shop: Shop) -> None:
+    site = shop.site
+    for scope, names in (("read:shop", ["shop"]), ("read:*", ["shop"]), ("read:bank", []), ("admin", [])):
+        reply = await site.call(await site.key(scope), "GET", "/v0/namespaces")
+        assert reply["namespaces"] == names, scope
+        page = await site.ask("GET", "/", cookie=await site.sign_in(await site.key(scope)))
+        assert page[1]["location"] == ("/ns/shop" if names else "/ns/default")
+
+
+async def test_a_claim_id_of_another_key_returns_nothing(shop: Shop) -> None:
+    site, state = shop.site, await shop.claim()
+    other = await site.key("runtime:shop")
+    body = {"claim_id": state["claim_id"], "worker_id": "w", "limit": 1, "limits": {"Charge": 1}}
+    assert (await site.call(other, "POST", f"{NATIVE}/shop/claim", body))["states"] == []
+    assert len((await site.call(shop.runtime, "POST", f"{NATIVE}/shop/claim", body))["states"]) == 1
+
+
+async def test_an_admin_key_gets_nothing_but_what_it_is_for(shop: Shop) -> None:
+    site, admin = shop.site, await shop.site.key("admin")
+    await site.call(admin, "GET", f"{NATIVE}/shop/run/{shop.run_id}", status=403)
+    await site.call(admin, "GET", f"{V0}/shop/state/{UNKNOWN_ID}/secrets", status=403)
+    link = await site.call(admin, "POST", "/exotrio/v1/sign-in-link")
+    _, headers, _ = await site.ask("GET", "/sign-in", headers={}, query=link["path"].partition("?")[2])
+    cookie = headers["set-cookie"].partition(";")[0]
+    status, *_ = await site.ask("GET", "/ns/shop", cookie=cookie)
+    assert status == 403

@@ -1,0 +1,243 @@
+"""How long a named key is valid, and what a state manager reads to know it. In virtual time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import trio
+import trio.testing
+
+from exotrio._wire.keys import NewKey, make_key
+from exotrio.errors import DatabaseError
+from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
+from exotrio.manager.security import keys
+from tests.support.helpers import declare
+from tests.support.keyed import ROOT, Site, open_keyed
+
+ENGINES = ["SQLite", "PostgreSQL"]
+CLAIM = "/exotrio/v1/namespace/shop/claim"
+POLL = {"worker_id": "w", "claim_id": "c" * 32, "limit": 1, "limits": {"N": 1}, "wait_ms": 15_000}
+RUNS = "/exotrio/v1/namespace/shop/runs"
+
+
+def now_ms() -> int:
+    """Return the virtual time, as a state manager's clock."""
+    return 1_700_000_000_000 + int(trio.current_time() * 1000)
+
+
+async def revoke_elsewhere(site: Site, text: str) -> None:
+    """Revoke a key as another state manager does."""
+    await site.service.store.write(keys.revoke_keys, text.split("_")[1])
+
+
+async def register(site: Site) -> None:
+    nodes = {"runtime_name": "r", "nodes": [declare("N")]}
+    await site.call(ROOT, "PUT", "/v0/namespace/shop/nodes/", nodes)
+
+
+async def test_revoking_a_key_ends_its_long_poll_within_5_s(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_keyed() as site, trio.open_nursery() as nursery:
+        await register(site)
+        key, answers = await site.key("runtime:shop"), []
+
+        async def poll() -> None:
+            answers.append((await site.ask("POST", CLAIM, key, json=POLL))[0])
+
+        nursery.start_soon(poll)
+        await trio.sleep(3)
+        await revoke_elsewhere(site, key)
+        await trio.sleep(5)
+        assert answers == [401]
+        assert (await site.ask("POST", CLAIM, key, json=POLL))[0] == 401
+
+
+async def test_revoking_a_key_ends_its_sessions_and_their_streams_within_5_s(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_keyed() as site, trio.open_nursery() as nursery:
+        await register(site)
+        key, statuses = await site.key("read:shop"), []
+        cookie = await site.sign_in(key)
+        assert (await site.ask("GET", "/ns/shop", cookie=cookie))[0] == 200
+
+        async def watch() -> None:
+            statuses.append((await site.ask("GET", "/live/ns/shop", cookie=cookie))[0])
+
+        nursery.start_soon(watch)
+        await trio.sleep(3)
+        await revoke_elsewhere(site, key)
+        await trio.sleep(5)
+        assert statuses == [200], "the stream ended"
+        assert (await site.ask("GET", "/ns/shop", cookie=cookie))[1]["location"].startswith("/sign-in")
+        assert (await site.ask("POST", "/sign-in", form={"key": key}))[0] == 401
+
+
+async def test_a_key_that_expires_is_refused_and_its_long_poll_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_keyed(clock=now_ms) as site:
+        await register(site)
+        made = make_key()
+        new = NewKey(name="k", digest=made.digest, scopes=["runtime:shop", "read:shop"], expires_in_ms=4000)
+        await site.service.store.write(keys.add_key, made.id, new)
+        assert (await site.ask("GET", RUNS, made.text))[0] == 200
+        began = trio.current_time()
+        assert (await site.ask("POST", CLAIM, made.text, json=POLL))[0] == 401
+        assert 4 <= trio.current_time() - began <= 9
+        assert (await site.ask("GET", RUNS, made.text))[0] == 401
+        (shown,) = (await site.service.store.read(keys.show_keys)).keys
+        assert not shown.is_valid
+        assert shown.revoked_at is None
+
+
+async def test_without_a_named_key_nothing_is_queried(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_keyed() as site:
+        key = await site.key("read:shop")
+        asked = []
+        monkeypatch.setattr(keys, "read_keys", lambda view, known: asked.append(known))
+        async with open_keyed() as other:
+            await trio.sleep(60)
+            assert (await other.ask("GET", RUNS, ROOT))[0] == 200
+            assert (await other.ask("GET", RUNS, "no such key"))[0] == 401
+            assert (await other.ask("GET", RUNS, key[:-1]))[0] == 401
+        assert asked == []
+
+
+async def test_a_known_key_costs_no_query_and_waits_for_no_unknown_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_keyed() as site, trio.open_nursery() as nursery:
+        key = await site.key("read:shop")
+        assert (await site.ask("GET", RUNS, key))[0] == 200
+        reads = 0
+        read = site.service.store.read
+
+        async def counting(query: object, *args: object) -> object:
+            nonlocal reads
+            reads += query is keys.read_keys
+            return await read(query, *args)  # type: ignore[arg-type]
+
+        site.service.store.read = counting  # type: ignore[method-assign, assignment]
+        for _ in range(50):
+            nursery.start_soon(site.ask, "GET", RUNS, make_key().text)
+        began = trio.current_time()
+        for _ in range(50):
+            assert (await site.ask("GET", RUNS, key))[0] == 200
+        assert trio.current_time() == began
+        assert reads == 0
+        await trio.sleep(1)
+        assert reads <= 2, "the unknown keys share the readings"
+
+
+async def test_a_key_is_not_trusted_if_the_keys_cannot_be_read(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_keyed() as site:
+        key = await site.key("read:shop")
+        assert (await site.ask("GET", RUNS, key))[0] == 200
+
+        def fail(view: object, known: object) -> None:
+            raise DatabaseError("it is away")
+
+        monkeypatch.setattr(keys, "read_keys", fail)
+        await trio.sleep(1)
+        assert (await site.ask("GET", RUNS, key))[0] == 200
+        await trio.sleep(6)
+        assert (await site.ask("GET", RUNS, key))[0] == 503
+        assert (await site.ask("GET", RUNS, ROOT))[0] == 200
+
+
+async def test_when_a_key_was_used_is_kept_to_the_minute(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_keyed(clock=now_ms) as site:
+        key = await site.key("read:shop")
+        await site.ask("GET", RUNS, key)
+        await trio.sleep(70)
+        await site.key("read:shop")
+        shown = (await site.service.store.read(keys.show_keys)).keys
+        used, unused = sorted((each.used_at for each in shown), key=lambda at: at is None)
+        assert used is not None
+        assert used < datetime.fromtimestamp(now_ms() / 1000, UTC)
+        assert unused is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_keys_are_added_once_and_revoked_by_id_or_by_name(db: str) -> None:
+    async with open_keyed(db) as site:
+        store = site.service.store
+        first, second = make_key(), make_key()
+        new = NewKey(name="ci", digest=first.digest, scopes=["graphs:shop", "read:shop", "read:shop"])
+        added = await store.write(keys.add_key, first.id, new)
+        assert added.scopes == ["graphs:shop", "read:shop"]
+        assert await store.write(keys.add_key, first.id, new) == added, "a repeated request"
+        other = new.model_copy(update={"digest": second.digest})
+        with pytest.raises(Conflict, match="another key with the id"):
+            await store.write(keys.add_key, first.id, other)
+        await store.write(keys.add_key, second.id, other)
+        assert [key.id for key in await store.write(keys.revoke_keys, second.id)] == [second.id]
+        assert [key.id for key in (await store.read(keys.show_keys)).keys if key.is_valid] == [first.id]
+        assert {key.id for key in await store.write(keys.revoke_keys, "ci")} == {first.id, second.id}
+        with pytest.raises(NotFound):
+            await store.write(keys.revoke_keys, "nothing")
+        assert (await site.ask("GET", RUNS, first.text))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "problem"),
+    [
+        ("root", ["admin"], "cannot have the name"),
+        ("a b", ["admin"], "cannot have the name"),
+        ("\x1b[2J", ["admin"], "cannot have the name"),
+        ("ci", ["graph:shop"], "there is no scope"),
+        ("ci", ["graphs"], "there is no scope"),
+        ("ci", ["admin:shop"], "there is no scope"),
+        ("ci", ["read:a/b"], "the namespace of the scope"),
+    ],
+)
+async def test_names_and_scopes_are_checked(name: str, scopes: list[str], problem: str) -> None:
+    async with open_keyed() as site:
+        made = make_key()
+        with pytest.raises(InvalidRequest, match=problem):
+            await site.service.store.write(
+                keys.add_key, made.id, NewKey(name=name, digest=made.digest, scopes=scopes)
+            )
+
+
+async def test_of_too_many_keys_ended_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "MAX_KEYS", 2)
+    async with open_keyed() as site:
+        first, _ = await site.key("read:shop"), await site.key("read:shop")
+        with pytest.raises(Conflict, match="revoke some first"):
+            await site.key("read:shop")
+        await revoke_elsewhere(site, first)
+        await site.key("read:shop")
+
+
+async def test_state_managers_of_one_database_know_the_same_keys_and_sessions(db_url: str) -> None:
+    async with open_keyed(db_url) as here, open_keyed(db_url) as there:
+        await register(here)
+        key = await here.key("read:shop")
+        assert (await there.ask("GET", RUNS, key))[0] == 200
+        cookie = await here.sign_in(key)
+        assert (await there.ask("GET", "/ns/shop", cookie=cookie))[0] == 200
+        await revoke_elsewhere(here, key)
+        await there.service.keys.read_again()
+        assert (await there.ask("GET", RUNS, key))[0] == 401
+        assert (await there.ask("GET", "/ns/shop", cookie=cookie))[0] == 303
+
+
+async def test_earlier_state_managers_do_not_take_sessions_and_links_of_keys_for_those_of_the_root_key() -> (
+    None
+):
+    # They look for the digest of a cookie or a token alone, and a cookie has 43 characters there.
+    async with open_keyed() as site:
+        key = await site.key("admin", "read:shop")
+        cookie = await site.sign_in(key)
+        await site.call(key, "POST", "/exotrio/v1/sign-in-link")
+        assert len(cookie.partition("=")[2]) != 43
+        stored = await site.service.store.read(
+            lambda view: view.execute("SELECT id FROM sessions UNION SELECT id FROM sign_in_links").fetchall()
+        )
+        assert [row["id"].partition(".")[0] for row in stored] == 2 * [key.split("_")[1]]
