@@ -42,6 +42,7 @@ async def explore(
     setup: Callable[[], T] | None = None,
     inputs: Values | None = None,
     store: Mapping[str, object] | None = None,
+    events: Mapping[str, Values] | None = None,
     faults: Collection[Fault] = tuple(Fault),
     only: int | None = None,
     max_points: int = 500,
@@ -90,6 +91,10 @@ async def explore(
     ANSWER_LOST  end                The report is recorded, and its answer lost: it is sent again.
     ===========  =================  =====================================================================
 
+    Events are sent when all that is left of the run waits. Further points are each event: sent right after
+    the trigger (``EVENT_EARLY``), when its deadline passes (``EVENT_LATE``), twice (``EVENT_REPEATED``), or
+    not at all, if it has a deadline and there is a ``check`` (``EVENT_LOST``).
+
     Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After
     ``check``, and before the next ``setup``, it continues to its next await and is cancelled there. The
     memory of the process stays: globals of modules, or a ``trio.Lock`` that it holds. System tasks and
@@ -127,6 +132,7 @@ async def explore(
             and returns the ``world`` of the result. Defaults to none: nodes have effects only in the run.
         inputs: As in ``run_graph``.
         store: As in ``run_graph``.
+        events: Name of an event to its fields, as in ``run_graph``. Defaults to none.
         faults: Which ones to try. Defaults to all.
         only: Number of the only point to try; the error of ``check`` is raised as it is. Defaults to all.
         max_points: Maximum number of points to try; if there are more, that many are drawn. Defaults to 500.
@@ -161,12 +167,15 @@ async def explore(
         successor=nodes if successor is None else successor,
         inputs=inputs,
         store=store,
+        events=events or {},
     )
     runs = Runs(scenario=scenario, check=check, setup=setup, seed=seed, clock=clock)
     begin_second(clock)
     begin = trio.current_time()
     usual = await runs.make(None, timeout)
     timeout += 2 * (trio.current_time() - begin)  # with a fault some of it is done twice
+    if check is None or successor is not None:  # without an event a run does not end as usual
+        faults = set(faults) - {Fault.EVENT_LOST}
     points = tuple(_points(usual.case, faults))
     result = Exploration(points)
     if usual.failure is not None:
@@ -284,6 +293,7 @@ def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
         if fault in faults
         and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
         and (fault is not Fault.STORED or place.checkpoint)
+        and (fault is not Fault.EVENT_LOST or place.node in case.limited_events)
     )
     for number, (fault, place) in enumerate(cases, 1):
         yield Point(number=number, fault=fault, place=place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -24,6 +24,7 @@ from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_output
 from exotrio.testing._nodes import continuing, stored_checkpoint
 
 if TYPE_CHECKING:
+    from exotrio._wire.events import EventWait
     from exotrio.client._state_manager import StateManager
 
 T = TypeVar("T")
@@ -246,10 +247,22 @@ class VirtualClock:
         self._skipped += max(0, math.ceil(moment.timestamp() * 1000) - self())
 
 
+async def _sends_nothing(waits: Sequence[EventWait]) -> bool:
+    return False
+
+
 async def wait(
-    manager: StateManager, graph: Graph, run_id: str, timeout: float, clock: VirtualClock
+    manager: StateManager,
+    graph: Graph,
+    run_id: str,
+    timeout: float,
+    clock: VirtualClock,
+    send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]] = _sends_nothing,
 ) -> RunStatus:
-    """Wait until a run has ended, and return its status; TooSlowError says which states have not ended."""
+    """Wait until a run has ended, and return its status; TooSlowError says which states have not ended.
+
+    ``send_awaited`` is called when all that is left waits for events, and returns whether it sent one.
+    """
     # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
     interval, max_interval = FIRST_INTERVAL, from_ms(MAX_WAIT_MS)
     try:
@@ -257,7 +270,7 @@ async def wait(
             while True:
                 with trio.move_on_after(interval):
                     return (await manager.wait(run_id, poll_interval=max_interval)).status
-                await _skip_waits(manager, run_id, clock)
+                await _skip_waits(manager, run_id, clock, send_awaited)
                 interval = min(2 * interval, max_interval)
     except NothingLeft as error:
         raise trio.TooSlowError(str(error)) from None
@@ -274,13 +287,21 @@ class NothingLeft(Exception):
     """All that is left of a run waits for events, without a limit."""
 
 
-async def _skip_waits(manager: StateManager, run_id: str, clock: VirtualClock) -> None:
-    """If all that is left of a run waits for events, let the time pass until the first deadline."""
+async def _skip_waits(
+    manager: StateManager,
+    run_id: str,
+    clock: VirtualClock,
+    send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]],
+) -> None:
+    """If all that is left of a run waits for events, send them, or let the time pass until the first
+    deadline."""
     run = await manager.status(run_id)
     left = {status for node in run.nodes for status in node.counts if status in PENDING}
     if left != {StateStatus.WAITING}:
         return
     waits = (await manager.events(run_id)).waiting
+    if await send_awaited(waits):
+        return
     if deadlines := [each.until for each in waits if each.until is not None]:
         clock.skip_to(min(deadlines))
     elif waits:

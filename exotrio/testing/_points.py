@@ -30,6 +30,15 @@ class Fault(StrEnum):
     ANSWER_LOST = "answer lost"
     """The state manager recorded what the node reports, but its answer does not reach the runtime."""
 
+    EVENT_EARLY = "event early"
+    """An event is sent right after the trigger, before anything waits for it."""
+    EVENT_LATE = "event late"
+    """It is sent when its deadline passes; without one, a day later."""
+    EVENT_REPEATED = "event repeated"
+    """It is sent twice: its sender did not get the first answer."""
+    EVENT_LOST = "event lost"
+    """It is not sent, so that its deadline passes."""
+
 
 class Moment(StrEnum):
     """Where an execution is."""
@@ -37,12 +46,14 @@ class Moment(StrEnum):
     BEGIN = "before it began"
     AWAIT = "at its await"
     END = "after it ended, before its report"
+    EVENT = "when all that is left waits for it"
 
 
 FAULTS = {
     Moment.BEGIN: (Fault.KILLED, Fault.STOPPED),
     Moment.AWAIT: (Fault.KILLED, Fault.STORED, Fault.STOPPED, Fault.DRAINED, Fault.SUSPENDED),
     Moment.END: (Fault.KILLED, Fault.STOPPED, Fault.ANSWER_LOST),
+    Moment.EVENT: (Fault.EVENT_EARLY, Fault.EVENT_LATE, Fault.EVENT_REPEATED, Fault.EVENT_LOST),
 }
 _SENTENCES = {
     Fault.KILLED: "was killed",
@@ -50,15 +61,19 @@ _SENTENCES = {
     Fault.STOPPED: "was stopped",
     Fault.DRAINED: "was asked to stop",
     Fault.SUSPENDED: "lost its lease",
+    Fault.EVENT_EARLY: "was sent before anything waited for it",
+    Fault.EVENT_LATE: "was sent when its deadline passed",
+    Fault.EVENT_REPEATED: "was sent twice",
+    Fault.EVENT_LOST: "was not sent",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Somewhere in an execution of a node.
+    """Somewhere in an execution of a node, or when an event is sent.
 
     Attributes:
-        node: Identifier of the graph's node.
+        node: Identifier of the graph's node, or name of the event.
         execution: Number of the execution among those of the node, from 1.
         moment: Where in the execution.
         nth: Number of the await, from 1; 0 for other moments.
@@ -100,6 +115,8 @@ class Point:
         who = self.place.execution_name
         if self.fault is Fault.ANSWER_LOST:
             return f"the answer to the report of {who} was lost"
+        if self.place.moment is Moment.EVENT:
+            return f"the event {who} {_SENTENCES[self.fault]}"
         what = f"{who} {_SENTENCES[self.fault]} {self.place}"
         if not (number := self.place.checkpoint):
             return what

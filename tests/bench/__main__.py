@@ -31,6 +31,7 @@ from tests.bench import (
     stock,
     stop,
     throughput,
+    waiting,
 )
 from tests.bench.against import compare
 from tests.bench.arena import command as arena
@@ -50,6 +51,7 @@ CASES: dict[str, Case] = {
     "growth": fan.growth,
     "history": history.history,
     "limits": limits.limits,
+    "waiting": waiting.waiting,
     "fair": fair.fair,
     "import": programs.imports,
     "worker": programs.worker,

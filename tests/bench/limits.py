@@ -105,12 +105,12 @@ async def _claims(plan: Plan, waiting: int) -> float:
             run = {"run_id": str(uuid4()), "inputs": {"n": "1"}}
             reply = await client.post(f"/exotrio/v1/namespace/{NAMESPACE}/graph/fan/trigger", json=run)
             reply.raise_for_status()
-            await _turn(client, "fan", {"Fan": 1}, [{"i": "x"}] * plan.claims * BATCH)
-            turns = [await _turn(client, str(turn), {"Step": BATCH}, []) for turn in range(plan.claims)]
+            await turn(client, "fan", {"Fan": 1}, [{"i": "x"}] * plan.claims * BATCH)
+            turns = [await turn(client, str(number), {"Step": BATCH}, []) for number in range(plan.claims)]
     return statistics.median(turns) * 1000
 
 
-async def _turn(
+async def turn(
     client: httpx.AsyncClient, claim_id: str, counts: dict[str, int], outputs: list[dict[str, str]]
 ) -> float:
     """Claim states and report them; return the CPU seconds."""

@@ -13,6 +13,7 @@ import trio
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NODES
 from exotrio.manager.engine import leases, managers, retention, schedules
+from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.queries.graphs import find_node, last_failures
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
@@ -94,7 +95,36 @@ async def everything_once(manager: Manager) -> None:
     ok(await api.state("graph", flow.run_id, shown["nodes"][0]["id"]))
     ok(await api.native("POST", f"run/{await flow.trigger(store={'k': 'v'})}/cancel"))
     ok(await api.graphs())
+    await everything_awaited(manager)
     await everything_managed(manager, flow)
+
+
+WAITS = {"outputs": {"by": {"type": "string"}}, "timeout_ms": 1}
+
+
+async def everything_awaited(manager: Manager) -> None:
+    """Wait for events at places and in a node, and send some early, in time and too late."""
+    api = manager.api
+    places = [
+        place("f", "w"),
+        place("w", node_name="wait for event", wait={"event": "go-${{ f.outputs.v }}", **WAITS}),
+    ]
+    await api.register_for(places[:1])
+    flow = await Flow.put(api, "awaiting", api.body(places, retry_policy=NO_RETRY))
+    await flow.trigger()
+    state = await claim_one(api, limits={node_name("f"): 1})
+    assert await report(api, item_for(state, outcome="waiting", event="go-0")) == ["ok"]
+    for name in ("go-0", "go-1", "go-1"):
+        path, event = f"run/{flow.run_id}/events", {"name": name, "value": {"by": "ada"}}
+        ok(await api.native("POST", path, json=event))
+    state = await claim_one(api, limits={node_name("f"): 1}, wait_ms=5_000)
+    outputs = [{"v": str(number), "w": ""} for number in range(1, 4)]
+    assert await report(api, item_for(state, outcome="executed", outputs=outputs)) == ["ok"]
+    ok(await api.native("GET", f"run/{flow.run_id}/events"))
+    ok(await api.native("POST", f"run/{flow.run_id}/events", json={**event, "name": "go-2"}))
+    await trio.sleep(0.002)
+    while await manager.service.store.write(handle_waits):
+        pass
 
 
 async def leases_that_end(manager: Manager) -> None:
@@ -314,6 +344,24 @@ async def test_a_claim_costs_the_same_however_many_states_wait_or_are_done() -> 
 
     few, many = await cost(50), await cost(2_000)
     assert many < 1.5 * few
+
+
+async def test_a_sweep_costs_the_same_however_many_states_wait_for_events() -> None:
+    async def cost(waiting: int) -> int:
+        async with open_manager() as manager:
+            api, store = manager.api, manager.service.store
+            awaited = place("w", node_name="wait for event", wait={"event": "go"})
+            await api.register_for([place("t")])
+            flow = await Flow.put(api, "graph", api.body([place("t", "w"), awaited]))
+            await flow.trigger()
+            await flow.run("t", *({"v": "1"} for _ in range(waiting)))
+            now = manager.service.monotonic()
+            return await steps_of(
+                store, lambda: store.write(managers.sweep, "", now, manager.service.terms, now)
+            )
+
+    few, many = await cost(50), await cost(2_000)
+    assert many < 1.5 * few + 1
 
 
 # -- templates

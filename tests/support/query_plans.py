@@ -73,7 +73,7 @@ async def steps_of(store: Store, act: Callable[[], Any]) -> int:
 
 GROWING = re.compile(
     "states|runs|counts|events|trends|store|unite_counters|unite_members|claims|logs|idle_times|waiting_trends"
-    "|checkpoints|slots|starts"
+    "|checkpoints|slots|starts|mailbox"
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(
@@ -99,6 +99,8 @@ INSERT INTO trends SELECT 1 + n % 3, 1, n, n % 100, 'SUCCESS', n % 10, 1 FROM ge
 INSERT INTO waiting_trends SELECT 1 + n % 3, 1, n, 'waited', n % 10, 1 FROM generate_series(1, 5000) AS n;
 INSERT INTO unite_counters (target_state, place) SELECT 1000 + n, 0 FROM generate_series(1, 6000) AS n;
 INSERT INTO unite_members (target_state, place, path, state) SELECT 1000 + n, 0, '', n
+FROM generate_series(1, 6000) AS n;
+INSERT INTO mailbox (run, name, value, sent_at) SELECT 1000 + n, 'e', '{}', n
 FROM generate_series(1, 6000) AS n;
 INSERT INTO idle_times (run, since, until) SELECT 1000 + n, n, n + 1 FROM generate_series(1, 6000) AS n;
 INSERT INTO claims (id, at) SELECT 'past-' || n, n FROM generate_series(1, 6000) AS n;

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import AwaitedEvent, BaseNode, ExotrioError, FieldsInvalid, Graph, WaitForEvent
-from exotrio.testing import Errored, Executed, Waiting, run_graph, run_node
+from exotrio.testing import CrashRun, Errored, Executed, Fault, Waiting, explore, run_graph, run_node
 
 DAY = timedelta(days=1)
 
@@ -146,3 +146,34 @@ def test_the_name_of_an_event_is_checked_where_it_is_raised(name: str) -> None:
         WaitForEvent(name)
     with pytest.raises(ValueError, match="a timeout above zero"):
         WaitForEvent("paid", timeout=timedelta(0))
+
+
+async def test_explore_sends_events_early_late_twice_and_not_at_all(autojump_clock: MockClock) -> None:
+    graph, ship = approvals(on_timeout=Approval(by="-", ok=False))
+    seen: dict[str, list[str]] = {}
+
+    def check(run: CrashRun[None]) -> None:
+        seen[str(run.point)] = sorted(each.text for each in run.outputs(ship))
+
+    events = {f"approved-{number}": Approval(by="ada") for number in range(3)}
+    faults = [fault for fault in Fault if fault.name.startswith("EVENT")]
+    result = await explore(graph, [Plan, Ship], check=check, events=events, faults=faults)
+    assert len(result.tried) == len(result.points) == 3 * 4
+    sent = ["0 ada True", "1 ada True", "2 ada True"]
+    for how in (
+        "was sent before anything waited for it",
+        "was sent when its deadline passed",
+        "was sent twice",
+    ):
+        assert seen[f"the event approved-1 {how}"] == sent
+    assert seen["the event approved-1 was not sent"] == ["0 ada True", "1 - False", "2 ada True"]
+
+
+async def test_explore_kills_a_node_that_waits_and_it_still_gets_its_event_once(
+    autojump_clock: MockClock,
+) -> None:
+    graph = Graph("g", namespace="tests")
+    graph.add(Pay)
+    result = await explore(graph, [Pay], events={"paid": Sum(sum=12)})
+    assert result.tried == result.points
+    assert {point.fault for point in result.points} >= {Fault.KILLED, Fault.ANSWER_LOST, Fault.EVENT_LATE}

@@ -125,14 +125,17 @@ def read_events(view: View, events: Collection[tuple[int, str]]) -> dict[tuple[i
 
 def has_waits_to_handle(view: View) -> bool:
     """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
-    overdue = f"SELECT 1 AS found FROM states WHERE {_WAITING} AND enqueue_after <= ?"
+    overdue = (
+        f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_WAITING} AND enqueue_after <= ?"
+    )
     return view.row(f"{overdue} UNION ALL SELECT seq {UNADOPTED} LIMIT 1", (view.now_ms,)) is not None
 
 
 def overdue(tx: Transaction) -> list[int]:
     """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
     rows = tx.execute(
-        f"SELECT seq FROM states WHERE {_WAITING} AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT ?",
+        f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_WAITING} AND enqueue_after <= ?"
+        " ORDER BY enqueue_after, seq LIMIT ?",
         (tx.now_ms, MAX_PER_STEP),
     )
     return [row["seq"] for row in rows]
