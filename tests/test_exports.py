@@ -32,8 +32,8 @@ Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims H
 KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
-RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateCheckpoint StateDetail StateEdge StateEvent
-StateHistory StateHolder
+RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail
+StateEdge StateEvent StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
 TableState Throughput V0Runtime ValidationStatus WaitReason
 """

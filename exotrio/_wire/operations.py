@@ -205,6 +205,29 @@ class StateCheckpoint(Body):
     age: Seconds = Field(alias="age_ms")
 
 
+class StateBranch(Body):
+    """An edge that is taken under a condition, after one state.
+
+    Fields:
+        identifier: The node that it leads to.
+        taken: Whether it was taken.
+        condition: As users write it, such as ``check.kind == "book"``; or ``otherwise``.
+        value: The beginning of the text that was compared; None for ``otherwise``.
+    """
+
+    identifier: str
+    taken: bool
+    condition: str
+    value: str | None
+
+    @property
+    def reason(self) -> str:
+        """The condition with the value, in words."""
+        if self.value is None:
+            return "no other branch was taken" if self.taken else "another branch was taken"
+        return f"{self.condition}, and it was {self.value!r}"
+
+
 class StateHistory(StateDetail, StateTimes):
     """One state in full, with its history.
 
@@ -227,6 +250,8 @@ class StateHistory(StateDetail, StateTimes):
         checkpoint: The one with which it would continue, if there is one.
         runs_again: If it ended badly: identifiers of the united nodes that ran without it. They run again,
             with all that follows them, when it is retried.
+        condition: The branch that led to it, if that was taken under a condition.
+        branches: The branches after it, if it succeeded.
     """
 
     data: dict[str, Any] | None
@@ -247,6 +272,8 @@ class StateHistory(StateDetail, StateTimes):
     logs: list[LogLine] = Field(default_factory=list)
     checkpoint: StateCheckpoint | None = None
     runs_again: list[str] = Field(default_factory=list)
+    condition: StateBranch | None = None
+    branches: list[StateBranch] = Field(default_factory=list)
 
     def attempt_text(self, allowed: int | None = None) -> str:
         """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``.

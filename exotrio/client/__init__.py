@@ -47,6 +47,7 @@ from exotrio._wire.operations import RetriedState as RetriedState
 from exotrio._wire.operations import RunPage as RunPage
 from exotrio._wire.operations import RunRetry as RunRetry
 from exotrio._wire.operations import StateAttempt as StateAttempt
+from exotrio._wire.operations import StateBranch as StateBranch
 from exotrio._wire.operations import StateCheckpoint as StateCheckpoint
 from exotrio._wire.operations import StateEvent as StateEvent
 from exotrio._wire.operations import StateHistory as StateHistory

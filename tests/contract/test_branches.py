@@ -291,6 +291,22 @@ async def test_a_retried_or_pruned_state_decides_with_the_outputs_of_its_last_at
     await flow.run("b")
 
 
+async def test_the_history_of_a_state_says_which_branches_were_taken_and_why(api: Api) -> None:
+    places = [place("a", "b", "c", "d"), place("b", when=is_x("a")), place("c", otherwise=True), place("d")]
+    flow = await Flow.start(api, *places)
+    source = await flow.run("a", {"v": "x"})
+    history = ok(await api.history(source))
+    assert history["condition"] is None
+    met = {"identifier": "b", "taken": True, "condition": 'a.v == "x"', "value": "x"}
+    assert history["branches"] == [
+        met,
+        {"identifier": "c", "taken": False, "condition": "otherwise", "value": None},
+    ]
+    history = ok(await api.history(await flow.run("b")))
+    assert (history["condition"], history["branches"]) == (met, [])
+    assert ok(await api.history(await flow.run("d")))["condition"] is None
+
+
 # -- what is refused
 
 

@@ -55,6 +55,21 @@ async def test_a_node_after_a_failure_says_how_many_failed_and_is_reached_after_
     assert await reasons(flow) == {}
 
 
+async def test_a_branch_that_was_not_taken_says_which_value_it_was_compared_with(api: Api) -> None:
+    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "x"}
+    places = [place("a", "b", "c"), place("b", "d", when=when), place("c", otherwise=True), place("d")]
+    flow = await Flow.start(api, *places)
+    assert await reasons(flow) == {}
+    await flow.run("a", {"v": "y"})
+    assert await reasons(flow) == {
+        "b": "follows a, and a.v == \"x\" was not true: it was 'y'",
+        "d": "follows b, which was not reached either",
+    }
+    await flow.trigger()
+    await flow.run("a", {"v": "x"}, {"v": "x"})
+    assert await reasons(flow) == {"c": "follows a, and another branch was taken"}
+
+
 async def test_an_unreachable_node_has_a_reason_while_the_rest_goes_on(api: Api) -> None:
     flow = await Flow.start(
         api,

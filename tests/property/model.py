@@ -27,6 +27,15 @@ Template = tuple["str | Ref", ...]
 
 
 @dataclass(frozen=True)
+class When:
+    """A condition: the text of ``ref`` is one of these, or as a number it is below a limit."""
+
+    ref: Ref
+    texts: tuple[str, ...] = ()
+    below: int | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     """One node of a graph."""
 
@@ -35,6 +44,8 @@ class Place:
     unites: str | None = None
     strategy: str = "ALL_SUCCESS"
     inputs: Mapping[str, Template] = field(default_factory=dict)
+    when: When | None = None
+    otherwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -372,12 +383,14 @@ class Model:
         """Create the next states of ``state``, all or none."""
         reach = self._reach(state)
         children = []
+        following = [self.plan[name] for name in self.plan[state.identifier].next_nodes]
         try:
-            for name in self.plan[state.identifier].next_nodes:
-                place = self.plan[name]
-                if place.unites is None:
+            met = [place for place in following if place.when is not None and _is_met(place.when, reach)]
+            for place in following:
+                is_taken = (place in met) if place.when is not None else not (place.otherwise and met)
+                if place.unites is None and is_taken:
                     inputs = self._inputs(place, reach, None)
-                    children.append(State(name, dict(reach), inputs, self.now_ms))
+                    children.append(State(place.identifier, dict(reach), inputs, self.now_ms))
         except Unbuildable:
             state.status = "NEXT_CREATED_ERROR"
             return
@@ -468,6 +481,15 @@ class Model:
         except Unbuildable:
             state.status, state.unbuilt = "ERRORED", True
         self.states.append(state)
+
+
+def _is_met(when: When, reach: dict[str, State]) -> bool:
+    text = _field(reach[when.ref.identifier], when.ref)
+    if when.below is None:
+        return text in when.texts
+    if not text.isdigit():
+        raise Unbuildable
+    return int(text) < when.below
 
 
 def _field(state: State, ref: Ref) -> str:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
-from tests.property.model import Place, Plan, Ref, Template
+from exotrio._wire.graphs import GraphBody
+from exotrio.manager.rules.branches import never_taken
+from exotrio.manager.rules.template import Template
+from tests.property.model import Place, Plan, Ref, When
+from tests.property.model import Template as Text
 from tests.support.helpers import declare, node_name, place
 
 FIELD = "v"
+BRANCH = "b"
+"""The output by which branches are taken."""
+BRANCH_TEXTS = ["0", "1", "2", "x"]
 STRATEGIES = ["ALL_SUCCESS", "ALL_DONE", "ALL_DONE"]
 """More happens after a failure with ALL_DONE, so it stands twice."""
 
@@ -38,7 +47,7 @@ def plans(draw: st.DrawFn, max_nodes: int = 8) -> Plan:
         referenced = draw(
             st.lists(st.sampled_from(sorted(ancestors[name])), max_size=2, unique=True), label="references"
         )
-        template: Template = (f"{name}:", *(Ref(other, FIELD) for other in referenced))
+        template: Text = (f"{name}:", *(Ref(other, FIELD) for other in referenced))
         places.append(Place(name, (), target, strategy, {"p": template}))
     skeleton = Plan(tuple(_following(place, following) for place in places))
     for united in skeleton.places:
@@ -49,6 +58,42 @@ def plans(draw: st.DrawFn, max_nodes: int = 8) -> Plan:
         max_retries=draw(st.integers(0, 2), label="max_retries"),
         backoff_ms=draw(st.sampled_from([1, 1000]), label="backoff"),
     )
+
+
+@st.composite
+def branching_plans(draw: st.DrawFn) -> Plan:
+    """Draw one of the plans above or below, in which some edges are taken under conditions."""
+    plan = draw(plans() | familiar_plans())
+    places = {place.identifier: place for place in plan.places}
+    for name in plan.topological():
+        certain = sorted(_certain(plan, name))
+        before = plan.predecessors(name)
+        if places[name].unites is not None or not before:
+            continue
+        kind = draw(st.sampled_from(["always", "text", "number", "otherwise"]), label="kind of edge")
+        ref = Ref(draw(st.sampled_from(certain)), BRANCH)
+        if kind == "text":
+            texts = draw(st.lists(st.sampled_from(BRANCH_TEXTS), min_size=1, max_size=3, unique=True))
+            places[name] = replace(places[name], when=When(ref, texts=tuple(texts)))
+        elif kind == "number":
+            places[name] = replace(places[name], when=When(ref, below=draw(st.integers(1, 2))))
+        elif kind == "otherwise":
+            siblings = [[places[other] for other in plan[each].next_nodes] for each in before]
+            if all(any(s.when for s in each) and not any(s.otherwise for s in each) for each in siblings):
+                places[name] = replace(places[name], otherwise=True)
+    plan = replace(plan, places=tuple(places[place.identifier] for place in plan.places))
+    nodes = [{"namespace": "n", **each} for each in wire_places(plan)]
+    body = GraphBody.model_validate({"secrets": {}, "nodes": nodes})
+    template = Template(body)
+    assume(not list(never_taken(body.nodes, template.refs, lambda _: None)))
+    return plan
+
+
+def _certain(plan: Plan, name: str) -> set[str]:
+    """Return the places that every chain to a place has."""
+    unites = plan[name].unites
+    chains = [unites] if unites is not None else sorted(plan.predecessors(name))
+    return set.intersection(*({each, *_certain(plan, each)} for each in chains)) if chains else set()
 
 
 # (identifier, next nodes, unites, aggregates): the shapes that unites go wrong in.
@@ -150,7 +195,7 @@ def familiar_plans(draw: st.DrawFn) -> Plan:
     for name, following, target, aggregated in shape:
         strategy = draw(st.sampled_from(STRATEGIES)) if target else "ALL_SUCCESS"
         referenced = [*([target or "n0"] if name != "n0" and draw(st.booleans()) else [])]
-        inputs: dict[str, Template] = {"p": (f"{name}:", *(Ref(other, FIELD) for other in referenced))}
+        inputs: dict[str, Text] = {"p": (f"{name}:", *(Ref(other, FIELD) for other in referenced))}
         if aggregated and draw(st.booleans()):
             inputs["g"] = (Ref(aggregated, FIELD),)
         places.append(Place(name, tuple(following.split()), target or None, strategy, inputs))
@@ -176,7 +221,7 @@ def _aggregating(draw: st.DrawFn, plan: Plan, place: Place, ancestors: dict[str,
     return Place(place.identifier, place.next_nodes, place.unites, place.strategy, inputs)
 
 
-def text(template: Template) -> str:
+def text(template: Text) -> str:
     return "".join(
         piece if isinstance(piece, str) else f"${{{{{piece.identifier}.outputs.{piece.field}}}}}"
         for piece in template
@@ -192,11 +237,21 @@ def wire_places(plan: Plan) -> list[dict[str, Any]]:
             inputs={name: text(template) for name, template in each.inputs.items()},
             unites=each.unites,
             strategy=each.strategy,
+            **_conditions(each),
         )
         for each in plan.places
     ]
 
 
+def _conditions(place: Place) -> dict[str, Any]:
+    if place.when is None:
+        return {"otherwise": True} if place.otherwise else {}
+    of, below = text((place.when.ref,)), place.when.below
+    if below is not None:
+        return {"when": {"of": of, "operator": "<", "value": below}}
+    return {"when": {"of": of, "operator": "in", "value": list(place.when.texts)}}
+
+
 def declaration(identifier: str, inputs: set[str]) -> dict[str, Any]:
     """Return the node that runs at ``identifier`` and asks for ``inputs``."""
-    return declare(node_name(identifier), sorted(inputs), [FIELD, "n"])
+    return declare(node_name(identifier), sorted(inputs), [FIELD, BRANCH, "n"])

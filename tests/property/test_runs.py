@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.property.model import FAILED, PENDING, Outputs, Plan, State
-from tests.property.plans import FIELD, familiar_plans, plans
+from tests.property.plans import BRANCH, BRANCH_TEXTS, FIELD, branching_plans, familiar_plans, plans
 from tests.property.twin import Twin
 from tests.support import postgres
 from tests.support.helpers import SettableClock
@@ -50,7 +50,10 @@ class Driver:
 
     def output(self, good: bool = True) -> Outputs:
         number = str(next(self.serial))
-        return {"n": number, FIELD: f"v{number}"} if good else {"n": number}
+        values: Outputs = {"n": number, FIELD: f"v{number}"} if good else {"n": number}
+        if any(place.when for place in self.twin.model.plan.places):
+            values[BRANCH] = self.data.draw(st.sampled_from(BRANCH_TEXTS), label="branch")
+        return values
 
     async def step(self) -> bool:
         """Take one step; return False when nothing is left to do."""
@@ -141,8 +144,14 @@ async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject)
     await play(":memory:", plan, data)
 
 
+@settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
+@given(plan=branching_plans(), data=st.data())
+async def test_every_run_with_branches_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
+    await play(":memory:", plan, data)
+
+
 @settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES // 20)
-@given(plan=plans() | familiar_plans(), data=st.data())
+@given(plan=plans() | familiar_plans() | branching_plans(), data=st.data())
 async def test_every_run_on_postgresql_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
     with postgres.database() as database:
         await play(database.url, plan, data)

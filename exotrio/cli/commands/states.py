@@ -238,9 +238,19 @@ def _as_lines(state: StateDetail) -> list[str]:
         for line in state.logs:
             lines += _log_lines(line)
     if isinstance(state, StateHistory):
+        lines += _branches(state)
         lines += _history(state)
         if state.runs_again:
             lines.append(f"if it is retried, {listed(state.runs_again)} and what follows run again")
+    return lines
+
+
+def _branches(state: StateHistory) -> list[str]:
+    lines = [] if state.condition is None else [f"branch: {state.condition.reason}"]
+    if state.branches:
+        lines.append("branches:")
+        for each in state.branches:
+            lines.append(f"  {each.identifier} {'' if each.taken else 'not '}taken: {each.reason}")
     return lines
 
 

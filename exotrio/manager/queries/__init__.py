@@ -7,6 +7,7 @@
 ``events``       the events of one run, and what it waits for
 ``states``       states in lists: of a namespace, or of one run, those that failed first
 ``state_detail`` one state with its history, for both APIs and for pages
+``branches``     which branches were taken, and why
 ``search``       runs, states, graphs and nodes that fit a text
 ``graphs``       registered nodes, graphs and namespaces, in lists and as pages show them
 ``load``         how many states wait, run and failed of each node, who holds them, how long they took

@@ -12,6 +12,7 @@ from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
+from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.runs import run_size, summarize_run
 from exotrio.manager.queries.waiting import Node, event_reasons_in, reasons_in
@@ -92,7 +93,10 @@ def paused_places(view: View, run: Row, counts: Mapping[int, Mapping[str, int]])
 
 def unreached_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[int, Unreached]:
     """Return why places of a run have no states."""
-    return why_unreached(view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None)
+    unreached = why_unreached(
+        view.template(run["template"]), counts, is_cancelled=run["cancelled_at"] is not None
+    )
+    return with_values(view, run, counts, unreached)
 
 
 def run_again(view: View, template: Template, states: Iterable[tuple[int, str]]) -> list[str]:

@@ -28,6 +28,7 @@ from exotrio.manager.engine.states import (
     get_state,
     shown_status,
 )
+from exotrio.manager.queries.branches import branches_of, condition_of
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
@@ -112,6 +113,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         runs_again=run_again(view, view.template(state["template"]), [(state["place"], state["groups"])])
         if state["status"] in RETRYABLE and state["cancelled_at"] is None
         else [],
+        condition=condition_of(view, state),
+        branches=branches_of(view, state),
     )
 
 

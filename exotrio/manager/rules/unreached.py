@@ -15,6 +15,7 @@ Counts = Mapping[int, Mapping[str, int]]
 """Place to status to number of states; what is 0 may be missing."""
 
 MAX_NAMED = 5
+_WITHOUT = ", which ended without it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = Fa
     reasons = _Reasons(template, counts, is_cancelled)
     return {
         index: Unreached(
-            reasons.of_united(unites[index]) if index in unites else reasons.of_plain(before[index]),
+            reasons.of_united(unites[index]) if index in unites else reasons.of_plain(index, before[index]),
             index not in alive,
         )
         for index in sorted(missing)
@@ -86,12 +87,19 @@ def _is_blocked(unite: Unite, counts: Counts) -> bool:
 class _Reasons:
     def __init__(self, template: Template, counts: Counts, is_cancelled: bool) -> None:
         self._places = template.places
+        self._nodes = template.body.nodes
         self._counts = counts
         self._errored = "errored or cancelled" if is_cancelled else "errored"
         self._is_cancelled = is_cancelled
 
-    def of_plain(self, before: Iterable[int]) -> str:
-        return "follows " + "; and ".join(self._fate(index) for index in before)
+    def of_plain(self, index: int, before: Iterable[int]) -> str:
+        node = self._nodes[index]
+        fates = [self._fate(each) for each in before]
+        if (node.when is not None or node.otherwise) and all(fate.endswith(_WITHOUT) for fate in fates):
+            names = [fate.removesuffix(_WITHOUT) for fate in fates]
+            why = "another branch was taken" if node.when is None else f"{node.when} was not true"
+            return f"follows {'; and '.join(names)}, and {why}"
+        return "follows " + "; and ".join(fates)
 
     def of_united(self, unite: Unite) -> str:
         if not _number(self._counts, unite.target, (StateStatus.SUCCESS,)):
@@ -129,7 +137,7 @@ class _Reasons:
         ]
         parts = [f"{number:,} {text}" for number, text in numbers if number]
         if not parts:
-            return f"{self._name(index)}, which ended without it"
+            return f"{self._name(index)}{_WITHOUT}"
         return f"{self._name(index)}, of which {listed(parts)}"
 
     def _name(self, index: int) -> str:

@@ -633,6 +633,24 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
     assert html.count("was cancelled until the graph is upserted again") == 2
 
 
+async def test_pages_show_which_branch_was_taken_and_why(site: Site) -> None:
+    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "<x>"}
+    flow = await Flow.start(site.api, place("a", "b", "c"), place("b", when=when), place("c", otherwise=True))
+    html = unescape(await site.browser.page("/ns/shop/graphs/graph"))
+    assert html.count('class="edge branch"') == 2
+    assert 'if a.v == "<x>"' in html
+    assert ">otherwise<" in html
+    source = await flow.run("a", {"v": "<y>"})
+    taken = await flow.one("c")
+    page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
+    assert "<y>" not in page
+    assert "follows a, and a.v == \"<x>\" was not true: it was '<y>'" in unescape(page)
+    html = unescape(await site.browser.page(f"/ns/shop/states/{source}"))
+    assert re.search(r"<code>b</code> not taken: .*a.v == \"<x>\", and it was '<y>'", html)
+    assert re.search(r"<code>c</code> taken: .*no other branch was taken", html)
+    assert "no other branch was taken" in await site.browser.page(f"/ns/shop/states/{taken}")
+
+
 async def test_a_node_without_a_runtime_is_marked(site: Site) -> None:
     await Flow.start(site.api, place("work"))
     assert "no runtime offers it" in await site.browser.page("/ns/shop/nodes")

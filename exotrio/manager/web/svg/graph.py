@@ -40,6 +40,7 @@ class Box:
         chosen: Whether its states are listed now.
         note: Shown in place of the counts, such as a problem.
         reason: Why it has no states.
+        condition: Under which it runs, as users write it; empty if it always does.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Box:
     chosen: bool = False
     note: str | None = None
     reason: str | None = None
+    condition: str = ""
 
 
 def boxes_of(
@@ -78,6 +80,7 @@ def boxes_of(
             reason=unreached[place.index].text if place.index in unreached else None,
             href=href(place),
             chosen=place.identifier == chosen,
+            condition=str(declared.when) if declared.when else "otherwise" * declared.otherwise,
         )
         for place, declared in zip(template.places, template.body.nodes, strict=True)
     ]
@@ -86,7 +89,7 @@ def boxes_of(
 def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     """Return the picture of a graph. Edges to names that are not among its boxes are left out."""
     names = {box.name for box in boxes}
-    united = {box.name for box in boxes if box.unites}
+    kinds = {box.name: "united" if box.unites else "branch" for box in boxes if box.unites or box.condition}
     layout = _layout(
         tuple((box.name, tuple(name for name in box.followers if name in names)) for box in boxes)
     )
@@ -96,7 +99,7 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     edges = [
         element(
             "path",
-            class_="edge united" if end in united else "edge",
+            class_=f"edge {kinds[end]}" if end in kinds else "edge",
             d=_path(layout.boxes[start], points, layout.boxes[end], high),
         )
         for (start, end), points in layout.edges.items()
@@ -152,14 +155,15 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
         outputs = f"{counts['success']:,} outputs"
         counts["success"] -= box.further
     total = sum(counts.values())
-    facts = [None if box.counts is None else summary(counts), outputs, box.note, box.reason]
+    condition = f"if {box.condition}" if box.condition not in ("", "otherwise") else box.condition
+    facts = [condition, None if box.counts is None else summary(counts), outputs, box.note, box.reason]
     about = "; ".join(fact for fact in facts if fact) or box.node
     second = box.note if box.note and box.counts is None else None
     parts = [
         element("title", f"{box.name} ({box.node}): {about}"),
         element("rect", class_="face", width=WIDTH, height=high, rx=6),
         element("text", fit(box.name, 15 if total else MAX_NAME), class_="name", x=12, y=22),
-        _line(second or box.node, "bad" if second else "node", 38),
+        _line(second or condition or box.node, "bad" if second else "node", 38),
     ]
     if box.counts is not None:
         track = element("rect", class_="track", width="100%", height=HEIGHT)

@@ -1,0 +1,102 @@
+"""Which branches were taken after states that succeeded, and why, evaluated again from their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
+
+from pydantic_core import from_json
+
+from exotrio._util.words import shortened
+from exotrio._wire.operations import StateBranch
+from exotrio.graph.conditions import MAX_SHOWN
+from exotrio.graph.placeholders import OutputRef, StoreRef
+from exotrio.manager.engine.inputs import InputsError, Need, Sources, read_shared, resolve
+from exotrio.manager.engine.states import SUCCESS, RunScope
+from exotrio.manager.rules.branches import ConditionError, Way
+from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.unreached import Counts, Unreached
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+MAX_EXPLAINED = 20
+"""Places of a run whose conditions are evaluated for one page."""
+_STATE = "SELECT run, place, status, outputs, parent FROM states WHERE"
+
+
+def branches_of(view: View, state: Row) -> list[StateBranch]:
+    """Return the branches after a state that succeeded."""
+    template = view.template(state["template"])
+    return [_shown(template, way) for way in _ways(view, template, state)]
+
+
+def condition_of(view: View, state: Row) -> StateBranch | None:
+    """Return the branch that led to a state, if it was taken under a condition."""
+    template = view.template(state["template"])
+    node = template.body.nodes[state["place"]]
+    if state["parent"] is None or not (node.when or node.otherwise):
+        return None
+    before = view.one(f"{_STATE} seq = ?", (state["parent"],))
+    ways = [way for way in _ways(view, template, before) if way.place == state["place"]]
+    return _shown(template, ways[0]) if ways else None
+
+
+def with_values(
+    view: View, run: Row, counts: Counts, unreached: Mapping[int, Unreached]
+) -> dict[int, Unreached]:
+    """Return reasons with the value that kept a condition from being met, where a single state has it."""
+    template = view.template(run["template"])
+    explained = dict(unreached)
+    for index, before in islice(_decided_by_one(template, counts, unreached), MAX_EXPLAINED):
+        state = view.row(f"{_STATE} run = ? AND place = ? AND status = 'SUCCESS'", (run["id"], before))
+        ways = [] if state is None else [way for way in _ways(view, template, state) if way.place == index]
+        for way in ways:
+            if way.value is not None:
+                why = f"{unreached[index].text}: it was {shortened(repr(way.value), MAX_SHOWN)}"
+                explained[index] = replace(unreached[index], text=why)
+    return explained
+
+
+def _decided_by_one(
+    template: Template, counts: Counts, unreached: Iterable[int]
+) -> Iterable[tuple[int, int]]:
+    """Yield the places with a condition, and the only place before each, if that has a single success."""
+    for index in unreached:
+        if template.body.nodes[index].when is None:
+            continue
+        before = [place.index for place in template.places if index in place.next]
+        if len(before) == 1 and counts.get(before[0], {}).get(SUCCESS) == 1:
+            yield index, before[0]
+
+
+def _shown(template: Template, way: Way) -> StateBranch:
+    return StateBranch(
+        identifier=template.places[way.place].identifier,
+        taken=way.is_taken,
+        condition=way.condition,
+        value=None if way.value is None else shortened(way.value, MAX_SHOWN),
+    )
+
+
+def _ways(view: View, template: Template, state: Row) -> list[Way]:
+    """Return what became of the edges from a state that are not always taken."""
+    place = template.places[state["place"]]
+    if place.branches is None or state["status"] != SUCCESS:
+        return []
+    run = RunScope(state["run"], template)
+    following = tuple(template.places[index] for index in place.next)
+    need = Need(run=run, above=state["parent"], places=following, known=(place.identifier,))
+    sources = Sources(view, run, state["parent"], read_shared(view, [need]))
+    outputs = from_json(state["outputs"])
+
+    def value_of(ref: OutputRef | StoreRef) -> str:
+        try:
+            return resolve(ref, sources, place.identifier, outputs)
+        except InputsError as error:
+            raise ValueError(str(error)) from None
+
+    try:
+        return list(place.branches.ways(lambda index: template.places[index].identifier, value_of))
+    except ConditionError:  # its next states were created by hand, or before these conditions were known
+        return []
