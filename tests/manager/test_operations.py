@@ -352,6 +352,12 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
     text = (await manager.outside.get("/metrics")).text
     text += (await manager.outside.get("/metrics")).text  # now with the request before
     assert "HELP exotrio_manager_states_ended_total States that ended, " in text, "a retry takes none back"
+    gauges = re.findall(r"# HELP (exotrio_manager_\S+) (.*)\n# TYPE \S+ gauge", text)
+    at_once = {name for name, about in gauges if not about.endswith("Counted up to 5 s ago.")}
+    assert {name for name in at_once if not name.endswith("_created")} == {
+        "exotrio_manager_connections",
+        "exotrio_manager_build_info",
+    }
     assert labels_in(text) == {
         "exotrio_manager_states": {"namespace", "node", "status"},
         "exotrio_manager_event_waits": {"namespace", "node"},

@@ -62,7 +62,8 @@ GAUGES = (
     ),
     (
         "exotrio_manager_work_at_risk_seconds",
-        "How long the running states have worked since their last stored checkpoints, or since they began.",
+        "How long the running states have worked since their last stored checkpoints, or since they began; 0 "
+        "of those of which no heartbeat has said when they began.",
         ["namespace", "node"],
     ),
     (
@@ -205,7 +206,10 @@ class ManagerMetrics:
         """Yield the gauges, for the registry."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
-        gauges = [GaugeMetricFamily(name, about, labels=labels) for name, about, labels in GAUGES]
+        counted = f"Counted up to {CACHED:g} s ago."
+        gauges = [
+            GaugeMetricFamily(name, f"{about} {counted}", labels=labels) for name, about, labels in GAUGES
+        ]
         (
             states,
             for_event,

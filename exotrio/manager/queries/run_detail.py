@@ -123,6 +123,11 @@ class Spans:
         return any(span.at.for_event for span in self.spans)
 
     @property
+    def has_given_back(self) -> bool:
+        """Whether states were held before, and given back."""
+        return any(span.at.earlier for span in self.spans)
+
+    @property
     def without_begin(self) -> set[str]:
         """``ended`` and ``running``, if such states have no begin: as through v0, or not reported yet."""
         return {

@@ -92,6 +92,8 @@ class Times:
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
         is_output: It is a further output of an execution: it never waited.
         for_event: It waits, or waited until it ended, for an event, and not for a runtime.
+        earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
+            until then is not kept.
     """
 
     waits: int
@@ -102,6 +104,7 @@ class Times:
     stage: str | None = None
     is_output: bool = False
     for_event: bool = False
+    earlier: tuple[int, int] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -112,8 +115,15 @@ class Times:
         """Return what a function makes of each of them."""
         others = (self.claimed, self.begun, self.ended, self.finished)
         claimed, begun, ended, finished = (None if at is None else function(at) for at in others)
+        earlier = None if self.earlier is None else (function(self.earlier[0]), function(self.earlier[1]))
         return replace(
-            self, waits=function(self.waits), claimed=claimed, begun=begun, ended=ended, finished=finished
+            self,
+            waits=function(self.waits),
+            claimed=claimed,
+            begun=begun,
+            ended=ended,
+            finished=finished,
+            earlier=earlier,
         )
 
     def spent(self, now: int) -> Spent:
@@ -180,6 +190,9 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     if for_event:
         waits = state["created_at"] if finished else state["updated_at"]
     until = claimed or finished
+    created, changed = state["created_at"], state["updated_at"]
+    # Later than the claim, it is the end, which a state manager of an earlier version stored.
+    was_given_back = created < changed <= (until or changed) and state["event"] is None
     return Times(
         waits=waits if until is None else min(waits, until),
         claimed=claimed,
@@ -189,6 +202,7 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         stage=(stages or {}).get(state["seq"]),
         is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
         for_event=for_event,
+        earlier=(created, changed) if was_given_back else None,
     )
 
 

@@ -249,6 +249,14 @@ def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
     )
 
 
+def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_waiting() -> None:
+    at = Times(waits=4, claimed=6, begun=6, ended=8, finished=8, earlier=(1, 4))
+    drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
+    assert 'class="earlier" x="10.00%" width="30.00%"' in drawn
+    assert 'class="waits" x="40.00%" width="20.00%"' in drawn
+    assert 'class="earlier"' not in timeline([("a", MAX_BARS)], [span(0, at=at)] * (MAX_BARS + 1), until=10)
+
+
 def test_the_legend_says_what_pale_bars_are() -> None:
     runs = Times(waits=0, claimed=2, begun=None, ended=None, finished=None)
     ended, waits = replace(runs, finished=8), replace(runs, claimed=None)
@@ -263,6 +271,9 @@ def test_the_legend_says_what_pale_bars_are() -> None:
     assert (outcome in legend(runs), since_claim in legend(runs)) == (False, True)
     assert (outcome in legend(ended), since_claim in legend(ended)) == (True, False)
     assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
+    given_back = replace(ended, earlier=(0, 1))
+    assert "before it was given back" in legend(given_back)
+    assert "before it was given back" not in legend(ended)
     many = legend(runs, ended, number=MAX_BARS)
     assert (outcome in many, "pale" in many) == (True, False)
 

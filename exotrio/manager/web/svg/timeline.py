@@ -1,9 +1,9 @@
 """The timeline of a run: a lane for each node of its graph, with waiting, buffered and running apart. Pure.
 
-In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, higher in the buffer of a runtime,
-thick while it runs. If its begin is not reported, it is pale from its claim to its outcome. In a larger
-run a lane shows how many waited, were buffered and ran at a time. Times are shares of the width, so that the
-picture is as wide as its page and its text stays legible.
+In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, and before it was given back,
+higher in the buffer of a runtime, thick while it runs. If its begin is not reported, it is pale from its
+claim to its outcome. In a larger run a lane shows how many waited, were buffered and ran at a time. Times are
+shares of the width, so that the picture is as wide as its page and its text stays legible.
 
 Where a run had ended and waited to be retried, that time is left out: a line breaks the axis.
 """
@@ -37,7 +37,14 @@ FOOT = 16
 """Height of the line that says how long the breaks are."""
 LABEL_SHARE = 0.3
 """Part of the width between the labels of two breaks, so that they do not overlap."""
-HEIGHTS = {"waits": (2, 3), "awaits": (2, 3), "buffered": (4, 2), "runs": (7, 0), "unreported": (7, 0)}
+HEIGHTS = {
+    "earlier": (2, 3),
+    "waits": (2, 3),
+    "awaits": (2, 3),
+    "buffered": (4, 2),
+    "runs": (7, 0),
+    "unreported": (7, 0),
+}
 """Of the parts of a bar, each with its distance from the top of the row."""
 
 
@@ -149,7 +156,8 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
     parts = []
     for span in spans:
         ends = until if span.at.finished is None else span.at.finished
-        row = next((index for index, since in enumerate(free) if since <= span.at.waits), len(free))
+        begins = span.at.earlier[0] if span.at.earlier else span.at.waits
+        row = next((index for index, since in enumerate(free) if since <= begins), len(free))
         if row == len(free) and row < MAX_ROWS:
             free.append(ends)
         row = min(row, MAX_ROWS - 1)
@@ -170,7 +178,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     parts = [element("title", f"{label}: {word}, {times}")]
     for name, begin, end in _phases(span, until):
         height, low = HEIGHTS[name]
-        if name not in ("waits", "awaits", "buffered"):
+        if name not in ("earlier", "waits", "awaits", "buffered"):
             # At least as wide as can be seen and clicked.
             width = max((end - begin) / until, 0.003)
             name = f"s-{kind}" if name == "runs" else f"s-{kind} unreported"
@@ -186,6 +194,8 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     finished = until if at.finished is None else at.finished
     # A clock that was set back may have put them in another order.
     claimed = finished if at.claimed is None else min(max(at.claimed, at.waits), finished)
+    if at.earlier is not None:
+        yield "earlier", *at.earlier
     yield "awaits" if at.for_event else "waits", at.waits, claimed
     if at.claimed is None:
         return
@@ -208,7 +218,7 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
             if name in ("waits", "awaits"):
                 waiting[_slice(begin, until)] += 1
                 waiting[_slice(end, until)] -= 1
-            else:
+            elif name != "earlier":
                 area = buffered if name == "buffered" else running
                 _spread(area, begin / until * SLICES, end / until * SLICES)
         if status_class(span.status, span.cancelled) == "errored":
