@@ -13,6 +13,22 @@ AUDIT_PATH = f"{NATIVE_ROOT}/audit"
 Text = Annotated[str, Field(max_length=1_000)]
 
 
+DONE = {
+    "run.cancel": "cancelled",
+    "run.retry": "retried",
+    "run.priority": "priority changed",
+    "run.send": "event sent",
+    "graph.store": "stored",
+    "schedule.cancel": "schedule cancelled",
+    "schedule.pause": "schedule paused",
+    "schedule.resume": "schedule resumed",
+    "node.pause": "paused",
+    "node.resume": "resumed",
+    "limit.set": "set",
+}
+"""What is done to something that stays, in words for the page of that."""
+
+
 class ChangesQuery(PageQuery):
     """Which recorded changes to list, as in ``StateManager.changes``."""
 
@@ -55,6 +71,11 @@ class Change(Body):
     namespace: str
     target: str
     result: str
+
+    def text(self) -> str:
+        """Return what was done to the target, and by whom, in a few words."""
+        result = f" ({self.result})" if self.result else ""
+        return f"{DONE.get(self.action, self.action)}{result} by {self.who}"
 
 
 class ChangePage(Body):

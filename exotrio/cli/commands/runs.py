@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -19,8 +20,20 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_run, list_runs, list_states
 from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, table
-from exotrio.client import Run, RunRetry, RunStatus, RunSummary, StateManager, StateStatus, StateSummary
+from exotrio.client import (
+    Change,
+    Run,
+    RunRetry,
+    RunStatus,
+    RunSummary,
+    StateManager,
+    StateStatus,
+    StateSummary,
+)
+from exotrio.errors import RequestRefused
 
+MAX_CHANGES = 5
+"""Changes of the run by requests that `runs show` lists, newest first."""
 MAX_FAILED = 20
 """Failed states that `runs show` lists."""
 
@@ -86,22 +99,27 @@ def show(run_id: str, connection: Connection) -> None:
     retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
     (kind, namespace, node, at, workers, text), and paused_at if that is a pause; not_reached: why the node
     has no state; further: how many of its SUCCESS states are further outputs of one execution), missing (what
-    the result lacks since states failed), failed (the newest failed states: id, identifier, status, error).
+    the result lacks since states failed), failed (the newest failed states: id, identifier, status, error),
+    changes (the last ones of the run by requests: at, who, action, namespace, target, result).
     """
 
-    async def ask(manager: StateManager) -> tuple[Run, list[StateSummary]]:
-        run = await find_run(manager, run_id)
+    async def ask(manager: StateManager) -> tuple[Run, list[StateSummary], list[Change]]:
+        run, changes = await find_run(manager, run_id), list[Change]()
+        with suppress(RequestRefused):  # by a server of v0, or an older one of ours
+            changes = (await manager.changes(action="run.", target=run.run_id, limit=MAX_CHANGES)).changes
         if not run.errored_count:
-            return run, []
+            return run, [], changes
         call = partial(manager.states, run=run.run_id, status=ERRORED)
-        return run, (await list_states(call, MAX_FAILED))[0]
+        return run, (await list_states(call, MAX_FAILED))[0], changes
 
-    run, failed = connection.ask(ask)
+    run, failed, changes = connection.ask(ask)
     shown = [
         state.model_dump(mode="json", include={"id", "identifier", "status", "error"}) for state in failed
     ]
     body = {**run.model_dump(mode="json"), "failed": shown}
-    connection.print(body, chain(_as_lines(run), _failures(run, failed)))
+    body["changes"] = [change.model_dump(mode="json", exclude_none=True) for change in changes]
+    done = (f"{change.text()} at {iso_time(change.at)}" for change in changes)
+    connection.print(body, chain(_as_lines(run), _failures(run, failed), done))
 
 
 @command.command(name="watch")

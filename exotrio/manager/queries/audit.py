@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exotrio._util.times import moment_ms, timestamp
-from exotrio._wire.audit import AuditQuery, Change, ChangesQuery
+from exotrio._wire.audit import DONE, AuditQuery, Change, ChangesQuery
 from exotrio.manager.queries.paging import Where
 from exotrio.manager.rules.errors import InvalidQuery
 from exotrio.manager.store.driver import Row
@@ -14,14 +14,6 @@ from exotrio.manager.store.view import View
 
 SHOWN = 5
 """Changes that the page of their target shows."""
-ACTIONS = {
-    "run": ("run.cancel", "run.retry", "run.priority"),
-    "graph": ("graph.store", "schedule.cancel", "schedule.pause", "schedule.resume"),
-    "node": ("node.pause", "node.resume"),
-    "limit": ("limit.set",),
-    "runtime": ("runtime.drain",),
-}
-"""What to what can be recorded as a change of it, as long as it exists."""
 _WHAT = ("who", "action", "namespace", "target", "result")
 _WHERE_FROM = ("key_id", "address", "request_id")
 _LAST = "\U0010ffff"
@@ -45,15 +37,25 @@ def list_changes(view: View, namespace: str, query: ChangesQuery) -> dict[str, A
     return {"changes": [_shown(row, is_whole=False) for row in page], "next": following}
 
 
-def last_changes(view: View, namespace: str, target: str, actions: Sequence[str]) -> list[Change]:
-    """Return the last of these changes of a target, newest first."""
+def last_changes(view: View, namespace: str, target: str, *nouns: str) -> list[Change]:
+    """Return the last changes of a run, graph, node or limit, newest first; ``nouns`` begin the actions."""
     where = Where()
     where.add("target = ? AND namespace = ?", target, namespace)
-    where.add_one_of("action", actions)
+    where.add_one_of("action", [action for action in DONE if action.startswith(nouns)])
     rows = view.execute(
         f"SELECT * FROM audit WHERE {where} ORDER BY id DESC LIMIT ?", (*where.parameters, SHOWN)
     ).fetchall()
     return [Change.model_validate(_shown(row, is_whole=False)) for row in rows]
+
+
+def drained_by(view: View, namespace: str, workers: Sequence[str]) -> dict[str, str]:
+    """Return who drained runtimes, by their ids, as far as that was recorded."""
+    rows = view.execute(
+        f"SELECT target, who FROM audit WHERE {view.any_of('target')} AND namespace = ?"
+        " AND action = 'runtime.drain' ORDER BY id",
+        (view.items(workers), namespace),
+    )
+    return {row["target"]: row["who"] for row in rows} if workers else {}
 
 
 def _page(view: View, query: ChangesQuery, where: Where) -> tuple[list[Row], str | None]:

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 
 from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings, secret_names
+from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import show_graphs
 from exotrio.manager.queries.runs import find_runs
 from exotrio.manager.queries.trends import trend
@@ -89,6 +90,7 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "root": template.root.identifier,
         "request_id": str(uuid.uuid4()),
         "updated_at": graph["updated_at"],
+        "changes": last_changes(view, request.namespace, graph["name"], "graph", "schedule"),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.limits import list_limits, show_limit
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -23,7 +24,14 @@ LIST = Page(
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     limit = show_limit(view, request.namespace, request.params["limit"])
-    return {"page": {"title": f"Limit {limit.name}", "limit": limit}, "now": {}}
+    return {
+        "page": {
+            "title": f"Limit {limit.name}",
+            "limit": limit,
+            "changes": last_changes(view, request.namespace, limit.name, "limit"),
+        },
+        "now": {},
+    }
 
 
 PAGE = Page(

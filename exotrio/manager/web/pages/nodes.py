@@ -9,6 +9,7 @@ from pydantic_core import from_json
 
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.states import find_state
+from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
 from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
 from exotrio.manager.queries.runtimes import offer_texts, unserved
@@ -60,6 +61,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             ],
             "secrets": from_json(node["secrets"]),
             "updated_at": node["updated_at"],
+            "changes": last_changes(view, request.namespace, name, "node"),
             "graphs": graphs_using(view, request.namespace, name),
         }
     if "now" in parts:

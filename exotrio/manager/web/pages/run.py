@@ -9,6 +9,7 @@ from itertools import islice
 from exotrio._wire.runs import WaitReason
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
+from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run import (
@@ -69,6 +70,7 @@ class _Run:
             "reasons": [*reasons.values(), *islice(events.values(), MAX_REASONS)],
             "runs_again": run_again_with_failed(self.view, self.run),
             "with_checkpoint": failed_with_checkpoint(self.view, self.run),
+            "changes": last_changes(self.view, self.request.namespace, self.run["run_id"], "run"),
         }
 
     def faults(self) -> Data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from exotrio.manager.queries.audit import drained_by
 from exotrio.manager.queries.load import count_held, states_held
 from exotrio.manager.queries.runtimes import disagreements, list_stops, progress_of, v0_runtimes
 from exotrio.manager.queries.states import show_states
@@ -27,8 +28,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         one = request.query.get("worker", "")
         chosen = [row for worker, rows in held.items() if worker == one or not one for row in rows]
         chosen.sort(key=lambda row: (row["claimed_at"], row["seq"]))
+        asked = [worker for worker, runtime in runtimes.items() if runtime.asked_to_drain]
         data["list"] = {
             "workers": list(runtimes.values()),
+            "drained_by": drained_by(view, request.namespace, asked),
             "states": [
                 (state, runtimes.get(state.worker or ""), progress.get(state.id))
                 for state in show_states(view, [row["seq"] for row in chosen[:STATES_SHOWN]])
