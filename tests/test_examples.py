@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ UNREADABLE = Path("/proc/self/mem")
 
 def test_every_example_is_run_by_a_test_here() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
+        "approval.py",
         "audit.py",
         "backfill.py",
         "branches.py",
@@ -290,6 +292,20 @@ def test_a_job_is_submitted_once_although_its_runtime_is_killed(tmp_path: Path) 
     end = ended("run", EXAMPLES / "polling.py", "--resume", run_id, cwd=tmp_path, code=0)
     assert end.out.splitlines()[-2:] == ["wait:", "  result: 5736396"]
     assert len(list((tmp_path / ".jobs").glob("*.accepted"))) == 1
+
+
+@pytest.mark.parametrize(("button", "result"), [("Approve", "shipped"), ("Refuse", "refused")])
+def test_an_order_is_approved_by_a_link(tmp_path: Path, button: str, result: str) -> None:
+    with exotrio("run", EXAMPLES / "approval.py", "--serve", cwd=tmp_path) as process:
+        process.line("approved waits for event approved until")
+        mail = (tmp_path / ".mails" / "4711.txt").read_text("utf-8")
+        (link,) = re.findall(f"^{button}: (http://127.0.0.1:.*)$", mail, re.MULTILINE)
+        with urllib.request.urlopen(link) as page:
+            assert b'<form method="post">' in page.read()
+        with urllib.request.urlopen(urllib.request.Request(link, method="POST")) as page:
+            assert b"This was sent." in page.read()
+        end = process.wait(code=0)
+    assert end.out.splitlines()[-1] == f"  result: order 4711 is {result}, by ada@example.com"
 
 
 ORDERS = """SUCCESS

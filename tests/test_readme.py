@@ -27,7 +27,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitWait
 from exotrio.cli import cli
 from exotrio.manager.rules.template import Template
-from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, run_graph, run_node
+from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, Waiting, run_graph, run_node
 from tests.bench.__main__ import CASES, COMMANDS
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
@@ -47,7 +47,7 @@ from tests.support.pages import (
     text,
     without_code,
 )
-from tests.support.processes import ROOT, Process, Processes, ended, server
+from tests.support.processes import KEY, ROOT, Process, Processes, ended, server
 
 # Blocks of the pages that several tests below run.
 GREET = block(README, "class Greet(")
@@ -69,6 +69,9 @@ OTHERS = {
         "test_a_join_runs_again_with_what_is_retried_and_the_total_is_right": [
             block(GUIDE, "then, with the new values")
         ],
+    },
+    "cli/test_waiting": {
+        "test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused": [block(GUIDE, "runs send RUN")],
     },
     "cli/test_runtimes": {
         "test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for": [
@@ -505,6 +508,77 @@ async def test_the_charges_keep_within_the_limits_of_the_guide() -> None:
     wait = LimitWait(limit="customer", key="17", at_most=2, **held, before=118)
     assert wait.text() == block(GUIDE, "waits for limit customer (17)").code.strip()
     assert "--at-most 3" in block(GUIDE, "limits set stripe").code, "run by cli/test_manage"
+
+
+ORDER = """
+class Order(BaseNode):
+    class Inputs(BaseModel):
+        number: str
+
+    class Outputs(BaseModel):
+        number: str
+
+    async def execute(self):
+        return self.Outputs(number=self.inputs.number)
+
+
+class Ship(BaseNode):
+    class Inputs(BaseModel):
+        order: str
+        ok: bool
+        by: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=f"{self.inputs.order} {self.inputs.ok} {self.inputs.by}")
+"""
+
+
+async def test_an_order_waits_for_its_approval(autojump_clock: MockClock) -> None:
+    names = execute(block(GUIDE, "on_timeout=Approval(ok=False)\n"), before=FROM + ORDER)
+    graph, nodes = names["graph"], [names["Order"], names["Ship"]]
+    approval = names["Approval"](ok=True, by="ada")
+    run = await run_graph(graph, nodes, store={"number": "17"}, events={"approved": approval})
+    assert run.outputs("ship") == [{"text": "17 True ada"}]
+    run = await run_graph(graph, nodes, store={"number": "17"})
+    assert run.outputs("ship") == [{"text": "17 False "}], "after three days"
+
+
+async def test_events_are_sent_by_a_program_and_by_a_link(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = execute(block(GUIDE, "on_timeout=Approval(ok=False)\n"), before=FROM + ORDER)["graph"]
+    before = "from datetime import UTC, datetime, timedelta\nfrom exotrio import StateManager\n"
+    with server(tmp_path) as running:
+        nodes = [declare("Order", ["number"], ["number"]), declare("Ship", ["order", "ok", "by"], ["text"])]
+        running.ask("PUT", "/v0/namespace/shop/nodes/", {"runtime_name": "r", "nodes": nodes})
+        async with exotrio.StateManager("shop", state_manager_uri=running.uri, key=KEY) as manager:
+            await manager.upsert_graph(graph)
+            run = (await manager.trigger("orders", store={"number": "17"}))["run_id"]
+            await execute(block(GUIDE, "await manager.event_link("), before=before)["ask"](manager, run)
+            await execute(block(GUIDE, "await manager.send(run"), before=before)["approve"](manager, run)
+            (event,) = (await manager.events(run)).sent
+    assert (event.name, event.value) == ("approved", {"ok": "true", "by": "ada"})
+    links = capsys.readouterr().out.split()
+    assert [link.startswith(f"{running.uri}/event?link=") for link in links] == [True, True]
+
+
+async def test_the_node_that_waits_is_executed_again_with_its_event() -> None:
+    submitted = []
+
+    async def submit(video: str, reply_to: str) -> None:
+        submitted.append((video, reply_to))
+
+    before = FROM + "from exotrio import WaitForEvent\n"
+    encode = execute(block(GUIDE, "class Encode("), {"submit": submit}, before=before)["Encode"]
+    assert await run_node(encode, {"video": "cat"}) == Waiting("encoded-cat", 3600.0)
+    assert submitted == [("cat", "https://example.com/encoded/")]
+    for value, expected in (({}, Executed), (None, Errored)):
+        event = exotrio.AwaitedEvent("encoded-cat", value)
+        assert isinstance(await run_node(encode, {"video": "cat"}, event=event), expected)
+    assert len(submitted) == 1
 
 
 async def test_the_policy_waits_as_long_as_the_guide_says() -> None:

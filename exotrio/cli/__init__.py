@@ -78,7 +78,7 @@ _COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 success; 1 the run failed, or something needs attention; 2 usage or configuration; "
     "3 invalid graph or module, or refused; 4 state manager unreachable; 5 key refused; 6 not found; "
-    "7 port or database busy; 75 something was abandoned; 130 interrupted.",
+    "7 port or database busy; 8 the run waits for events; 75 something was abandoned; 130 interrupted.",
 )
 @click.version_option(package_name="exotrio")
 @click.option(

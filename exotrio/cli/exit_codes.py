@@ -21,6 +21,7 @@ UNREACHABLE = 4
 KEY_REFUSED = 5
 NOT_FOUND = 6
 BUSY = 7
+WAITING = 8  # a run, for events
 ABANDONED = 75  # something was abandoned, or it is not known whether something was
 INTERRUPTED = 130  # a run, which can be continued
 

@@ -63,16 +63,19 @@ def _values_file(what: str) -> Callable[[F], F]:
     )
 
 
-_inputs = click.option(
-    "-i",
-    "--input",
-    "inputs",
-    multiple=True,
-    callback=values.pairs,
-    metavar="NAME=VALUE",
-    help="Input of the graph's first node; repeatable. =@FILE reads the value from a file, =@- from "
-    "standard input; =@@TEXT is @TEXT.",
-)
+def _inputs(what: str) -> Callable[[F], F]:
+    return click.option(
+        "-i",
+        "--input",
+        "inputs",
+        multiple=True,
+        callback=values.pairs,
+        metavar="NAME=VALUE",
+        help=f"{what}; repeatable. =@FILE reads the value from a file, =@- from standard input; =@@TEXT is "
+        "@TEXT.",
+    )
+
+
 _store = click.option(
     "--store",
     multiple=True,
@@ -129,7 +132,12 @@ def _with_file(name: str, option: str) -> Callable[[F], F]:
 
 def run_values(function: F) -> F:
     """Add the options for the values of a run; the command gets ``inputs`` and ``store``."""
-    return _inputs(_with_file("inputs", "-i")(_store(function)))
+    return _inputs("Input of the graph's first node")(_with_file("inputs", "-i")(_store(function)))
+
+
+def event_fields(function: F) -> F:
+    """Add the options for the fields of an event; the command gets ``inputs``."""
+    return _inputs("Field of the event")(_with_file("inputs", "-i")(function))
 
 
 def secrets(function: F) -> F:

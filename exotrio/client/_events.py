@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from exotrio._fields.models import Values, texts_of
-from exotrio._wire.events import EventRequest, RunEvents, SentEvent
+from exotrio._http.endpoint import EMBEDDED_URI
+from exotrio._wire.events import EventLinkReply, EventLinkRequest, EventRequest, RunEvents, SentEvent
 from exotrio._wire.vocabulary import is_run_id
 from exotrio.client._calls import checked_query
 from exotrio.client._limits import LimitCalls
@@ -53,6 +56,54 @@ class EventCalls(LimitCalls):
         what = f"the events of the run {run} cannot be read"
         path = "run", await self._id_of(run), "events"
         return await self._calls.fetch_native(RunEvents, "GET", path, what)
+
+    async def event_link(
+        self,
+        run: str,
+        name: str,
+        value: Values | None = None,
+        *,
+        until: datetime,
+        url: str | None = None,
+    ) -> str:
+        """Return an address by which a person without a key sends one event to a run.
+
+        Needs our server. The address opens a page with one button, which sends the event. It works only for
+        this run, event and value, until that time or until the run has ended, if that is earlier, and as
+        long as the state manager has the key for secrets at rest that made it. Everyone who has the address
+        can use it.
+
+        Args:
+            run: The id of the run, or its key.
+            name: The event.
+            value: Its fields, as for ``send``. Defaults to none.
+            until: When it stops to work, within a year; a ``datetime`` with its time zone.
+            url: The address of the state manager for people. Defaults to the one that this client uses.
+
+        Raises:
+            NotFound: there is no such run.
+            RequestRefused: the run has ended (409); or the value does not fit the event, or is too long for
+                an address (400).
+            ConfigurationError: the state manager is embedded and not served, or ``until`` has no time zone.
+
+        Cancellation:
+            Safe: nothing is stored for a link.
+        """
+        if until.tzinfo is None:
+            raise ConfigurationError(f"until={until} has no time zone; such as: datetime.now(UTC) + ...")
+        base = url or self._calls.http.endpoint.uri
+        if base == EMBEDDED_URI:
+            fix = "serve it, as `run --serve` and `server` do, or give the address of its server with url="
+            raise ConfigurationError("no address leads to the embedded state manager", fix=fix)
+        body = checked_query(
+            EventLinkRequest, name=name, value=texts_of("fields of the event", value), until=until
+        )
+        path = self._calls.native("run", await self._id_of(run), "event-link")
+        link = await self._calls.native_only(
+            lambda: self._calls.fetch(EventLinkReply, "POST", path, body=body.model_dump(mode="json")),
+            f"no link to the run {run} can be made",
+        )
+        return f"{base.rstrip('/')}{link.path}"
 
     async def _id_of(self, run: str) -> str:
         """Return the id of a run, given by its id or its key. A UUID is taken to be an id."""

@@ -9,11 +9,8 @@ from datetime import datetime
 
 import anyio
 
-from exotrio._fields.models import Values, texts_of
 from exotrio._http.client import REQUEST_TIMEOUT
-from exotrio._http.endpoint import EMBEDDED_URI
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.events import EventLinkReply, EventLinkRequest
 from exotrio._wire.operations import RunPage, RunsQuery
 from exotrio._wire.overview import EXPORT_TYPE, ExportQuery
 from exotrio._wire.runs import NodeCounts, Run, RunQuery
@@ -232,52 +229,6 @@ class RunCalls(StockCalls):
             lambda: self._calls.fetch(Run, "POST", path, body=body),
             f"the priority of the run {run_id} cannot be changed",
         )
-
-    async def event_link(
-        self,
-        run_id: str,
-        name: str,
-        value: Values | None = None,
-        *,
-        until: datetime,
-        url: str | None = None,
-    ) -> str:
-        """Return an address by which a person without a key sends one event to a run.
-
-        Needs our server. The address opens a page with one button, which sends the event. It works only for
-        this run, event and value, until that time or until the run has ended, if that is earlier, and as
-        long as the state manager has the key for secrets at rest that made it. Everyone who has the address
-        can use it.
-
-        Args:
-            run_id: The run.
-            name: The event.
-            value: Its fields, as for ``send``. Defaults to none.
-            until: When it stops to work, within a year; a ``datetime`` with its time zone.
-            url: The address of the state manager for people. Defaults to the one that this client uses.
-
-        Raises:
-            NotFound: there is no such run.
-            RequestRefused: the run has ended (409); or the value does not fit the event, or is too long for
-                an address (400).
-            ConfigurationError: the state manager is embedded and not served, or ``until`` has no time zone.
-
-        Cancellation:
-            Safe: nothing is stored for a link.
-        """
-        if until.tzinfo is None:
-            raise ConfigurationError(f"until={until} has no time zone; such as: datetime.now(UTC) + ...")
-        base = url or self._calls.http.endpoint.uri
-        if base == EMBEDDED_URI:
-            fix = "serve it, as `run --serve` and `server` do, or give the address of its server with url="
-            raise ConfigurationError("no address leads to the embedded state manager", fix=fix)
-        body = EventLinkRequest(name=name, value=texts_of("value", value), until=until)
-        path = self._calls.native("run", run_id, "event-link")
-        link = await self._calls.native_only(
-            lambda: self._calls.fetch(EventLinkReply, "POST", path, body=body.model_dump(mode="json")),
-            f"no link to the run {run_id} can be made",
-        )
-        return f"{base.rstrip('/')}{link.path}"
 
     async def export(self, run_id: str, *, values: bool = True) -> bytes:
         """Return a run as one HTML page, to keep or to send. It has no script and loads nothing.

@@ -36,6 +36,12 @@ from exotrio.cli.terminal.progress import progress_for
     help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 during the run; without PORT on "
     "any free port. Give it after FILE.",
 )
+@click.option(
+    "--wait",
+    "waits",
+    is_flag=True,
+    help="Stay while everything that is left of the run waits for events, as --serve does.",
+)
 @options.output
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log what happens; -vv also logs every poll and state.")
@@ -49,6 +55,7 @@ def command(
     db: str | None,
     resume: str | None,
     port: int | None,
+    waits: bool,
     output: str,
     log_format: str,
     verbose: int,
@@ -67,7 +74,9 @@ def command(
     It is an error if that run has other inputs or another store.
 
     Ctrl-C drains: running nodes may finish, nothing is lost, and the command that continues the
-    run is printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted.
+    run is printed. Exits 0 if the run succeeded, 1 if it failed, 130 if it was interrupted. If everything
+    that is left of it waits for events, it prints what for, with the commands that send these and then
+    continue the run, and exits 8.
 
     JSON: run_id, graph, key, status, seconds (its duration), waited, buffered and ran (averages of its states
     in seconds, or null), nodes (counts by status), missing (what the result lacks since states failed),
@@ -100,6 +109,8 @@ def command(
         resume=resume,
         output=output,
         port=port,
+        # A person may send the event on a page that is served.
+        waits=waits or port is not None,
         progress=progress_for(runtime, verbose=bool(verbose), logged=as_json),
         private=not as_json and sys.stderr.isatty(),
     )

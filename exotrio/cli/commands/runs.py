@@ -1,4 +1,5 @@
-"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one, or change its priority."""
+"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one, send it an event, or change its
+priority."""
 
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import find_run, list_runs, list_states
 from exotrio.cli.runs.remote import follow
-from exotrio.cli.terminal.output import error_message, table
+from exotrio.cli.terminal.output import error_message, print_message, table
 from exotrio.client import (
     Change,
     Run,
     RunRetry,
     RunStatus,
     RunSummary,
+    SentEvent,
     StateManager,
     StateStatus,
     StateSummary,
@@ -40,7 +42,7 @@ MAX_FAILED = 20
 
 @click.group(name="runs", cls=Commands)
 def command() -> None:
-    """List and show runs; watch, cancel or retry one, or change its priority.
+    """List and show runs; watch, cancel or retry one, send it an event, or change its priority.
 
     RUN is the id of a run. Its key, or the first 6 characters of its id, are enough, if they are
     unique.
@@ -202,6 +204,39 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     lines += [f"not retried: {state.state_id}: {state.reason}" for state in reply.refused]
     connection.print({"run_id": whole_id, **reply.model_dump(mode="json")}, lines)
     return FAILED if reply.refused else SUCCESS
+
+
+@command.command(name="send")
+@options.run
+@click.argument("event", metavar="EVENT")
+@options.event_fields
+@connection
+def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection) -> None:
+    """Send an event to a run. What waits for it goes on.
+
+    It is kept if nothing waits for it yet. The first value of an event counts: the same one may be sent
+    again, another one is refused (exit code 3), as are one that does not fit what waits for it, and any event
+    once the run has ended. Give private values in a file or on standard input: other users can read
+    arguments.
+
+    JSON: run_id, name, created (false if it was sent before), woken (states that waited for it).
+    """
+
+    async def ask(manager: StateManager) -> tuple[str, SentEvent]:
+        run = await find_run(manager, run_id)
+        return run.run_id, await manager.send(run.run_id, event, inputs)
+
+    whole_id, sent = connection.ask(ask)
+    if not sent.created:
+        then = "was sent before with the same value: nothing changed"
+    elif sent.woken:
+        then = f"sent: {plural(sent.woken, 'state')} waited for it"
+    else:
+        then = "sent: no state waits for it now, so it is kept"
+    body = {"run_id": whole_id, "name": event, "created": sent.created, "woken": sent.woken}
+    connection.print(body, [f"event {event} {then}"])
+    if connection.is_alone:
+        print_message(connection.how_to_execute(whole_id))
 
 
 def _as_lines(run: Run) -> Iterator[str]:

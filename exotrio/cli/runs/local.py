@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -19,19 +18,17 @@ from exotrio._nodes.checks import declare
 from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import shown_database
 from exotrio._util.words import harmless, plural
-from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, bare_errors
+from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS, WAITING, bare_errors
 from exotrio.cli.folder import MEMORY
 from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values, is_new
 from exotrio.cli.runs.result import print_result
+from exotrio.cli.runs.waiting import only_waits, waiting_lines
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
-from exotrio.graph import Graph
-
-if TYPE_CHECKING:
-    import httpx
+from exotrio.graph import WAIT_NODE, Graph
 
 MAX_POLL_INTERVAL = 0.1
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
@@ -49,6 +46,7 @@ class LocalRun:
         graph: None to continue the run ``resume``.
         port: Port to serve the embedded state manager on, 0: any free port; None: do not serve it.
         progress: Shows the run, and prints messages about it.
+        waits: Whether to stay while everything that is left of the run waits for events.
         private: Whether only the user sees the messages, so that they may have links that sign in.
 
     Raises:
@@ -65,6 +63,7 @@ class LocalRun:
     resume: str | None
     output: str
     port: int | None
+    waits: bool
     progress: Progress
     private: bool
 
@@ -115,8 +114,8 @@ class LocalRun:
 
                 db = choose_database(self.db, settings)
                 shown = shown_database(db)
-                transport = await stack.enter_async_context(self._embed(db))
-                stack.enter_context(ambient_endpoint(Endpoint(EMBEDDED_URI, None, transport)))
+                endpoint = await stack.enter_async_context(self._embed(db))
+                stack.enter_context(ambient_endpoint(endpoint))
                 self._embedded = True
             elif self.port is not None:
                 raise click.UsageError(
@@ -132,13 +131,15 @@ class LocalRun:
             return await self._follow(client)
 
     @asynccontextmanager
-    async def _embed(self, db: str | Path) -> AsyncIterator[httpx.AsyncBaseTransport]:
-        """Run the embedded state manager, without schedules: their runs would not be executed."""
+    async def _embed(self, db: str | Path) -> AsyncIterator[Endpoint]:
+        """Run the embedded state manager, without schedules: their runs would not be executed.
+
+        Its endpoint has the URI under which it is served, for links that nodes make."""
         if self.port is None:
             from exotrio.manager import embedded  # here, as above
 
             async with embedded(db, schedules=False) as transport:
-                yield transport
+                yield Endpoint(EMBEDDED_URI, None, transport)
             return
         # Here, since only --serve needs them.
         from exotrio.cli.terminal.browser import shown_link, sign_in_page
@@ -148,7 +149,7 @@ class LocalRun:
             with sign_in_page(db) as page:
                 link = shown_link(await served.sign_in_link(), page, private=self.private)
                 self.progress.print_message(f"dashboard, to be opened once within 10 minutes: {link}")
-                yield served.transport
+                yield Endpoint(served.url, None, served.transport)
 
     async def _prepare(self, client: StateManager, shown: str) -> None:
         """Fail early if the state manager is not reachable, refuses the key, or does not know the run.
@@ -196,24 +197,48 @@ class LocalRun:
                     with self.progress, following:
                         async with trio.open_nursery() as refreshing:
                             refreshing.start_soon(self._refresh)
-                            run = await client.wait(
-                                self._run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show
-                            )
+                            run = await self._wait(client, self._run_id)
                             refreshing.cancel_scope.cancel()
                     self.runtime.stop(why="the end of the run")
                     if run is not None:
                         # Before the drain, in which nodes of other runs may still finish (through v0).
                         with redirect_stdout(results):
                             await print_result(client, run, self.output, self.progress.elapsed)
+                        if run.status is RunStatus.PENDING:
+                            then = "it was kept in memory only, so it is gone; --wait stays"
+                            if self.db != MEMORY:
+                                then = f"then: {self._command_to_resume(run.run_id, self.target)}"
+                            answer = await self._how_to_answer(client, run.run_id)
+                            self.progress.print_message("\n".join([*answer, then]))
                         if self._embedded and self.private and self.db != MEMORY and self.output == "table":
                             db = ["--db", self.db] if self.db else []
                             self.progress.print_message(f"see it again with: {command_line(['ui', *db])}")
         if run is None:
             self.progress.print_message(self._how_to_continue(self._what_is_kept()))
             return INTERRUPTED
+        if run.status is RunStatus.PENDING:
+            return WAITING
         if run.status is RunStatus.FAILED and run.cancelled_at is None and self.db != MEMORY:
             self.progress.print_message(self._how_to_retry(run.run_id))
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
+
+    async def _wait(self, client: StateManager, run_id: str) -> Run:
+        """Return the run once it has ended, or only waits for events and is not to be waited for."""
+        last: list[Run] = []
+
+        def show(run: Run) -> None:
+            last[:] = [run]
+            self.progress.show(run)
+            if only_waits(run):
+                waiting.cancel()
+
+        with trio.CancelScope() as waiting:
+            return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show)
+        if not self.waits:
+            return last[0]
+        self.progress.print_message("\n".join(await self._how_to_answer(client, run_id)))
+        show_only = self.progress.show
+        return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show_only)
 
     async def _refresh(self) -> None:
         # The progress of nodes changes without the counts of the run.
@@ -263,6 +288,10 @@ class LocalRun:
         command = self._command_to_resume(self._run_id, self.target)
         return f"{kept}. Continue with:\n  {command}"
 
+    async def _how_to_answer(self, client: StateManager, run_id: str) -> list[str]:
+        arguments = ["--namespace", self.runtime.namespace, *(["--db", self.db] if self.db else [])]
+        return await waiting_lines(client, run_id, arguments)
+
     def _how_to_retry(self, run_id: str) -> str:
         retry = ["runs", "retry", run_id, "--namespace", self.runtime.namespace]
         commands = [command_line([*retry, "--db", self.db] if self.db else retry)]
@@ -280,7 +309,7 @@ class LocalRun:
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
             for node in graph.nodes
-            if node.namespace != namespace or node.node_name not in known
+            if node.wait is None and (node.namespace != namespace or node.node_name not in known)
         ]
         if problems:
             what = f"graph {graph.name!r} has nodes that no Runtime here has"
@@ -295,7 +324,7 @@ class LocalRun:
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r}"
             for node in run.nodes
-            if node.node_name not in known and node.counts.keys() - ended
+            if node.node_name not in (*known, WAIT_NODE) and node.counts.keys() - ended
         ]
         if problems and run.status is RunStatus.PENDING:
             what = f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks"

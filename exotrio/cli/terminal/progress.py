@@ -125,7 +125,11 @@ def _total(node: NodeCounts) -> int:
 def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
     """Return the counts that are not zero, the outputs of a fan-out, and the reported progress:
     ``2 failed, 1 replaced, 6 outputs, text``."""
-    counts = [(RUNNING, "claimed")] * claimed + [(FAILED, "failed"), (RETRIED, "replaced")]
+    counts = [(RUNNING, "claimed")] * claimed + [
+        ((StateStatus.WAITING,), "waiting for events"),
+        (FAILED, "failed"),
+        (RETRIED, "replaced"),
+    ]
     parts = [f"{number} {word}" for statuses, word in counts if (number := count(node, statuses))]
     if node.further:
         parts.append(f"{count(node, (StateStatus.SUCCESS,))} outputs")

@@ -1,0 +1,93 @@
+"""Runs that wait for events: what commands say of them, and the commands that answer."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from tests.support.commands import Cli, fails
+
+APPROVAL = """
+from datetime import timedelta
+from pydantic import BaseModel
+from exotrio import BaseNode, Graph, Runtime
+
+class Approval(BaseModel):
+    ok: bool
+    by: str
+    why: str = ""
+
+class Ship(BaseNode):
+    class Inputs(BaseModel):
+        ok: bool
+        by: str
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=f"{self.inputs.ok} by {self.inputs.by}")
+
+graph = Graph("orders", namespace="n")
+approved = graph.wait("approved", Approval, timeout=timedelta(days=3))
+graph.add(Ship, ok=approved.ok, by=approved.by)
+runtime = Runtime(namespace="n", name="r", nodes=[Ship])
+"""
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Return the arguments of the commands that are printed."""
+    return [shlex.split(line)[3:] for line in re.findall(r"\S+ -m exotrio .*", text)]
+
+
+def test_a_run_that_waits_ends_the_command_which_says_how_to_send_the_event_and_to_go_on(bare: Cli) -> None:
+    bare.write("orders.py", APPROVAL)
+    end = bare("run", "orders.py", code=8)
+    assert end.out.startswith("PENDING: 1 state in ")
+    assert re.search(r"approved waits for event approved until \S+; to send it:\n", end.err)
+    send, resume = commands_in(end.err)
+    assert send[:2] == ["runs", "send"]
+    assert send[3:8] == ["approved", "-i", "ok=true", "-i", "by=TEXT"], "what has a default may be left out"
+    run = send[2]
+    bare(*resume, code=8)  # it still waits
+    sent = bare(*send, code=0)
+    assert sent.out == "event approved sent: 1 state waited for it\n"
+    assert f"--resume {run}" in sent.err, "nothing executes what follows"
+    assert bare(*resume, code=0).out.splitlines()[-2:] == ["ship:", "  text: True by TEXT"]
+    assert bare.json("runs", "show", run)["status"] == "SUCCESS"
+
+
+def test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused(bare: Cli) -> None:
+    bare.write("orders.py", APPROVAL)
+    bare("run", "orders.py", "--run-key", "order-1", code=8)
+    fails(bare("runs", "send", "order-1", "approved", "-i", "ok=maybe", "-i", "by=ada"), 3, "true or false")
+    fails(bare("runs", "send", "order-1", "approved", "-i", "ok=true", "-i", "bye=ada"), 3, "no field 'bye'")
+    fails(bare("runs", "send", "order-2", "approved"), 6, "order-2")
+    answer = ("runs", "send", "order-1", "approved", "-i", "ok=true", "-i", "by=ada")
+    assert bare.json(*answer) | {"run_id": ""} == {
+        "run_id": "",
+        "name": "approved",
+        "created": True,
+        "woken": 1,
+    }
+    assert bare(*answer).out == "event approved was sent before with the same value: nothing changed\n"
+    fails(bare(*answer[:-1], "by=alan"), 3, "sent before, with another value")
+    early = bare("runs", "send", "order-1", "packed").out
+    assert early == "event packed sent: no state waits for it now, so it is kept\n"
+
+
+def test_commands_show_what_states_wait_for(bare: Cli) -> None:
+    bare.write("orders.py", APPROVAL)
+    bare("run", "orders.py", code=8)
+    (state,) = bare.json("states", "ls", "--status", "WAITING")["states"]
+    waits = r"waits for event approved since \S+, until \S+"
+    for command in (
+        ["states", "ls"],
+        ["states", "show", state["id"]],
+        ["runs", "show", state["run_id"]],
+    ):
+        assert re.search(waits, bare(*command).out), command
+    diagnosis = bare("doctor", code=0).out
+    assert "0 running, 0 waiting, 1 waiting for events\n" in diagnosis
+    assert "nothing urgent" in diagnosis
+    assert "1 waiting for events" in bare("top").out
