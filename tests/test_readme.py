@@ -59,6 +59,9 @@ EXPLORE = block(GUIDE, "await explore(graph")
 
 # Blocks that tests in other files run, or compare with the files that they describe.
 OTHERS = {
+    "cli/test_audit": {
+        "test_changes_are_listed_as_the_page_on_production_says": [block(PRODUCTION, "audit ls --target")],
+    },
     "cli/test_dev": {
         "test_new_code_takes_over_at_the_same_address": [
             block(GUIDE, "\n.venv/bin/python -m exotrio dev"),

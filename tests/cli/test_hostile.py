@@ -101,6 +101,7 @@ COMMANDS = [
     "runtimes tasks {worker}",
     "runtimes tasks no-such",
     "runtimes drain no-such",
+    "audit ls",
     "top --once",
     "doctor",
 ]

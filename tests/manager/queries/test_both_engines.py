@@ -116,6 +116,7 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
     await there.run("there")
     await there.trigger()
+    ok(await api.worker("POST", "w-1", "drain"))
     await tallied(site.service, clock)
     return shown
 
@@ -149,8 +150,16 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
         *[await api.native("GET", path) for path in ("limits", "limit/calls", "limit/rate")],
     ):
         ok(answer)
+    moment = "2020-01-01T00:00:00Z"
+    for query in (
+        *({}, {"limit": 2}, {"before": 3}, {"who": "root"}, {"who": "absent"}, {"action": "graph"}),
+        *({"target": "united"}, {"target": "un"}, {"since": moment}, {"until": moment}),
+    ):
+        ok(await api.request("GET", "/exotrio/v1/audit", params=query))
+        ok(await api.native("GET", "changes", params=query))
+    ok(await api.request("GET", "/exotrio/v1/audit", params={"namespace": "other"}))
     pages = ["", "/runs", "/graphs", "/graphs/united", "/nodes", f"/nodes/{node_name('b')}", "/runtimes"]
-    pages += ["/limits", "/limits/calls", "/limits/rate"]
+    pages += ["/limits", "/limits/calls", "/limits/rate", "/audit", "/audit?target=un"]
     pages += ["?range=7d", "/graphs/united?range=24h"]
     searches = ({"q": "A_B"}, {"q": "TRACEBACK\n"}, {"q": "100 %"}, {"q": '"'}, {"status": "failed"})
     pages += [f"/runs?{urlencode(each)}" for each in (*searches, {"graph": "only", "since": "1h"})]

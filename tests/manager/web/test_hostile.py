@@ -152,6 +152,9 @@ async def fill(site: Site, clock: SettableClock) -> dict[str, str]:
     html["drain"] = await browser.do(f"{here}/runtimes/drain", form)
     html["retry"] = await browser.do(f"{here}/runs/{failed}/retry")
     html["change"] = await browser.do(f"{here}/runs/change", {"run": hostile("run"), "do": "retry"})
+    html["pause"] = await browser.do(f"{here}/nodes/{quote(NODE, safe='')}/pause")
+    html["changes"] = await browser.page(f"{here}/audit")
+    html["changed"] = await browser.page(f"{here}/audit?target={quote(hostile('target'))}")
     to = quote(f"/x{hostile('to')}".replace(" ", ""), safe="")
     html["sign in"] = (await site.anonymous.get(f"/sign-in?to={to}")).text
     html["welcome"] = (await browser.get(f"/sign-in?link=x&to={to}")).text
@@ -173,7 +176,7 @@ SHOWN = (
         "data-value",
         "progress",
     ),
-    *("tasks", "asked", "filter", "constant", "absent", "to"),
+    *("tasks", "asked", "filter", "constant", "absent", "target", "to"),
 )
 
 

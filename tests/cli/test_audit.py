@@ -1,0 +1,25 @@
+"""``audit ls``, and by whom a run was changed."""
+
+from __future__ import annotations
+
+from tests.support.commands import NODES, Cli
+
+
+def test_changes_are_listed_as_the_page_on_production_says(bare: Cli) -> None:
+    cli = bare
+    cli.write("nodes.py", NODES)
+    # In the database of this folder, without a server: the first run makes it.
+    assert cli("run", "nodes.py").code == 0
+    run_id = cli.json("trigger", "fan", "--start-delay", "3600")["run_id"]
+    assert cli("runs", "cancel", run_id).code == 0
+    (cancel,) = cli.json("audit", "ls", "--target", run_id[:6], "--since", "2d")["changes"]
+    assert (cancel["who"], cancel["action"], cancel["target"]) == ("in process", "run.cancel", run_id)
+    shown = cli("audit", "ls", "--limit", "1").out.splitlines()
+    assert shown[0].split() == ["at", "who", "from", "action", "namespace", "target", "result", "request"]
+    assert {"run.cancel", run_id} <= {*shown[1].split()}
+    assert shown[-1] == "1 change; more with --limit"
+    stored = cli.json("audit", "ls", "--by", "in process", "--action", "graph")["changes"]
+    assert {change["action"] for change in stored} == {"graph.store"}
+    none = cli("audit", "ls", "--by", "ci", "--action", "graph")
+    assert none.out == "0 changes\n"
+    assert "cancelled (1 state cancelled) by in process at" in cli("runs", "show", run_id).out
