@@ -204,9 +204,8 @@ def postgres_tables(url: str) -> tuple[Any, ...]:
                 " ORDER BY table_name, ordinal_position"
             ).fetchall(),
             connection.execute(
-                # Managers of version 5 claim by that one, until the next release removes it.
                 "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()"
-                " AND indexname <> 'states_ready' ORDER BY indexname"
+                " ORDER BY indexname"
             ).fetchall(),
             connection.execute(
                 "SELECT relname, reloptions FROM pg_class WHERE relkind = 'r'"

@@ -13,7 +13,7 @@ word for word in the statements that use them.
 from __future__ import annotations
 
 VERSION = 7
-OLDEST = 5
+OLDEST = 6
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
 SCHEMA = """

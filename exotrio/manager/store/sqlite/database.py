@@ -18,7 +18,7 @@ from pathlib import Path
 from exotrio._shared.database_files import check_companions, lock_of, make_folder, open_own
 from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
-from exotrio.manager.store.migrations import MIGRATIONS, ONLY_FOR_OLDER
+from exotrio.manager.store.migrations import MIGRATIONS
 from exotrio.manager.store.port import Replaced
 from exotrio.manager.store.schema import SCHEMA, VERSION
 
@@ -227,7 +227,6 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
     while 0 < version < VERSION:
         # One transaction for each step: after a kill the next process continues with the missing one.
         connection.executescript(
-            f"BEGIN IMMEDIATE; {MIGRATIONS[version]} {ONLY_FOR_OLDER.get(version, '')}"
-            f" PRAGMA user_version = {version + 1}; COMMIT"
+            f"BEGIN IMMEDIATE; {MIGRATIONS[version]} PRAGMA user_version = {version + 1}; COMMIT"
         )
         version += 1
