@@ -9,6 +9,7 @@ Other packages use ``Dashboard``, an ASGI app that authenticates its requests it
 - ``event_page``: the page of a link that sends an event, for people without a key.
 - ``page``: a page: its template, fragments that can be rendered alone, and the files it refers to.
 - ``pages/``: the pages. ``actions``: what their forms do. ``start_form``: the form that starts a run.
+  ``event_form``: those that send what a run waits for.
 - ``guide``: the documentation of this version, from ``docs``.
 - ``live``: events that tell the script which fragments changed; the script then requests these.
 - ``faults``: the failed states of a run, grouped. ``results``: its inputs and results.

@@ -11,12 +11,14 @@ from exotrio._util.words import plural, readable_errors
 from exotrio._wire.limits import LimitChange
 from exotrio._wire.vocabulary import Priority
 from exotrio.graph import check_name
-from exotrio.manager.engine import limits, pausing, retries, runs, schedules, workers
+from exotrio.manager.engine import limits, pausing, retries, runs, schedules, sending, workers
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+from exotrio.manager.web.event_form import sent_event
 from exotrio.manager.web.guard import Form, field
 from exotrio.manager.web.page import FormRejected, PageRequest
 from exotrio.manager.web.pages.runs import filters_of, matching
@@ -87,6 +89,21 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     if len(chosen) > MAX_AT_ONCE:
         flash += f" This was done for {MAX_AT_ONCE:,} runs; do it again for the others."
     return (flash, back)
+
+
+async def send_event(request: PageRequest, form: Form) -> Done:
+    """Send a run what it waits for."""
+    store, run_id = request.service.store, request.params["run_id"]
+
+    def read(view: View) -> tuple[str, dict[str, str]]:
+        return sent_event(view, runs.find_run(view, request.namespace, run_id), form)
+
+    name, value = await store.read_with_deadline(read)
+    try:
+        await store.write_as(request.caller, sending.send, request.namespace, run_id, name, value)
+    except InvalidRequest as refusal:
+        raise FormRejected(form, {"": refusal.detail}) from None
+    return (f"The event {name} was sent.", request.link("runs", run_id))
 
 
 async def set_priority(request: PageRequest, form: Form) -> Done:
@@ -250,6 +267,7 @@ def _request_id(form: Form) -> str:
 
 ACTIONS: dict[str, tuple[Permission, Action]] = {
     "/ns/{namespace}/runs/change": (Permission.GRAPHS, change_runs),
+    "/ns/{namespace}/runs/{run_id}": (Permission.GRAPHS, send_event),
     "/ns/{namespace}/runs/{run_id}/retry": (Permission.GRAPHS, retry_run),
     "/ns/{namespace}/runs/{run_id}/cancel": (
         Permission.GRAPHS,

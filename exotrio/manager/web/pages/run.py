@@ -7,9 +7,11 @@ from functools import partial
 from itertools import islice
 
 from exotrio._wire.runs import WaitReason
+from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
 from exotrio.manager.queries.audit import last_changes
+from exotrio.manager.queries.events import waits_in
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.run import (
@@ -29,6 +31,7 @@ from exotrio.manager.queries.waiting import Node, Waiting, event_reasons_in, rea
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
+from exotrio.manager.web.event_form import MAX_FORMS, event_forms
 from exotrio.manager.web.faults import faults_of
 from exotrio.manager.web.format import CANCELLED, CLASS_WORDS, CLASSES, SHOWN_STATUS, STATUS_CLASS, classed
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -59,6 +62,7 @@ class _Run:
         self.run = find_run(view, request.namespace, request.params["run_id"])
         self.template = view.template(self.run["template"])
         self.counts = counts_of(view, self.run["id"])
+        self.waits_for_events = any(StateStatus.WAITING in each for each in self.counts.values())
         self.cancelled = self.run["cancelled_at"] is not None
         self.node, self.status = request.query.get("node", ""), request.query.get("status", "")
         self.to_state = partial(request.link, "states")
@@ -71,6 +75,11 @@ class _Run:
             "runs_again": run_again_with_failed(self.view, self.run),
             "with_checkpoint": failed_with_checkpoint(self.view, self.run),
             "changes": last_changes(self.view, self.request.namespace, self.run["run_id"], "run"),
+        }
+
+    def waits(self) -> Data:
+        return {
+            "forms": event_forms(self.view, self.run, self.request.rejected) if self.waits_for_events else []
         }
 
     def faults(self) -> Data:
@@ -199,6 +208,7 @@ class _Run:
 
 FRAGMENTS = {
     "summary": _Run.summary,
+    "waits": _Run.waits,
     "faults": _Run.faults,
     "result": _Run.result,
     "graph": _Run.graph,
@@ -243,6 +253,10 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
     slow = run["pending"] and run_size(run) > MAX_SPANS
     return {
         "summary": (state, moment),
+        # No times: a form that is being filled in must not be replaced by one that is empty.
+        "waits": [(wait.name, wait.identifier) for wait in waits_in(view, run)[:MAX_FORMS]]
+        if any(StateStatus.WAITING in each for each in state[0].values())
+        else None,
         "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
         "result": ([each.get(SUCCESS) for each in state[0].values()], failed, run["finished_at"]),
         "graph": (
@@ -262,6 +276,7 @@ PAGE = Page(
     folder="run",
     fragments={
         "summary": Fragment(),
+        "waits": Fragment(),
         "faults": Fragment(pace=2.0),
         "result": Fragment(pace=2.0),
         "graph": Fragment(),

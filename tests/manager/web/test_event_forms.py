@@ -1,0 +1,113 @@
+"""The forms on the page of a run that send what it waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from exotrio.manager.rules.access import IN_PROCESS
+from exotrio.manager.web.page import PageRequest
+from exotrio.manager.web.pages.run import PAGE
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one, item_for, results
+from tests.support.helpers import SettableClock, ok, place
+from tests.support.web import SCRIPT, Site, open_site, text_of
+
+OUTPUTS: dict[str, Any] = {
+    "ok": {"type": "string", "contentSchema": {"type": "boolean"}},
+    "count": {"type": "string", "contentSchema": {"type": "integer", "minimum": 1}},
+    "by": {"type": "string", "description": "Who decides"},
+    "why": {"type": "string", "default": "no reason"},
+}
+SENT = {"event": "approved", "place": "wait", "field.ok": "true", "field.count": "3", "field.by": SCRIPT}
+
+
+async def waiting_run(site: Site, event: str = "approved") -> str:
+    wait = {"event": event, "outputs": OUTPUTS, "timeout_ms": 3_600_000}
+    where = {"node_name": "wait for event", "namespace": site.api.namespace, "identifier": "wait"}
+    flow = await Flow.start(site.api, {**where, "inputs": {}, "wait": wait})
+    assert flow.run_id is not None
+    return flow.run_id
+
+
+async def values_sent(site: Site, run: str) -> list[Any]:
+    return [event["value"] for event in ok(await site.api.native("GET", f"run/{run}/events"))["sent"]]
+
+
+async def test_the_page_of_a_run_says_what_it_waits_for_and_sends_it_by_a_typed_form(site: Site) -> None:
+    run = await waiting_run(site)
+    page = text_of(await site.browser.page(f"/ns/shop/runs/{run}"))
+    assert "waits for event approved since" in page
+    assert '<option value="true"' in page
+    assert 'type="number"' in page
+    assert "Who decides" in page
+    assert 'value="no reason"' in page
+    page = await site.browser.do(f"/ns/shop/runs/{run}", {**SENT, "field.why": "it fits"})
+    assert "The event approved was sent." in page
+    assert "Waits for" not in page
+    assert await values_sent(site, run) == [{"ok": "true", "count": "3", "by": SCRIPT, "why": "it fits"}]
+
+
+async def test_a_form_with_a_wrong_field_is_shown_again_as_it_was_sent(site: Site) -> None:
+    run = await waiting_run(site)
+    for wrong, problem in (
+        ({"field.count": "0"}, "count must be a whole number, at least 1"),
+        ({"field.ok": ""}, "ok is required"),
+    ):
+        answer = await site.browser.post(f"/ns/shop/runs/{run}", {**SENT, **wrong})
+        assert answer.status_code == 422
+        assert problem in text_of(answer.text)
+        assert SCRIPT in text_of(answer.text), "what was filled in is kept"
+        assert SCRIPT not in answer.text
+    assert await values_sent(site, run) == []
+
+
+async def test_what_was_answered_meanwhile_is_not_answered_again(site: Site) -> None:
+    run = await waiting_run(site)
+    body = {"name": "approved", "value": {"ok": "false", "count": "1", "by": "ada"}}
+    ok(await site.api.native("POST", f"run/{run}/events", json=body))
+    page = await site.browser.do(f"/ns/shop/runs/{run}", SENT)
+    assert "Nothing changed: nothing waits for the event" in text_of(page)
+    assert await values_sent(site, run) == [body["value"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"), [('{"id": "7"}', [{"id": "7"}]), ("{", []), ('{"id": 7}', []), ("", [{}])]
+)
+async def test_what_a_node_waits_for_is_sent_as_json(site: Site, text: str, sent: list[Any]) -> None:
+    flow = await Flow.start(site.api, place("a"))
+    waits = item_for(await claim_one(site.api), outcome="waiting", event="done")
+    assert results(ok(await site.api.outcomes(waits))) == ["ok"]
+    assert flow.run_id is not None
+    form = {"event": "done", "place": "a", "json": text}
+    answer = await site.browser.post(f"/ns/shop/runs/{flow.run_id}", form)
+    assert answer.status_code == (303 if sent else 422)
+    assert await values_sent(site, flow.run_id) == sent
+
+
+async def test_a_form_that_is_being_filled_in_is_not_replaced_as_time_passes() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        run = await waiting_run(site)
+        request = PageRequest(
+            service=site.service, namespace="shop", params={"run_id": run}, query={}, caller=IN_PROCESS
+        )
+        before = await site.service.store.read(PAGE.versions, request)
+        clock.advance(60_000)
+        after = await site.service.store.read(PAGE.versions, request)
+    assert before["summary"] != after["summary"]
+    assert before["waits"] == after["waits"]
+
+
+async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
+    run = await waiting_run(site)
+    (state,) = ok(await site.api.states(status="WAITING"))["states"]
+    page = text_of(await site.browser.page(f"/ns/shop/states/{state['id']}"))
+    assert "waits for event approved since" in page
+    assert "for an event" in page
+    assert "waiting for events 1" in text_of(await site.browser.page(f"/ns/shop/runs/{run}?status=event"))
+    assert "1 waits for events" in text_of(await site.browser.page("/ns/shop"))
+    assert "wait for event" not in text_of(await site.browser.page("/ns/shop/nodes"))
+    exported = await site.browser.page(f"/ns/shop/runs/{run}/export")
+    assert "for an event" in text_of(exported)
