@@ -144,7 +144,7 @@ async def test_every_run_goes_as_the_model_says(plan: Plan, data: st.DataObject)
     await play(":memory:", plan, data)
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
+@settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES // 3)
 @given(plan=branching_plans(), data=st.data())
 async def test_every_run_with_branches_goes_as_the_model_says(plan: Plan, data: st.DataObject) -> None:
     await play(":memory:", plan, data)
