@@ -41,7 +41,7 @@ from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
-from tests.support.helpers import node_name, place
+from tests.support.helpers import node_name, ok, place, refused
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database
 from tests.support.statements import noted
@@ -119,6 +119,24 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def shared(database: Database) -> AsyncIterator[World]:
     async for each in opened(database.url):
         yield each
+
+
+def make_older(tx: Transaction, name: str) -> None:
+    tx.execute("UPDATE managers SET schema_version = 6, version = '2.5' WHERE id = ?", (name,))
+
+
+async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_of_them(world: World) -> None:
+    api = world.manager.api
+    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "x"}
+    await world.write(enter, "older", world.now)
+    await world.write(make_older, "older")
+    branching = [place("a", "b"), place("b", when=when)]
+    await api.register_for(branching)
+    text = refused(await api.put_graph("other", api.body(branching)), 409)
+    assert "a state manager of exotrio 2.5 on this database would take: end it first" in text
+    ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
+    await world.write(leave, "older")
+    ok(await api.put_graph("other", api.body(branching)), 201)
 
 
 # -- who is lost

@@ -274,6 +274,28 @@ async def triggering_again(manager: Manager, count: int) -> Act:
     return lambda: manager.api.trigger_many("graph", *runs)
 
 
+async def deciding_branches(manager: Manager, count: int) -> Act:
+    """By an output of the state, one of a state before it, and a key of the store; with a join of each."""
+
+    def when(of: str) -> dict[str, Any]:
+        return {"when": {"of": f"${{{{ {of} }}}}", "operator": "==", "value": "1"}}
+
+    places = [
+        place("first", "r"),
+        place("r", "a", "b", "c", "d"),
+        place("a", "u", **when("r.outputs.v")),
+        place("b", "u", **when("first.outputs.w")),
+        place("c", **when("store.k")),
+        place("d", otherwise=True),
+        place("u", unites="r", strategy="ALL_DONE"),
+    ]
+    flow = await Flow.deploy(manager.api, *places, store_config=STORE)
+    await flow.trigger(store={"k": "v"})
+    await report(manager, "first", 1, **executed(*[OUTPUT] * count))
+    batch = await items(manager, "r", count, **executed(OUTPUT, {"v": "2"}))
+    return lambda: manager.api.outcomes(*batch)
+
+
 WITH_CHECKPOINTS = (
     renewing_with_checkpoints,
     releasing_with_checkpoints,
@@ -310,6 +332,7 @@ WITH_CHECKPOINTS = (
         reporting("pruning", outcome="pruned", data={}),
         reporting("requeueing", outcome="requeued", delay_ms=1),
         repeating_outcomes,
+        deciding_branches,
         retrying_a_run,
         *WITH_CHECKPOINTS,
     ],
@@ -320,7 +343,15 @@ async def test_many_states_take_no_more_statements_than_one(prepare: Prepare, tm
 
 @pytest.mark.parametrize(
     "prepare",
-    [triggering, claiming, losing_a_manager, the_end_of_each_run, retrying_a_run, failing_with_checkpoints],
+    [
+        triggering,
+        claiming,
+        losing_a_manager,
+        the_end_of_each_run,
+        deciding_branches,
+        retrying_a_run,
+        failing_with_checkpoints,
+    ],
 )
 async def test_many_states_take_no_more_statements_on_postgresql(prepare: Prepare, tmp_path: Path) -> None:
     await check_statements("postgres", prepare, tmp_path)
@@ -382,6 +413,21 @@ async def test_the_end_of_a_run_takes_no_statement_more(manager: Manager) -> Non
         ran.append(statements)
     assert ran[0] == ran[1]
     assert (await flow.statuses())["b", "SUCCESS"] == 2
+
+
+async def test_a_condition_of_an_output_takes_no_statement_more(manager: Manager) -> None:
+    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "1"}
+    ran = []
+    conditions: list[dict[str, Any]] = [{}, {"when": when}]
+    for fields in conditions:
+        await Flow.start(manager.api, place("a", "b"), place("b", **fields), runs=2)
+        first, second = await items(manager, "a", 2, **executed(OUTPUT))
+        ok(await manager.api.outcomes(first))  # so that the graph is in the cache
+        with noted(manager.service.store) as statements:
+            ok(await manager.api.outcomes(second))
+        ran.append(statements)
+        await report(manager, "b", 2, **executed(OUTPUT))
+    assert ran[0] == ran[1]
 
 
 async def test_an_outcome_updates_the_row_of_its_run_once(manager: Manager) -> None:

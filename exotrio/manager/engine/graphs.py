@@ -18,7 +18,7 @@ from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.access import ALL, NamedKey, Permission
-from exotrio.manager.rules.errors import Forbidden, InvalidRequest, NotFound
+from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
@@ -35,6 +35,9 @@ _WAITS = RegisterRequest(
 """The node of places that wait for an event, so that their states have one, too."""
 MAX_CHECKED = 1_000
 """Versions of graphs that are checked when a node is registered that asks for more secrets."""
+
+BRANCHES_SINCE = 7
+"""The version of the tables of the first state managers that know branches."""
 
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest, key: NamedKey | None = None) -> None:
@@ -193,6 +196,8 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
+    if template.refs:
+        _refuse_at_older_managers(tx, name)
     effects = Effects()
     if template.body.limits:
         before = tx.template(graph["template"]).body.limits if current else ()
@@ -216,6 +221,16 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     result = "new version" if is_new else "same version"
     tx.record("graph.store", namespace, name, f"{result}, {plural(len(secrets), 'secret')}")
     return WithEffects(get_graph(tx, namespace, name), effects)
+
+
+def _refuse_at_older_managers(tx: Transaction, name: str) -> None:
+    """Refuse a graph with branches while a state manager works that would take all of them."""
+    older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (BRANCHES_SINCE,))
+    if older is not None:
+        raise Conflict(
+            f"graph {name!r} has branches, all of which a state manager of exotrio {older['version']} on this"
+            " database would take: end it first, or replace it by this version"
+        )
 
 
 def _name_limits(
