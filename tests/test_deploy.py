@@ -29,7 +29,13 @@ from packaging.utils import canonicalize_name
 import exotrio
 from exotrio import monitoring
 from exotrio._shared import deadlines
-from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE, SECRETS_KEY_VARIABLE, URI_VARIABLE
+from exotrio._shared.settings import (
+    DATABASE_VARIABLE,
+    KEY_FILE_VARIABLE,
+    KEY_VARIABLE,
+    SECRETS_KEY_VARIABLE,
+    URI_VARIABLE,
+)
 from exotrio._util.database_url import parse_database_url
 from exotrio._wire.vocabulary import KEY_HEADER, MAX_WAIT_MS
 from exotrio.cli import health_server
@@ -331,17 +337,29 @@ def test_secrets_are_named_and_never_written_down() -> None:
     for body in manifests():
         for one in body.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
             for variable in one.get("env", []):
-                secret = re.search("KEY|SECRET|PASSWORD|DATABASE_URL", variable["name"]) is not None
-                assert ("valueFrom" in variable) is secret, variable["name"]
+                is_file = variable["name"].endswith("_FILE")
+                secret = not is_file and re.search("KEY|SECRET|PASSWORD|DATABASE_URL", variable["name"])
+                assert ("valueFrom" in variable) == bool(secret), variable["name"]
                 used |= {variable["valueFrom"]["secretKeyRef"]["key"]} if secret else set()
     page = (DEPLOY / "README.md").read_text("utf-8")
+    used |= {item["key"] for item in _key_volume("server")["items"]}
     assert used == set(re.findall(r"--from-literal=([\w-]+)=", page)), "the page makes each of them"
     named = {variable["name"]: variable for variable in container("runtime")["env"]}
-    assert set(named) == {URI_VARIABLE, KEY_VARIABLE}
-    key = named[KEY_VARIABLE]["valueFrom"]["secretKeyRef"]
-    (volume,) = pod("server")["volumes"]
-    assert volume["secret"]["secretName"] == key["name"]
-    assert volume["secret"]["items"][0]["key"] == key["key"], "both sides have the same key"
+    assert set(named) == {URI_VARIABLE, KEY_FILE_VARIABLE}
+    root, own = _key_volume("server"), _key_volume("runtime")
+    assert root["secretName"] != own["secretName"], "each part has a separate key"
+    made = re.search(r"create secret generic (\w+) --from-file=([\w-]+)=(\S+)", page)
+    assert made is not None
+    assert (made[1], made[2]) == (own["secretName"], own["items"][0]["key"])
+    assert f">{made[3]}\n" in page
+    (mount,) = container("runtime")["volumeMounts"]
+    assert named[KEY_FILE_VARIABLE]["value"] == f"{mount['mountPath']}/{own['items'][0]['path']}"
+
+
+def _key_volume(name: str) -> dict[str, Any]:
+    (volume,) = pod(name)["volumes"]
+    secret: dict[str, Any] = volume["secret"]
+    return secret
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -477,9 +495,8 @@ def test_the_compose_file_fits_the_images() -> None:
     assert seconds(services["server"]["stop_grace_period"]) > stop_total(server)
     assert seconds(services["runtime"]["stop_grace_period"]) > drain_total()
     assert services["runtime"]["environment"][URI_VARIABLE] == f"http://server:{last('server', 'EXPOSE')}"
-    assert services["runtime"]["environment"][KEY_VARIABLE].startswith(f"${{{KEY_VARIABLE}:?"), "from outside"
-    key = {KEY_VARIABLE: services["runtime"]["environment"][KEY_VARIABLE]}
-    assert services["server"]["environment"] == key, "both sides have the same key"
+    assert services["server"]["environment"][KEY_VARIABLE].startswith(f"${{{KEY_VARIABLE}:?"), "from outside"
+    assert services["runtime"]["environment"][KEY_VARIABLE] == "${RUNTIME_API_KEY:-}", "made by the page"
     assert "secrets" not in composed, "from variables, compose refuses them where the root is read-only"
     ((source, target),) = (volume.split(":") for volume in services["server"]["volumes"])
     assert target == last("server", "VOLUME")
@@ -505,7 +522,7 @@ def test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy() -> Non
     parameters = options("server", server["command"])
     assert parameters["db"] is None
     assert seconds(server["stop_grace_period"]) > stop_total(parameters)
-    assert server["environment"][KEY_VARIABLE] == services["runtime"]["environment"][KEY_VARIABLE]
+    assert server["environment"][KEY_VARIABLE] == simple["server"]["environment"][KEY_VARIABLE]
     assert "secrets" not in composed
     url = parse_database_url(server["environment"][DATABASE_VARIABLE])
     assert (url.hosts, url.secrets) == (("postgres",), ())

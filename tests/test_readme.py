@@ -76,6 +76,11 @@ OTHERS = {
     "cli/test_waiting": {
         "test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused": [block(GUIDE, "runs send RUN")],
     },
+    "cli/test_keys": {
+        "test_each_part_gets_a_key_as_the_page_says_and_one_is_revoked": [
+            block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out")
+        ],
+    },
     "cli/test_runtimes": {
         "test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for": [
             block(GUIDE, "runtimes stops --since"),

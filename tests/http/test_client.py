@@ -6,7 +6,9 @@ import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -65,6 +67,40 @@ async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent()
     ids = {UUID(request.headers["X-Exosphere-Request-ID"]) for request in double.requests}
     assert len(ids) == 2
     assert second.headers["content-type"] == "application/json"
+
+
+async def test_a_key_that_is_refused_is_read_from_its_file_again_and_the_request_repeated_once(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("new\n", "utf-8")
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.headers["x-api-key"] == file.read_text("utf-8").strip():
+            return answer(200, {"pong": "yes"})
+        return answer(401, {"detail": "wrong"})
+
+    double = Double(serve)
+    endpoint = Endpoint("http://manager.invalid", "old", double.endpoint.transport, key_file=str(file))
+    http = HttpClient(endpoint)
+    assert (await http.fetch(Pong, "GET", "/ping")).pong == "yes"
+    assert [request.headers["x-api-key"] for request in double.requests] == ["old", "new"]
+    await http.fetch(Pong, "GET", "/ping")
+    assert [request.headers["x-api-key"] for request in double.requests] == ["old", "new", "new"]
+    # The file has the same key, is illegal, or is not there: refused after one request.
+    for text in ("new", "two\nlines\x00", None):
+        double.requests.clear()
+        if text is None:
+            file.unlink()
+        else:
+            file.write_text(text, "utf-8")
+        http = HttpClient(replace(endpoint, key="new" if text == "new" else "old"))
+        refuse = Double(lambda _: answer(401, {"detail": "wrong"}))
+        http = HttpClient(replace(http.endpoint, transport=refuse.endpoint.transport))
+        with pytest.raises(KeyRefused) as caught:
+            await http.fetch(Pong, "GET", "/ping")
+        assert len(refuse.requests) == 1
+        assert "lines" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ class Cli:
         for name in (
             "EXOSPHERE_STATE_MANAGER_URI",
             "EXOSPHERE_API_KEY",
+            "EXOSPHERE_API_KEY_FILE",
             "EXOSPHERE_NAMESPACE",
             "EXOTRIO_DATABASE_URL",
         ):
@@ -94,6 +95,9 @@ class Cli:
     def set(self, **env: str) -> None:
         for name, value in env.items():
             self._patch.setenv(name, value)
+
+    def unset(self, name: str) -> None:
+        self._patch.delenv(name)
 
     def write(self, name: str, text: str | dict[str, Any]) -> str:
         (self.folder / name).write_text(

@@ -1,0 +1,87 @@
+"""``keys``, and commands with named keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Cli
+from tests.support.pages import PRODUCTION, block
+from tests.support.processes import Server, server
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("keys")) as started:
+        yield started
+
+
+@pytest.fixture
+def cli(bare: Cli, at: Server) -> Cli:
+    return bare.at(at)
+
+
+def test_each_part_gets_a_key_as_the_page_says_and_one_is_revoked(cli: Cli) -> None:
+    printed = []
+    for line in block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out").code.splitlines():
+        printed.append(cli(*shlex.split(line)[3:], code=0).out)
+    runtime, _, ada, listed, revoked = printed
+    assert re.fullmatch(r"greeter\.key: key greeter \([a-z0-9]{8}\), valid forever\n", runtime)
+    assert re.fullmatch(r"exo_[a-z0-9]{8}_[\w-]{43}\n", ada)
+    assert [row.split()[0] for row in listed.splitlines()[1:-1]] == ["ada", "ci", "greeter"]
+    assert "runtime:Greeter" in listed
+    assert ada.strip() not in listed
+    assert re.fullmatch(r"key ada \([a-z0-9]{8}\) is revoked\n", revoked)
+    written = Path("greeter.key")
+    assert written.stat().st_mode & 0o777 == 0o600
+    refused = cli("keys", "ls", "--key-file", "greeter.key", code=5).err
+    assert "the key 'greeter' lacks the scope admin" in refused
+    assert "python -m exotrio keys add NAME --scope admin" in refused
+    assert "give a key that may do this" in refused
+    assert cli("runs", "ls", "-n", "Greeter", "--key-file", "ci.key", code=0).out
+
+
+def test_a_file_that_is_there_is_not_replaced_and_no_key_is_added(cli: Cli) -> None:
+    cli.write("mine.key", "something else")
+    before = len(json.loads(cli("keys", "ls", "-o", "json", code=0).out)["keys"])
+    refused = cli("keys", "add", "x", "--scope", "read:*", "--out", "mine.key", code=2).err
+    assert "the key cannot be written to mine.key: File exists" in refused
+    assert Path("mine.key").read_text() == "something else"
+    cli("keys", "add", "x", "--scope", "reed:*", "--out", "new.key", code=3)
+    assert not Path("new.key").exists()
+    assert len(json.loads(cli("keys", "ls", "-o", "json", code=0).out)["keys"]) == before
+
+
+def test_a_key_is_printed_as_json_too(cli: Cli) -> None:
+    added = cli.json("keys", "add", "scraper", "--scope", "admin", "--expires", "2h")
+    assert added["key"].startswith(f"exo_{added['id']}_")
+    assert added["scopes"] == ["admin"]
+    (revoked,) = cli.json("keys", "revoke", added["id"])["keys"]
+    assert not revoked["is_valid"]
+    assert "there is no key" in cli("keys", "revoke", "nothing", code=6).err
+
+
+def test_the_key_is_read_from_a_file_that_a_variable_names(cli: Cli, at: Server) -> None:
+    cli("keys", "add", "reader", "--scope", "read:*", "--out", "reader.key", code=0)
+    cli.unset("EXOSPHERE_API_KEY")
+    cli.set(EXOSPHERE_API_KEY_FILE="reader.key")
+    assert cli("runs", "ls", code=0).out
+    assert "lacks the scope admin" in cli("keys", "ls", code=5).err
+    cli.set(EXOSPHERE_API_KEY_FILE="missing.key")
+    missing = cli("runs", "ls", code=2).err
+    assert "the key file missing.key cannot be read" in missing
+    assert "EXOSPHERE_API_KEY_FILE" in missing
+
+
+def test_doctor_names_keys_that_expire_soon_and_keys_that_were_never_used(cli: Cli) -> None:
+    cli("keys", "add", "old", "--scope", "read:*", "--expires", "6d", code=0)
+    cli("keys", "add", "new", "--scope", "read:*", "--expires", "8d", code=0)
+    findings = cli("doctor").out
+    assert re.search(r"! the key old \(\w{8}\) expires ", findings)
+    assert not re.search(r"the key new \(\w{8}\) expires ", findings)
+    assert re.search(r"- the key new \(\w{8}\) was never used", findings)
