@@ -77,6 +77,10 @@ async def test_the_history_says_what_was_replaced_and_why(api: Api) -> None:
         (united["id"], "RETRY_CREATED", False, False),
         (new, "SUCCESS", False, True),
     ]
+    (waits,) = [state["id"] for state in await flow.states("z") if state["status"] == "CREATED"]
+    for state_id in (last["id"], waits):
+        attempts = ok(await api.history(state_id))["attempts"]
+        assert [one["id"] for one in attempts] == [last["id"], waits], "before it has run"
     new_last = await flow.run("z")
     for state_id in (last["id"], new_last):
         attempts = ok(await api.history(state_id))["attempts"]

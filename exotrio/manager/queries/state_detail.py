@@ -43,6 +43,7 @@ from exotrio.manager.queries.states import (
 )
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import NotFound
+from exotrio.manager.rules.lineage import output_path
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -226,11 +227,14 @@ def _of_same_path(view: View, attempt: Row, after: int, before: int, *, first: b
     """Return the last or the first attempt with the path of one, between two numbers; it is searched among
     ``MAX_SEARCHED`` states of the run."""
     order = "ASC" if first else "DESC"
+    path = attempt["path"]
+    # Where it succeeds, its path is extended by the number of its output, 0, which has no digits.
+    paths = [path, output_path(path, 0), path.removesuffix(b"\0")]
     found = view.row(
         "SELECT seq FROM (SELECT seq, place, path FROM states WHERE run = ? AND seq > ? AND seq < ?"
-        f" ORDER BY seq {order} LIMIT ?) AS searched WHERE place = ? AND path = ?"
+        f" ORDER BY seq {order} LIMIT ?) AS searched WHERE place = ? AND path IN (?, ?, ?)"
         f" ORDER BY seq {order} LIMIT 1",
-        (attempt["run"], after, before, MAX_SEARCHED, attempt["place"], attempt["path"]),
+        (attempt["run"], after, before, MAX_SEARCHED, attempt["place"], *paths),
     )
     return None if found is None else _attempt(view, "seq = ?", found["seq"])
 

@@ -254,6 +254,7 @@ def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_wait
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn
     assert 'class="waits" x="40.00%" width="20.00%"' in drawn
+    assert "ran 2 ms, since it was given back</title>" in drawn
     assert 'class="earlier"' not in timeline([("a", MAX_BARS)], [span(0, at=at)] * (MAX_BARS + 1), until=10)
 
 
