@@ -162,10 +162,12 @@ class RunSummary(Body):
         finished_at: When its last pending state ended; None until then.
         key: The key that it was triggered with, if any.
         priority, weight, fair_key: In which order its states are claimed, as in ``trigger``.
+        started_by: The name of the key that started it, as in ``Change.who``; None if a schedule did, or if
+            that is not known.
         idle: Seconds for which it had ended and waited to be retried.
         duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    In lists of a v0 server ``pruned_count`` is 0. From it, the last seven are the defaults, and
+    In lists of a v0 server ``pruned_count`` is 0. From it, the last eight are the defaults, and
     ``finished_at`` and ``duration`` are None.
     """
 
@@ -185,6 +187,7 @@ class RunSummary(Body):
     priority: str = Priority.NORMAL.value
     weight: float = 1.0
     fair_key: str | None = None
+    started_by: str | None = None
     idle: Seconds = Field(default=0.0, alias="idle_ms")
 
     @computed_field(alias="duration_ms")  # type: ignore[prop-decorator]

@@ -22,4 +22,6 @@ def test_changes_are_listed_as_the_page_on_production_says(bare: Cli) -> None:
     assert {change["action"] for change in stored} == {"graph.store"}
     none = cli("audit", "ls", "--by", "ci", "--action", "graph")
     assert none.out == "0 changes\n"
-    assert "cancelled (1 state cancelled) by in process at" in cli("runs", "show", run_id).out
+    shown_run = cli("runs", "show", run_id).out
+    assert ", started by in process: " in shown_run
+    assert "cancelled (1 state cancelled) by in process at" in shown_run

@@ -134,6 +134,7 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
         await fanned(api)
     listed = ok(await api.find_runs())["runs"]
     native: dict[str, Any] = {
+        "pruned_count": 0,
         "finished_at": None,
         "cancelled_at": None,
         "key": None,
@@ -142,6 +143,7 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     }
     native |= {"priority": "normal", "weight": 1.0, "fair_key": None}
     assert [{name: run.pop(name) for name in native} for run in listed] == [native] * 3
+    assert {run.pop("started_by") for run in listed} <= {"root", "in process"}
     assert listed == ok(await api.runs())["runs"]
 
 

@@ -95,14 +95,15 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
-    (in which order its states are claimed), duration_ms (null until it ended; without idle_ms, for which it
-    had ended and waited to be retried), waited_ms, buffered_ms, ran_ms and held_ms (averages of its states,
-    or null), success_count (with those that are PRUNED: pruned_count), pending_count, errored_count,
-    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
-    (kind, namespace, node, at, workers, text), and paused_at if that is a pause; not_reached: why the node
-    has no state; further: how many of its SUCCESS states are further outputs of one execution), missing (what
-    the result lacks since states failed), failed (the newest failed states: id, identifier, status, error),
-    changes (the last ones of the run by requests: at, who, action, namespace, target, result).
+    (in which order its states are claimed), started_by (the name of a key, or null), duration_ms (null until
+    it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
+    ran_ms and held_ms (averages of its states, or null), success_count (with those that are PRUNED:
+    pruned_count), pending_count, errored_count, retried_count, total_count, nodes (identifier, node_name,
+    counts by status; waits_for: why its states wait (kind, namespace, node, at, workers, text), and paused_at
+    if that is a pause; not_reached: why the node has no state; further: how many of its SUCCESS states are
+    further outputs of one execution), missing (what the result lacks since states failed), failed (the newest
+    failed states: id, identifier, status, error), changes (the last ones of the run by requests: at, who,
+    action, namespace, target, result).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary], list[Change]]:
@@ -259,6 +260,8 @@ def _as_lines(run: Run) -> Iterator[str]:
         by_key += f", fairness key {run.fair_key!r}"
     if run.weight != 1:
         by_key += f", weight {run.weight:g}"
+    if run.started_by is not None:
+        by_key += f", started by {run.started_by}"
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:

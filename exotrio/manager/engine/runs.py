@@ -122,7 +122,7 @@ def trigger_many(
     triggered with other inputs or another store: then the caller confuses two runs.
     """
     started, effects = _start(tx, namespace, graph_name, runs, cipher)
-    if created := sum(each.created for each in started):
+    if created := sum([each.created for each in started]):
         tx.record("run.trigger", namespace, graph_name, plural(created, "run"))
     return WithEffects(started, effects)
 

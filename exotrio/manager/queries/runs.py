@@ -32,7 +32,7 @@ READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {
     *("pruned_count", "finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
-    *("priority", "weight", "fair_key"),
+    *("priority", "weight", "fair_key", "started_by"),
 }
 """Fields of a run that v0 does not show."""
 
@@ -78,6 +78,7 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "priority": NAMES[run["priority"]],
         "weight": weight_of(run["share"]),
         "fair_key": run["fair_key"],
+        "started_by": run["started_by"],
         "idle_ms": run["idle"],
         "duration_ms": run["finished_at"]
         # The clock may have been set back.
