@@ -46,6 +46,17 @@ class Place:
     inputs: Mapping[str, Template] = field(default_factory=dict)
     when: When | None = None
     otherwise: bool = False
+    event: Template = ()
+    """The name of the event that it waits for; empty if it runs a node."""
+    on_timeout: str = "error"
+
+
+TIMEOUT_MS = 10_000
+"""Of each wait."""
+GIVEN: dict[str, object] = {"v": "given", "n": "given", "b": "1"}
+"""The outputs of a place at its deadline, if its graph gives some."""
+DEFAULTS: dict[str, object] = {"b": "0"}
+"""Outputs that an event may lack."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,8 @@ class State:
     unbuilt: bool = False
     claims: int = 0
     checkpoint: Checkpoint | None = None
+    event: str | None = None
+    waits: bool = False
 
     def chain(self) -> tuple[str, ...]:
         return (*self.parents, self.identifier)
@@ -198,6 +211,7 @@ class Model:
         self.paused: set[str] = set()
         self.states: list[State] = []
         self.fired: set[tuple[State, str]] = set()
+        self.mailbox: dict[str, Outputs] = {}
         root = plan.root
         self.states.append(State(root.identifier, {}, self._inputs(root, {}, None), now_ms))
 
@@ -254,6 +268,57 @@ class Model:
     def requeued(self, state: State, delay_ms: int) -> None:
         state.status = "CREATED"
         state.due_ms = self.now_ms + delay_ms
+        state.event = None
+
+    def waited(self, state: State, event: str) -> None:
+        """The node of a state waits for an event."""
+        state.status = "CREATED"
+        self._wait([state], event)
+
+    # -- what happens to those that wait
+
+    def sent(self, name: str, value: Outputs) -> int:
+        """Send an event; return how many states it wakes."""
+        if name in self.mailbox:
+            if self.mailbox[name] != value:
+                raise Refused
+            return 0
+        if self.run_status() != "PENDING":
+            raise Refused
+        self.mailbox[name] = value
+        woken = [state for state in self.states if state.waits and state.event == name]
+        for state in woken:
+            self._wake(state, value)
+        self._settle()
+        return len(woken)
+
+    def expired(self) -> int:
+        """End the waits whose deadlines have passed; return how many those were."""
+        over = [state for state in self.states if state.waits and state.due_ms <= self.now_ms]
+        for state in over:
+            self._wake(state, None)
+        self._settle()
+        return len(over)
+
+    def _wait(self, states: list[State], event: str | None = None) -> None:
+        """Let states wait, each for this event or for its own; those whose event is there go on."""
+        for state in states:
+            state.event = event or state.event
+            state.waits, state.due_ms = True, self.now_ms + TIMEOUT_MS
+        for state in states:
+            if state.event in self.mailbox:
+                self._wake(state, self.mailbox[state.event])
+
+    def _wake(self, state: State, value: Outputs | None) -> None:
+        place = self.plan[state.identifier]
+        state.waits, state.due_ms = False, self.now_ms
+        if not place.event:
+            return
+        if value is None and place.on_timeout in ("error", "prune"):
+            state.status = "ERRORED" if place.on_timeout == "error" else "PRUNED"
+            return
+        state.outputs = GIVEN if value is None else {**DEFAULTS, **value}
+        self._follow(state)
 
     # -- what an operator does
 
@@ -285,7 +350,7 @@ class Model:
                     refused.append(state)
         replaced |= self.out_of_date(list(inputs))
         for state in replaced:
-            state.status = "RETRY_CREATED"
+            state.status, state.waits = "RETRY_CREATED", False
             # What it united is open again.
             self.fired -= {(target, state.identifier) for target in state.parents.values()}
         refused = [state for state in refused if state not in replaced]
@@ -297,6 +362,9 @@ class Model:
             self._move_checkpoint(state, again)
             if from_beginning:
                 again.checkpoint = None
+                again.event = again.event if self.plan[again.identifier].event else None
+        waiting = [again for _, again in retried if self.plan[again.identifier].event]
+        self._wait([again for again in waiting if again.status == "CREATED"])
         self._settle()
         return retried, refused, list(replaced)
 
@@ -357,7 +425,7 @@ class Model:
 
     def waiting(self) -> list[State]:
         """Return what waits for its time, and for nothing else."""
-        created = [state for state in self.states if state.status == "CREATED"]
+        created = [state for state in self.states if state.status == "CREATED" and not state.waits]
         return [state for state in created if state.identifier not in self.paused]
 
     def run_status(self) -> str:
@@ -369,7 +437,7 @@ class Model:
     # -- next states
 
     def _copy(self, state: State, due_ms: int) -> State:
-        copy = State(state.identifier, state.parents, state.inputs, due_ms)
+        copy = State(state.identifier, state.parents, state.inputs, due_ms, event=state.event)
         self.states.append(copy)
         return copy
 
@@ -390,12 +458,16 @@ class Model:
                 is_taken = (place in met) if place.when is not None else not (place.otherwise and met)
                 if place.unites is None and is_taken:
                     inputs = self._inputs(place, reach, None)
-                    children.append(State(place.identifier, dict(reach), inputs, self.now_ms))
+                    event = "".join(self._piece(piece, reach) for piece in place.event)
+                    children.append(
+                        State(place.identifier, dict(reach), inputs, self.now_ms, event=event or None)
+                    )
         except Unbuildable:
             state.status = "NEXT_CREATED_ERROR"
             return
         self.states += children
         state.status = "SUCCESS"
+        self._wait([child for child in children if child.event is not None])
 
     @staticmethod
     def _reach(state: State) -> dict[str, State]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exotrio._wire.graphs import GraphBody
 from exotrio.manager.rules.branches import never_taken
 from exotrio.manager.rules.template import Template
-from tests.property.model import Place, Plan, Ref, When
+from tests.property.model import DEFAULTS, GIVEN, TIMEOUT_MS, Place, Plan, Ref, When
 from tests.property.model import Template as Text
 from tests.support.helpers import declare, node_name, place
 
@@ -54,7 +54,7 @@ def plans(draw: st.DrawFn, max_nodes: int = 8) -> Plan:
         if united.unites is not None:
             assert united.identifier not in skeleton.waits_for(united), "none of them wait for each other"
     return Plan(
-        tuple(draw(_aggregating(skeleton, place, ancestors)) for place in skeleton.places),
+        tuple(draw(_waiting(draw(_aggregating(skeleton, place, ancestors)))) for place in skeleton.places),
         max_retries=draw(st.integers(0, 2), label="max_retries"),
         backoff_ms=draw(st.sampled_from([1, 1000]), label="backoff"),
     )
@@ -198,9 +198,20 @@ def familiar_plans(draw: st.DrawFn) -> Plan:
         inputs: dict[str, Text] = {"p": (f"{name}:", *(Ref(other, FIELD) for other in referenced))}
         if aggregated and draw(st.booleans()):
             inputs["g"] = (Ref(aggregated, FIELD),)
-        places.append(Place(name, tuple(following.split()), target or None, strategy, inputs))
+        place = Place(name, tuple(following.split()), target or None, strategy, inputs)
+        places.append(draw(_waiting(place)))
     max_retries = draw(st.integers(0, 2), label="max_retries")
     return Plan(tuple(places), max_retries, draw(st.sampled_from([1, 1000]), label="backoff"))
+
+
+@st.composite
+def _waiting(draw: st.DrawFn, place: Place) -> Place:
+    """Let a place wait for an event, seldom; of each output of the root for another one, or all for one."""
+    if place.identifier == "n0" or place.unites is not None or draw(st.integers(0, 5), label="waits"):
+        return place
+    name: Text = (f"{place.identifier}-", *([Ref("n0", FIELD)] if draw(st.booleans()) else []))
+    on_timeout = draw(st.sampled_from(["error", "prune", "given"]), label="on timeout")
+    return replace(place, inputs={}, event=name, on_timeout=on_timeout)
 
 
 def _following(place: Place, following: dict[str, list[str]]) -> Place:
@@ -238,6 +249,7 @@ def wire_places(plan: Plan) -> list[dict[str, Any]]:
             unites=each.unites,
             strategy=each.strategy,
             **_conditions(each),
+            **(_wait_of(each) if each.event else {}),
         )
         for each in plan.places
     ]
@@ -250,6 +262,17 @@ def _conditions(place: Place) -> dict[str, Any]:
     if below is not None:
         return {"when": {"of": of, "operator": "<", "value": below}}
     return {"when": {"of": of, "operator": "in", "value": list(place.when.texts)}}
+
+
+def _wait_of(each: Place) -> dict[str, Any]:
+    wait = {
+        "event": text(each.event),
+        "outputs": {name: {"type": "string"} for name in GIVEN.keys() - DEFAULTS}
+        | {name: {"type": "string", "default": text} for name, text in DEFAULTS.items()},
+        "timeout_ms": TIMEOUT_MS,
+        "on_timeout": GIVEN if each.on_timeout == "given" else each.on_timeout,
+    }
+    return {"node_name": "wait for event", "wait": wait}
 
 
 def declaration(identifier: str, inputs: set[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.property.model import FAILED, PENDING, Outputs, Plan, State
+from tests.property.model import FAILED, PENDING, TIMEOUT_MS, Outputs, Plan, State
 from tests.property.plans import BRANCH, BRANCH_TEXTS, FIELD, branching_plans, familiar_plans, plans
 from tests.property.twin import Twin
 from tests.support import postgres
@@ -35,8 +35,21 @@ MOVES = [
     "pause",
     "pause",
     "trigger again",
+    *["waited", "send", "send"],
+    "expire",
 ]
-WHEN_IDLE = ["retry", "retry", "stop", "retry run", "forget", "pause", "trigger again"]
+WHEN_IDLE = [
+    "retry",
+    "retry",
+    "stop",
+    "retry run",
+    "forget",
+    "pause",
+    "trigger again",
+    *["send", "expire"] * 2,
+]
+EVENTS = ["e1", "e2"]
+"""What nodes wait for."""
 EXAMPLES = 2 * settings().max_examples
 
 
@@ -62,6 +75,7 @@ class Driver:
         queued = twin.queued()
         if not queued and model.waiting():
             twin.advance(min(state.due_ms for state in model.waiting()) - model.now_ms)
+            await twin.expired()
             return True
         moves = MOVES if queued else WHEN_IDLE
         move = self.data.draw(st.sampled_from(moves), label="move")
@@ -82,12 +96,28 @@ class Driver:
             values = self.data.draw(st.sampled_from([{}, {"inputs": {"p": "x"}}, {"store": {"k": "v"}}]))
             through = self.data.draw(st.sampled_from(["v0", "native", "a list"]), label="through")
             await twin.trigger_again(through, **values)
+        elif move == "send":
+            await self.send()
+        elif move == "expire":
+            twin.advance(self.data.draw(st.sampled_from([1, TIMEOUT_MS - 1, TIMEOUT_MS]), label="time"))
+            await twin.expired()
         elif move == "saved":
             held = [state for state in queued if twin.tokens[state][-1]]
             await twin.saved({state: self.checkpoint() for state in held})
         else:
             await self.report(move, self.pick(queued))
         return True
+
+    async def send(self) -> None:
+        """Send an event that is waited for, or one that is early, or of another value."""
+        model = self.twin.model
+        awaited = sorted({str(state.event) for state in model.states if state.waits})
+        places = [place.identifier for place in model.plan.places if place.event]
+        early = [f"{name}-{end}" for name in places for end in ("", "v0", "v1")]
+        names = [*awaited * 3, *early, *EVENTS, *model.mailbox]
+        name = self.data.draw(st.sampled_from(names), label="event")
+        again = name in model.mailbox and self.draw_bool("the same value")
+        await self.twin.sent(name, model.mailbox[name] if again else self.output())
 
     def draw_bool(self, label: str) -> bool:
         return self.data.draw(st.booleans(), label=label)
@@ -100,7 +130,8 @@ class Driver:
         return states[self.data.draw(st.integers(0, len(states) - 1), label="which")]
 
     def pick_place(self, plan: Plan) -> str:
-        return self.data.draw(st.sampled_from([p.identifier for p in plan.places]), label="which place")
+        names = [place.identifier for place in plan.places if not place.event]
+        return self.data.draw(st.sampled_from(names), label="which place")
 
     async def report(self, move: str, state: State) -> None:
         twin = self.twin
@@ -113,6 +144,8 @@ class Driver:
         elif move == "requeued":
             delay = self.data.draw(st.sampled_from([1, 700, 5000]), label="delay")
             await twin.requeued(state, delay, saves)
+        elif move == "waited":
+            await twin.waited(state, self.data.draw(st.sampled_from(EVENTS), label="event"), saves)
         elif move == "released":
             if token:  # v0 has no such request
                 await twin.released(state, saves)
@@ -129,7 +162,9 @@ class Driver:
         twin, model = self.twin, self.twin.model
         for identifier in sorted(model.paused):
             await twin.pause_or_resume(identifier)
-        while model.waiting() or twin.queued():
+        while model.waiting() or twin.queued() or any(state.waits for state in model.states):
+            for name in {str(state.event) for state in model.states if state.waits}:
+                await twin.sent(name, self.output())
             await twin.claim()
             for state in twin.queued():
                 await twin.executed(state, [self.output()])
@@ -161,7 +196,7 @@ async def play(db: str, plan: Plan, data: st.DataObject) -> None:
     """Drive one run to its end."""
     clock = SettableClock()
     async with open_manager(db, clock=clock) as manager:
-        twin = await Twin.start(manager.api, clock, plan)
+        twin = await Twin.start(manager, clock, plan)
         driver = Driver(twin, data)
         for _ in range(STEPS):
             if not await driver.step():

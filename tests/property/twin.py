@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
-from tests.contract.api import Api
-from tests.property.model import Aggregate, Model, Outputs, Plan, Refused, State
+from exotrio.manager.engine.sending import handle_waits
+from tests.property.model import TIMEOUT_MS, Aggregate, Model, Outputs, Plan, Refused, State
 from tests.property.plans import declaration, wire_places
 from tests.support.helpers import SettableClock, node_name, ok
+from tests.support.manager import Manager
 
 GRAPH = "graph"
 TRIGGER = f"graph/{GRAPH}/trigger"
@@ -22,25 +23,27 @@ Saves = tuple[int, str]
 class Twin:
     """One run, twice."""
 
-    def __init__(self, api: Api, clock: SettableClock, plan: Plan, run_id: str) -> None:
-        self.api = api
+    def __init__(self, manager: Manager, clock: SettableClock, plan: Plan, run_id: str) -> None:
+        self.api = manager.api
+        self.store = manager.service.store
         self.clock = clock
         self.model = Model(plan, clock.now_ms)
         self.run_id = run_id
         self.ids: dict[State, str] = {}
         self.tokens: dict[State, list[str]] = {}
         """Of the native claims of each state; the last one is empty if a v0 claim has it."""
-        self.nodes = [node_name(place.identifier) for place in plan.places]
+        self.nodes = [node_name(place.identifier) for place in plan.places if not place.event]
 
     @classmethod
-    async def start(cls, api: Api, clock: SettableClock, plan: Plan) -> Twin:
-        ok(await api.register([declaration(p.identifier, set(p.inputs)) for p in plan.places]))
+    async def start(cls, manager: Manager, clock: SettableClock, plan: Plan) -> Twin:
+        api, nodes = manager.api, [place for place in plan.places if not place.event]
+        ok(await api.register([declaration(p.identifier, set(p.inputs)) for p in nodes]))
         policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
         reply = ok(await api.put_graph(GRAPH, api.body(wire_places(plan), retry_policy=policy)), 201)
         assert reply["validation_status"] == "VALID", reply["validation_errors"]
         reply = ok(await api.v0("POST", TRIGGER, json={"key": KEY}))
         assert reply["created"] is True
-        twin = cls(api, clock, plan, reply["run_id"])
+        twin = cls(manager, clock, plan, reply["run_id"])
         await twin.compare()
         return twin
 
@@ -60,6 +63,11 @@ class Twin:
             checkpoint = claimed.get("checkpoint")
             if natively or checkpoint is not None:
                 assert _same_checkpoint(state, checkpoint), f"{state} was claimed with {checkpoint}"
+            if natively and state.event is not None:
+                value = self.model.mailbox.get(state.event)
+                assert claimed["event"] == {"name": state.event, "value": value}
+            else:
+                assert "event" not in claimed
 
     def queued(self) -> list[State]:
         return [state for state in self.model.states if state.status == "QUEUED"]
@@ -122,6 +130,30 @@ class Twin:
             await self._report(held, outcome="requeued", delay_ms=delay_ms)
         else:
             assert ok(await self.api.requeue(self.ids[state], delay_ms))["enqueue_after"] == state.due_ms
+        await self.compare()
+
+    async def waited(self, state: State, event: str, saves: Saves | None = None) -> None:
+        held = self._held(state, saves)
+        if held is None:  # v0 has no such request
+            return
+        self.model.waited(state, event)
+        await self._report(held, outcome="waiting", event=event, timeout_ms=TIMEOUT_MS)
+        await self.compare()
+
+    async def sent(self, name: str, value: Outputs) -> None:
+        body = {"name": name, "value": value}
+        response = await self.api.native("POST", f"run/{self.run_id}/events", json=body)
+        try:
+            woken = self.model.sent(name, value)
+        except Refused:
+            assert response.status_code == 409, response.text
+        else:
+            assert ok(response)["woken"] == woken
+        await self.compare()
+
+    async def expired(self) -> None:
+        expired = self.model.expired()
+        assert await self.store.write(handle_waits) == expired
         await self.compare()
 
     def _held(self, state: State, saves: Saves | None) -> dict[str, Any] | None:
