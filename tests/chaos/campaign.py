@@ -21,6 +21,7 @@ import trio
 from exotrio import ManagerError, StateManager
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
+from tests.chaos.approvals import Approvals
 from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import EXIT_TIMEOUT, Crew, stop
@@ -120,6 +121,9 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     if chaos.schedule is not None:
         figures.problems += chaos.schedule.problems
         figures.scheduled = chaos.schedule.started
+    if chaos.approvals is not None:
+        figures.problems += chaos.approvals.problems
+        figures.events = chaos.approvals.sent
     figures.problems += await _left_processes(folder)
     if chaos.watch is not None:
         figures.trends = verdicts(chaos.watch.minutes)
@@ -190,6 +194,7 @@ class _Chaos:
     rng_of_asking: random.Random = field(default_factory=random.Random)
     pausing: Pausing = field(init=False)
     schedule: Schedule | None = field(default=None, init=False)
+    approvals: Approvals | None = field(default=None, init=False)
     watch: Watch | None = field(default=None, init=False)
     restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
@@ -205,6 +210,8 @@ class _Chaos:
         self.pausing = Pausing(self._ask, self.rng_of_asking, self.database)
         if self.database is not None:
             self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
+            if self.servers is None:  # what it knows must not be undone
+                self.approvals = Approvals(self._ask_in, random.Random(self.plan.seed + 2))
         if self.plan.watched:
             self.suspended.add(0)  # so that nothing is done to it
             self.watch = Watch(
@@ -227,6 +234,8 @@ class _Chaos:
         await self._ask(lambda manager: manager.upsert_graph(declared))
         if self.schedule is not None:
             await self.schedule.declare()
+        if self.approvals is not None:
+            await self.approvals.declare()
         *_, first, second = range(self.plan.runs)
         pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
@@ -237,6 +246,8 @@ class _Chaos:
                     watching.start_soon(self._go_on_steadily)
                 async with trio.open_nursery() as background:
                     background.start_soon(self._disturb, background)
+                    if self.approvals is not None:
+                        background.start_soon(self.approvals.run, self.plan.duration)
                     await self._strike(background)
                 watching.cancel_scope.cancel()
             self._due_runs = self.plan.runs
@@ -245,6 +256,8 @@ class _Chaos:
         await self._settle()
         if self.schedule is not None:
             await self.schedule.check()
+        if self.approvals is not None:
+            await self.approvals.check()
         shown = await self._show()
         await self.crew.dismiss()
         for server in self.cluster.servers.values():

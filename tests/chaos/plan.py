@@ -224,6 +224,7 @@ class Figures:
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
         scheduled: Runs that a schedule started.
+        events: Events that were acknowledged as the first under their names.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
         trends: How what was watched changed over the last half; None if there are too few values.
@@ -248,6 +249,7 @@ class Figures:
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
     scheduled: int = 0
+    events: int = 0
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -272,6 +274,7 @@ class Figures:
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",
             "runs by a schedule": f"{self.scheduled}",
+            "events of runs": f"{self.events}",
             "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",
