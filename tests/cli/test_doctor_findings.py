@@ -105,7 +105,7 @@ def test_limits_for_which_states_wait_are_named_and_those_of_0_need_attention() 
     [
         ([runtime(busy=4), runtime(busy=4), runtime(busy=0, nodes=["B"])], ": all their workers are busy"),
         (
-            [runtime(busy=3), runtime(busy=4, live=False)],
+            [runtime(busy=3, buffered=0), runtime(busy=4, live=False)],
             ": 1 worker is free, so it waits for a limit of its class",
         ),
         (
