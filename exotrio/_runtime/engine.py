@@ -139,6 +139,7 @@ class Engine:
                                 closing.start_soon(part.aclose)
 
     def _complete_record(self, link: Link) -> None:
+        self.record.close()
         self.record.lost_claims = link.lost_claims
         if self.options.exit_code is not None:
             summary = self.ledger.summary(link.lost_claims)

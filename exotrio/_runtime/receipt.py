@@ -47,6 +47,11 @@ class StopRecord:
             self._running = self.ledger.all(Stage.RUNNING)
         self._entered.append((phase, self.now()))
 
+    def close(self) -> None:
+        """Record that only connections are left to be closed, which is not part of the last phase."""
+        if self._entered:
+            self._entered.append((Phase.STOPPED, self.now()))
+
     def line(self) -> str:
         """Return how the stop went, as it stands in the log before the summary."""
         report = self.report()

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from exotrio import BaseNode, HandOver
 from exotrio.cli.exit_codes import exit_code_after
-from tests.support.doubles import Call, Fails, NativeServer, V0Server, reply, running, runtime
+from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime
 
 
 class Works(BaseNode):
@@ -83,6 +83,19 @@ async def test_a_checkpoint_whose_release_was_not_delivered_keeps_no_work(
     (line,) = (line for line in caplog.messages if " stopped after " in line)
     lost = float(line.split(" cut, ")[1].split(" s of work lost")[0])
     assert 34 < lost < 40.5
+
+
+async def test_the_last_heartbeat_is_not_part_of_the_flush_in_the_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer()
+    with caplog.at_level(logging.INFO):
+        async with running(server, Works):
+            await server.until(lambda: server.routes("heartbeat"))
+            await trio.sleep(0.5)
+            server.before = Delays(("heartbeat",), seconds=0.7)
+    (line,) = (line for line in caplog.messages if " stopped after " in line)
+    assert "flush" not in line, "there was nothing to deliver"
 
 
 async def test_any_text_may_name_the_source_of_a_stop(autojump_clock: MockClock) -> None:
