@@ -21,6 +21,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
@@ -48,7 +49,8 @@ _ORDER: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 _NULL = "null"
-_COMPARABLE = "a str, bool, int, float, Enum or Literal, or one of these or None"
+_NUMBERS = (int, float, Decimal)
+_COMPARABLE = "a str, bool, number, Enum or Literal, or one of these or None"
 
 
 class ConditionModel(Declaration):
@@ -183,6 +185,8 @@ def type_problem(model: ConditionModel, annotation: Any) -> str | None:
 def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) -> Any:
     """Return the value that a condition in JSON has for one in Python, or for one in JSON if ``is_text``."""
     plain = plain_of(value)
+    if isinstance(plain, Decimal):  # as JSON has it
+        plain = int(plain) if plain.is_finite() and plain == int(plain) else float(plain)
     if annotation is UNKNOWN:
         if _kind(plain) == "string" and not isinstance(plain, str):
             raise ValueError(f"cannot be compared with a {type(value).__name__}")
@@ -193,8 +197,8 @@ def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) 
         if plain is None and sign not in _ORDER:
             return None
     declared = name_of(full)
-    if sign in _ORDER and (full is not annotation or annotation not in (int, float)):
-        raise ValueError(f"is {declared}, which has no order: {sign} is for int and float")
+    if sign in _ORDER and (full is not annotation or annotation not in _NUMBERS):
+        raise ValueError(f"is {declared}, which has no order: {sign} is for numbers")
     if choices := choices_of(annotation):
         texts = {text_of(plain_of(choice)): choice for choice in choices}
         text = text_of(plain)
@@ -202,7 +206,7 @@ def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) 
             shown = shortened(repr(plain), MAX_SHOWN)
             raise ValueError(f"is never {shown}: it is one of {listed(texts)}{suggestion(text, texts)}")
         return text
-    if annotation not in (str, bool, int, float):
+    if annotation not in (str, bool, *_NUMBERS):
         raise ValueError(f"is {declared}, which cannot be compared: declare it as {_COMPARABLE}")
     kind = {str: "string", bool: "truth value"}.get(annotation, "number")
     if kind == "number" and isinstance(plain, float) and not math.isfinite(plain):
@@ -270,6 +274,6 @@ def _examples(facts: Iterable[Fact]) -> Iterator[str]:
     numbers = [value for value in values if not isinstance(value, str | bool)]
     if annotation is int:
         yield from (str(math.floor(number) + step) for number in numbers for step in (-1, 0, 1, 2))
-    if annotation in (float, UNKNOWN):
+    if annotation in (float, Decimal, UNKNOWN):
         near = (math.nextafter(number, end) for number in numbers for end in (-math.inf, math.inf))
         yield from map(text_of, (*numbers, *near, math.nan))

@@ -202,7 +202,9 @@ class Graph(GraphParts):
             problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others, limits)))
             if strategy is not None and unites is None:
                 problems.append("strategy= is only for a node with unites=")
-            values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config)
+            options = {"timeout": timeout, "retry_policy": retry_policy, "when": when, "otherwise": otherwise}
+            given = [option for option, value in options.items() if value is not None and value is not False]
+            values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config, given)
             keys = values.limits([each for each in limits if isinstance(each, Limit)])
             condition = None if when is None else values.condition(when)
             problems += values.problems

@@ -54,6 +54,7 @@ class Inputs:
         values: The values of inputs; the others have the defaults of the class.
         nodes: The nodes of the graph, by identifier.
         store: The graph's store.
+        options: Names of given arguments that are not inputs, although older nodes may have inputs so named.
 
     Attributes:
         texts: The text that is kept for each input.
@@ -67,6 +68,7 @@ class Inputs:
         values: Mapping[str, object],
         nodes: Mapping[str, GraphNode],
         store: StoreConfigModel,
+        options: Iterable[str] = (),
     ) -> None:
         self.texts: dict[str, str] = {}
         self.problems: list[str] = []
@@ -79,6 +81,12 @@ class Inputs:
             if self.problems:  # such a field has no codec
                 return
             fields = names_of(models_of(node)[0])
+            for name in options:
+                if name in fields and name not in values:
+                    self.problems.append(
+                        f"{name}= is about the node, and {node.__name__} has an input of this name, too: give"
+                        f" that by inputs={{{name!r}: ...}}"
+                    )
             values = {**values, **dict(self._defaults(fields, values))}
         for name, value in values.items():
             info = None

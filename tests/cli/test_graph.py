@@ -163,6 +163,25 @@ def test_mistakes_in_limits_are_named_by_their_path(cli: Cli, limits: Any, named
     assert end.code == (0 if "warning" in message else 3)
 
 
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"operator": "=="}, "g.json: node 'b', when.value: Field required"),
+        ({"operator": "=", "value": 1}, "g.json: node 'b', when.operator: Input should be '=='"),
+        ({"operator": "<", "value": "x"}, "g.json: node 'b', when: the operator < compares with a number"),
+        ({"operator": "==", "value": 1, "vlaue": 2}, "warning: node 'b', when.vlaue: unknown field, ignored"),
+        ({"operator": "==", "value": "x"}, "node 'b', when: ${{ a.outputs.n }} is int, which is never 'x'"),
+        ({"operator": "==", "value": 1, "of": "n"}, "g.json: node 'b', when: 'n' is not one reference"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_conditions_are_named_by_their_path(cli: Cli, when: Any, message: str) -> None:
+    condition = {"of": "${{ a.outputs.n }}", **when}
+    nodes = [node("a", "Split", "b", inputs={"count": "2"}), node("b", "Lock", when=condition)]
+    cli.write("nodes.py", NODES.replace("        n: str\n", "        n: int\n", 1))
+    end = cli("graph", "check", cli.write("g.json", fan(nodes=nodes)), "nodes.py", "--secret", "token")
+    assert message in end.out
+
+
 def test_a_mistyped_field_is_a_warning(cli: Cli) -> None:
     graph = fan(
         nodes=[{**node("a"), "next_node": ["b"]}], retry_polcy={}, name="g", validation_status="VALID"
@@ -339,6 +358,8 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     trigger = {"value": value}
     declared = fan(name="zone", triggers=[trigger])
     declared["nodes"][0]["timeout_minutes"] = 5
+    condition = {"of": "${{ split.outputs.n }}", "operator": "in", "value": [1, 2]}
+    declared["nodes"][1] |= {"when": condition, "timeout": 90, "retry_policy": {"max_retries": 0}}
     cli.write("zone.json", declared)
     shown = cli("graph", "apply", "zone.json")
     assert re.search(
@@ -352,7 +373,10 @@ def test_times_of_a_trigger_are_shown_in_utc_and_in_its_zone_until_it_is_cancell
     assert "\nzone   " in (listed := cli("graph", "ls")).out
     assert "0 9 * * * Asia/Kolkata" in listed.out
 
-    assert "\n  split (Split) within 5 min -> work\n" in cli("graph", "show", "zone").out
+    shown = cli("graph", "show", "zone")
+    assert "\n  split (Split) within 5 min -> work\n" in shown.out
+    assert "\n  work (Work) within 90 s retried: no retries; when split.n in [1,2]\n" in shown.out
+    assert cli.json("graph", "show", "zone")["nodes"][1]["when"] == condition
     fails(cli("graph", "cancel-triggers", "zon"), 6, "there is no graph 'zon'; did you mean 'zone'?")
     assert cli("graph", "cancel-triggers", "zone").out == "1 trigger of graph zone cancelled\n"
     assert cli.json("graph", "cancel-triggers", "zone")["cancelled_count"] == 0

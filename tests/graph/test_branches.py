@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Check(BaseNode):
         color: Literal["red", "blue"]
         count: int
         price: float
+        total: Decimal
         name: str
         note: str | None
         maybe: bool | None
@@ -50,6 +52,7 @@ class Check(BaseNode):
             color="red",
             count=3,
             price=0.5,
+            total=Decimal("10.1"),
             name=self.inputs.item,
             note="null" if is_book else None,
             maybe=None,
@@ -100,6 +103,9 @@ Case = Callable[[Any], Any]
         (lambda c: c.count >= 4, ">=", 4, ""),
         (lambda c: c.count > 2, ">", 2, "book map"),
         (lambda c: c.price <= 0.5, "<=", 0.5, "book map"),
+        (lambda c: c.total == Decimal("10.1"), "==", 10.1, "book map"),
+        (lambda c: c.total > Decimal(10), ">", 10, "book map"),
+        (lambda c: c.total < 10, "<", 10, ""),
         (lambda c: c.name == "map", "==", "map", "map"),
         (lambda c: c.note == None, "==", None, "map"),  # noqa: E711
         (lambda c: c.note == "null", "==", '"null"', "book"),
@@ -137,7 +143,7 @@ async def test_a_condition_is_true_of_the_values_that_it_is_true_of_in_python(
         (lambda c: c.count < "3", "is int, which is never '3'"),
         (lambda c: c.price == float("nan"), "compare it with a finite number"),
         (lambda c: c.name == 5, "is str, which is never 5"),
-        (lambda c: c.name < "b", "is str, which has no order: < is for int and float"),
+        (lambda c: c.name < "b", "is str, which has no order: < is for numbers"),
         (lambda c: c.kind >= Kind.MAP, "is Kind, which has no order"),
         (lambda c: c.maybe > 1, "has no order"),
         (lambda c: c.tags == [], r"is list\[str\], which cannot be compared: declare it as a str, bool"),
@@ -225,6 +231,20 @@ def test_branches_that_may_be_taken_are_no_errors() -> None:
     graph = Graph("g", namespace="shop")
     first = graph.add("Theirs")
     branches(graph, first, first.x == "a", first.x == 5, first.x == True, None)  # noqa: E712
+
+
+def test_an_input_with_the_name_of_a_new_argument_is_not_mixed_up_with_it() -> None:
+    class Call(BaseNode):
+        class Inputs(BaseModel):
+            timeout: float = 1.0
+
+        async def execute(self) -> None: ...
+
+    graph = Graph("g", namespace="shop")
+    with pytest.raises(GraphInvalid, match="timeout= is about the node, and Call has an input of this name"):
+        graph.add(Call, timeout=5)
+    graph.add(Call, timeout=5, inputs={"timeout": 2})
+    assert (graph.nodes[0].timeout, graph.nodes[0].inputs) == (5, {"timeout": "2.0"})
 
 
 def test_the_first_node_has_no_condition() -> None:

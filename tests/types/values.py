@@ -38,6 +38,10 @@ silent = graph.add(Silent, after=report)
 calls = graph.limit("calls", at_most=5, starts=100, period=60)
 graph.add(Silent, identifier="limited", limits=calls)
 graph.add(Silent, identifier="by_total", limits=[calls, graph.limit("each").for_key(report.total)])
+graph.add(Silent, identifier="large", when=report.total > 5)
+graph.add(Silent, identifier="small", after=report, otherwise=True)
+graph.add(Silent, identifier="one", when=report.total.is_in(1, Decimal("1.5")))
+graph.add(Silent, identifier="always", when=True)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 graph.add(Silent, identifier="text", limits="calls")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 approved = graph.wait("approved", Report.Outputs, after=report, timeout=timedelta(days=1))
 assert_type(approved, AddedNode[Report.Outputs])

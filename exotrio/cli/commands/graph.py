@@ -322,7 +322,7 @@ def _node(node: GraphNodeModel, namespace: str) -> list[str]:
     if node.timeout is not None:
         head += f" within {node.timeout:g} s"
     if node.retry_policy is not None:
-        head += f" retried by {_policy(node.retry_policy)}"
+        head += f" retried: {_policy(node.retry_policy)};"
     if node.when is not None:
         head += f" when {node.when}"
     if node.otherwise:
