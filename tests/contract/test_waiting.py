@@ -32,6 +32,8 @@ async def test_it_is_said_why_a_state_waits_wherever_it_is_shown(api: Api) -> No
         "namespace": api.namespace,
         "node": A,
         "at": None,
+        "event": None,
+        "since": None,
         "workers": 0,
         "limit": None,
         "text": f"waits: no runtime offers {A}; start one that has it",
