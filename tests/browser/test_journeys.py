@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.browser.chromium import expect
@@ -57,6 +58,45 @@ def test_a_run_is_downloaded_as_a_page_that_loads_nothing(
     reader.locator(".fault a").first.click()
     expect(reader.locator(":target .trace")).to_be_visible()
     assert visitors.requests[before:] == [file.as_uri()]
+
+
+# -- answering
+
+
+def test_a_person_answers_by_a_link_and_another_by_the_form_of_the_run(
+    visitors: Visitors, processes: Processes, tmp_path: Path
+) -> None:
+    server = processes.server(tmp_path)
+    outputs = {"ok": {"type": "string", "contentSchema": {"type": "boolean"}}, "by": {"type": "string"}}
+    wait = {"node_name": "wait for event", "namespace": "shop", "identifier": "wait", "inputs": {}}
+    nodes = [{**wait, "wait": {"event": "approved", "outputs": outputs}}]
+    server.ask("PUT", "/v0/namespace/shop/graph/orders", {"secrets": {}, "nodes": nodes})
+    asked, filled_in = (
+        server.ask("POST", "/v0/namespace/shop/graph/orders/trigger", {})["run_id"] for _ in range(2)
+    )
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    body = {"name": "approved", "value": {"ok": "true", "by": "ada"}, "until": until}
+    path = f"/exotrio/v1/namespace/shop/run/{asked}/event-link"
+    link = server.uri + server.ask("POST", path, body)["path"]
+
+    watched = visitors.signed_in(server.uri, f"/ns/shop/runs/{asked}")
+    expect(watched.get_by_role("heading", name="Waits for")).to_be_visible()
+    page = visitors.anonymous(server.uri)
+    page.goto(link)
+    expect(page.get_by_text("ada")).to_be_visible()
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("status")).to_contain_text("This was sent.")
+    expect(watched.get_by_role("heading", name="Waits for")).to_have_count(0)
+    expect(watched.locator("[data-fragment=summary]")).to_contain_text("success")
+
+    page = visitors.signed_in(server.uri, f"/ns/shop/runs/{filled_in}")
+    page.get_by_label("ok").select_option("false")
+    page.get_by_role("button", name="Send approved").click()
+    expect(page.get_by_text("by is required")).to_be_visible()
+    expect(page.get_by_label("ok")).to_have_value("false")
+    page.get_by_label("by").fill("alan")
+    page.get_by_role("button", name="Send approved").click()
+    expect(page.get_by_role("status").filter(has_text="The event approved was sent.")).to_be_visible()
 
 
 # -- looking

@@ -89,7 +89,8 @@
     const focused = document.activeElement;
     for (const fresh of arrived.querySelectorAll("[data-fragment]")) {
       const old = document.querySelector(`[data-fragment="${CSS.escape(fresh.dataset.fragment)}"]`);
-      if (!old) continue;
+      // A form that was rejected stays as it was sent.
+      if (!old || old.querySelector("form .problem")) continue;
       const before = announced(old);
       update(old, fresh);
       if (before !== undefined && before !== announced(old)) aside.textContent = announced(old);
