@@ -210,7 +210,9 @@ class Retention:
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
             await _run_to_end(store, clear)
-            await _run_to_end(store, trim_audit, keep_ms)
+            trimmed = await _run_to_end(store, trim_audit, keep_ms)
+            if trimmed:
+                logger.info("%s of the record of changes deleted", plural(trimmed, "row"))
             if keep_ms is not None:
                 await _run_to_end(store, drop_templates)
         except DatabaseError as error:

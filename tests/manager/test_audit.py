@@ -22,6 +22,7 @@ from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.security import refusals
 from exotrio.manager.security.keys import add_key
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.web.actions import ACTIONS
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, executed_item, report
@@ -37,6 +38,8 @@ from tests.support.helpers import (
 )
 from tests.support.manager import ENGINES, KEY, Manager, open_manager
 from tests.support.statements import noted
+from tests.support.web import failed_run as failed_run_there
+from tests.support.web import open_site
 
 NS = "/exotrio/v1/namespace/{namespace}"
 V0 = "/v0/namespace/{namespace}"
@@ -162,6 +165,37 @@ async def test_every_route_that_changes_something_is_recorded(manager: Manager) 
         assert endpoint is not None
         names = endpoint.__code__.co_names
         assert "caller_of" in names or "_set_paused" in names, f"{route} does not say who calls it"
+
+
+def test_every_action_of_the_dashboard_says_who_does_it() -> None:
+    for path, (_, action) in ACTIONS.items():
+        is_exempt = path.endswith("/tasks")  # changes nothing
+        assert is_exempt or "caller" in action.__code__.co_names, path
+
+
+async def test_pages_say_by_whom_something_was_changed() -> None:
+    async with open_site() as site:
+        flow, _ = await failed_run_there(site.api)
+        here, browser = "/ns/shop", site.browser
+        page = await browser.do(f"{here}/runs/{flow.run_id}/retry")
+        assert "retried (1 state will run again) by dashboard of root" in page
+        assert "through the API" in page
+        assert "by in process" in page, "who started it"
+        page = await browser.do(f"{here}/graphs/orders/pause")
+        assert "schedule paused by dashboard of root" in page
+        assert "stored (new version, 0 secrets) by in process" in page
+        page = await browser.do(f"{here}/nodes/{node_name('first')}/pause")
+        assert "paused by dashboard of root" in page
+        page = await browser.do(f"{here}/limits", {"name": "db", "at_most": "3"})
+        assert "set (3 at once) by dashboard of root" in page
+        ok(await site.api.heartbeat("worker-1", phase="running", workers=1))
+        page = await browser.do(f"{here}/runtimes/drain", {"worker": "worker-1"})
+        assert "asked to drain by dashboard of root" in page
+        assert f'href="{here}/audit"' in await browser.page(f"{here}/system")
+        page = await browser.page(f"{here}/audit?who=root&action=session")
+        assert page.count("session.open") == 1
+        assert "No change was recorded that matches" in await browser.page(f"{here}/audit?who=absent")
+        assert (await browser.get(f"{here}/audit?before=x")).status_code == 422
 
 
 async def test_a_change_names_the_key_the_address_and_the_request(manager: Manager) -> None:
