@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -71,6 +73,26 @@ async def test_revoking_a_key_ends_its_sessions_and_their_streams_within_5_s(
         assert statuses == [200], "the stream ended"
         assert (await site.ask("GET", "/ns/shop", cookie=cookie))[1]["location"].startswith("/sign-in")
         assert (await site.ask("POST", "/sign-in", form={"key": key}))[0] == 401
+
+
+async def test_revoking_a_key_breaks_off_its_backup(tmp_path: Path) -> None:
+    async with open_keyed(tmp_path / "state.db") as site, trio.open_nursery() as nursery:
+        key, begun, ended = await site.key("admin"), trio.Event(), trio.Event()
+
+        async def read_slowly(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                begun.set()
+                await trio.sleep_forever()
+
+        async def download() -> None:
+            await site.ask("GET", "/exotrio/v1/backup", key, send=read_slowly)
+            ended.set()
+
+        nursery.start_soon(download)
+        await begun.wait()
+        await revoke_elsewhere(site, key)
+        await site.service.keys.read_again()
+        await ended.wait()
 
 
 async def test_a_key_that_expires_is_refused_and_its_long_poll_ends(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ class Site:
         form: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
         query: str = "",
+        send: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body of the answer."""
         body = b"" if json is None else to_json(json)
@@ -75,10 +76,12 @@ class Site:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def send(message: dict[str, Any]) -> None:
+        async def keep(message: dict[str, Any]) -> None:
             sent.append(message)
+            if send is not None:
+                await send(message)
 
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, keep)
         begin, *parts = sent
         named = {name.decode(): value.decode() for name, value in begin["headers"]}
         return begin["status"], named, b"".join(part.get("body", b"") for part in parts)

@@ -19,7 +19,7 @@ from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Conflict
-from exotrio.manager.security.access import caller_of
+from exotrio.manager.security.access import EndsWithKey, caller_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 
@@ -42,7 +42,7 @@ class Backups:
 
     @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE, needs=Permission.ADMIN)
     async def backup(self, request: Request) -> Response:
-        return _BackupReply(self._store, self._slot, caller_of(request.scope))
+        return EndsWithKey(_BackupReply(self._store, self._slot, caller_of(request.scope)))
 
 
 class _Slot:

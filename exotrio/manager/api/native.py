@@ -55,7 +55,7 @@ from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import EntriesRefused
-from exotrio.manager.security.access import LOCAL, caller_of, owner_of
+from exotrio.manager.security.access import LOCAL, caller_of, owner_of, while_valid
 from exotrio.manager.service import Service
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Native:
         if max_wait == 0:
             claimed = await in_time(claim())
         else:
-            with while_connected(request.scope, max_wait + CLAIM_LIMIT):
+            with while_valid(request.scope), while_connected(request.scope, max_wait + CLAIM_LIMIT):
                 claimed = await claim()
         return claimed or claims.Claimed()
 
@@ -270,7 +270,7 @@ class Native:
         run = None
         if max_wait > 0:
             show = show_run_once_ended
-            with while_connected(request.scope, max_wait + CLAIM_LIMIT):
+            with while_valid(request.scope), while_connected(request.scope, max_wait + CLAIM_LIMIT):
                 run = await self._store.write_once_ready(max_wait, show, namespace, run_id)
         now = None if max_wait > 0 else self._service.monotonic()
         return reply(run or await self._store.read(show_run, namespace, run_id, now))

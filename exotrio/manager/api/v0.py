@@ -27,7 +27,7 @@ from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
-from exotrio.manager.security.access import KEY, LOCAL, caller_of, owner_of
+from exotrio.manager.security.access import KEY, LOCAL, EndsWithKey, caller_of, owner_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 
@@ -109,7 +109,8 @@ class V0:
         if first.next is None:
             return Response(begun + b"]}", media_type="application/json")
         # A long list is never in memory as a whole. A graph is listed as it was when its page was read.
-        return StreamingResponse(self._graphs(namespace, begun, first.next), media_type="application/json")
+        rest = self._graphs(namespace, begun, first.next)
+        return EndsWithKey(StreamingResponse(rest, media_type="application/json"))
 
     async def _graphs(self, namespace: str, begun: bytes, after: str | None) -> AsyncIterator[bytes]:
         yield begun

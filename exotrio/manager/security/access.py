@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exotrio._httpd import host_name, mark_authenticated
@@ -23,8 +24,11 @@ LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""
 KEY = "exotrio.key"
 """Key in an ASGI scope: the ``NamedKey`` that the request was sent with; absent for the root key."""
+_KEYS = "exotrio.keys"
+"""Key in an ASGI scope: the ``Keys`` that have it."""
 REQUEST_ID = "exotrio.request_id"
 """Key in an ASGI scope: the id in the header of the response."""
+_WRONG = f"the header {KEY_HEADER} is missing or wrong"
 _MAX_UUID = len("urn:uuid:12345678-1234-5678-1234-567812345678")
 
 
@@ -107,32 +111,51 @@ def _request_id(sent_id: str | None) -> str:
 async def with_named_key(
     app: ASGIApp, keys: Keys, key: NamedKey, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Serve a request with a named key. If that is revoked meanwhile, or expires, the request ends."""
-    has_begun = False
+    """Serve a request with a named key. What takes long in it has to be done ``while_valid``."""
 
     async def pass_on(message: Message) -> None:
-        nonlocal has_begun
-        has_begun = True
         if message["type"] == "http.response.start" and message["status"] == 403:
             refused(keys, f"the key {key.name!r} ({key.id})", scope)
         await send(message)
 
-    scope[KEY] = key
+    scope[KEY], scope[_KEYS] = key, keys
     mark_authenticated(scope)
-    with keys.using(key) as serving:
-        await app(scope, receive, pass_on)
-    if serving.cancelled_caught and not has_begun:
-        await _refuse(scope, receive, send)
+    await app(scope, receive, pass_on)
+
+
+@contextmanager
+def while_valid(scope: Scope) -> Iterator[None]:
+    """Cancel the body when the named key of a request, if it has one, is revoked or expires; raise
+    HTTPException (401) then.
+
+    For waits and streams. For each request it would cost more than finding the key.
+    """
+    key: NamedKey | None = scope.get(KEY)
+    if key is None:
+        yield
+        return
+    keys: Keys = scope[_KEYS]
+    with keys.using(key) as using:
+        yield
+    if using.cancelled_caught:
+        raise HTTPException(401, _WRONG)
+
+
+class EndsWithKey(Response):
+    """A response that takes long; it breaks off if the key of its request is revoked or expires."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self._response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(HTTPException), while_valid(scope):
+            await self._response(scope, receive, send)
 
 
 def refused(keys: Keys, key: str, scope: Scope) -> None:
     """Log that a request was refused; ``key`` is as in ``Refusals.log``."""
     keys.refusals.log(key, client_address(scope), scope["method"], scope["path"])
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    response = JSONResponse({"detail": f"the header {KEY_HEADER} is missing or wrong"}, 401)
-    await response(scope, receive, send)
 
 
 class KeyRequired:
@@ -170,7 +193,8 @@ class KeyRequired:
             if key:
                 refused(self._keys, wrong_key(key), scope)
                 await self._wrong_keys.delay_refusal(client_address(scope), key)
-            await _refuse(scope, receive, send)
+            response = JSONResponse({"detail": _WRONG}, 401)
+            await response(scope, receive, send)
 
     def _is_key(self, sent_key: str) -> bool:
         return hmac.compare_digest(sent_key.encode("latin-1", "replace"), self._key)
