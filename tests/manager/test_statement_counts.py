@@ -389,6 +389,18 @@ async def test_a_claim_reads_without_a_separate_statement_whether_a_node_is_paus
     ok(await manager.api.executed(state["state_id"], OUTPUT))
 
 
+async def test_a_claim_of_many_nodes_takes_postgresql_no_more_searches_than_one_of_two() -> None:
+    async with open_two("PostgreSQL") as (manager, _):
+        await Flow.deploy(manager.api, *PLACES, store_config=STORE)
+        searches = []
+        for nodes in (PLACES[:2], PLACES):
+            with noted(manager.service.store) as statements:
+                ok(await manager.api.native_claim({each["node_name"]: 10 for each in nodes}))
+            searches.append([sql for sql in statements if " FROM states " in sql])
+        assert searches[0]
+        assert searches[0] == searches[1]
+
+
 async def test_the_run_of_a_state_is_looked_up_if_another_manager_claimed_it() -> None:
     async with open_two("PostgreSQL") as managers:
         first, _ = managers

@@ -63,6 +63,7 @@ class LimitedClaim:
         self._limit = limit
         self._run = run
         self._slots: Slots | None = None
+        self._next_check: float | None = None
         self._let_in: dict[int, tuple[int, int]] = {}
         self._checks: dict[Pair, int] = {}
         self._full: set[Pair] = set()
@@ -72,8 +73,10 @@ class LimitedClaim:
         tx = self._tx
         ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
-        if not ids and not (_has_checks(tx, of_nodes) or (self._run is not None and of_nodes and not due)):
-            return [*due]
+        if not ids:
+            self._next_check = _next_check(tx, of_nodes)
+            if self._next_check > tx.now_ms and not (self._run is not None and of_nodes and not due):
+                return [*due]
         slots = self._slots = lock(tx, ids | of_nodes)
         if self._check_lanes(slots):
             due = self._search(self._counts)
@@ -96,8 +99,10 @@ class LimitedClaim:
         infinity. Call it after ``take``."""
         if self.is_unfinished:
             return 0.0
-        ids = self._tx.limited_nodes.limits_of(self._tx, self._counts)
-        return max(0.0, (_next_check(self._tx, ids) - self._tx.now_ms) / 1000) if ids else math.inf
+        at = self._next_check
+        if at is None or self._slots is not None:
+            at = _next_check(self._tx, self._tx.limited_nodes.limits_of(self._tx, self._counts))
+        return max(0.0, (at - self._tx.now_ms) / 1000)
 
     def take(self, states: Iterable[Candidate]) -> None:
         """Record that the claim takes these of the chosen states. Call it in any case, also for none."""
@@ -237,12 +242,10 @@ def _due(times: Iterable[int], now_ms: int) -> bool:
     return any(at <= now_ms for at in times)
 
 
-def _has_checks(tx: Transaction, ids: Collection[int]) -> bool:
-    """Whether checks of these limits are due."""
-    return bool(ids) and _next_check(tx, ids) <= tx.now_ms
-
-
 def _next_check(tx: Transaction, ids: Collection[int]) -> float:
+    """Return when, in Unix ms, the first check of these limits is due, or infinity."""
+    if not ids:
+        return math.inf
     (at,) = tx.one(
         f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL",
         (tx.items(sorted(ids)),),
