@@ -39,7 +39,7 @@ class Vitals:
         phase: Its phase.
         stopping: A stop was requested, perhaps a moment before the phase shows it.
         workers: Maximum number of states that run at once.
-        running: The states that run, the longest running first.
+        running: The states that workers have, the longest first: they run, or are prepared.
         buffered: States that wait for a worker.
         undelivered: Outcomes the state manager does not have yet.
         stuck: Why states are not claimed although there is room: outcomes cannot be delivered, or too many

@@ -183,7 +183,7 @@ class NodeLoad(Body):
         waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
             ``execute``; None without any, and from an older server.
         p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
-            are ``unreported``, the seconds from claim to outcome count, so that these are upper bounds. With
+            are ``unreported``, the seconds from claim to end count, so that these are upper bounds. With
             less than 20 attempts, the 95th percentile is the maximum.
         offered_by: Names of the live runtimes that claim its states, one for each process, those that work on
             one run included.

@@ -152,7 +152,7 @@ def times_text(
     elif buffered is not None:
         parts.append(("buffered for", buffered))
     elif held is not None:
-        parts.append(("from claim to outcome" if ended else "claimed for", held))
+        parts.append(("from claim to end" if ended else "claimed for", held))
     return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
 
 

@@ -366,10 +366,10 @@ async def test_v0_and_older_runtimes_show_the_time_from_claim_to_outcome(clock: 
         ok(await site.api.executed(state["state_id"]))
         await tallied(site.service, clock)
         page = text_of(await site.browser.page(f"/ns/shop/states/{state['state_id']}"))
-        assert "waited 0 ms, from claim to outcome 4.0 s" in page
+        assert "waited 0 ms, from claim to end 4.0 s" in page
         run = text_of(await site.browser.page(f"/ns/shop/runs/{flow.run_id}"))
-        assert "4.0 s from claim to outcome" in run
-        assert "pale: from claim to outcome" in run
+        assert "4.0 s from claim to end" in run
+        assert "pale: from claim to end" in run
         nodes = text_of(await site.browser.page("/ns/shop/nodes"))
         assert "max ≤3.8 s of 1" in nodes
         assert "After ≤ they are upper bounds" in nodes

@@ -37,7 +37,7 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     ENDED/H  attempts that ended in the last hour, FAILED of them
     WAITED   95 % of these waited at most about so long until a runtime claimed them: if that is too
              long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
-             (≤: of some only the time from claim to outcome is known, as through v0)
+             (≤: of some only the time from claim to end is known, as through v0)
     OFFERED  processes of live runtimes that have the node
     BUSY     workers of a runtime that run a node; FREE: those without a state, while it claims states
     AT RISK  work of its running nodes since their last stored checkpoints, added up; ≥ where it has

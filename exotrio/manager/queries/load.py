@@ -307,7 +307,7 @@ class Performance:
     Attributes:
         ended, failed: How many.
         unreported: Of how many it is not known when ``execute`` began, as of those that were claimed through
-            v0. For these, the time from claim to outcome is in ``ran``.
+            v0. For these, the time from claim to end is in ``ran``.
         waited, buffered, ran: Share in percent to the time that so many did not exceed.
     """
 

@@ -232,7 +232,7 @@ async def test_the_slowest_successful_states_of_a_large_run_are_shown(
             ok(await manager.api.executed(state["state_id"]))
         html = await export(manager.api, flow.run_id)
     shown = html[html.index('id="n1"') :]
-    assert re.findall(r"from claim to outcome ([\d.]+ m?s)", shown) == ["3.0 s", "3.0 s"]
+    assert re.findall(r"from claim to end ([\d.]+ m?s)", shown) == ["3.0 s", "3.0 s"]
 
 
 async def test_similar_failures_are_one_entry_with_one_traceback(manager: Manager) -> None:

@@ -170,7 +170,7 @@ def test_the_times_of_one_state_share_a_bar() -> None:
     [
         (Spent(waited=1_500), False, "waited 1.5 s"),
         (Spent(waited=10, held=2_000), False, "waited 10 ms, claimed for 2.0 s"),
-        (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to outcome 2.0 s"),
+        (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to end 2.0 s"),
         (
             Spent(waited=10, buffered=2_000, ran=500, held=2_500),
             False,
@@ -230,7 +230,7 @@ def test_a_state_whose_begin_was_not_reported_is_pale_from_claim_to_outcome() ->
     at = Times(waits=0, claimed=2, begun=None, ended=None, finished=8)
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
     assert 'class="s-success unreported" x="20.00%" width="60.00%"' in drawn
-    assert "waited 2 ms, from claim to outcome 6 ms" in drawn
+    assert "waited 2 ms, from claim to end 6 ms" in drawn
     at = replace(at, finished=None)
     claimed = timeline([("a", 1)], [span(0, at=at, status="QUEUED")], until=10)
     assert 'class="s-running unreported" x="20.00%" width="80.00%"' in claimed
@@ -268,7 +268,7 @@ def test_the_legend_says_what_pale_bars_are() -> None:
             render("run/timeline.html", picture="", spans=spans, run=SimpleNamespace(cancelled_at=None))
         )
 
-    outcome, since_claim = "from claim to outcome", "pale while it runs: since its claim"
+    outcome, since_claim = "from claim to end", "pale while it runs: since its claim"
     assert (outcome in legend(runs), since_claim in legend(runs)) == (False, True)
     assert (outcome in legend(ended), since_claim in legend(ended)) == (True, False)
     assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
