@@ -21,7 +21,7 @@ from exotrio.manager.engine.inputs import (
 )
 from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
-from exotrio.manager.rules.branches import ConditionError
+from exotrio.manager.rules.branches import Branches, ConditionError
 from exotrio.manager.rules.lineage import child_path, extend_groups
 
 MAX_FOLLOWING = 16
@@ -59,10 +59,12 @@ class Follow:
         tx = self._changes.tx
         children: list[NewState] = []
         groups = extend_groups(self._groups, seq, self._place.index) if self._place.target else self._groups
-        try:
-            taken = self._taken(output)
-        except ConditionError as problem:
-            return f"cannot create the next state: {problem}"
+        taken: Sequence[int] = self._place.next
+        if self._place.branches is not None:
+            try:
+                taken = self._taken(self._place.branches, output)
+            except ConditionError as problem:
+                return f"cannot create the next state: {problem}"
         for index in taken:
             place = self._run.template.places[index]
             node = tx.registered(place.namespace, place.node_name)
@@ -103,15 +105,12 @@ class Follow:
             self._changes.touch(self._run, seq, self._place.index)
         return None
 
-    def _taken(self, output: dict[str, Any]) -> Sequence[int]:
+    def _taken(self, branches: Branches, output: dict[str, Any]) -> Sequence[int]:
         """Return the places to which edges are taken after this output.
 
         Raises:
             ConditionError: a condition cannot be evaluated.
         """
-        branches = self._place.branches
-        if branches is None:
-            return self._place.next
         places = self._run.template.places
 
         def value_of(ref: OutputRef | StoreRef) -> str:

@@ -22,6 +22,8 @@ from exotrio.manager.store.view import View
 
 MAX_EXPLAINED = 20
 """Places of a run whose conditions are evaluated for one page."""
+MAX_SEARCHED = 2_000
+"""States of a run in which the one is searched that a condition read: no index has them by place."""
 _STATE = "SELECT run, place, status, outputs, parent FROM states WHERE"
 
 
@@ -48,6 +50,8 @@ def with_values(
     """Return reasons with the value that kept a condition from being met, where a single state has it."""
     template = view.template(run["template"])
     explained = dict(unreached)
+    if not template.refs or sum(sum(each.values()) for each in counts.values()) > MAX_SEARCHED:
+        return explained
     for index, before in islice(_decided_by_one(template, counts, unreached), MAX_EXPLAINED):
         state = view.row(f"{_STATE} run = ? AND place = ? AND status = 'SUCCESS'", (run["id"], before))
         ways = [] if state is None else [way for way in _ways(view, template, state) if way.place == index]
