@@ -23,5 +23,5 @@ def test_changes_are_listed_as_the_page_on_production_says(bare: Cli) -> None:
     none = cli("audit", "ls", "--by", "ci", "--action", "graph")
     assert none.out == "0 changes\n"
     shown_run = cli("runs", "show", run_id).out
-    assert ", started by in process: " in shown_run
+    assert ", started by in process\n" in shown_run
     assert "cancelled (1 state cancelled) by in process at" in shown_run

@@ -253,6 +253,8 @@ def _as_lines(run: Run) -> Iterator[str]:
         times.append(f"took {format_duration(run.duration)}")
     if run.idle:
         times.append(f"waited {format_duration(run.idle)} to be retried")
+    if run.started_by is not None:
+        times.append(f"started by {run.started_by}")
     by_key = f" with the key {run.key!r}" if run.key else ""
     if run.priority != Priority.NORMAL:
         by_key += f", priority {run.priority}"
@@ -260,8 +262,6 @@ def _as_lines(run: Run) -> Iterator[str]:
         by_key += f", fairness key {run.fair_key!r}"
     if run.weight != 1:
         by_key += f", weight {run.weight:g}"
-    if run.started_by is not None:
-        by_key += f", started by {run.started_by}"
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:
