@@ -155,6 +155,7 @@ class RunSummary(Body):
     Fields:
         success_count: States that ended as SUCCESS or PRUNED.
         pending_count: CREATED, QUEUED and EXECUTED.
+        for_event_count: Those of ``pending_count`` that wait for events; 0 from v0.
         errored_count: ERRORED and NEXT_CREATED_ERROR.
         retried_count: RETRY_CREATED.
         pruned_count: Those of ``success_count`` that are PRUNED; 0 from an older server.
@@ -179,6 +180,7 @@ class RunSummary(Body):
     retried_count: int
     total_count: int
     pruned_count: int = 0
+    for_event_count: int = 0
     status: RunStatus
     created_at: Moment | None
     finished_at: Moment | None = None
@@ -195,6 +197,11 @@ class RunSummary(Body):
     def duration(self) -> Seconds | None:
         """Seconds from its start to its end without ``idle``; None until it ended, and from v0."""
         return None if self.finished_at is None else self.duration_until(self.finished_at)
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing of it goes on before an event is sent, or a deadline is over."""
+        return 0 < self.pending_count == self.for_event_count
 
     def duration_until(self, now: datetime) -> float | None:
         """Return its duration, or how many seconds it has taken so far; None from v0."""

@@ -87,6 +87,7 @@ def test_commands_show_what_states_wait_for(bare: Cli) -> None:
         ["runs", "show", state["run_id"]],
     ):
         assert re.search(waits, bare(*command).out), command
+    assert "PENDING (waiting)" in bare("runs", "ls").out
     diagnosis = bare("doctor", code=0).out
     assert "0 running, 0 waiting, 1 waiting for events\n" in diagnosis
     assert "nothing urgent" in diagnosis

@@ -78,6 +78,22 @@ async def test_waiting_states_are_no_backlog(api: Api) -> None:
     assert [node["name"] for node in ok(await api.nodes())["nodes"]] == [node_name("a")]
 
 
+async def test_a_run_of_which_all_that_is_left_waits_is_told_apart(api: Api) -> None:
+    flow = await Flow.start(api, place("a", "wait", "b"), wait_place(api), place("b"))
+
+    async def numbers() -> tuple[int, int]:
+        (run,) = ok(await api.find_runs())["runs"]
+        shown = ok(await api.native_run(run["run_id"]))
+        assert shown["for_event_count"] == run["for_event_count"]
+        return run["pending_count"], run["for_event_count"]
+
+    assert await numbers() == (1, 0)
+    await flow.run("a")
+    assert await numbers() == (2, 1)
+    await flow.run("b")
+    assert await numbers() == (1, 1)
+
+
 async def test_a_node_that_waits_is_no_backlog_and_continues_in_its_state(api: Api) -> None:
     flow = await Flow.start(api, place("a"))
     state = await claim_one(api)

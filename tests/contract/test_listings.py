@@ -135,6 +135,7 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     listed = ok(await api.find_runs())["runs"]
     native: dict[str, Any] = {
         "pruned_count": 0,
+        "for_event_count": 0,
         "finished_at": None,
         "cancelled_at": None,
         "key": None,

@@ -95,15 +95,16 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
-    (in which order its states are claimed), started_by (the name of a key, or null), duration_ms (null until
-    it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms, buffered_ms,
-    ran_ms and held_ms (averages of its states, or null), success_count (with those that are PRUNED:
-    pruned_count), pending_count, errored_count, retried_count, total_count, nodes (identifier, node_name,
-    counts by status; waits_for: why its states wait (kind, namespace, node, at, workers, text), and paused_at
-    if that is a pause; not_reached: why the node has no state; further: how many of its SUCCESS states are
-    further outputs of one execution), missing (what the result lacks since states failed), failed (the newest
-    failed states: id, identifier, status, error), changes (the last ones of the run by requests: at, who,
-    action, namespace, target, result).
+    (in which order its states are claimed), started_by (the name of a key, or null), duration_ms (null
+    until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms,
+    buffered_ms, ran_ms and held_ms (averages of its states, or null), success_count (with those that are
+    PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count), errored_count,
+    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states
+    wait (kind, namespace, node, at, event, since, workers, text), and paused_at if that is a pause;
+    not_reached: why the node has no state; further: how many of its SUCCESS states are further outputs of
+    one execution), missing (what the result lacks since states failed), failed (the newest failed states:
+    id, identifier, status, error), changes (the last ones of the run by requests: at, who, action,
+    namespace, target, result).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary], list[Change]]:
@@ -289,7 +290,9 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
 
 
 def _row(run: RunSummary) -> tuple[str, ...]:
-    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
+    status = run.status.value
+    if run.cancelled_at or run.only_waits:
+        status += " (cancelled)" if run.cancelled_at else " (waiting)"
     counts = (run.success_count - run.pruned_count, run.errored_count, run.pending_count)
     created = iso_time(run.created_at) if run.created_at else ""
     took = "" if run.duration is None else format_duration(run.duration)

@@ -24,7 +24,7 @@ from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values, is_new
 from exotrio.cli.runs.result import print_result
-from exotrio.cli.runs.waiting import only_waits, waiting_lines
+from exotrio.cli.runs.waiting import waiting_lines
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
@@ -229,7 +229,7 @@ class LocalRun:
         def show(run: Run) -> None:
             last[:] = [run]
             self.progress.show(run)
-            if only_waits(run):
+            if run.only_waits:
                 waiting.cancel()
 
         with trio.CancelScope() as waiting:

@@ -8,16 +8,10 @@ from exotrio._fields.declared import declared
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio.cli.program import command_line
-from exotrio.client import EventWait, Run, StateManager, StateStatus
+from exotrio.client import EventWait, StateManager
 
 MAX_SHOWN = 5
 """Events that are named."""
-
-
-def only_waits(run: Run) -> bool:
-    """Whether nothing of a run goes on before an event is sent, or a deadline is over."""
-    waiting = sum(node.counts.get(StateStatus.WAITING, 0) for node in run.nodes)
-    return 0 < run.pending_count == waiting
 
 
 async def waiting_lines(manager: StateManager, run_id: str, arguments: Sequence[str]) -> list[str]:

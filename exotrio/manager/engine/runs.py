@@ -54,7 +54,9 @@ from exotrio.manager.store.virtual_times import SHARE
 
 RUNS = (
     f"SELECT runs.*, graphs.name AS graph_name, {IDLE}, CAST(COALESCE((SELECT sum(counts.pruned) FROM counts"
-    " WHERE run = runs.id), 0) AS BIGINT) AS pruned FROM runs JOIN graphs ON graphs.id = runs.graph"
+    " WHERE run = runs.id), 0) AS BIGINT) AS pruned, (SELECT count(*) FROM states INDEXED BY states_waiting"
+    " WHERE status = 'CREATED' AND lane = 'waiting' AND run = runs.id) AS for_event"
+    " FROM runs JOIN graphs ON graphs.id = runs.graph"
 )
 MAX_NAMED = 100
 """Maximum of refused runs of a list that are named."""

@@ -32,7 +32,7 @@ READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {
     *("pruned_count", "finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
-    *("priority", "weight", "fair_key", "started_by"),
+    *("priority", "weight", "fair_key", "for_event_count", "started_by"),
 }
 """Fields of a run that v0 does not show."""
 
@@ -67,6 +67,7 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "success_count": run["success"],
         "pruned_count": run["pruned"],
         "pending_count": run["pending"],
+        "for_event_count": run["for_event"],
         "errored_count": run["errored"],
         "retried_count": run["retried"],
         "total_count": run_size(run),

@@ -83,6 +83,8 @@ def run_word(run: RunSummary) -> str:
     """Return the word that a page shows for the status of a run."""
     if run.cancelled_at is not None:
         return "cancelled"
+    if run.only_waits:
+        return "waiting"
     return "running" if run.status is RunStatus.PENDING else run.status.value.lower()
 
 
