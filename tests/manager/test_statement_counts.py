@@ -9,9 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import trio
 
 from exotrio.manager.engine.leases import Terms, expire, recover
 from exotrio.manager.engine.managers import leave
+from exotrio.manager.engine.sending import handle_waits
 from tests.contract.flow import Flow
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
 from tests.support.manager import Manager, open_manager, open_two, recount
@@ -296,6 +298,46 @@ async def deciding_branches(manager: Manager, count: int) -> Act:
     return lambda: manager.api.outcomes(*batch)
 
 
+async def awaiting(manager: Manager, count: int) -> Flow:
+    """Start a run in which so many places wait for one event; a node follows each."""
+    places = [
+        place("first", "w"),
+        place("w", "b", node_name="wait for event", wait={"event": "go", "timeout_ms": 1}),
+        place("b", inputs={"p": "${{first.outputs.v}}"}),
+    ]
+    await manager.api.register_for([places[0], places[2]])
+    flow = await Flow.put(manager.api, "graph", manager.api.body(places, retry_policy=NO_RETRY))
+    await flow.trigger()
+    if count:
+        await report(manager, "first", 1, **executed(*[OUTPUT] * count))
+    return flow
+
+
+async def sending_an_event(manager: Manager, count: int) -> Act:
+    flow = await awaiting(manager, count)
+    return lambda: manager.api.native("POST", f"run/{flow.run_id}/events", json={"name": "go"})
+
+
+async def beginning_to_wait_for_what_is_there(manager: Manager, count: int) -> Act:
+    flow = await awaiting(manager, 0)
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/events", json={"name": "go"}))
+    batch = await items(manager, "first", 1, **executed(*[OUTPUT] * (count + 1)))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def passing_deadlines(manager: Manager, count: int) -> Act:
+    await awaiting(manager, count)
+    await trio.sleep(0.002)
+    return lambda: managed(manager, handle_waits)
+
+
+async def claiming_what_was_woken(manager: Manager, count: int) -> Act:
+    flow = await siblings(manager, count)
+    await report(manager, "b", count, outcome="waiting", event="go")
+    ok(await manager.api.native("POST", f"run/{flow.run_id}/events", json={"name": "go"}))
+    return claims_all(manager)
+
+
 WITH_CHECKPOINTS = (
     renewing_with_checkpoints,
     releasing_with_checkpoints,
@@ -322,6 +364,11 @@ WITH_CHECKPOINTS = (
         ending_as_poison,
         losing_a_manager,
         cancelling,
+        sending_an_event,
+        beginning_to_wait_for_what_is_there,
+        passing_deadlines,
+        claiming_what_was_woken,
+        reporting("waiting", outcome="waiting", event="go"),
         reporting("fanning_out", **executed(OUTPUT, OUTPUT)),
         reporting("completing_a_group_each", "b", of="c", **executed(OUTPUT)),
         reporting("completing_one_group", "b", "c", of="u", **executed(OUTPUT)),
