@@ -14,11 +14,18 @@ from exotrio.manager.engine.sending import handle_waits
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
-from tests.manager.test_events import DAY_MS, wait
-from tests.manager.test_races import cancelling, check_sound, in_both_orders, race, reporting
-from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
+from tests.support.helpers import DAY_MS, NO_RETRY, SettableClock, node_name, ok, place, wait_place
 from tests.support.manager import Manager
-from tests.support.races import Call, Pair, open_pair
+from tests.support.races import (
+    Call,
+    Pair,
+    cancelling,
+    check_sound,
+    in_both_orders,
+    open_pair,
+    race,
+    reporting,
+)
 
 B = node_name("b")
 
@@ -54,7 +61,7 @@ async def approval(api: Api, on_timeout: object = "error") -> Flow:
     """Start a run whose b follows a place that waits, which follows a."""
     places = [
         place("a", "w"),
-        wait("w", "b", event="approved", timeout_ms=DAY_MS, on_timeout=on_timeout),
+        wait_place("w", "b", event="approved", timeout_ms=DAY_MS, on_timeout=on_timeout),
         place("b", inputs={"x": "${{ w.outputs.by }}"}),
     ]
     await api.register_for([places[0], places[2]])

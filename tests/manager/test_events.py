@@ -13,21 +13,23 @@ from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
-from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, node_name, ok, place, refused
+from tests.support.helpers import (
+    DAY_MS,
+    DECIDED,
+    FAST_RETRY,
+    NO_RETRY,
+    SettableClock,
+    node_name,
+    ok,
+    place,
+    refused,
+    wait_place,
+)
 from tests.support.manager import ENGINES, open_two, recount
 
 U = node_name("u")
 Z = node_name("z")
-DAY_MS = 86_400_000
-TEXT = {"type": "string"}
 BY = {"by": "ada", "ok": "true"}
-DECIDED = {"by": TEXT, "ok": {"type": "string", "contentSchema": {"type": "boolean"}, "default": "false"}}
-
-
-def wait(identifier: str, *next_nodes: str, event: str, **fields: Any) -> dict[str, Any]:
-    """Return a place that waits."""
-    waits = {"event": event, "outputs": DECIDED, **fields}
-    return place(identifier, *next_nodes, node_name="wait for event", wait=waits)
 
 
 @dataclass
@@ -66,7 +68,7 @@ async def approval(two: Waiting, event: str = "approved", **fields: Any) -> Flow
     """Start a run in which b follows a place that waits."""
     places = [
         place("a", "w"),
-        wait("w", "b", event=event, **fields),
+        wait_place("w", "b", event=event, **fields),
         place("b", inputs={"x": "${{ w.outputs.by }} ${{ w.outputs.ok }}"}),
     ]
     await two.api.register_for([places[0], places[2]])
@@ -192,7 +194,7 @@ async def test_each_state_of_a_fan_out_waits_for_its_event_and_a_join_waits_for_
     places = [
         place("r", "a"),
         place("a", "w"),
-        wait("w", "u", event="approved-${{ a.outputs.v }}", timeout_ms=DAY_MS, on_timeout="prune"),
+        wait_place("w", "u", event="approved-${{ a.outputs.v }}", timeout_ms=DAY_MS, on_timeout="prune"),
         place("u", inputs={"x": "${{ w.outputs.by }}"}, unites="r"),
     ]
     await two.api.register_for([places[0], places[1], places[3]])
@@ -210,7 +212,7 @@ async def test_each_state_of_a_fan_out_waits_for_its_event_and_a_join_waits_for_
 
 
 async def test_waits_in_a_row_whose_events_came_early_all_end_at_once(two: Waiting) -> None:
-    places = [wait("w1", "w2", event="one"), wait("w2", "b", event="two"), place("b")]
+    places = [wait_place("w1", "w2", event="one"), wait_place("w2", "b", event="two"), place("b")]
     await two.api.register_for([places[2]])
     flow = await Flow.put(two.api, "graph", two.api.body(places))
     await flow.trigger()
@@ -341,13 +343,13 @@ async def test_a_waiting_node_takes_no_room_of_its_limit_and_waits_for_it_when_i
 async def test_a_graph_that_waits_is_checked(two: Waiting) -> None:
     for problem, places in {
         "has no output 'who'": [
-            wait("w", "b", event="go"),
+            wait_place("w", "b", event="go"),
             place("b", inputs={"x": "${{ w.outputs.who }}"}),
         ],
-        "is not before 'w' on every path": [place("b", "w"), wait("w", event="x-${{ c.outputs.v }}")],
+        "is not before 'w' on every path": [place("b", "w"), wait_place("w", event="x-${{ c.outputs.v }}")],
         "belong together": [place("w", node_name="wait for event")],
-        "a place that waits runs no node": [{**wait("w", event="go"), "inputs": {"x": "1"}}],
-        "on_timeout needs a text for each output": [wait("w", event="go", on_timeout={"by": "ada"})],
+        "a place that waits runs no node": [{**wait_place("w", event="go"), "inputs": {"x": "1"}}],
+        "on_timeout needs a text for each output": [wait_place("w", event="go", on_timeout={"by": "ada"})],
     }.items():
         await two.api.register_for(
             [each for each in places if "wait" not in each and each["identifier"] == "b"]
@@ -359,7 +361,7 @@ async def test_a_graph_that_waits_is_checked(two: Waiting) -> None:
 
 
 async def test_what_follows_an_event_may_have_a_name_that_cannot_be_built(two: Waiting) -> None:
-    places = [place("a", "w"), wait("w", event="${{ a.outputs.v }}")]
+    places = [place("a", "w"), wait_place("w", event="${{ a.outputs.v }}")]
     await two.api.register_for([places[0]])
     flow = await Flow.put(two.api, "graph", two.api.body(places))
     await flow.trigger()

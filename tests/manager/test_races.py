@@ -20,25 +20,21 @@ from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
-from tests.support.helpers import NO_RETRY, SettableClock, declare, eventually, node_name, ok, place
-from tests.support.manager import Manager, recount
-from tests.support.races import Call, Pair, open_pair
+from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
+from tests.support.manager import Manager
+from tests.support.races import (
+    Call,
+    Pair,
+    cancelling,
+    check_sound,
+    in_both_orders,
+    open_pair,
+    race,
+    reporting,
+)
 
-in_both_orders = pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
 HOURLY = [{"type": "CRON", "value": {"expression": "0 * * * *"}}]
 RUN_ID = "f2b3d9a0-9f6e-4d43-8c59-3a6c2a1b7e10"
-
-
-async def check_sound(pair: Pair) -> None:
-    """Check that every counter is what the states say, once nothing is left of deleted runs."""
-
-    async def cleared() -> None:
-        count = await pair.second.service.store.read(lambda view: view.row("SELECT count(*) FROM discarded"))
-        assert count is not None
-        assert count[0] == 0
-
-    await eventually(cleared)
-    await pair.second.service.store.read(recount)
 
 
 @pytest.fixture
@@ -60,20 +56,9 @@ def api(pair: Pair) -> Api:
     return pair.second.remote
 
 
-async def race(pair: Pair, swapped: bool, one: Call, other: Call) -> tuple[Any, Any]:
-    """Hold up one call, or the other one if swapped, and return their results."""
-    if swapped:
-        return tuple(reversed(await pair.race(other, one)))
-    return await pair.race(one, other)
-
-
 async def fire(manager: Manager) -> list[str]:
     lines: list[str] = await manager.service.store.write(fire_schedules)
     return lines
-
-
-def cancelling(flow: Flow) -> Call:
-    return lambda manager: manager.remote.native("POST", f"run/{flow.run_id}/cancel")
 
 
 def beating(*items: dict[str, Any]) -> Call:
@@ -87,10 +72,6 @@ def beating(*items: dict[str, Any]) -> Call:
 async def expire_all(manager: Manager) -> int:
     lost: int = await manager.service.store.write(expire, 2**60, Terms())
     return lost
-
-
-def reporting(*items: dict[str, Any]) -> Call:
-    return lambda manager: report(manager.remote, *items)
 
 
 @in_both_orders

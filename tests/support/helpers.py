@@ -175,3 +175,17 @@ def place(
         if strategy is not None:
             body["unites"]["strategy"] = strategy
     return {**body, **fields}
+
+
+DAY_MS = 86_400_000
+DECIDED = {
+    "by": {"type": "string"},
+    "ok": {"type": "string", "contentSchema": {"type": "boolean"}, "default": "false"},
+}
+"""The fields of an event."""
+
+
+def wait_place(identifier: str, *next_nodes: str, event: str, **fields: Any) -> dict[str, Any]:
+    """Return a place that waits."""
+    waits = {"event": event, "outputs": DECIDED, **fields}
+    return place(identifier, *next_nodes, node_name="wait for event", wait=waits)

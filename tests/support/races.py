@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
+from tests.contract.flow import Flow
+from tests.contract.native import report
 from tests.support import postgres
-from tests.support.manager import Gate, Manager, apis_of, gate, open_manager
+from tests.support.helpers import eventually
+from tests.support.manager import Gate, Manager, apis_of, gate, open_manager, recount
 from tests.support.stores import until
 
 Call = Callable[[Manager], Awaitable[Any]]
@@ -99,3 +103,33 @@ async def open_pair(**options: Any) -> AsyncIterator[Pair]:
             open_manager(database.url, schedules=False, **options) as second,
         ):
             yield Pair(database, first, second)
+
+
+in_both_orders = pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+
+
+async def check_sound(pair: Pair) -> None:
+    """Check that every counter is what the states say, once nothing is left of deleted runs."""
+
+    async def cleared() -> None:
+        count = await pair.second.service.store.read(lambda view: view.row("SELECT count(*) FROM discarded"))
+        assert count is not None
+        assert count[0] == 0
+
+    await eventually(cleared)
+    await pair.second.service.store.read(recount)
+
+
+async def race(pair: Pair, swapped: bool, one: Call, other: Call) -> tuple[Any, Any]:
+    """Hold up one call, or the other one if swapped, and return their results."""
+    if swapped:
+        return tuple(reversed(await pair.race(other, one)))
+    return await pair.race(one, other)
+
+
+def cancelling(flow: Flow) -> Call:
+    return lambda manager: manager.remote.native("POST", f"run/{flow.run_id}/cancel")
+
+
+def reporting(*items: dict[str, Any]) -> Call:
+    return lambda manager: report(manager.remote, *items)
