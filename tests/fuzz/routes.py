@@ -66,9 +66,9 @@ def application(service: Service) -> Any:
     )
 
 
-async def sign_in(client: httpx.AsyncClient) -> bytes:
+async def sign_in(client: httpx.AsyncClient, key: str = KEY) -> bytes:
     """Sign a browser in to the dashboard, and return its cookie."""
-    answer = await client.post("/sign-in", data={"key": KEY}, headers={"origin": ORIGIN})
+    answer = await client.post("/sign-in", data={"key": key}, headers={"origin": ORIGIN})
     assert answer.status_code == 303, answer.text
     return answer.headers["set-cookie"].partition(";")[0].encode()
 

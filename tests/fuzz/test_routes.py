@@ -13,13 +13,15 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from exotrio._wire.keys import NewKey, make_key
+from exotrio.manager.security.keys import add_key
 from tests.fuzz.connection import exchange
 from tests.fuzz.knowledge import World
 from tests.fuzz.oracle import check, compare, quiet_log
 from tests.fuzz.requests import SIGNED_IN, any_requests, requests, right_requests
-from tests.fuzz.routes import TARGETS, Target
+from tests.fuzz.routes import KEY, TARGETS, Target, sign_in
 from tests.fuzz.wire import Request, Response, read_responses
-from tests.fuzz.world import Opened, dump, opened, world
+from tests.fuzz.world import Opened, dump, open_client_to, opened, world
 from tests.support.manager import recount
 
 T = TypeVar("T")
@@ -62,6 +64,55 @@ async def _takes(made: World, target: Target) -> bool:
             if (await _ask(here, request)).status < 400:
                 return True
     return False
+
+
+MAY_CHANGE = {
+    "read:*": {"sessions", "audit"},
+    "admin": {"sessions", "sign_in_links", "keys", "audit", "meta"},
+}
+"""Tables that requests with a key of a scope may change; of other scopes, all but those below."""
+STAY = {
+    "runtime:*": {"graphs", "templates", "secrets", "limits", "cron_triggers", "keys", "sign_in_links"},
+    "trigger:*": {"graphs", "templates", "secrets", "limits", "cron_triggers", "keys", "nodes", "workers"},
+    "graphs:*": {"keys", "sign_in_links", "workers", "checkpoints"},
+    "runtime:nowhere": {"graphs", "runs", "states", "secrets", "limits", "keys", "checkpoints"},
+}
+
+
+@pytest.mark.parametrize("scope", [*MAY_CHANGE, *STAY])
+@settings(suppress_health_check=list(HealthCheck), max_examples=max(2, PROFILE // 12))
+@given(data=st.data())
+def test_requests_with_a_key_change_only_what_its_scope_allows(scope: str, data: st.DataObject) -> None:
+    with quiet_log():
+        sequence = data.draw(st.lists(any_requests(world()), min_size=1, max_size=10))
+        _run(partial(_play_with_a_key, scope), sequence)
+
+
+async def _play_with_a_key(scope: str, sequence: Sequence[Request]) -> None:
+    async with opened(world()) as here:
+        store, key = here.service.store, make_key()
+        new = NewKey(name="fuzz", digest=key.digest, scopes=[scope])
+        await store.write(add_key, key.id, new)
+        async with open_client_to(here.app) as client:
+            cookie = await sign_in(client, key.text)
+        before = await store.read(dump)
+        for request in sequence:
+            headers = [
+                (name, value.replace(KEY.encode(), key.text.encode())) for name, value in request.headers
+            ]
+            response = await _ask(
+                replace(here, cookie=cookie),
+                replace(request, headers=headers, body=request.body.replace(KEY.encode(), key.text.encode())),
+            )
+            assert response.status != 500, request
+            after = await store.read(dump)
+            changed = {table for table in after if before[table] != after[table]}
+            is_refused = response.status >= 400 or request.method in ("GET", "HEAD")
+            may_change = set() if is_refused else MAY_CHANGE.get(scope, set(after) - STAY.get(scope, set()))
+            assert changed <= may_change | {"discarded"}, (
+                f"{request.method} {request.target!r}: {response.status}"
+            )
+            before = after
 
 
 def play(sequence: Sequence[Request]) -> None:

@@ -68,7 +68,7 @@ async def opened(made: World) -> AsyncIterator[Opened]:
         service = await manager.__aenter__()
     try:
         app = application(service)
-        async with _client(app) as client:
+        async with open_client_to(app) as client:
             # Runtimes are known by their heartbeats only, which no database keeps.
             for target, bodies in made.bodies.items():
                 if target.path.endswith("/heartbeat"):
@@ -90,6 +90,8 @@ def dump(view: View | sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     # Not when they were used, nor what their next page says: a request that changes nothing is a use, and may
     # be one for that page.
     rows["sessions"] = [row[:2] for row in rows["sessions"]]
+    # Nor when keys were used.
+    rows["keys"] = [row[:-1] for row in rows["keys"]]
     # A sweep forgets starts that count no more.
     del rows["starts"]
     return rows
@@ -103,7 +105,7 @@ async def _make() -> World:
     async with open_service(":memory:", clock=made.clock, monotonic=made.clock, settings=SETTINGS) as service:
         app = application(service)
         with models(made):
-            async with _client(app, made) as client:
+            async with open_client_to(app, made) as client:
                 await _fill(Api(client, NAMESPACE), made.clock)
                 await browse(client, made)
         made.known["state_id"] += 4 * await service.store.read(_held)
@@ -119,7 +121,7 @@ def _held(view: View) -> list[str]:
     return [view.state_id(row[0]) for row in view.execute("SELECT seq FROM states WHERE status = 'QUEUED'")]
 
 
-def _client(app: Any, made: World | None = None) -> httpx.AsyncClient:
+def open_client_to(app: Any, made: World | None = None) -> httpx.AsyncClient:
     client = open_client(transport=httpx.ASGITransport(app), url=ORIGIN, key=KEY)
     if made is not None:
 
