@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
@@ -34,6 +35,8 @@ from exotrio.graph.declaration import Declaration
 
 MAX_VALUES = 1_000
 """Values that one condition compares with."""
+MAX_TRIED = 1_000
+"""Comparisons that show whether facts about one value can be true together; beyond that it is assumed."""
 MAX_SHOWN = 60
 """Characters of a value in a message, and in a picture."""
 UNKNOWN: Any = object
@@ -238,12 +241,14 @@ class Fact:
 
 
 def contradiction(facts: Iterable[Fact]) -> str | None:
-    """Return the facts that cannot be true together, of one value; None if all can."""
+    """Return the facts of one value that cannot be true together; None if all can, or if they are many."""
     by_value: defaultdict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         by_value[fact.model.of].append(fact)
     for of_one in by_value.values():
-        if not any(_all_true(of_one, text) for text in _examples(of_one)):
+        examples = list(islice(_examples(of_one), MAX_TRIED))
+        size = sum(len(fact.model.values) for fact in of_one)
+        if size * len(examples) <= MAX_TRIED and not any(_all_true(of_one, text) for text in examples):
             return listed(sorted(f"{'' if fact.holds else 'not '}({fact.model})" for fact in of_one))
     return None
 

@@ -14,6 +14,7 @@ import trio
 from psycopg.pq.abc import PGresult
 
 from exotrio.manager import Limits, serve
+from exotrio.manager.engine import following
 from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
 from exotrio.manager.engine.states import RunScope
 from exotrio.manager.store.postgres.adaptation import Row
@@ -110,6 +111,18 @@ async def test_the_inputs_of_all_states_after_one_outcome_have_a_limit() -> None
         statuses = await flow.statuses()
         assert statuses[("a", "SUCCESS")] == statuses[("b", "CREATED")] == 16
         assert statuses[("a", "NEXT_CREATED_ERROR")] == 4
+
+
+async def test_the_conditions_after_one_outcome_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_COMPARED", 4)
+    when = {"of": "${{ a.outputs.v }}", "operator": "in", "value": ["x", "y"]}
+    async with open_manager() as manager:
+        flow = await Flow.start(manager.api, place("a", "b"), place("b", when=when))
+        await flow.run("a", {"v": "x"}, {"v": "z"}, {"v": "x"})
+        statuses = await flow.statuses()
+        assert statuses == {("a", "SUCCESS"): 2, ("a", "NEXT_CREATED_ERROR"): 1, ("b", "CREATED"): 1}
+        (failed,) = await flow.states("a", "NEXT_CREATED_ERROR")
+        assert failed["error"].endswith("the conditions of one outcome take more than 4 values")
 
 
 async def test_a_small_request_cannot_start_runs_with_any_amount_of_inputs() -> None:

@@ -66,7 +66,7 @@ def branching_plans(draw: st.DrawFn) -> Plan:
     plan = draw(plans() | familiar_plans())
     places = {place.identifier: place for place in plan.places}
     for name in plan.topological():
-        certain = sorted(_certain(plan, name))
+        certain = sorted(each for each in _certain(plan, name) if not plan[each].event)
         before = plan.predecessors(name)
         if places[name].unites is not None or not before:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -12,8 +13,13 @@ from exotrio import Graph, GraphInvalid, GraphNodeModel, UnitesModel
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph.references import AddedNode
 from exotrio.manager.rules.template import Template
-from tests.property.model import Place, Plan, Ref
-from tests.property.plans import FIELD, familiar_plans, plans, wire_places
+from tests.property.model import Place, Plan, Ref, When
+from tests.property.plans import BRANCH, FIELD, branching_plans, familiar_plans, plans, wire_places
+
+
+def without_waits(plan: Plan) -> Plan:
+    """Return a plan whose places all run nodes."""
+    return replace(plan, places=tuple(replace(each, event=()) for each in plan.places))
 
 
 def referred_to(place: Place) -> set[str]:
@@ -30,6 +36,12 @@ def built(plan: Plan, explicit: bool) -> Graph:
     added: dict[str, AddedNode[Any]] = {}
     # A node on a side branch may be referred to as well; what comes first is added first.
     first = {name: {*before[name], *referred_to(plan[name])} for name in before}
+    for place in plan.places:
+        siblings = {child for each in before[place.identifier] for child in plan[each].next_nodes}
+        if place.otherwise:
+            first[place.identifier] |= siblings - {place.identifier}
+        if place.when is not None:
+            first[place.identifier].add(place.when.ref.identifier)
     try:
         order = [*TopologicalSorter(first).static_order()]
     except CycleError:
@@ -49,10 +61,14 @@ def built(plan: Plan, explicit: bool) -> Graph:
             assert isinstance(piece, Ref)
             inputs["g"] = added[piece.identifier].every[FIELD]
         # Of several, one may come before another.
-        implied = not explicit and len(before[name]) == 1 and before[name][0] in referred
+        implied = (
+            not explicit and place.when is None and len(before[name]) == 1 and before[name][0] in referred
+        )
         added[name] = graph.add(
             f"Node_{name}",
             identifier=name,
+            when=None if place.when is None else condition(added[place.when.ref.identifier], place.when),
+            otherwise=place.otherwise,
             after=[] if implied else [added[each] for each in before[name]],
             unites=added[place.unites] if place.unites else None,
             strategy="ALL_DONE" if place.strategy == "ALL_DONE" else None,
@@ -61,16 +77,22 @@ def built(plan: Plan, explicit: bool) -> Graph:
     return graph
 
 
+def condition(node: AddedNode[Any], when: When) -> Any:
+    return node[BRANCH].is_in(*when.texts) if when.below is None else node[BRANCH] < when.below
+
+
 def normal(graph: Graph) -> dict[str, Any]:
     """Return the body by identifier: the order of nodes and of edges is not part of what a graph is."""
     body = GraphBody.of(graph).model_dump(mode="json")
     for node in body["nodes"]:
         node["next_nodes"] = sorted(node["next_nodes"] or ())
         node["inputs"] = {name: text.replace(" ", "") for name, text in node["inputs"].items()}
+        if "when" in node:
+            node["when"]["of"] = node["when"]["of"].replace(" ", "")
     return {**body, "nodes": {node["identifier"]: node for node in body["nodes"]}}
 
 
-@given(plans() | familiar_plans(), st.booleans())
+@given((plans() | familiar_plans() | branching_plans()).map(without_waits), st.booleans())
 def test_a_built_graph_is_the_one_that_is_declared_by_hand(plan: Plan, explicit: bool) -> None:
     by_hand = [{"namespace": "ns", **place} for place in wire_places(plan)]
     assert normal(built(plan, explicit)) == normal(Graph("g", by_hand))
@@ -106,7 +128,7 @@ def is_valid(graph: Graph) -> bool:
     return True
 
 
-@given(plans() | familiar_plans(), st.data())
+@given((plans() | familiar_plans()).map(without_waits), st.data())
 def test_a_node_can_be_added_where_the_state_manager_accepts_it_and_nowhere_else(
     plan: Plan, data: st.DataObject
 ) -> None:

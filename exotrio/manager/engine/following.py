@@ -28,6 +28,9 @@ MAX_FOLLOWING = 16
 """Limit of the inputs of all states that follow one outcome, as a multiple of the limit of one state. A
 fan-out could otherwise give each sibling the same large value, all in one transaction."""
 
+MAX_COMPARED = 1_000_000
+"""Values with which the conditions after all outputs of one outcome compare: nothing else writes then."""
+
 
 def need_to_follow(run: RunScope, state: State) -> Need:
     """Return what ``Follow`` reads to create the next states of a state."""
@@ -50,6 +53,7 @@ class Follow:
         self._place = run.template.places[state.place]
         self._sources = Sources(changes.tx, run, state.parent, shared)
         self._left = MAX_FOLLOWING * changes.tx.max_inputs
+        self._compared = 0
 
     def create(self, seq: int, output: dict[str, Any], path: bytes) -> str | None:
         """Create all states that follow one output of the finished state ``seq``, or none and return why.
@@ -61,6 +65,10 @@ class Follow:
         groups = extend_groups(self._groups, seq, self._place.index) if self._place.target else self._groups
         taken: Sequence[int] = self._place.next
         if self._place.branches is not None:
+            self._compared += self._place.branches.values
+            if self._compared > MAX_COMPARED:
+                limit = f"{MAX_COMPARED:,} values"
+                return f"cannot create the next state: the conditions of one outcome take more than {limit}"
             try:
                 taken = self._taken(self._place.branches, output)
             except ConditionError as problem:

@@ -16,6 +16,10 @@ WHEN = "when"
 """The field of a node that has its condition."""
 
 
+MAX_CHECKED = 300
+"""Edges of a graph of which it is checked whether they are ever taken."""
+
+
 class ConditionError(Exception):
     """A condition cannot be evaluated; the text says which and why."""
 
@@ -52,10 +56,12 @@ class Branches:
     Attributes:
         when: The conditions of those that have one.
         otherwise: The place of the edge that is taken if none of those is.
+        values: The number of values that the conditions compare with.
     """
 
     when: Mapping[int, When]
     otherwise: int | None
+    values: int
 
     def ways(
         self, name_of: Callable[[int], str], value_of: Callable[[OutputRef | StoreRef], str]
@@ -114,6 +120,7 @@ def never_taken(
     shape.check()
     types = {name: _type_of(ref, schema_of) for name, ref in refs.items()}
     facts: dict[str, frozenset[Fact]] = {}
+    checked = 0
 
     def fact(name: str, *, holds: bool) -> Fact | None:
         model = shape.nodes[name].when
@@ -131,7 +138,10 @@ def never_taken(
             others = shape.nodes[before].next_nodes if node.otherwise else ()
             known = [fact(other, holds=False) for other in others or ()] + [fact(name, holds=True)]
             ways.append(facts[before].union(filter(None, known)))
-            if (node.otherwise or node.when) and (together := contradiction(ways[-1])):
+            if not (node.otherwise or node.when) or checked >= MAX_CHECKED:
+                continue
+            checked += 1
+            if together := contradiction(ways[-1]):
                 yield Problem(f"it never runs after {before!r}: there is no value with {together}", name)
         facts[name] = frozenset.intersection(*ways) if ways else frozenset()
 

@@ -12,6 +12,8 @@ Pure: no database, no clock. Theory of operation:
   nodes that unite T (and what follows them) unless they precede U. U also waits for what may still
   bring about a state of that group: for the groups of united nodes in the region. None of these
   waits for U: it unites a place that is below T in a chain, or it unites T, too, and precedes U.
+* An edge may have a condition (``branches``), which reads values of the chain. One that is not taken
+  creates no state, so no group waits for it. If t itself creates none, its groups are complete at once.
 """
 
 from __future__ import annotations
@@ -194,7 +196,8 @@ class Template:
         if not when:
             return None
         otherwise = [shape.index[each.identifier] for each in followers if each.otherwise]
-        return Branches(when, otherwise[0] if otherwise else None)
+        values = sum(len(each.model.values) for each in when.values())
+        return Branches(when, otherwise[0] if otherwise else None, values)
 
     def _compile_unites(self, shape: Shape) -> dict[int, tuple[Unite, ...]]:
         """Map each target's index to what unites it, in the order of deciding."""
