@@ -222,6 +222,7 @@ async def _fill(api: Api) -> dict[str, str]:
         "state-limited": f"/states/{limited['id']}",
         "runtimes": "/runtimes",
         "system": "/system",
+        "audit": "/audit",
         "search": "/search?q=order",
         "not-found": "/runs/absent",
     }
