@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, item_for, results
-from tests.support.helpers import node_name, ok, place
+from tests.support.helpers import node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server knows no events")
 
@@ -118,3 +119,22 @@ async def test_time_spent_waiting_for_an_event_is_not_waiting_for_a_runtime(api:
     assert states["wait"]["for_event_ms"] >= 0
     assert states["wait"]["ran_ms"] is None
     assert states["b"]["for_event_ms"] is None
+
+
+async def test_a_trace_goes_on_after_a_place_that_waited(api: Api) -> None:
+    flow = await Flow.deploy(api, wait_place(api, "b"), place("b"))
+    run = str(uuid4())
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    ok(await api.native_trigger(flow.graph, run, trace=trace))
+    await send(api, run, ok="true")
+    (state,) = await claim(api, {node_name("b"): 1})
+    assert state["trace"] == trace
+
+
+async def test_a_run_that_waits_can_be_cancelled_and_takes_no_event_after_that(api: Api) -> None:
+    flow = await Flow.start(api, wait_place(api, "b"), place("b"))
+    run = ok(await api.native("POST", f"run/{flow.run_id}/cancel"))
+    assert (run["status"], run["pending_count"], run["for_event_count"]) == ("FAILED", 0, 0)
+    late = {"name": "approved", "value": {"ok": "true"}}
+    assert "has ended" in refused(await api.native("POST", f"run/{flow.run_id}/events", json=late), 409)
+    assert await listed(api, "WAITING") == []

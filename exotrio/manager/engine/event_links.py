@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from pydantic_core import from_json, to_json
 
-from exotrio.manager.engine.mailbox import check_event
+from exotrio.manager.engine.mailbox import check_event, is_same_event
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.sending import send
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
@@ -96,7 +96,8 @@ def link_state(view: View, link: EventLink) -> LinkState | None:
     sent = view.row("SELECT value FROM mailbox WHERE run = ? AND name = ?", (run["id"], link.name))
     if sent is None:
         return LinkState.OPEN
-    return LinkState.SENT if from_json(sent["value"]) == link.value else LinkState.OTHER_SENT
+    value, template = from_json(sent["value"]), view.template(run["template"])
+    return LinkState.SENT if is_same_event(template, link.name, value, link.value) else LinkState.OTHER_SENT
 
 
 def send_by_link(tx: Transaction, link: EventLink) -> WithEffects[LinkState | None]:

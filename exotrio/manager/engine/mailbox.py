@@ -76,8 +76,7 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
     tx, run = changes.tx, changes.locked[run_id]
     earlier = tx.row("SELECT value FROM mailbox WHERE run = ? AND name = ?", (run_id, name))
     if earlier is not None:
-        defaults = _defaults(template, name)  # which one sender may have given, and another not
-        if defaults | from_json(earlier["value"]) == defaults | {**value}:
+        if is_same_event(template, name, from_json(earlier["value"]), value):
             return Sent(created=False, woken=0)
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
     if not run.pending:
@@ -92,10 +91,11 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
     return Sent(created=True, woken=len(states))
 
 
-def _defaults(template: Template, name: str) -> dict[str, str]:
-    """Return the defaults of the fields that an event may have."""
+def is_same_event(template: Template, name: str, one: Texts, other: Texts) -> bool:
+    """Whether two values of an event are the same: one may give defaults that the other leaves out."""
     waits = (place.wait for place in template.places if place.wait and place.wait.may_wait_for(name))
-    return {field: text for wait in waits for field, text in wait.defaults.items()}
+    defaults = {field: text for wait in waits for field, text in wait.defaults.items()}
+    return defaults | {**one} == defaults | {**other}
 
 
 def deliver(changes: Changes) -> None:

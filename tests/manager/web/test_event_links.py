@@ -35,6 +35,7 @@ WAIT: dict[str, Any] = {
         "outputs": {
             "ok": {"type": "string", "contentSchema": {"type": "boolean"}},
             "by": {"type": "string"},
+            "why": {"type": "string", "default": "no reason"},
         },
         "timeout_ms": 86_400_000,
         "on_timeout": "error",
@@ -114,6 +115,16 @@ async def test_of_two_links_the_first_counts(site: Site, clock: SettableClock) -
     assert "Another answer was sent before" in answer.text
     assert await sent(site, run) == {"approved": VALUE | {"ok": "false"}}
     assert "<form" not in await site.anonymous.page(yes)
+
+
+async def test_a_link_that_leaves_out_a_default_was_sent_by_one_who_gave_it(
+    site: Site, clock: SettableClock
+) -> None:
+    run = await waiting_run(site)
+    link = await link_to(site, run, clock)
+    body = {"name": "approved", "value": VALUE | {"why": "no reason"}}
+    ok(await site.api.native("POST", f"run/{run}/events", json=body))
+    assert "This was sent" in (await press(site, link)).text
 
 
 async def dead(site: Site, link: str) -> None:
