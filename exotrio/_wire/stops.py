@@ -101,7 +101,7 @@ class StopReceipt(StopReport):
             says the rest, the nodes that ran at that time are cut, and what they did later is not in
             ``work_lost``.
         perhaps_cut: Nodes that such a runtime may have run, too, of states that it claimed after its last
-            heartbeat, or shortly before.
+            heartbeat, or shortly before, or whose processes were starting then.
     """
 
     worker_id: str
