@@ -8,7 +8,7 @@ socket. ``serve`` listens on a port. Both run the ASGI application of ``create_a
 ``store``       the database: transactions, commits, an engine each for SQLite and PostgreSQL
 ``engine``      use cases that write
 ``queries``     use cases that read
-``security``    access: API key, sessions, Host header; and the keys for stored secrets
+``security``    access: root key, named keys, sessions, Host header; the keys for stored secrets
 ``database``    which database is used, and where generated keys are kept
 ``background``  what no request asks for: ending leases, triggering by schedules, deleting old runs
 ``service``     what API and dashboard share: ``open_service``

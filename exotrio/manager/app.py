@@ -79,8 +79,9 @@ def create_app(
 
     Args:
         service: From ``open_service``.
-        key: The API key that each request to the API must carry, except probes (``/health``, ``/livez``,
-            ``/readyz``) and the description of the API (``/docs``, ``/openapi.json``).
+        key: The root key, which allows everything. Each request to the API must carry it or a named key,
+            except probes (``/health``, ``/livez``, ``/readyz``) and the description of the API (``/docs``,
+            ``/openapi.json``).
         allowed_hosts: Host header values (without port) to accept. Defaults to any.
         max_body: Maximum bytes of a request body. Defaults to 16 MiB.
         native: Serve the native API next to v0. Defaults to True.

@@ -8,11 +8,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.commands import Cli
+from tests.support.helpers import declare, place
 from tests.support.pages import PRODUCTION, block
-from tests.support.processes import Server, server
+from tests.support.processes import KEY, Server, server
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,20 @@ def test_the_key_is_read_from_a_file_that_a_variable_names(cli: Cli, at: Server)
     missing = cli("runs", "ls", code=2).err
     assert "the key file missing.key cannot be read" in missing
     assert "EXOSPHERE_API_KEY_FILE" in missing
+
+
+def test_doctor_names_states_that_runtimes_hold_by_the_root_key(cli: Cli, at: Server) -> None:
+    cli("keys", "add", "any", "--scope", "read:*", code=0)
+    assert "root key" not in cli("doctor").out
+    root = httpx.Client(base_url=at.uri, headers={"x-api-key": KEY})
+    nodes = {"runtime_name": "r", "nodes": [declare("Held")]}
+    graph = {"nodes": [place("held", node_name="Held", namespace="n")], "secrets": {}}
+    with root:
+        root.put("/v0/namespace/n/nodes/", json=nodes).raise_for_status()
+        root.put("/v0/namespace/n/graph/held", json=graph).raise_for_status()
+        root.post("/v0/namespace/n/graph/held/trigger", json={}).raise_for_status()
+        root.post("/v0/namespace/n/states/enqueue", json={"nodes": ["Held"], "batch_size": 1})
+    assert "! runtimes that use the root key hold 1 state" in cli("doctor").out
 
 
 def test_doctor_names_keys_that_expire_soon_and_keys_that_were_never_used(cli: Cli) -> None:

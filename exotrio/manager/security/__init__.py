@@ -1,7 +1,7 @@
 """Access to a state manager, and the keys that protect stored secrets.
 
 ==================  ===============================================================================
-``access``          ASGI middleware: the Host header of every request, the API key of those to the API
+``access``          ASGI middleware: the Host header of every request, the key of those to the API
 ``sessions``        sessions of the dashboard, and links that open one
 ``keys``            named keys, and the use cases that add and revoke them
 ``refusals``        lines in the log about refused requests
@@ -11,9 +11,10 @@
 ``secret_files``    files next to the database that only their owner can read
 ==================  ===============================================================================
 
-The API requires its key in each request (``access.KeyRequired``). The dashboard requires a session: its
-``web.sign_in`` reads that from a cookie, and its ``web.guard`` checks where forms come from. All modules may
-be imported from outside.
+The API requires a key in each request (``access.KeyRequired``): the root key, which is the API key that the
+server was started with, or a named key, which has scopes (``rules.access``). What they allow is checked where
+a route, a page or an action is found. The dashboard requires a session: its ``web.sign_in`` reads that from a
+cookie, and its ``web.guard`` checks where forms come from. All modules may be imported from outside.
 
 ``tests/mutations/table.txt`` lists each promise with the tests that prove it.
 """
