@@ -23,6 +23,7 @@
 ``_breaking``     what new code breaks in runs that old code began
 ``_points``       faults, and where they strike
 ``_case``         one run with a fault: the state manager, the runtimes, their connections
+``_events``       the sender of events in ``explore``
 ``_visits``       executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
 ``_asyncio``      the asyncio loop of a runtime in ``explore``, which a Trio task runs
 ================  ================================================================================

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,12 +23,12 @@ from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
+from exotrio.testing._events import EventSender
 from exotrio.testing._graphs import GraphRun, VirtualClock, result, start, wait
-from exotrio.testing._points import Fault, Moment, Place, Point, Work
+from exotrio.testing._points import Fault, Place, Point, Work
 from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, checkpoint_number, observed
 
 if TYPE_CHECKING:
-    from exotrio._wire.events import EventWait
     from exotrio.testing._asyncio import TrioHostedLoop
 
 KEY = "rehearsal"
@@ -174,7 +173,7 @@ class Case:
         reads_stopping: Identifiers of nodes that read ``self.stopping``.
         begun: How often each node was begun.
         repeated: What executions did whose states had to be run again.
-        limited_events: Names of the events that were waited for with a deadline.
+        events: Sends the events.
         endless: Describes a node that did not end when it was cancelled; None if there was none.
     """
 
@@ -184,7 +183,6 @@ class Case:
         self.places: list[Place] = []
         self.reads_stopping: set[str] = set()
         self.begun: Counter[str] = Counter()
-        self.limited_events: set[str] = set()
         self.repeated = Work()
         self.endless: str | None = None
         self._point = point
@@ -192,12 +190,11 @@ class Case:
         self._last_visits: dict[str, Visit] = {}
         """By the id of the state."""
         self._visit: Visit | None = None
-        self._unsent = dict(scenario.events)
-        self._event_struck = False
         self._ended_elsewhere = trio.Event()
         self._tracker = TaskTracker()
         self._processes: list[Process] = []
         self._clock: VirtualClock
+        self.events: EventSender
         self._server: httpx.AsyncBaseTransport
         self._nursery: trio.Nursery
 
@@ -213,6 +210,7 @@ class Case:
         """
         begin = trio.current_time()
         self._clock = VirtualClock()
+        self.events = EventSender(self.scenario.events, self._point, self._clock, self.places)
         service = open_service(
             ":memory:",
             clock=self._clock,
@@ -241,11 +239,8 @@ class Case:
         graph = self.scenario.graph
         await self._nursery.start(self._start)
         run_id = await start(manager, graph, self.scenario.inputs, self.scenario.store)
-        early = self._point is not None and self._point.fault is Fault.EVENT_EARLY
-        if self._point is not None and early and (value := self._unsent.pop(self._point.place.node, None)):
-            await manager.send(run_id, self._point.place.node, value)
-            self._event_struck = True
-        send_awaited = partial(self._send_awaited, manager, run_id)
+        await self.events.send_early(manager, run_id)
+        send_awaited = partial(self.events.send_awaited, manager, run_id)
         status = await wait(manager, graph, run_id, timeout, self._clock, send_awaited)
         for process in self._processes:
             await process.resumed.wait()
@@ -282,7 +277,7 @@ class Case:
     @property
     def struck(self) -> bool:
         """Whether the run reached the place where the fault strikes."""
-        return self._visit is not None or self._event_struck
+        return self._visit is not None or self.events.struck
 
     # -- for visits
 
@@ -320,34 +315,6 @@ class Case:
         struck = self._visit
         if struck is not None and visit is not struck and visit.state_id == struck.state_id:
             self._ended_elsewhere.set()
-
-    # -- events
-
-    async def _send_awaited(self, manager: StateManager, run_id: str, waits: Sequence[EventWait]) -> bool:
-        """Send the events that are waited for, but let the fault strike one; return whether any was sent."""
-        faults = {each.name: self._fault_of(each) for each in waits if each.name in self._unsent}
-        values = {name: self._unsent.pop(name) for name in faults}
-        late = [each for each in waits if faults.get(each.name) is Fault.EVENT_LATE]
-        for name, fault in faults.items():
-            times = {Fault.EVENT_LATE: 0, Fault.EVENT_LOST: 0, Fault.EVENT_REPEATED: 2}
-            for _ in range(1 if fault is None else times[fault]):
-                await manager.send(run_id, name, values[name])
-        for each in late[:1]:  # after the others, whose deadlines may pass, too
-            self._clock.skip_to(each.until or each.since + timedelta(days=1))
-            await manager.send(run_id, each.name, values[each.name])
-        return any(fault is not Fault.EVENT_LOST for fault in faults.values())
-
-    def _fault_of(self, awaited: EventWait) -> Fault | None:
-        """Return the fault that strikes an event that would be sent now; record it if there is none."""
-        place = Place(node=awaited.name, execution=1, moment=Moment.EVENT)
-        if self._point is not None and place == self._point.place:
-            self._event_struck = True
-            return self._point.fault
-        if self._point is None and place not in self.places:  # several places may wait for it
-            self.places.append(place)
-            if awaited.until is not None:
-                self.limited_events.add(awaited.name)
-        return None
 
     # -- faults
 

@@ -293,7 +293,7 @@ def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
         if fault in faults
         and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
         and (fault is not Fault.STORED or place.checkpoint)
-        and (fault is not Fault.EVENT_LOST or place.node in case.limited_events)
+        and (fault is not Fault.EVENT_LOST or place.node in case.events.limited)
     )
     for number, (fault, place) in enumerate(cases, 1):
         yield Point(number=number, fault=fault, place=place)

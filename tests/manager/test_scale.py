@@ -346,7 +346,8 @@ async def test_a_claim_costs_the_same_however_many_states_wait_or_are_done() -> 
     assert many < 1.5 * few
 
 
-async def test_a_sweep_costs_the_same_however_many_states_wait_for_events() -> None:
+@pytest.mark.parametrize("what", ["sweep", "claim"])
+async def test_a_sweep_and_a_claim_cost_the_same_however_many_states_wait_for_events(what: str) -> None:
     async def cost(waiting: int) -> int:
         async with open_manager() as manager:
             api, store = manager.api, manager.service.store
@@ -356,6 +357,9 @@ async def test_a_sweep_costs_the_same_however_many_states_wait_for_events() -> N
             await flow.trigger()
             await flow.run("t", *({"v": "1"} for _ in range(waiting)))
             now = manager.service.monotonic()
+            await flow.trigger()
+            if what == "claim":
+                return await steps_of(store, lambda: api.native_claim({node_name("t"): 10}))
             return await steps_of(
                 store, lambda: store.write(managers.sweep, "", now, manager.service.terms, now)
             )

@@ -220,7 +220,7 @@ def check_event(template: Template, name: str, value: Texts) -> str:
     text = to_json(dict(sorted(value.items()))).decode()
     if (size := len(text.encode())) > MAX_EVENT:
         raise InvalidRequest(f"the event {name!r} has {size:,} bytes; at most {MAX_EVENT:,} are allowed")
-    if "\\u0000" in text:
+    if any("\0" in each for each in (*value.keys(), *value.values())):
         raise InvalidRequest(f"the event {name!r} contains the character NUL, which a database cannot hold")
     return text
 
@@ -228,9 +228,9 @@ def check_event(template: Template, name: str, value: Texts) -> str:
 def _problems(place: Place, value: Texts) -> Iterator[str]:
     assert place.wait is not None
     fields, of = place.wait.model.outputs, f"for {place.identifier!r}"
-    for name in value.keys() - fields.keys():
+    for name in sorted(value.keys() - fields.keys()):
         yield f"there is no field {name!r} {of}{suggestion(name, fields) or f': it has {listed(fields)}'}"
-    for name in fields.keys() - value.keys() - place.wait.defaults.keys():
+    for name in sorted(fields.keys() - value.keys() - place.wait.defaults.keys()):
         yield f"the field {name!r} {of} is missing"
     for name, declared in place.wait.typed_outputs.items():
         if name in value and (problem := declared.problem(value[name])):
