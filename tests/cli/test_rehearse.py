@@ -16,6 +16,7 @@ import trio.testing
 
 from exotrio.cli.dev.announcer import FirstRun
 from exotrio.cli.rehearsal import lane, session
+from exotrio.cli.rehearsal.report import Report
 from exotrio.cli.rehearsal.session import Session
 from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
 from exotrio.client import RunStatus
@@ -125,7 +126,7 @@ runtime = Runtime(namespace="n", name="r", nodes=[Greet])
 SEED = "25671"  # with it, each fault comes when Work has run for a while, also on a busy machine
 
 
-def test_a_lock_that_outlives_a_killed_process_is_found_and_the_trial_can_be_made_again(bare: Cli) -> None:
+def test_a_lock_that_outlives_a_killed_process_is_found(bare: Cli) -> None:
     bare.write("locked.py", LOCKED)
     end = bare("rehearse", "locked.py", "--times", "4", "--seed", SEED, "-o", "json", code=1)
     report = json.loads(end.out)
@@ -145,10 +146,6 @@ def test_a_lock_that_outlives_a_killed_process_is_found_and_the_trial_can_be_mad
         assert trials[number]["cut_nodes"] == {"Work": 1}
         assert trials[number]["cut"] == trials[number]["states_repeated"] == 1
     assert report["not_compared"] == ["split.ticket"]
-
-    again = bare("rehearse", "locked.py", "--times", "4", "--seed", SEED, "--only", "3", code=1)
-    assert re.search(r"^3 +SIGKILL +[\d.]+ s +the run ended as FAILED", again.out, re.MULTILINE)
-    assert f"rehearse locked.py --seed {SEED} --only 3" in again.out
 
 
 LONG = """
@@ -344,11 +341,13 @@ def test_a_third_ctrl_c_leaves_no_folder_either(tmp_path: Path, monkeypatch: pyt
     trio.run(main)
 
 
-def test_what_nodes_print_is_not_in_the_report(tmp_path: Path) -> None:
+def test_one_trial_can_be_made_again_and_what_nodes_print_is_not_in_its_report(tmp_path: Path) -> None:
     (tmp_path / "greeting.py").write_text(GREETING, "utf-8")
-    with exotrio("rehearse", "greeting.py", "--times", "1", "-o", "json", cwd=tmp_path) as rehearsal:
+    with exotrio("rehearse", "greeting.py", "--only", "3", "-o", "json", cwd=tmp_path) as rehearsal:
         end = rehearsal.wait(code=0)
-    assert json.loads(end.out)["graph"] == "greeting"
+    report = json.loads(end.out)
+    assert report["graph"] == "greeting"
+    assert [(each["number"], each["signal"]) for each in report["trials"]] == [(3, "SIGKILL")]
     printed = re.search(r"printed by a node, with (\d+) objects frozen", end.err)
     assert printed
     assert int(printed[1]) > 10_000, "what is imported is not searched for garbage"
@@ -377,6 +376,23 @@ def test_a_plan_depends_only_on_the_seed_and_the_number() -> None:
     assert Plan.of(7, 2) == Plan.of(7, 2)
     assert Plan.of(7, 2).fault is Fault.TERM_TWICE
     assert len({Plan.of(seed, 2).moment for seed in range(50)}) == 50
+
+
+def test_a_trial_with_a_problem_is_shown_with_the_command_that_makes_it_again() -> None:
+    trial = Trial(plan=Plan.of(1, 3), at=0.5, problems=["the run ended as FAILED: work: FileExistsError"])
+    report = Report(
+        graph="locked",
+        seed=1,
+        usual=Usual(ending=Ending(status=RunStatus.SUCCESS, outputs={})),
+        seconds=1.0,
+        changes=None,
+        trials=[trial],
+        bound=28.5,
+        replay="python -m exotrio rehearse locked.py --seed 1",
+    )
+    text = "\n".join(report.lines())
+    assert re.search(r"^3 +SIGKILL +[\d.]+ m?s +the run ended as FAILED", text, re.MULTILINE)
+    assert "rehearse locked.py --seed 1 --only 3" in text
 
 
 def test_work_is_repeated_where_an_execution_was_cut_and_the_state_ran_again() -> None:
