@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, item_for, results
+from tests.contract.target import Target
 from tests.support.helpers import node_name, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server knows no events")
@@ -138,3 +140,16 @@ async def test_a_run_that_waits_can_be_cancelled_and_takes_no_event_after_that(a
     late = {"name": "approved", "value": {"ok": "true"}}
     assert "has ended" in refused(await api.native("POST", f"run/{flow.run_id}/events", json=late), 409)
     assert await listed(api, "WAITING") == []
+
+
+async def test_a_link_works_at_every_state_manager_on_the_database(api: Api, keyed: Target) -> None:
+    flow = await Flow.start(api, wait_place(api, "b"), place("b"))
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    body = {"name": "approved", "value": {"ok": "true"}, "until": until}
+    for _ in range(len(keyed.others) + 1):  # each answers one of them
+        link = ok(await api.native("POST", f"run/{flow.run_id}/event-link", json=body))["path"]
+        assert (await api.request("GET", link)).status_code == 200
+        assert (await api.request("GET", f"{link}A")).status_code == 404
+    for _ in range(2):
+        assert "This was sent" in (await api.request("POST", link)).text
+    assert len(await claim(api, {node_name("b"): 10})) == 1
