@@ -184,8 +184,10 @@ class KeyRequired:
         else:
             try:
                 named = await self._keys.find(key)
-            except (DatabaseError, Unavailable) as error:
-                await JSONResponse({"detail": str(error)}, 503)(scope, receive, send)
+            except (DatabaseError, Unavailable):
+                # Not the error, which may name the database: the client is not authenticated.
+                detail = "the keys cannot be read at this time; try again later"
+                await JSONResponse({"detail": detail}, 503)(scope, receive, send)
                 return
             if named is not None:
                 await with_named_key(self._app, self._keys, named, scope, receive, send)
