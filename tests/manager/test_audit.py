@@ -364,6 +364,32 @@ async def test_a_refusal_is_a_line_in_the_log_with_key_and_address_but_not_its_t
         assert secret not in caplog.text
 
 
+async def test_sessions_of_a_named_key_are_recorded_and_refused_under_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_site() as site:
+        await failed_run_there(site.api)
+        made = make_key()
+        new = NewKey(name="ci", digest=made.digest, scopes=["read:shop"])
+        await site.service.store.write(add_key, made.id, new)
+        await site.service.keys.read_again()
+        with caplog.at_level(logging.WARNING):
+            await site.anonymous.sign_in("a-wrong-key-of-an-attacker")
+            assert (await site.anonymous.sign_in(made.text)).status_code == 303
+            assert (await site.anonymous.post("/ns/shop/graphs/orders/pause")).status_code == 403
+        (opened, *_) = await changes(site.api, action="session")
+        assert (opened["who"], opened["key_id"], opened["address"]) == (
+            "dashboard of ci",
+            made.id,
+            "127.0.0.1",
+        )
+        assert lines(caplog) == [
+            "refused: a wrong key from 127.0.0.1: POST /sign-in",
+            f"refused: the key 'ci' ({made.id}) from 127.0.0.1: POST /ns/shop/graphs/orders/pause",
+        ]
+        assert not await changes(site.api, action="schedule")
+
+
 async def test_many_refusals_are_few_lines(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
