@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+from exotrio.cli.dev.messages import missing_nodes
+from exotrio.cli.file_process import Loaded
 from tests.support.commands import Cli, fails
 
 APPROVAL = """
@@ -74,6 +76,26 @@ def test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused(bare: Cli
     fails(bare(*answer[:-1], "by=alan"), 3, "sent before, with another value")
     early = bare("runs", "send", "order-1", "packed").out
     assert early == "event packed sent: no state waits for it now, so it is kept\n"
+
+
+def test_a_place_that_waits_needs_no_node_of_a_runtime(bare: Cli) -> None:
+    bare.write("orders.py", APPROVAL)
+    assert bare("graph", "check", "orders.py", code=0).out == "orders.py: graph orders is valid\n"
+    bare.write("wrong.py", APPROVAL.replace("by=approved.by", "by=f'{approved.by} {approved.how}'"))
+    assert (
+        "has no output 'how': its outputs are ok, by, why" in bare("graph", "check", "wrong.py", code=3).out
+    )
+    graph = {"nodes": [{"namespace": "n", "node_name": "wait for event", "identifier": "approved"}]}
+    loaded = Loaded(
+        namespace="n",
+        runtime="r",
+        worker_id="w",
+        nodes={"Ship": {}},
+        graphs={"orders": graph},
+        files=[],
+        grace=1.0,
+    )
+    assert list(missing_nodes("orders", loaded)) == []
 
 
 def test_commands_show_what_states_wait_for(bare: Cli) -> None:

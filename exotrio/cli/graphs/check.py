@@ -18,7 +18,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, ProblemsError
-from exotrio.graph import Graph
+from exotrio.graph import WAIT_NODE, Graph
 from exotrio.graph.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
@@ -79,7 +79,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
     assumed = {
         (namespace, name): any_node(namespace=namespace, name=name)
         for namespace, name in names.values()
-        if namespace not in known_namespaces
+        if namespace not in known_namespaces or name == WAIT_NODE
     }
     # A graph that uses none of a Runtime's nodes, but some of their names, has another namespace by mistake:
     # nothing else would be found in it, since the nodes of its namespace are assumed.
