@@ -15,7 +15,7 @@ from exotrio.manager.store.sqlite.database import Ownership
 from tests.support.commands import NODES, Cli, fails
 from tests.support.pages import GUIDE, block
 from tests.support.postgres import database
-from tests.support.processes import exotrio, link_in
+from tests.support.processes import EXAMPLES, exotrio, link_in
 
 OTHER = NODES.replace('namespace="n"', 'namespace="other"').replace('"fan"', '"fan2"')
 
@@ -73,6 +73,21 @@ def test_a_state_shows_what_its_node_logged_and_printed(cli: Cli) -> None:
     message = rf"logged and printed:\n{at} stdout: begun with [01]\n{at} WARNING shop: no price\n    at all\n"
     assert re.search(message, text)
     assert cli.json("states", "show", state["id"])["logs"][1]["level"] == "WARNING"
+
+
+def test_states_show_which_branches_were_taken_and_why(bare: Cli) -> None:
+    bare.write("branches.py", (EXAMPLES / "branches.py").read_text())
+    assert bare("run", "branches.py", "--store", "order=gift card").code == 0
+    (check,) = bare.json("states", "ls", "--node", "Check")["states"]
+    assert bare("states", "show", check["id"]).out.split("branches:\n")[1].splitlines()[:3] == [
+        "  ship not taken: check.kind == \"book\", and it was 'gift'",
+        "  send not taken: check.kind == \"ebook\", and it was 'gift'",
+        "  refuse taken: no other branch was taken",
+    ]
+    (refuse,) = bare.json("states", "ls", "--node", "Refuse")["states"]
+    assert "\nbranch: no other branch was taken\n" in bare("states", "show", refuse["id"]).out
+    run = bare("runs", "show", check["run_id"]).out
+    assert "follows check, and check.kind == \"book\" was not true: it was 'gift'" in run
 
 
 def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:

@@ -261,6 +261,30 @@ def test_a_reference_is_found_by_its_identity_in_dicts_and_sets() -> None:
     assert len({ok, count, check.ok}) == 3
 
 
+class Approval(BaseModel):
+    ok: bool
+
+
+@pytest.mark.parametrize(
+    ("item", "ok", "ran"),
+    [
+        ("map", True, ["check", "step"]),
+        ("book", True, ["check", "approved", "ship"]),
+        ("book", False, ["check", "approved"]),
+    ],
+)
+async def test_a_run_waits_for_an_event_on_one_branch_and_the_event_decides(
+    autojump_clock: MockClock, item: str, ok: bool, ran: list[str]
+) -> None:
+    graph, check = checked()
+    approved = graph.wait("approved", Approval, after=check, when=check.kind == Kind.BOOK)
+    graph.add(Step, identifier="ship", when=approved.ok)
+    graph.add(Step, after=check, otherwise=True)
+    run = await run_graph(graph, [Check, Step], store={"item": item}, events={"approved": Approval(ok=ok)})
+    assert [state.identifier for state in run.states] == ran
+    assert run.status == "SUCCESS"
+
+
 async def test_explore_finds_nothing_wrong_with_a_graph_with_branches(autojump_clock: MockClock) -> None:
     graph = Graph("g", namespace="shop")
     start = graph.add(Step, identifier="start", text="map")
