@@ -197,8 +197,8 @@ DROP INDEX IF EXISTS states_ready;
 ALTER TABLE states ADD COLUMN owner TEXT;
 ALTER TABLE states ADD COLUMN event TEXT;
 ALTER TABLE runs ADD COLUMN events INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE status = 'CREATED' AND lane = 'waiting';
-CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE status = 'CREATED' AND lane = 'waiting';
+CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE lane = 'waiting' AND status = 'CREATED';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE lane = 'waiting' AND status = 'CREATED';
 CREATE TABLE mailbox (
     run INTEGER NOT NULL,
     name TEXT NOT NULL,

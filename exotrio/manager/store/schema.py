@@ -191,8 +191,8 @@ CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status
 CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NOT NULL;
 -- Those that wait for an event, and until when.
-CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE status = 'CREATED' AND lane = 'waiting';
-CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE status = 'CREATED' AND lane = 'waiting';
+CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE lane = 'waiting' AND status = 'CREATED';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE lane = 'waiting' AND status = 'CREATED';
 -- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
 CREATE INDEX states_by_run ON states (run, seq);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
