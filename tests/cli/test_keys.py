@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.commands import Cli
+from tests.support.commands import NODES, Cli
 from tests.support.helpers import declare, place
 from tests.support.pages import PRODUCTION, block
 from tests.support.processes import KEY, Server, server
@@ -78,6 +79,28 @@ def test_the_key_is_read_from_a_file_that_a_variable_names(cli: Cli, at: Server)
     missing = cli("runs", "ls", code=2).err
     assert "the key file missing.key cannot be read" in missing
     assert "EXOSPHERE_API_KEY_FILE" in missing
+
+
+def test_a_job_stores_a_graph_and_a_colleague_starts_runs_with_what_the_page_gives_them(cli: Cli) -> None:
+    cli.write("nodes.py", NODES)
+    for name, *scopes in (("ci", "graphs:n", "read:n"), ("ada", "trigger:n", "read:n"), ("bot", "trigger:n")):
+        options = [word for scope in scopes for word in ("--scope", scope)]
+        cli("keys", "add", name, *options, "--out", f"{name}.key", code=0)
+    with_key = {name: ("--key-file", f"{name}.key") for name in ("ci", "ada", "bot")}
+    refused = cli("graph", "apply", "nodes.py", *with_key["ada"], code=5).err
+    assert "lacks the scope graphs:n;" in refused
+    nodes = {
+        "runtime_name": "r",
+        "nodes": [declare("Split", ["count"], ["n"]), declare("Work", ["n", "bad"])],
+    }
+    with httpx.Client(base_url=os.environ["EXOSPHERE_STATE_MANAGER_URI"], headers={"x-api-key": KEY}) as root:
+        root.put("/v0/namespace/n/nodes/", json=nodes).raise_for_status()
+    cli("graph", "apply", "nodes.py", *with_key["ci"], code=0)
+    run_id = cli("trigger", "fan", *with_key["bot"], code=0).out.split()[0]
+    assert "lacks the scope read:n;" in cli("runs", "show", run_id, *with_key["bot"], code=5).err
+    assert run_id in cli("runs", "show", run_id, *with_key["ada"], code=0).out
+    assert "lacks the scope graphs:n;" in cli("runs", "cancel", run_id, *with_key["ada"], code=5).err
+    cli("runs", "cancel", run_id, *with_key["ci"], code=0)
 
 
 def test_doctor_names_states_that_runtimes_hold_by_the_root_key(cli: Cli, at: Server) -> None:
