@@ -98,6 +98,15 @@ def test_a_place_that_waits_needs_no_node_of_a_runtime(bare: Cli) -> None:
     assert list(missing_nodes("orders", loaded)) == []
 
 
+def test_a_run_whose_deadline_passed_while_nothing_ran_goes_on(bare: Cli) -> None:
+    soon = APPROVAL.replace("days=3", "milliseconds=1").replace(
+        "timeout=", "on_timeout=Approval(ok=False, by='the deadline'), timeout="
+    )
+    bare.write("orders.py", soon)
+    end = bare("run", "orders.py", code=0)
+    assert end.out.splitlines()[-1] == "  text: False by the deadline"
+
+
 def test_commands_show_what_states_wait_for(bare: Cli) -> None:
     bare.write("orders.py", APPROVAL)
     bare("run", "orders.py", code=8)

@@ -24,7 +24,7 @@ from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values, is_new
 from exotrio.cli.runs.result import print_result
-from exotrio.cli.runs.waiting import waiting_lines
+from exotrio.cli.runs.waiting import is_overdue, waiting_lines
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
@@ -232,8 +232,13 @@ class LocalRun:
             if run.only_waits:
                 waiting.cancel()
 
-        with trio.CancelScope() as waiting:
-            return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show)
+        while True:
+            with trio.CancelScope() as waiting:
+                return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show)
+            if not await is_overdue(client, run_id):
+                break
+            # Its deadline passed while nothing ran: the state manager is about to end the wait.
+            await trio.sleep(MAX_POLL_INTERVAL)
         if not self.waits:
             return last[0]
         self.progress.print_message("\n".join(await self._how_to_answer(client, run_id)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from exotrio._fields.declared import declared
 from exotrio._util.times import iso_time
@@ -12,6 +13,12 @@ from exotrio.client import EventWait, StateManager
 
 MAX_SHOWN = 5
 """Events that are named."""
+
+
+async def is_overdue(manager: StateManager, run_id: str) -> bool:
+    """Whether the deadline of a wait for an event has passed."""
+    deadlines = [event.until for event in (await manager.events(run_id)).waiting if event.until is not None]
+    return min(deadlines, default=datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
 
 
 async def waiting_lines(manager: StateManager, run_id: str, arguments: Sequence[str]) -> list[str]:
