@@ -22,11 +22,13 @@ _WITHOUT = ", which ended without it"
 class Unreached:
     """Why a place has no state: ``text`` begins with what it follows or unites.
 
-    ``is_final`` says that it gets none later, unless a failed state is retried.
+    ``is_final`` says that it gets none later, unless a failed state is retried. ``is_untaken`` says that all
+    before it ended without it, since its condition was not met.
     """
 
     text: str
     is_final: bool
+    is_untaken: bool = False
 
 
 def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = False) -> dict[int, Unreached]:
@@ -42,10 +44,9 @@ def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = Fa
     alive = _alive(template, counts, unites.values())
     reasons = _Reasons(template, counts, is_cancelled)
     return {
-        index: Unreached(
-            reasons.of_united(unites[index]) if index in unites else reasons.of_plain(index, before[index]),
-            index not in alive,
-        )
+        index: Unreached(reasons.of_united(unites[index]), index not in alive)
+        if index in unites
+        else reasons.of_plain(index, before[index], is_final=index not in alive)
         for index in sorted(missing)
     }
 
@@ -92,14 +93,14 @@ class _Reasons:
         self._errored = "errored or cancelled" if is_cancelled else "errored"
         self._is_cancelled = is_cancelled
 
-    def of_plain(self, index: int, before: Iterable[int]) -> str:
+    def of_plain(self, index: int, before: Iterable[int], *, is_final: bool) -> Unreached:
         node = self._nodes[index]
         fates = [self._fate(each) for each in before]
         if (node.when is not None or node.otherwise) and all(fate.endswith(_WITHOUT) for fate in fates):
             names = [fate.removesuffix(_WITHOUT) for fate in fates]
             why = "another branch was taken" if node.when is None else f"{node.when} was not true"
-            return f"follows {'; and '.join(names)}, and {why}"
-        return "follows " + "; and ".join(fates)
+            return Unreached(f"follows {'; and '.join(names)}, and {why}", is_final, is_untaken=True)
+        return Unreached("follows " + "; and ".join(fates), is_final)
 
     def of_united(self, unite: Unite) -> str:
         if not _number(self._counts, unite.target, (StateStatus.SUCCESS,)):

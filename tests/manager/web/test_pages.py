@@ -644,6 +644,7 @@ async def test_pages_show_which_branch_was_taken_and_why(site: Site) -> None:
     taken = await flow.one("c")
     page = await site.browser.page(f"/ns/shop/runs/{flow.run_id}")
     assert "<y>" not in page
+    assert page.count('class="edge branch untaken"') == page.count(">not taken<") == 1
     assert "follows a, and a.v == \"<x>\" was not true: it was '<y>'" in unescape(page)
     html = unescape(await site.browser.page(f"/ns/shop/states/{source}"))
     assert re.search(r"<code>b</code> not taken: .*a.v == \"<x>\", and it was '<y>'", html)

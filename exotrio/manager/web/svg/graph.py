@@ -41,6 +41,7 @@ class Box:
         note: Shown in place of the counts, such as a problem.
         reason: Why it has no states.
         condition: Under which it runs, as users write it; empty if it always does.
+        is_untaken: It has no states since that was not met.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Box:
     note: str | None = None
     reason: str | None = None
     condition: str = ""
+    is_untaken: bool = False
 
 
 def boxes_of(
@@ -78,6 +80,7 @@ def boxes_of(
             further=further.get(place.index, 0),
             note=note(place),
             reason=unreached[place.index].text if place.index in unreached else None,
+            is_untaken=place.index in unreached and unreached[place.index].is_untaken,
             href=href(place),
             chosen=place.identifier == chosen,
             condition=str(declared.when) if declared.when else "otherwise" * declared.otherwise,
@@ -90,6 +93,7 @@ def draw_graph(boxes: Sequence[Box], *, title: str) -> Markup:
     """Return the picture of a graph. Edges to names that are not among its boxes are left out."""
     names = {box.name for box in boxes}
     kinds = {box.name: "united" if box.unites else "branch" for box in boxes if box.unites or box.condition}
+    kinds.update((box.name, "branch untaken") for box in boxes if box.is_untaken)
     layout = _layout(
         tuple((box.name, tuple(name for name in box.followers if name in names)) for box in boxes)
     )
@@ -168,7 +172,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     if box.counts is not None:
         track = element("rect", class_="track", width="100%", height=HEIGHT)
         parts.append(element("svg", track, pieces(counts), x=12, y=47, width=WIDTH - 24, height=HEIGHT))
-        parts.append(_line(box.note, "bad", 68) if box.note else _urgent_counts(counts, outputs))
+        parts.append(_line(box.note, "bad", 68) if box.note else _urgent_counts(box, counts, outputs))
     if total:
         parts.append(element("text", f"{total:,}", class_="count", x=WIDTH - 12, y=22, text_anchor="end"))
     if box.unites:
@@ -190,11 +194,11 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
     return element("g", drawn, class_=" ".join(classes), transform=f"translate({x:g} {y:g})")
 
 
-def _urgent_counts(counts: Mapping[str, int], outputs: str | None) -> Markup:
+def _urgent_counts(box: Box, counts: Mapping[str, int], outputs: str | None) -> Markup:
     """Return the line below the bar: the most urgent counts that fit, and an ellipsis if there are more."""
     facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
     facts += [outputs] if outputs else []
-    text = " · ".join(facts) or "not reached"
+    text = " · ".join(facts) or ("not taken" if box.is_untaken else "not reached")
     while len(text) > MAX_LINE and len(facts) > 1:
         facts.pop()
         text = " · ".join([*facts, "…"])
