@@ -50,9 +50,12 @@ MAX_PER_STEP = 1_000
 MAX_NAMED = 10
 """Fields of an event that a refusal names."""
 _WAITING = "status = 'CREATED' AND lane = 'waiting'"
-UNADOPTED = (
-    "FROM nodes CROSS JOIN states ON node_id = nodes.id"
-    f" WHERE nodes.name = '{WAIT_NODE}' AND status = 'CREATED' AND lane IS NULL"
+_LIMITED = f"{_WAITING} AND enqueue_after < 200000000000000"
+_UNADOPTED = (
+    # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
+    "FROM (SELECT (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
+    f" ORDER BY priority, turn, seq LIMIT 1) AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found"
+    " WHERE seq IS NOT NULL"
 )
 """States of places that wait which a state manager of an earlier version created: it does not know that they
 wait."""
@@ -126,15 +129,15 @@ def read_events(view: View, events: Collection[tuple[int, str]]) -> dict[tuple[i
 def has_waits_to_handle(view: View) -> bool:
     """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
     overdue = (
-        f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_WAITING} AND enqueue_after <= ?"
+        f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
     )
-    return view.row(f"{overdue} UNION ALL SELECT seq {UNADOPTED} LIMIT 1", (view.now_ms,)) is not None
+    return view.row(f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1", (view.now_ms,)) is not None
 
 
 def overdue(tx: Transaction) -> list[int]:
     """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
     rows = tx.execute(
-        f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_WAITING} AND enqueue_after <= ?"
+        f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
         " ORDER BY enqueue_after, seq LIMIT ?",
         (tx.now_ms, MAX_PER_STEP),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import InputsError, Need, Sources, event_name, read_shared
-from exotrio.manager.engine.mailbox import MAX_PER_STEP, UNADOPTED, Sent, end_waiting, overdue, put_event
+from exotrio.manager.engine.mailbox import MAX_PER_STEP, Sent, end_waiting, overdue, put_event
 from exotrio.manager.engine.order import WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.states import CREATED, ERRORED, State, locked_runs_of, numbered, read_states
@@ -53,7 +54,12 @@ def handle_waits(tx: Transaction) -> WithEffects[int]:
 
 
 def _unadopted(tx: Transaction) -> list[int]:
-    rows = tx.execute(f"SELECT seq {UNADOPTED} ORDER BY seq LIMIT ?", (MAX_PER_STEP,))
+    nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (WAIT_NODE,))
+    rows = tx.execute(
+        f"SELECT seq FROM states WHERE {tx.any_of('node_id')} AND status = 'CREATED' AND lane IS NULL"
+        " ORDER BY seq LIMIT ?",
+        (tx.items([row["id"] for row in nodes]), MAX_PER_STEP),
+    )
     return [row["seq"] for row in rows]
 
 

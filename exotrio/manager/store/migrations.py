@@ -198,7 +198,8 @@ ALTER TABLE states ADD COLUMN owner TEXT;
 ALTER TABLE states ADD COLUMN event TEXT;
 ALTER TABLE runs ADD COLUMN events INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE lane = 'waiting' AND status = 'CREATED';
-CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE lane = 'waiting' AND status = 'CREATED';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq)
+    WHERE lane = 'waiting' AND status = 'CREATED' AND enqueue_after < 200000000000000;
 CREATE TABLE mailbox (
     run INTEGER NOT NULL,
     name TEXT NOT NULL,

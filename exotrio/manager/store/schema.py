@@ -190,9 +190,11 @@ CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status
 -- Those that wait for a limit.
 CREATE INDEX states_lanes ON states (lane, node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NOT NULL;
--- Those that wait for an event, and until when.
+-- Those that wait for an event, and until when, if they do not wait without a limit. A condition more than
+-- the other one has, or PostgreSQL would search the deadlines of all runs for the events of one.
 CREATE INDEX states_waiting ON states (run, event, place, seq) WHERE lane = 'waiting' AND status = 'CREATED';
-CREATE INDEX states_deadlines ON states (enqueue_after, seq) WHERE lane = 'waiting' AND status = 'CREATED';
+CREATE INDEX states_deadlines ON states (enqueue_after, seq)
+    WHERE lane = 'waiting' AND status = 'CREATED' AND enqueue_after < 200000000000000;
 -- SQLite would find the states in their order without seq, too, which each of its indexes ends with.
 CREATE INDEX states_by_run ON states (run, seq);
 CREATE INDEX states_failed ON states (run) WHERE status IN ('ERRORED', 'NEXT_CREATED_ERROR');
