@@ -55,7 +55,7 @@ def test_a_shell_completes_commands_and_names(cli: Cli, shell: str) -> None:
 
 def test_commands_options_and_their_values_are_offered(bare: Cli) -> None:
     assert offered(bare, "exotrio ru") == ["run", "runs", "runtimes"]
-    assert offered(bare, "exotrio runs s") == ["show"]
+    assert offered(bare, "exotrio runs s") == ["send", "show"]
     assert offered(bare, "exotrio --comp") == ["--completion"]
     assert offered(bare, "exotrio --completion ") == ["bash", "zsh", "fish"]
     assert offered(bare, "exotrio trigger g --run") == ["--run-key"]
