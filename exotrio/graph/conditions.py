@@ -4,8 +4,8 @@ Values between nodes are texts, so the value that a condition compares with says
 
 =====================  ==========================================================================
 a string               the text itself is compared
-true or false          the text is read as a truth value: ``true`` or ``false``
-a number               the text is read as a number
+true or false          the text is read as for an input of type bool
+a number               the text is read as for an input of type int, or else float
 null                   the text is ``null``
 =====================  ==========================================================================
 
@@ -37,6 +37,8 @@ MAX_VALUES = 1_000
 """Values that one condition compares with."""
 MAX_TRIED = 1_000
 """Comparisons that show whether facts about one value can be true together; beyond that it is assumed."""
+MAX_DIGITS = 4_300
+"""Characters of a text that is read as a number, as many as Python reads. More would take long."""
 MAX_SHOWN = 60
 """Characters of a value in a message, and in a picture."""
 UNKNOWN: Any = object
@@ -79,6 +81,10 @@ class ConditionModel(Declaration):
             raise ValueError(f"the operator {self.operator} compares with a number")
         if len(kinds) > 1:
             raise ValueError(f"the values are of several types: {listed(sorted(kinds))}")
+        try:
+            _ = [float(value) for value in self.values if isinstance(value, int)]
+        except OverflowError:
+            raise ValueError("a number is compared with one that a float can be, up to 1.7e308") from None
         return self
 
     @property
@@ -94,10 +100,17 @@ class ConditionModel(Declaration):
 
     def holds(self, text: str) -> bool:
         """Return whether the condition is true of a text; raise ValueError if that cannot be read."""
+        values = self.values
         if self.operator in _ORDER:
-            return _ORDER[self.operator](_number(text), self.values[0])
-        equal = any(_equals(text, value) for value in self.values)
-        return not equal if self.operator == "!=" else equal
+            return _ORDER[self.operator](_number(text), values[0])
+        equal = (None in values or _NULL in values) if text == _NULL else self._read(text) in values
+        return equal is not (self.operator == "!=")
+
+    def _read(self, text: str) -> object:
+        kinds = {type(value) for value in self.values}
+        if bool in kinds:
+            return _truth(text)
+        return _number(text) if kinds & {int, float} else text
 
 
 def _kind(value: object) -> str:
@@ -108,14 +121,6 @@ def _kind(value: object) -> str:
     return "number" if isinstance(value, int | float) else "string"
 
 
-def _equals(text: str, value: object) -> bool:
-    if value is None or isinstance(value, str):
-        return text == (_NULL if value is None else value)
-    if text == _NULL:
-        return False
-    return bool((_truth if isinstance(value, bool) else _number)(text) == value)
-
-
 def _truth(text: str) -> bool:
     try:
         return bool(codec_of(bool).from_text(text))
@@ -124,6 +129,8 @@ def _truth(text: str) -> bool:
 
 
 def _number(text: str) -> float:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"it is not a number: it has more than {MAX_DIGITS:,} characters")
     for kind in (int, float):
         try:
             number: float = codec_of(kind).from_text(text)
@@ -203,8 +210,9 @@ def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) 
     if sign in _ORDER and (full is not annotation or annotation not in _NUMBERS):
         raise ValueError(f"is {declared}, which has no order: {sign} is for numbers")
     if choices := choices_of(annotation):
-        texts = {text_of(plain_of(choice)): choice for choice in choices}
-        text = text_of(plain)
+        codec = codec_of(full)
+        texts = {codec.to_text(plain_of(choice)): choice for choice in choices}
+        text = text_of(plain) if is_text else codec.to_text(plain)
         if text not in texts:
             shown = shortened(repr(plain), MAX_SHOWN)
             raise ValueError(f"is never {shown}: it is one of {listed(texts)}{suggestion(text, texts)}")
@@ -246,6 +254,9 @@ def contradiction(facts: Iterable[Fact]) -> str | None:
     for fact in facts:
         by_value[fact.model.of].append(fact)
     for of_one in by_value.values():
+        kinds = {_kind(value) for fact in of_one for value in fact.model.values} - {"null"}
+        if len(kinds) > 1:  # of an unknown type: a number and a truth value have several texts
+            continue
         examples = list(islice(_examples(of_one), MAX_TRIED))
         size = sum(len(fact.model.values) for fact in of_one)
         if size * len(examples) <= MAX_TRIED and not any(_all_true(of_one, text) for text in examples):
@@ -264,20 +275,21 @@ def _examples(facts: Iterable[Fact]) -> Iterator[str]:
     """Yield texts of a value of the type, of each kind that these conditions distinguish."""
     facts = list(facts)
     annotation = resolved(facts[0].annotation)
+    codec = codec_of(str if annotation is UNKNOWN else annotation)
     if (inner := optional(annotation)) is not None or annotation is UNKNOWN:
         yield _NULL
         annotation = annotation if inner is None else resolved(inner)
     values = [value for fact in facts for value in fact.model.values if value is not None]
     if choices := choices_of(annotation):
-        yield from (text_of(plain_of(choice)) for choice in choices)
+        yield from (codec.to_text(plain_of(choice)) for choice in choices)
         return
     if annotation in (bool, UNKNOWN):
         yield from ("true", "false")
     if annotation in (str, UNKNOWN):
         texts = [value for value in values if isinstance(value, str)]
         yield from (*texts, "".join(texts) + "-")
-    numbers = [value for value in values if not isinstance(value, str | bool)]
-    if annotation is int:
+    numbers = [value for value in values if not isinstance(value, str | bool)] or [0]
+    if annotation in (int, UNKNOWN):
         yield from (str(math.floor(number) + step) for number in numbers for step in (-1, 0, 1, 2))
     if annotation in (float, Decimal, UNKNOWN):
         near = (math.nextafter(number, end) for number in numbers for end in (-math.inf, math.inf))

@@ -67,6 +67,8 @@ def is_x(identifier: str) -> dict[str, Any]:
         ("x", "<", 5, "it is not a number"),
         ("null", "<", 5, "it is not a number"),
         ("", "<", 5, "it is not a number"),
+        ("9" * 4_300, ">", 5, True),
+        ("9" * 4_301, ">", 5, "it is not a number: it has more than 4,300 characters"),
         ("true", "==", 1, "it is not a number"),
     ],
 )
@@ -341,6 +343,8 @@ async def test_a_wrong_condition_is_refused_with_its_node(
         {"when": when("a.outputs.v", "<", "x")},
         {"when": when("a.outputs.v", "<", True)},
         {"when": when("a.outputs.v", "<", None)},
+        {"when": when("a.outputs.v", "<", 10**400)},
+        {"when": when("a.outputs.v", "in", [1, -(10**400)])},
         {"when": when("a.outputs.v", "in", ["x", 1])},
         {"when": when("a.outputs.v", "==", {"x": 1})},
         {"when": is_x("a"), "otherwise": True},

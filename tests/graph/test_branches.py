@@ -41,6 +41,8 @@ class Check(BaseNode):
         name: str
         note: str | None
         maybe: bool | None
+        stock: int | None
+        mark: Literal["null", "red"] | None
         tags: list[str]
 
     async def execute(self) -> Outputs:
@@ -56,6 +58,8 @@ class Check(BaseNode):
             name=self.inputs.item,
             note="null" if is_book else None,
             maybe=None,
+            stock=None if is_book else 5,
+            mark="null" if is_book else None,
             tags=[],
         )
 
@@ -112,6 +116,10 @@ Case = Callable[[Any], Any]
         (lambda c: c.note.is_in("null", None), "in", ['"null"', None], "book map"),
         (lambda c: c.maybe, "==", True, ""),
         (lambda c: c.maybe != True, "!=", True, "book map"),  # noqa: E712
+        (lambda c: c.stock == None, "==", None, "book"),  # noqa: E711
+        (lambda c: c.stock != None, "!=", None, "map"),  # noqa: E711
+        (lambda c: c.mark == "null", "==", '"null"', "book"),
+        (lambda c: c.mark == None, "==", None, "map"),  # noqa: E711
         (lambda c: c["name"].is_in("book"), "in", ["book"], "book"),
     ],
 )
@@ -142,6 +150,9 @@ async def test_a_condition_is_true_of_the_values_that_it_is_true_of_in_python(
         (lambda c: c.count == 2.5, "is int, which is never 2.5"),
         (lambda c: c.count < "3", "is int, which is never '3'"),
         (lambda c: c.price == float("nan"), "compare it with a finite number"),
+        (lambda c: c.price < 10**400, "a number is compared with one that a float can be"),
+        (lambda c: c.count < 10**5000, "a number is compared with one that a float can be"),
+        (lambda c: c.total < Decimal("1e400"), "a number is compared with one that a float can be"),
         (lambda c: c.name == 5, "is str, which is never 5"),
         (lambda c: c.name < "b", "is str, which has no order: < is for numbers"),
         (lambda c: c.kind >= Kind.MAP, "is Kind, which has no order"),
@@ -228,9 +239,15 @@ def test_branches_that_may_be_taken_are_no_errors() -> None:
     graph, check = checked()
     _, other = branches(graph, check, check.count > 5, check.ok)
     graph.add(Step, after=other, when=check.count <= 5)
+    graph, check = checked()
+    branches(graph, check, check.stock == None, None)  # noqa: E711
     graph = Graph("g", namespace="shop")
     first = graph.add("Theirs")
     branches(graph, first, first.x == "a", first.x == 5, first.x == True, None)  # noqa: E712
+    graph = Graph("g", namespace="shop")
+    first = graph.add("Theirs")
+    _, other = branches(graph, first, first.x == "5", None)
+    graph.add(Step, after=other, when=first.x == 5)  # it may be 5.0
 
 
 def test_an_input_with_the_name_of_a_new_argument_is_not_mixed_up_with_it() -> None:
