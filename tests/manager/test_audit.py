@@ -405,3 +405,17 @@ async def test_many_refusals_are_few_lines(
         log.log("a wrong key", "10.0.0.1", "GET", "/metrics")
     more = "refused: a wrong key from 10.0.0.1: GET /metrics; 4 more since the last such line"
     assert lines(caplog)[3:] == [more]
+
+
+async def test_wrong_keys_hide_no_refusal_of_a_named_key(
+    manager: Manager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "MAX_LINES", 3)
+    key_id, text = await named_key(manager, "ci", "read:other")
+    with caplog.at_level(logging.WARNING):
+        for key in (*(make_key().text for _ in range(5)), text):
+            async with client_with(manager, key) as client:
+                await Api(client, "tests").native("POST", "node/a/pause")
+    said = lines(caplog)
+    assert len(said) == 4
+    assert said[-1].startswith(f"refused: the key 'ci' ({key_id}) from 127.0.0.1: ")

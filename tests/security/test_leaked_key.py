@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.vocabulary import LEASE_HEADER
+from exotrio.manager.security import sessions
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
 
@@ -98,6 +99,9 @@ async def test_another_runtime_neither_reports_nor_releases_nor_reads_secrets_of
                 leaked, "POST", f"{NATIVE}/{space}/release", {"claim_id": state["claim_id"]}, status=refused
             )
             assert refused == 403 or reply["items"] == []
+            beat = {"worker_id": "w", "states": [{**held, "checkpoint": {"number": 1, "value": "{}"}}]}
+            reply = await site.call(leaked, "POST", f"{NATIVE}/{space}/heartbeat", beat, status=refused)
+            assert refused == 403 or [item["result"] for item in reply["items"]] == ["lost"]
             path = f"{V0}/{space}/state/{state_id}/secrets"
             lost = 404 if refused == 200 and space == "bank" else 403
             await site.call(leaked, "GET", path, status=lost, **{LEASE_HEADER: token})
@@ -238,3 +242,34 @@ async def test_an_admin_key_gets_nothing_but_what_it_is_for(shop: Shop) -> None:
     cookie = headers["set-cookie"].partition(";")[0]
     status, *_ = await site.ask("GET", "/ns/shop", cookie=cookie)
     assert status == 403
+
+
+async def test_a_rejected_form_shows_a_page_only_to_a_key_that_may_read_it(shop: Shop) -> None:
+    site = shop.site
+    forms = {
+        "/ns/shop/graphs/orders": ("trigger:shop", {"delay": "not a number"}),
+        f"/ns/shop/runs/{shop.run_id}": ("graphs:shop", {"event": "e", "value": "{"}),
+    }
+    for path, (scope, form) in forms.items():
+        status, _, body = await site.ask(
+            "POST", path, cookie=await site.sign_in(await site.key(scope)), form=form
+        )
+        assert status != 422, path
+        assert b"Charge" not in body, path
+        both = await site.sign_in(await site.key(scope, "read:shop"))
+        assert (await site.ask("POST", path, cookie=both, form=form))[0] in (303, 422), path
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_sessions_of_one_key_end_none_of_another(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 10)
+    monkeypatch.setattr(sessions, "MAX_SESSIONS_OF_KEY", 2)
+    async with open_keyed(db) as site:
+        other = await site.sign_in(await site.key("read:shop"))
+        root = await site.sign_in(ROOT)
+        leaked = await site.key("runtime:bank")
+        cookies = [await site.sign_in(leaked) for _ in range(12)]
+        for cookie in (root, other, cookies[-1]):
+            assert (await site.ask("GET", "/guide", cookie=cookie))[0] == 200
+        opened = await site.service.store.read(lambda view: view.one("SELECT count(*) FROM sessions")[0])
+        assert opened == 4

@@ -14,12 +14,13 @@ from exotrio._wire.keys import NewKey, make_key
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.security import keys
-from tests.support.helpers import declare
+from tests.support.helpers import declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
 
 ENGINES = ["SQLite", "PostgreSQL"]
 CLAIM = "/exotrio/v1/namespace/shop/claim"
 POLL = {"worker_id": "w", "claim_id": "c" * 32, "limit": 1, "limits": {"N": 1}, "wait_ms": 15_000}
+GRAPH = "/v0/namespace/shop/graph/g"
 RUNS = "/exotrio/v1/namespace/shop/runs"
 
 
@@ -73,6 +74,30 @@ async def test_revoking_a_key_ends_its_sessions_and_their_streams_within_5_s(
         assert statuses == [200], "the stream ended"
         assert (await site.ask("GET", "/ns/shop", cookie=cookie))[1]["location"].startswith("/sign-in")
         assert (await site.ask("POST", "/sign-in", form={"key": key}))[0] == 401
+
+
+async def test_a_request_whose_body_comes_after_the_key_was_revoked_changes_nothing() -> None:
+    async with open_keyed() as site:
+        await register(site)
+        graph = {"nodes": [place("a", node_name="N", namespace="shop")], "secrets": {}}
+        await site.call(ROOT, "PUT", GRAPH, graph, status=201)
+        key = await site.key("graphs:shop", "read:shop")
+
+        async def revoke() -> None:
+            await revoke_elsewhere(site, key)
+            await site.service.keys.read_again()
+
+        other = {**graph, "nodes": [place("b", node_name="N", namespace="shop")]}
+        assert (await site.ask("PUT", GRAPH, key, json=other, before_body=revoke))[0] == 401
+        shown = await site.call(ROOT, "GET", GRAPH)
+        assert [each["identifier"] for each in shown["nodes"]] == ["a"]
+
+        key = await site.key("graphs:shop", "read:shop")
+        cookie = await site.sign_in(key)
+        path, form = "/ns/shop/nodes/N/pause", {"any": "field"}
+        assert (await site.ask("POST", path, cookie=cookie, form=form, before_body=revoke))[0] == 401
+        changes = (await site.call(ROOT, "GET", "/exotrio/v1/audit"))["changes"]
+        assert "node.pause" not in [change["action"] for change in changes]
 
 
 async def test_revoking_a_key_breaks_off_its_backup(tmp_path: Path) -> None:

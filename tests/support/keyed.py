@@ -50,8 +50,10 @@ class Site:
         headers: dict[str, str] | None = None,
         query: str = "",
         send: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
+        before_body: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body of the answer."""
+        """Return status, headers and body of the answer; ``before_body`` is awaited before the body is
+        sent."""
         body = b"" if json is None else to_json(json)
         body = body if form is None else urlencode(form).encode()
         more = headers or {}
@@ -74,6 +76,8 @@ class Site:
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
+            if before_body is not None:
+                await before_body()
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def keep(message: dict[str, Any]) -> None:

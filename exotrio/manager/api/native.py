@@ -344,7 +344,7 @@ class Native:
             request.scope, runtime, partial(self._end_leases_early, *runtime, now + terms.lease_ttl_ms)
         )
         items, commands = await self._store.write(
-            workers.heartbeat, namespace, body, now, terms, manager=manager
+            workers.heartbeat, namespace, body, now, terms, manager=manager, owner=owner_of(request.scope)
         )
         return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
 

@@ -95,11 +95,13 @@ def renew(
     terms: Terms,
     *,
     in_process: bool = False,
+    owner: str | None = None,
 ) -> list[HeartbeatStateReply]:
     """Give the lease of each state a new term from ``now`` (clock of leases, ms), if it is still held.
 
     With ``in_process``, the states are held by a runtime inside a state manager and have no deadline. Then
     only states that change are locked, which are those that began to run or have a new checkpoint.
+    ``owner`` is the name of the key of the caller, if it has one (``states.State``).
     """
     seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
     numbers = [seq for seq in seqs.values() if seq is not None]
@@ -107,7 +109,9 @@ def renew(
 
     def find_held(beat: HeartbeatState) -> Row | None:
         state = known.get(seqs[beat.state_id] or 0)
-        return None if state is None or state["token"] != beat.token else state
+        if state is None or state["token"] != beat.token or owner not in (None, state["owner"]):
+            return None
+        return state
 
     def of_last_token() -> list[tuple[HeartbeatState, Row]]:
         return [(beat, state) for beat in beats if (state := find_held(beat)) is not None]
@@ -144,7 +148,7 @@ def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: b
         state["seq"]: state
         for state in tx.execute(
             "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at,"
-            " ran_ms, states.limits"
+            " ran_ms, states.limits, owner"
             f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
             " ORDER BY seq"
             f"{tx.for_update('states') if locked else ''}",

@@ -113,8 +113,8 @@ class State:
     the execution that ends now.
 
     ``owner`` is the name of the key with which it was claimed last. Only callers with a key of that name may
-    report it, release it or read its secrets; and those without a name: they have the root key, or are state
-    managers themselves.
+    report it, release it, renew its lease or read its secrets; and those without a name: they have the root
+    key, or are state managers themselves.
     """
 
     run_row: RunRow

@@ -50,15 +50,16 @@ def heartbeat(
     terms: Terms,
     *,
     manager: str | None = None,
+    owner: str | None = None,
 ) -> WithEffects[tuple[list[HeartbeatStateReply], list[str]]]:
     """Renew the leases of a runtime and store its heartbeat; return replies for its states, and commands.
 
     The last heartbeat of a runtime also becomes the receipt of its stop. ``manager`` is the calling state
-    manager, if the runtime is in its process.
+    manager, if the runtime is in its process; ``owner`` is as of ``renew``.
     """
     has_stopped = beat.phase == "stopped"
     commands = ["register"] if _lacks_nodes_of(tx, namespace, beat) else []
-    replies = renew(tx, namespace, beat.states, now, terms, in_process=manager is not None)
+    replies = renew(tx, namespace, beat.states, now, terms, in_process=manager is not None, owner=owner)
     (row,) = tx.execute(
         "INSERT INTO workers (namespace, worker_id, seen_at, heard, runtime, phase, beat, tasks, tasks_at,"
         " slots, beat_at, lease_until, manager) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -18,6 +18,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.rules.access import IN_PROCESS, Caller, NamedKey
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.security.keys import Keys, wrong_key
+from exotrio.manager.security.refusals import Refusals
 from exotrio.manager.security.wrong_keys import WrongKeys
 
 LOCAL = "exotrio.local"
@@ -113,14 +114,21 @@ async def with_named_key(
 ) -> None:
     """Serve a request with a named key. What takes long in it has to be done ``while_valid``."""
 
+    async def receive_while_valid() -> Message:
+        message = await receive()
+        # A client may send a body slowly, until after its key was revoked.
+        if message["type"] == "http.request" and keys.known(key.id) is None:
+            raise HTTPException(401, _WRONG)
+        return message
+
     async def pass_on(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 403:
-            refused(keys, f"the key {key.name!r} ({key.id})", scope)
+            refused(keys.refusals, f"the key {key.name!r} ({key.id})", scope)
         await send(message)
 
     scope[KEY], scope[_KEYS] = key, keys
     mark_authenticated(scope)
-    await app(scope, receive, pass_on)
+    await app(scope, receive_while_valid, pass_on)
 
 
 @contextmanager
@@ -153,9 +161,9 @@ class EndsWithKey(Response):
             await self._response(scope, receive, send)
 
 
-def refused(keys: Keys, key: str, scope: Scope) -> None:
+def refused(refusals: Refusals, key: str, scope: Scope) -> None:
     """Log that a request was refused; ``key`` is as in ``Refusals.log``."""
-    keys.refusals.log(key, client_address(scope), scope["method"], scope["path"])
+    refusals.log(key, client_address(scope), scope["method"], scope["path"])
 
 
 class KeyRequired:
@@ -193,7 +201,7 @@ class KeyRequired:
                 await with_named_key(self._app, self._keys, named, scope, receive, send)
                 return
             if key:
-                refused(self._keys, wrong_key(key), scope)
+                refused(self._keys.refusals_of_wrong_keys, wrong_key(key), scope)
                 await self._wrong_keys.delay_refusal(client_address(scope), key)
             response = JSONResponse({"detail": _WRONG}, 401)
             await response(scope, receive, send)

@@ -34,6 +34,8 @@ MAX_AGE_MS = 7 * 24 * 3_600_000
 """After this any session ends."""
 LINK_LASTS_MS = 600_000
 MAX_SESSIONS = 1_000
+MAX_SESSIONS_OF_KEY = 100
+"""Of one named key, so that its sessions end none of others."""
 MAX_LINKS = 100
 MAX_FLASHES = 20
 TRUSTED_FOR = 5.0
@@ -183,8 +185,11 @@ def _hash(text: str) -> bytes:
 
 
 def open_session(tx: Transaction, session: str) -> None:
-    """Begin a session. If there are too many, the oldest ends."""
+    """Begin a session. If there are too many, or too many of its named key, the oldest of those ends."""
     tx.trim("sessions", "WHERE used_at < ? OR opened_at < ?", _oldest(tx))
+    if (key_id := _key_of(session)) is not None:
+        of_key = "WHERE id LIKE ? ORDER BY opened_at DESC"
+        tx.trim("sessions", of_key, (f"{key_id}.%",), beyond=MAX_SESSIONS_OF_KEY - 1)
     tx.trim("sessions", "ORDER BY opened_at DESC", beyond=MAX_SESSIONS - 1)
     tx.insert("sessions", ("id", "opened_at", "used_at"), [(session, tx.now_ms, tx.now_ms)])
     tx.record("session.open", "", "")

@@ -198,7 +198,9 @@ class Transaction(View):
             row = (self.now_ms, *by, action, namespace, target, result)
             self.insert("audit", _AUDIT, [row])
 
-    def trim(self, table: str, which: str, parameters: tuple[int, ...] = (), *, beyond: int = 0) -> None:
+    def trim(
+        self, table: str, which: str, parameters: tuple[int | str, ...] = (), *, beyond: int = 0
+    ) -> None:
         """Delete some of the rows that a SELECT with this end returns, but not the first ``beyond``.
 
         ``id`` is the table's key.

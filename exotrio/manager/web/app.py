@@ -236,6 +236,7 @@ class Dashboard:
             flash, to = await action(page_request, form)
         except FormRejected as rejected:
             assert shown_by is not None, "a form that may be rejected is sent to its own page"
+            page_request.caller.require(shown_by.needs, page_request.namespace)
             page_request = replace(page_request, rejected=rejected)
             return await self._render(shown_by, page_request, request, session, status=422)
         except NotFound:

@@ -78,7 +78,7 @@ class SignIn:
         session_id = await self.sessions.sign_in(key, caller_of(request.scope, "dashboard"))
         if session_id is None:
             problem = "Wrong key."
-            refused(self._keys, wrong_key(key), request.scope)
+            refused(self._keys.refusals_of_wrong_keys, wrong_key(key), request.scope)
             if waited := await self._wrong_keys.delay_refusal(client_address(request.scope), key):
                 problem += (
                     " Many wrong keys came from your address, so this answer was delayed by"
