@@ -6,6 +6,7 @@
 ``run_detail``   what the page and the export of one run show
 ``events``       the events of one run, and what it waits for
 ``states``       states in lists: of a namespace, or of one run, those that failed first
+``state_times``  when a state waited, was held and ran, and for how long
 ``state_detail`` one state with its history, for both APIs and for pages
 ``branches``     which branches were taken, and why
 ``search``       runs, states, graphs and nodes that fit a text

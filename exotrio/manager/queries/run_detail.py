@@ -20,7 +20,8 @@ from exotrio.manager.queries.load import FAILED, stages_among
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.run import counts_of, further_of
 from exotrio.manager.queries.runs import run_size
-from exotrio.manager.queries.states import MAX_SEARCHED, Times, read_rows, times
+from exotrio.manager.queries.state_times import Times, times
+from exotrio.manager.queries.states import MAX_SEARCHED, read_rows
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View

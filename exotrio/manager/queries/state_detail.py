@@ -32,15 +32,8 @@ from exotrio.manager.queries.branches import branches_of, condition_of
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.run import run_again
-from exotrio.manager.queries.states import (
-    BY_HAND,
-    CAUSE,
-    LINE_OF_ERROR,
-    MAX_SEARCHED,
-    MAX_SEQ,
-    RERUN,
-    spent_fields,
-)
+from exotrio.manager.queries.state_times import spent_fields
+from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, MAX_SEARCHED, MAX_SEQ, RERUN
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import output_path

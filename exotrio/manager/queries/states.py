@@ -7,8 +7,7 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -25,15 +24,13 @@ from exotrio.manager.engine.states import (
     ERRORED,
     NEXT_CREATED_ERROR,
     QUEUED,
-    SUCCESS,
-    begin_of,
     shown_status,
-    waits_since,
 )
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
+from exotrio.manager.queries.state_times import Spent, spent_fields, times
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
@@ -77,81 +74,6 @@ _FAILED_CURSOR = "failed."
 """Prefix of the cursor of a page that ended with a failed state."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """When a state waited, was held and ran, in Unix ms.
-
-    Attributes:
-        waits: Since when it waited: from its creation or, if it was delayed or held before, from when it
-            became due or was given back.
-        claimed: When it was claimed. None for one that waits, also if it was held before; its events show
-            its earlier claims.
-        begun: When ``execute`` began; None if it did not, or that was not reported.
-        ended: When ``execute`` was over; None if it is not, or that was not reported.
-        finished: When it ended.
-        stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
-        is_output: It is a further output of an execution: it never waited.
-        for_event: It waits, or waited until it ended, for an event, and not for a runtime.
-        earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
-            until then is not kept.
-    """
-
-    waits: int
-    claimed: int | None
-    begun: int | None
-    ended: int | None
-    finished: int | None
-    stage: str | None = None
-    is_output: bool = False
-    for_event: bool = False
-    earlier: tuple[int, int] | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its ``execute`` is over, or it ended without."""
-        return self.finished is not None or self.ended is not None
-
-    def mapped(self, function: Callable[[int], int]) -> Times:
-        """Return what a function makes of each of them."""
-        others = (self.claimed, self.begun, self.ended, self.finished)
-        claimed, begun, ended, finished = (None if at is None else function(at) for at in others)
-        earlier = None if self.earlier is None else (function(self.earlier[0]), function(self.earlier[1]))
-        return replace(
-            self,
-            waits=function(self.waits),
-            claimed=claimed,
-            begun=begun,
-            ended=ended,
-            finished=finished,
-            earlier=earlier,
-        )
-
-    def spent(self, now: int) -> Spent:
-        """Return how long the state waited and ran until it ended, or until now."""
-        until = now if self.finished is None else self.finished
-        if self.claimed is None:
-            waited = max(0, until - self.waits)
-            if self.for_event:
-                return Spent(waited=None, for_event=waited)
-            return Spent(waited=None if self.is_output else waited)
-        waited, held = self.claimed - self.waits, max(0, until - self.claimed)
-        if self.begun is None:
-            return Spent(waited=waited, buffered=held if self.stage == BUFFERED else None, held=held)
-        ran = max(0, (until if self.ended is None else self.ended) - self.begun)
-        return Spent(waited=waited, buffered=self.begun - self.claimed, ran=ran, held=held)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """The times of a state in ms, as ``StateTimes`` has them."""
-
-    waited: int | None
-    buffered: int | None = None
-    ran: int | None = None
-    held: int | None = None
-    for_event: int | None = None
-
-
 class ListedState(StateSummary):
     """A state on a page: also its stage or its status, its times in ms, and the beginning of its values as
     JSON."""
@@ -172,43 +94,6 @@ class ListedState(StateSummary):
 def was_cancelled(status: str, error: str | None) -> bool:
     """Return whether a state ended because its run was cancelled."""
     return status == ERRORED and error == "cancelled"
-
-
-def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
-    """Return when a state waited, was held and ran; ``stages`` is what ``stages_among`` returned."""
-    claimed = None if state["status"] == CREATED else state["claimed_at"]
-    finished = state["finished_at"]
-    begun = None if claimed is None else begin_of(state)
-    ended = finished  # of one that was cancelled
-    if begun is not None and state["ran_ms"] is not None:
-        ended = begun + state["ran_ms"]
-    shown = shown_status(state["status"], state["lane"])
-    # The state of a place that waits is never claimed.
-    for_event = claimed is None and (shown == StateStatus.WAITING or bool(finished and state["event"]))
-    due = waits_since(state["enqueue_after"], state["updated_at"], claimed)
-    waits = max(state["created_at"], due)
-    if for_event:
-        waits = state["created_at"] if finished else state["updated_at"]
-    until = claimed or finished
-    created, changed = state["created_at"], state["updated_at"]
-    # Later than the claim, it is the end, which a state manager of an earlier version stored.
-    was_given_back = created < changed <= (until or changed) and state["event"] is None
-    return Times(
-        waits=waits if until is None else min(waits, until),
-        claimed=claimed,
-        begun=begun,
-        ended=None if begun is None else ended,
-        finished=finished,
-        stage=(stages or {}).get(state["seq"]),
-        is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
-        for_event=for_event,
-        earlier=(created, changed) if was_given_back else None,
-    )
-
-
-def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:
-    """Return the times of a state in the wire format of ``StateTimes``."""
-    return {f"{name}_ms": ms for name, ms in asdict(times(state, stages).spent(now_ms)).items()}
 
 
 def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dict[str, Any]:

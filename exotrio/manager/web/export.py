@@ -25,7 +25,8 @@ from exotrio.manager.queries.run_detail import (
 )
 from exotrio.manager.queries.runs import read_run
 from exotrio.manager.queries.state_detail import logs_of
-from exotrio.manager.queries.states import MAX_SEARCHED, times, was_cancelled
+from exotrio.manager.queries.state_times import times
+from exotrio.manager.queries.states import MAX_SEARCHED, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row

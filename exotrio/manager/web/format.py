@@ -20,7 +20,7 @@ from exotrio._wire.runs import times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
-from exotrio.manager.queries.states import Spent
+from exotrio.manager.queries.state_times import Spent
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
-from exotrio.manager.queries.states import Spent, Times
+from exotrio.manager.queries.state_times import Spent, Times
 from exotrio.manager.web.format import ago, run_counts, shorten, spent_text
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.bars import bar, split

@@ -8,7 +8,8 @@ from exotrio.manager.engine.states import QUEUED, RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
-from exotrio.manager.queries.states import times, was_cancelled
+from exotrio.manager.queries.state_times import times
+from exotrio.manager.queries.states import was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.format import spent_text, status_class

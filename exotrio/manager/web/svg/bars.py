@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio.manager.queries.states import Spent
+from exotrio.manager.queries.state_times import Spent
 from exotrio.manager.web.format import CLASS_WORDS
 from exotrio.manager.web.svg.elements import element, join, rect
 
