@@ -17,7 +17,7 @@ from exotrio._wire.keys import NewKey, make_key
 from exotrio.manager import create_app
 from exotrio.manager.app import create_api
 from exotrio.manager.engine import pausing, retention
-from exotrio.manager.engine.runs import trigger
+from exotrio.manager.engine.triggers import trigger
 from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.security import refusals
 from exotrio.manager.security.keys import add_key
@@ -264,7 +264,7 @@ async def test_a_run_says_who_started_it_without_a_further_statement(manager: Ma
 
 
 def _scheduled() -> Any:
-    from exotrio.manager.engine.runs import SCHEDULE, NewRun
+    from exotrio.manager.engine.triggers import SCHEDULE, NewRun
 
     return NewRun(origin=SCHEDULE)
 

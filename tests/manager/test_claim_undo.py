@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from exotrio.manager import create_app
-from exotrio.manager.engine import claims, runs
+from exotrio.manager.engine import claims, triggers
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
@@ -165,7 +165,7 @@ async def test_a_poll_cancelled_at_the_moment_when_it_is_served_is_undone(manage
         nursery.start_soon(poll)
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(2):
-            await manager.service.store.write(runs.trigger, "tests", "graph", runs.NewRun())
+            await manager.service.store.write(triggers.trigger, "tests", "graph", triggers.NewRun())
             scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught

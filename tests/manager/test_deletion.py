@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from exotrio.manager import service
-from exotrio.manager.engine import deletion, runs
+from exotrio.manager.engine import deletion, runs, triggers
 from exotrio.manager.engine.deletion import Deleted, delete_graph
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -86,7 +86,7 @@ async def test_a_graph_that_is_triggered_all_the_time_can_be_deleted(
     begun = []
 
     def cancel_and_trigger(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
-        begun.append(runs.trigger(tx, namespace, "graph", runs.NewRun()))
+        begun.append(triggers.trigger(tx, namespace, "graph", triggers.NewRun()))
         assert len(begun) < 10, "for each one that is cancelled another one begins"
         return runs.cancel(tx, namespace, run_id)
 

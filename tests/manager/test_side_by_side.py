@@ -47,6 +47,7 @@ from exotrio.manager.engine import (
     retries,
     runs,
     schedules,
+    triggers,
     workers,
 )
 from exotrio.manager.rules.errors import Refused
@@ -244,8 +245,8 @@ class Crowd:
 
     async def trigger(self, random: Random) -> None:
         by: dict[str, Any] = {random.choice(("run_id", "key")): f"run {random.randrange(10_000)}"}
-        run = runs.NewRun(store={"version": "x"}, **by)
-        started = await self.write(random, runs.trigger, NAMESPACE, GRAPH, run)
+        run = triggers.NewRun(store={"version": "x"}, **by)
+        started = await self.write(random, triggers.trigger, NAMESPACE, GRAPH, run)
         self.runs = [*self.runs, started.run_id][-RUNS:]
 
     async def cancel(self, random: Random) -> None:
@@ -290,7 +291,7 @@ class Crowd:
         """Run all that is left and some new runs, with the limit as low as it gets without a stop."""
         store = self.stores[1]
         for _ in range(5):
-            await store.write(runs.trigger, NAMESPACE, GRAPH, runs.NewRun())
+            await store.write(triggers.trigger, NAMESPACE, GRAPH, triggers.NewRun())
         await store.write(limits.set_limit, NAMESPACE, "moved", LimitChange(at_most=1))
         await store.write(leases.expire, self.now + 10**9, TERMS, sweeper="m1")
         claimer = claims.Claimer(manager=None, now=self.now, ttl_ms=60_000)

@@ -44,10 +44,10 @@ from exotrio.manager.api.json import (
     unprocessable,
 )
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import claims, leases, outcomes, releases, retries, workers
+from exotrio.manager.engine import claims, leases, outcomes, releases, retries, triggers, workers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.order import LEVELS, share_of
-from exotrio.manager.engine.runs import NewRun
+from exotrio.manager.engine.triggers import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
@@ -227,7 +227,7 @@ class Native:
     ) -> Response:
         started = await self._store.write_as(
             caller_of(request.scope),
-            runs_engine.trigger,
+            triggers.trigger,
             namespace,
             graph,
             _new_run(body),
@@ -251,7 +251,7 @@ class Native:
         try:
             started = await self._store.write_as(
                 caller_of(request.scope),
-                runs_engine.trigger_many,
+                triggers.trigger_many,
                 namespace,
                 graph,
                 runs,

@@ -17,7 +17,7 @@ from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateS
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import claims, outcomes, retries, runs, schedules
+from exotrio.manager.engine import claims, outcomes, retries, runs, schedules, triggers
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
@@ -125,8 +125,12 @@ class V0:
     async def trigger(
         self, request: Request, namespace: str, graph: str, body: v0.TriggerRequest
     ) -> Response:
-        run = runs.NewRun(inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key)
-        started = await self._store.write_as(caller_of(request.scope), runs.trigger, namespace, graph, run)
+        run = triggers.NewRun(
+            inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key
+        )
+        started = await self._store.write_as(
+            caller_of(request.scope), triggers.trigger, namespace, graph, run
+        )
         of_key = {} if body.key is None else {"created": started.created}
         return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
 

@@ -2,7 +2,8 @@
 
 ==================  ===============================================================================
 ``graphs``          register nodes, store graphs with their secrets and schedules
-``runs``            trigger runs, one or many; cancel one; the secrets for the node of a state
+``triggers``        trigger runs, one or many
+``runs``            find and cancel runs, change their priority; the secrets for the node of a state
 ``limits``          make, change and delete limits; declare those of a graph
 ``schedules``       trigger graphs by their schedules
 ``pausing``         pause nodes, whose states are then not claimed, and schedules, which then trigger nothing

@@ -14,7 +14,7 @@ from exotrio.manager.engine.graphs import (
 )
 from exotrio.manager.engine.managers import SCHEDULES, take_duty
 from exotrio.manager.engine.order import LEVELS
-from exotrio.manager.engine.runs import SCHEDULE, NewRun, trigger
+from exotrio.manager.engine.triggers import SCHEDULE, NewRun, trigger
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction

@@ -11,7 +11,7 @@ from exotrio._util.words import plural, readable_errors
 from exotrio._wire.limits import LimitChange
 from exotrio._wire.vocabulary import Priority
 from exotrio.graph import check_name
-from exotrio.manager.engine import limits, pausing, retries, runs, schedules, sending, workers
+from exotrio.manager.engine import limits, pausing, retries, runs, schedules, sending, triggers, workers
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.rules.access import Permission
@@ -135,7 +135,7 @@ async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
     started = await request.service.store.write_as(
         request.caller,
-        runs.trigger_again,
+        triggers.trigger_again,
         request.namespace,
         request.params["run_id"],
         _request_id(form),
@@ -148,13 +148,13 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     store = request.service.store
     filled = await store.read_with_deadline(sent_form, request, form)
     key = field(form, "key").strip() or None
-    run = runs.NewRun(
+    run = triggers.NewRun(
         inputs=filled.texts_of(filled.inputs),
         store=filled.texts_of(filled.store),
         start_delay_ms=round(float(field(form, "delay") or 0) * 1000),
         run_id=_request_id(form) if key is None else None,
         key=key,
-        origin=runs.DASHBOARD,
+        origin=triggers.DASHBOARD,
         priority=LEVELS[_priority(form)],
         share=share_of(float(field(form, "weight") or 1)),
         fair_key=field(form, "fair_key").strip() or None,
@@ -162,7 +162,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     try:
         started = await store.write_as(
             request.caller,
-            runs.trigger,
+            triggers.trigger,
             request.namespace,
             request.params["graph"],
             run,

@@ -19,7 +19,8 @@ from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.graph.values import Place
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.order import NAMES, weight_of
-from exotrio.manager.engine.runs import find_run, started_with
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.triggers import started_with
 from exotrio.manager.queries.graphs import Field, input_fields
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.template import Template
