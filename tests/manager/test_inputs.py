@@ -15,7 +15,7 @@ from psycopg.pq.abc import PGresult
 
 from exotrio.manager import Limits, serve
 from exotrio.manager.engine import following
-from exotrio.manager.engine.inputs import MAX_SHARED, Need, Shared, read_shared
+from exotrio.manager.engine.sources import MAX_SHARED, Need, Shared, read_shared
 from exotrio.manager.engine.states import RunScope
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline

@@ -20,6 +20,7 @@
 ``states``          the statuses of states, and reading states
 ``changes``         ``Changes``: new states and transitions, with every counter that follows
 ``unites``          when a united node runs, and when it runs again
+``sources``         the values that placeholders name, read for a whole batch
 ``inputs``          the inputs of a new state, built from placeholders
 ``mailbox``         events of runs, and the states that wait for them
 ``sending``         send an event to a run; what time and earlier state managers leave to do about waits
@@ -43,7 +44,7 @@ thousand. When outcomes are recorded (``outcomes.record_batch``), these run for 
 savepoint around the use case (``manager.store``) and templates that are not cached (``store.catalog``):
 
 1. ``states.states_to_change``: the states with their runs. Token and status decide if an outcome counts.
-2. Only if something needs it: inputs of states that are copied, and ``inputs.read_shared``: ancestors and
+2. Only if something needs it: inputs of states that are copied, and ``sources.read_shared``: ancestors and
    store values that placeholders name.
 3. ``Changes.apply``: new states, states that ended, their checkpoints, members of groups, counters of places,
    groups and runs. The dialect of each engine builds these statements (``store.sqlite.dialect``,

@@ -9,17 +9,9 @@ from pydantic_core import to_json
 
 from exotrio.graph.placeholders import OutputRef, StoreRef
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.inputs import (
-    InputsError,
-    Need,
-    Shared,
-    Sources,
-    build_for,
-    event_name,
-    limit_keys,
-    resolve,
-)
+from exotrio.manager.engine.inputs import build_for, event_name, limit_keys, resolve
 from exotrio.manager.engine.order import begins_at
+from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, State
 from exotrio.manager.rules.branches import Branches, ConditionError
 from exotrio.manager.rules.lineage import child_path, extend_groups

@@ -24,8 +24,8 @@ from exotrio._wire.vocabulary import MAX_EVENT, from_ms
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
-from exotrio.manager.engine.inputs import Shared, read_shared
 from exotrio.manager.engine.order import LATER
+from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,

@@ -29,9 +29,9 @@ from exotrio._wire.vocabulary import ItemResult
 from exotrio.graph import RetryPolicyModel
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
-from exotrio.manager.engine.inputs import Shared, read_shared
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
+from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,

@@ -14,10 +14,10 @@ from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
-from exotrio.manager.engine.inputs import read_shared
 from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.outcomes import copy_of
 from exotrio.manager.engine.runs import lock_run
+from exotrio.manager.engine.sources import read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,

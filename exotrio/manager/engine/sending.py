@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.inputs import InputsError, Need, Sources, event_name, read_shared
+from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import MAX_PER_STEP, Sent, end_waiting, overdue, put_event
 from exotrio.manager.engine.order import WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
+from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
 from exotrio.manager.engine.states import CREATED, ERRORED, State, locked_runs_of, numbered, read_states
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects

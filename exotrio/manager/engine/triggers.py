@@ -13,10 +13,11 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.inputs import InputsError, Shared, Sources, build, event_name, limit_keys
+from exotrio.manager.engine.inputs import build, event_name, limit_keys
 from exotrio.manager.engine.order import NORMAL, begins_at
 from exotrio.manager.engine.run_values import RunValues
 from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.sources import InputsError, Shared, Sources
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, size_of
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.errors import Conflict, EntriesRefused, InvalidRequest, Refused

@@ -20,21 +20,11 @@ from pydantic_core import to_json
 
 from exotrio.graph import UnitesStrategyEnum
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.inputs import (
-    InputsError,
-    Lists,
-    Need,
-    Shared,
-    Sources,
-    build_for,
-    event_name,
-    group_lists,
-    limit_keys,
-    read_shared,
-)
+from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.slots import free_ended
+from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,

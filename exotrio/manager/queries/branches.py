@@ -12,7 +12,8 @@ from exotrio._util.words import shortened
 from exotrio._wire.operations import StateBranch
 from exotrio.graph.conditions import MAX_SHOWN
 from exotrio.graph.placeholders import OutputRef, StoreRef
-from exotrio.manager.engine.inputs import InputsError, Need, Sources, read_shared, resolve
+from exotrio.manager.engine.inputs import resolve
+from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
 from exotrio.manager.engine.states import SUCCESS, RunScope
 from exotrio.manager.rules.branches import ConditionError, Way
 from exotrio.manager.rules.template import Template
