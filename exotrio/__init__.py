@@ -42,7 +42,7 @@ The way of one state::
                               the answer has them, and ``_runtime.planner`` enters them in the ledger
 
 A claim of the poller takes the same way as an outcome, through ``_link``, ``_http`` and ``manager.api``.
-Meanwhile ``_runtime.heartbeat`` sends heartbeats to ``manager.engine.workers``; ``manager.engine.leases``
+Meanwhile ``_runtime.heartbeat`` sends heartbeats to ``manager.engine.workers``; ``manager.engine.renewals``
 decides which leases they renew.
 A signal arrives at ``_runtime.entry`` and becomes a request at ``_runtime.stop``; ``_runtime.shutdown`` goes
 through the phases from there to the end.

@@ -26,7 +26,8 @@
 ``sending``         send an event to a run; what time and earlier state managers leave to do about waits
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
-``leases``          how long claims hold
+``leases``          how long claims hold, and what happens when they end
+``renewals``        which leases a heartbeat renews, and what it says about states
 ``managers``        the state managers that share a database, and the duties that one at a time does
 ``retention``       delete finished runs
 ``deletion``        delete a graph with everything in it

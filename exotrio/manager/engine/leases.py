@@ -1,4 +1,4 @@
-"""Leases: how long a claim holds, what renews it, and what happens when nothing does.
+"""Leases: how long a claim holds, and what happens when nothing renews it (``renewals``).
 
 Deadlines are on the clock of leases. For SQLite that is the monotonic clock of this process, so that setting
 the wall clock changes no lease, and a restart gives each lease a new term. For a database that several state
@@ -21,20 +21,16 @@ lost:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
-from exotrio._wire.vocabulary import HeartbeatResult, from_ms
+from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.checkpoints import save_checkpoints
-from exotrio.manager.engine.slots import free, regain
+from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.states import (
-    CREATED,
     ERRORED,
     QUEUED,
-    RETRY_CREATED,
     RunRow,
     add_events,
     begin_of,
@@ -85,137 +81,6 @@ class Terms:
         """Seconds between two sweeps."""
         term_ms = min(self.lease_ttl_ms, self.claim_timeout_ms or self.lease_ttl_ms)
         return min(MAX_SWEEP_INTERVAL, from_ms(term_ms) / SWEEPS_PER_TERM)
-
-
-def renew(
-    tx: Transaction,
-    namespace: str,
-    beats: Sequence[HeartbeatState],
-    now: int,
-    terms: Terms,
-    *,
-    in_process: bool = False,
-    owner: str | None = None,
-) -> list[HeartbeatStateReply]:
-    """Give the lease of each state a new term from ``now`` (clock of leases, ms), if it is still held.
-
-    With ``in_process``, the states are held by a runtime inside a state manager and have no deadline. Then
-    only states that change are locked, which are those that began to run or have a new checkpoint.
-    ``owner`` is the name of the key of the caller, if it has one (``states.State``).
-    """
-    seqs = {beat.state_id: tx.seq(beat.state_id) for beat in beats}
-    numbers = [seq for seq in seqs.values() if seq is not None]
-    known = _reported(tx, namespace, numbers, locked=not in_process)
-
-    def find_held(beat: HeartbeatState) -> Row | None:
-        state = known.get(seqs[beat.state_id] or 0)
-        if state is None or state["token"] != beat.token or owner not in (None, state["owner"]):
-            return None
-        return state
-
-    def of_last_token() -> list[tuple[HeartbeatState, Row]]:
-        return [(beat, state) for beat in beats if (state := find_held(beat)) is not None]
-
-    if in_process and (
-        changing := [state["seq"] for beat, state in of_last_token() if _is_written(beat, state, tx.now_ms)]
-    ):
-        # Read again: an outcome may have been recorded before the lock.
-        known |= _reported(tx, namespace, changing, locked=True)
-    held = [(beat, state) for beat, state in of_last_token() if _is_held(state)]
-    news = {state["seq"]: new for beat, state in held if (new := _news(beat, state, tx.now_ms))}
-    _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
-    checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
-    stored = save_checkpoints(tx, checkpoints)
-    cancelled = _cancelled(tx, {state["run"] for _, state in of_last_token() if not _is_held(state)})
-    replies = []
-    for beat in beats:
-        state = find_held(beat)
-        if state is None:
-            result = HeartbeatResult.LOST
-        elif _is_held(state):
-            result = HeartbeatResult.OK
-        else:
-            is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
-            result = HeartbeatResult.CANCELLED if is_cancelled else HeartbeatResult.LOST
-        number = None if state is None else stored.get(state["seq"])
-        replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result, checkpoint=number))
-    return replies
-
-
-def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: bool) -> dict[int, Row]:
-    """Return the states that a heartbeat names, by number."""
-    return {
-        state["seq"]: state
-        for state in tx.execute(
-            "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at,"
-            " ran_ms, states.limits, owner"
-            f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
-            " ORDER BY seq"
-            f"{tx.for_update('states') if locked else ''}",
-            (tx.items(seqs), namespace),
-        )
-    }
-
-
-Execution = tuple[int, int | None, int | None]
-"""``begun``, ``begun_at`` and ``ran_ms`` of a state that is, or was, executed."""
-
-
-def _is_held(state: Row) -> bool:
-    """Whether the last token still holds: the state is QUEUED, or waits because its lease ended.
-
-    Released and requeued states have no deadline.
-    """
-    return state["status"] == QUEUED or (state["status"] == CREATED and state["lease_until"] is not None)
-
-
-def _is_written(beat: HeartbeatState, state: Row, now_ms: int) -> bool:
-    """Whether a heartbeat changes a state: it has a deadline, or the heartbeat has news or a checkpoint."""
-    is_leased = state["manager"] is None or state["status"] == CREATED
-    has_news = beat.checkpoint is not None or _news(beat, state, now_ms) is not None
-    return _is_held(state) and (is_leased or has_news)
-
-
-def _news(beat: HeartbeatState, state: Row, now_ms: int) -> Execution | None:
-    """Return what a heartbeat is the first to say: that a worker has the state, that ``execute`` began, or
-    that the node has ended. None if it says nothing new."""
-    if not beat.running and beat.ran_ms is None:
-        return None
-    begun_at, claimed_at = state["begun_at"], state["claimed_at"]
-    if begun_at is None or begun_at < claimed_at:
-        begun_at = None if beat.buffered_ms is None else min(claimed_at + beat.buffered_ms, now_ms)
-    new = (1, begun_at, beat.ran_ms)
-    return None if new == (state["begun"], state["begun_at"], state["ran_ms"]) else new
-
-
-def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], deadline: int) -> None:
-    """Renew leases, and write the ``news`` of states."""
-    leased = [state["seq"] for state in held if state["status"] == QUEUED and state["manager"] is None]
-    if leased:
-        tx.execute(
-            f"UPDATE states SET lease_until = ? WHERE {numbered(tx, QUEUED)}",
-            (deadline, tx.items(leased)),
-        )
-    # The leases ended, but no other runtime claimed the states: their runtime was only late. One whose slot
-    # another state has taken waits on; its runtime still has it, and regains it with a later heartbeat.
-    if lapsed := regain(tx, [state for state in held if state["status"] == CREATED]):
-        tx.execute(
-            "UPDATE states SET status = 'QUEUED', lane = NULL, lease_until = ?,"
-            " deliveries = deliveries - begun"
-            f" WHERE {numbered(tx, CREATED)}",
-            (deadline, tx.items([state["seq"] for state in lapsed])),
-        )
-        add_events(tx, "lease regained", lapsed)
-    rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items())]
-    tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
-
-
-def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:
-    if not runs:
-        return set()
-    # In a separate statement: the one that locked the states may have waited for a cancellation.
-    which = f"SELECT id FROM runs WHERE {tx.any_of('id')} AND cancelled_at IS NOT NULL"
-    return {row["id"] for row in tx.execute(which, (tx.items(sorted(runs)),))}
 
 
 def _held_in_lost_managers(manager: str) -> Cause:
