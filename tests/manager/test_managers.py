@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import psycopg
 import pytest
@@ -136,7 +136,14 @@ async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_
     assert "a state manager of exotrio 2.5 on this database would take: end it first" in text
     ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
     await world.write(leave, "older")
-    ok(await api.put_graph("other", api.body(branching)), 201)
+    await world.write(put_meta, "oldest_version", "6")
+    ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
+    with patch.object(schema, "VERSION", 6):
+        await world.write(enter, "older", world.now)
+        await world.write(leave, "older")
+        ok(await api.put_graph("other", api.body(branching)), 201)
+        with pytest.raises(DatabaseTooNew, match="usable from schema 7 on; this one knows 6"):
+            await world.write(enter, "older", world.now)
 
 
 # -- who is lost

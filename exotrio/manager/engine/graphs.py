@@ -224,7 +224,13 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
 
 
 def _refuse_at_older_managers(tx: Transaction, name: str) -> None:
-    """Refuse a graph with branches while a state manager works that would take all of them."""
+    """Refuse a graph with branches while a state manager works that would take all of them, and let none
+    begin later."""
+    # First: one that begins locks this row, so it is seen below, or sees this.
+    tx.execute(
+        "UPDATE meta SET value = ? WHERE key = 'oldest_version' AND CAST(value AS INTEGER) < ?",
+        (str(BRANCHES_SINCE), BRANCHES_SINCE),
+    )
     older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (BRANCHES_SINCE,))
     if older is not None:
         raise Conflict(

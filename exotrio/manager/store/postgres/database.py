@@ -133,7 +133,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
         for step in range(version, VERSION):
             connection.control(translate_schema(MIGRATIONS[step]))
         _set_up(connection, relations(connection) - others)
-        _put_versions(connection)
+        _put_versions(connection, max(oldest, OLDEST))
     raise_numbers(connection)
     return stamp
 
@@ -223,6 +223,6 @@ def _set_up(connection: Connection, tables: set[str]) -> None:
             connection.control(f"ALTER TABLE {table} SET ({settings})")
 
 
-def _put_versions(connection: Connection) -> None:
+def _put_versions(connection: Connection, oldest: int = OLDEST) -> None:
     put_meta(connection, "version", str(VERSION))
-    put_meta(connection, "oldest_version", str(OLDEST))
+    put_meta(connection, "oldest_version", str(oldest))
