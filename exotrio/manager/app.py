@@ -26,6 +26,7 @@ from exotrio.manager.api.native import Native
 from exotrio.manager.api.openapi import Descriptions
 from exotrio.manager.api.operations import SignInLinks, operation_routes
 from exotrio.manager.api.routing import Api, routes_of
+from exotrio.manager.api.runs import Runs
 from exotrio.manager.api.v0 import V0
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.security.access import CheckedHost, KeyRequired
@@ -51,6 +52,7 @@ def create_api(
     if native:
         table += [
             *routes_of(Native(service)),
+            *routes_of(Runs(service)),
             *routes_of(Inspection(service)),
             *routes_of(Events(service)),
             *routes_of(Limits(service.store)),

@@ -21,8 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from exotrio._httpd import is_crowded
 from exotrio._util.words import shortened
-from exotrio._wire.vocabulary import MAX_BATCH
+from exotrio._wire.vocabulary import MAX_BATCH, from_ms
 from exotrio.errors import DatabaseError, GraphInvalid
 from exotrio.graph import check_name
 from exotrio.manager.rules.errors import EntriesRefused, Refused
@@ -92,6 +93,11 @@ async def in_time(claim: Awaitable[T]) -> T:
         return await claim
     what = f"the claim was not written within {CLAIM_LIMIT:g} s"
     raise HTTPException(504, f"{what}; check the server's database and its disk")
+
+
+def max_wait_of(request: Request, wait_ms: int) -> float:
+    """Return the seconds for which a client may wait at the server; 0 if connections are scarce."""
+    return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
 
 
 def parse_model(body: bytes, model: type[M]) -> M:

@@ -7,16 +7,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._httpd import call_when_lost, is_crowded, while_connected
 from exotrio._util.words import readable_errors
-from exotrio._wire import native, operations
-from exotrio._wire.graphs import GraphPage, GraphsQuery
-from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
-from exotrio._wire.v0 import TriggerReply
+from exotrio._wire import native
 from exotrio._wire.vocabulary import (
     BRANCHES,
     CHECKPOINTS,
@@ -29,33 +25,21 @@ from exotrio._wire.vocabulary import (
     NODE_POLICIES,
     ORDER,
     ItemResult,
-    StateStatus,
-    from_ms,
 )
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import (
     CLAIM_LIMIT,
     ClaimReply,
-    entries_refused,
     in_time,
-    parse_entries,
+    max_wait_of,
     parse_json,
     reply,
     unprocessable,
 )
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import claims, leases, outcomes, releases, retries, triggers, workers
-from exotrio.manager.engine import runs as runs_engine
-from exotrio.manager.engine.order import LEVELS, share_of
-from exotrio.manager.engine.triggers import NewRun
-from exotrio.manager.queries import graphs as graph_queries
-from exotrio.manager.queries import runs as run_queries
-from exotrio.manager.queries import states as state_queries
-from exotrio.manager.queries.run import show_run, show_run_once_ended
-from exotrio.manager.queries.state_detail import show_history
+from exotrio.manager.engine import claims, leases, outcomes, releases, workers
 from exotrio.manager.rules.access import Permission
-from exotrio.manager.rules.errors import EntriesRefused
-from exotrio.manager.security.access import LOCAL, caller_of, owner_of, while_valid
+from exotrio.manager.security.access import LOCAL, owner_of, while_valid
 from exotrio.manager.service import Service
 
 T = TypeVar("T")
@@ -72,8 +56,6 @@ CAPABILITIES = (
     NODE_POLICIES,
     ORDER,
 )
-
-
 NS = NATIVE_ROOT + "/namespace/{namespace}"
 
 
@@ -103,7 +85,7 @@ class Native:
         limit = min(body.limit, MAX_BATCH)
         arguments = (namespace, body.limits, limit)
         claimer = self._claimer(request, body)
-        max_wait = _max_wait(request, body.wait_ms) if limit else 0.0
+        max_wait = max_wait_of(request, body.wait_ms) if limit else 0.0
 
         async def claim() -> claims.Claimed | None:
             await self._service.polled(namespace, body.worker_id, body.limits, body.run_id)
@@ -190,149 +172,6 @@ class Native:
             )
         return reply({"items": items})
 
-    @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage, needs=Permission.READ)
-    async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
-        page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
-        content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.rows), to_json(page.next))
-        return Response(content, media_type="application/json")
-
-    @ApiRoute(
-        "DELETE",
-        NS + "/graph/{graph}",
-        "Delete a graph with its runs",
-        operations.DeletedGraph,
-        needs=Permission.GRAPHS,
-    )
-    async def delete_graph(
-        self, request: Request, namespace: str, graph: str, query: operations.DeletionQuery
-    ) -> Response:
-        deleted, cancelled = await self._service.delete_graph(
-            caller_of(request.scope), namespace, graph, cancel_runs=query.cancel_runs
-        )
-        return reply(
-            operations.DeletedGraph(
-                namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
-            )
-        )
-
-    @ApiRoute(
-        "POST",
-        NS + "/graph/{graph}/trigger",
-        "Start a run, once for an id or a key",
-        TriggerReply,
-        needs=Permission.TRIGGER,
-    )
-    async def trigger(
-        self, request: Request, namespace: str, graph: str, body: NativeTriggerRequest
-    ) -> Response:
-        started = await self._store.write_as(
-            caller_of(request.scope),
-            triggers.trigger,
-            namespace,
-            graph,
-            _new_run(body),
-            self._service.cipher,
-        )
-        shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
-        return reply(shown)
-
-    @ApiRoute(
-        "POST",
-        NS + "/graph/{graph}/runs",
-        "Start many runs",
-        TriggerManyReply,
-        body=dict[str, list[NativeTriggerRequest]],
-        needs=Permission.TRIGGER,
-    )
-    async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
-        parse = partial(parse_entries, name="runs", model=NativeTriggerRequest)
-        entries = await body_reader(request).parse(request, parse)
-        runs = [_new_run(entry) for entry in entries]
-        try:
-            started = await self._store.write_as(
-                caller_of(request.scope),
-                triggers.trigger_many,
-                namespace,
-                graph,
-                runs,
-                self._service.cipher,
-            )
-        except EntriesRefused as refusal:
-            raise entries_refused(refusal, "runs") from None
-        ids, created = [run.run_id for run in started], [run.created for run in started]
-        return reply({"run_ids": ids, "created": created})
-
-    @ApiRoute(
-        "GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run, needs=Permission.READ
-    )
-    async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> Response:
-        max_wait = _max_wait(request, query.wait_ms)
-        run = None
-        if max_wait > 0:
-            show = show_run_once_ended
-            with while_valid(request.scope), while_connected(request.scope, max_wait + CLAIM_LIMIT):
-                run = await self._store.write_once_ready(max_wait, show, namespace, run_id)
-        now = None if max_wait > 0 else self._service.monotonic()
-        return reply(run or await self._store.read(show_run, namespace, run_id, now))
-
-    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run, needs=Permission.GRAPHS)
-    async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
-        await self._store.write_as(caller_of(request.scope), runs_engine.cancel, namespace, run_id)
-        return reply(await self._store.read(show_run, namespace, run_id))
-
-    @ApiRoute(
-        "POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run, needs=Permission.GRAPHS
-    )
-    async def set_priority(
-        self, request: Request, namespace: str, run_id: str, body: PriorityRequest
-    ) -> Response:
-        await self._store.write_as(
-            caller_of(request.scope), runs_engine.set_priority, namespace, run_id, body.priority
-        )
-        return reply(await self._store.read(show_run, namespace, run_id))
-
-    @ApiRoute(
-        "POST",
-        NS + "/run/{run_id}/retry",
-        "Retry the failed states of a run",
-        operations.RunRetry,
-        needs=Permission.GRAPHS,
-    )
-    async def retry(
-        self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
-    ) -> Response:
-        retried = await self._store.write_as(
-            caller_of(request.scope),
-            retries.retry_run,
-            namespace,
-            run_id,
-            body.request_id,
-            from_beginning=body.from_beginning,
-        )
-        return reply(retried)
-
-    @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage, needs=Permission.READ)
-    async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:
-        return reply(await self._store.read_with_deadline(run_queries.list_runs, namespace, query))
-
-    @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage, needs=Permission.READ)
-    async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
-        now = self._service.monotonic()
-        page = await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
-        return reply(page)
-
-    @ApiRoute(
-        "GET",
-        NS + "/state/{state_id}",
-        "Show the history of a state",
-        operations.StateHistory,
-        needs=Permission.READ,
-    )
-    async def state(self, request: Request, namespace: str, state_id: str) -> Response:
-        return reply(
-            await self._store.read_with_deadline(show_history, namespace, state_id, self._service.monotonic())
-        )
-
     @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply, needs=Permission.RUNTIME)
     async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
         terms, now = self._service.terms, self._service.monotonic()
@@ -356,25 +195,6 @@ class Native:
             self._store.write_later(
                 lambda tx: leases.end_leases(tx, namespace, worker, at, renewed_until=renewed_until)
             )
-
-
-def _new_run(entry: NativeTriggerRequest) -> NewRun:
-    return NewRun(
-        inputs=entry.inputs,
-        store=entry.store,
-        start_delay_ms=entry.start_delay,
-        run_id=entry.run_id,
-        key=entry.key,
-        trace=entry.trace,
-        priority=LEVELS[entry.priority],
-        share=share_of(entry.weight),
-        fair_key=entry.fair_key,
-    )
-
-
-def _max_wait(request: Request, wait_ms: int) -> float:
-    """Return the seconds for which a client may wait at the server."""
-    return 0.0 if is_crowded(request.scope) else from_ms(wait_ms)
 
 
 def _read_outcomes(
