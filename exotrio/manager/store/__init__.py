@@ -9,6 +9,7 @@
 ``readers``     queries in threads
 ``driver``      what an engine's driver and its dialect of SQL have to offer, as protocols
 ``schema``      the tables and their version
+``participants`` the tables of runtimes, state managers, keys and sessions
 ``migrations``  how older tables come to it, and how to change a table
 ``numbers``     the numbers of new rows
 ``limited_nodes`` which nodes have which limits

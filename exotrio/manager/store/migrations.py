@@ -1,8 +1,8 @@
 """How older tables come to the version of ``schema``.
 
-To change a table: change ``schema.SCHEMA``, add one to ``VERSION``, and put into ``MIGRATIONS`` what makes a
-file of the version before the same as a new one. On PostgreSQL, state managers of the version before continue
-to work meanwhile and afterwards, so tables are changed in two releases:
+To change a table: change it in ``schema`` or ``participants``, add one to ``VERSION``, and put into
+``MIGRATIONS`` what makes a file of the version before the same as a new one. On PostgreSQL, state managers of
+the version before continue to work meanwhile and afterwards, so tables are changed in two releases:
 
 1. Expand: add tables, and columns that may be NULL or have a default. ``OLDEST`` stays.
 2. Contract, a release later: remove what only the release before the last one used, and set ``OLDEST`` to the
