@@ -156,6 +156,27 @@ async def test_registering_a_node_again_never_widens_the_secrets_that_a_graph_ha
         await site.call(both, "PUT", f"{V0}/shop/nodes/", wider)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_node_that_no_longer_declares_a_secret_is_given_it_but_needs_it_no_more(db: str) -> None:
+    # During an update, an earlier version of a runtime registers after a later one.
+    async with open_shop(db) as shop:
+        site, nodes = shop.site, {"runtime_name": "r", "nodes": [declare("Charge", secrets=["NEW"])]}
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes)
+        old = {**nodes, "nodes": [declare("Charge", secrets=["CARD"])]}
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", old)
+        graph = {"nodes": [place("charge", node_name="Charge", namespace="shop")], "retry_policy": NO_RETRY}
+        path = f"{V0}/shop/graph/orders"
+        # A graph without the secret that only the later one declared is valid, and one with it gives it.
+        for secrets in ({"CARD": "old"}, {"CARD": "old", "NEW": "new"}):
+            stored = await site.call(ROOT, "PUT", path, {**graph, "secrets": secrets}, status=201)
+            assert stored["validation_status"] == "VALID", stored["validation_errors"]
+        state = await shop.claim()
+        path = f"{V0}/shop/state/{state['state_id']}/secrets"
+        shown = await site.call(shop.runtime, "GET", path, **{LEASE_HEADER: state["lease"]["token"]})
+        assert shown["secrets"] == {"CARD": "old", "NEW": "new"}
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes)
+
+
 async def test_a_graph_of_another_namespace_hands_out_no_more_either(shop: Shop) -> None:
     # A graph of the bank has a place with the shop's node: only a key for the bank's graphs may widen that.
     site = shop.site

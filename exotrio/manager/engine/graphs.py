@@ -44,13 +44,14 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest, key: Nam
     """Insert or replace what is registered under each node's name.
 
     With a named key, nothing that is stored may give a node more secrets because of it (Forbidden), unless
-    that key may store the graph; and a key that may store no graphs of the namespace takes none away, so that
-    an earlier version of a runtime leaves a later one what that was given.
+    that key may store the graph; and a key that may store no graphs of the namespace takes none away: the
+    node keeps those that it no longer declares, so that an earlier version of a runtime leaves a later one
+    what that was given. It does not need them: a graph without them is valid.
     """
     if any(node.name == WAIT_NODE for node in request.nodes):
         raise InvalidRequest(f"{WAIT_NODE!r} is the name of places that wait: give the node another name")
     if key is not None:
-        known = _declared_secrets(tx, namespace, [node.name for node in request.nodes])
+        known = _given_secrets(tx, namespace, [node.name for node in request.nodes])
         added = {node.name: set(node.secrets).difference(known.get(node.name, ())) for node in request.nodes}
         _check_secrets(tx, namespace, added, key)
         if not key.may(Permission.GRAPHS, namespace):
@@ -62,7 +63,7 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest, key: Nam
 def _register(
     tx: Transaction, namespace: str, request: RegisterRequest, kept: Mapping[str, set[str]] | None = None
 ) -> None:
-    """Register nodes; ``kept`` are secrets that a node has besides those that it declares."""
+    """Register nodes; ``kept`` are secrets that a node is given although it no longer declares them."""
     rows = {
         node.name: (
             namespace,
@@ -70,13 +71,14 @@ def _register(
             request.runtime_name,
             to_json(node.inputs_schema).decode(),
             to_json(node.outputs_schema).decode(),
-            to_json([*node.secrets, *_others(kept, node)]).decode(),
+            to_json(node.secrets).decode(),
+            _kept_secrets(kept, node),
             tx.now_ms,
             tx.now_ms,
         )
         for node in request.nodes
     }
-    replaced = ("runtime_name", "inputs_schema", "outputs_schema", "secrets", "updated_at")
+    replaced = ("runtime_name", "inputs_schema", "outputs_schema", "secrets", "kept_secrets", "updated_at")
     tx.insert(
         "nodes",
         ("namespace", "name", *replaced[:-1], "created_at", "updated_at"),
@@ -91,17 +93,23 @@ def _register(
     tx.forget_registered()
 
 
-def _others(kept: Mapping[str, set[str]] | None, node: NodeDeclaration) -> list[str]:
-    return [] if kept is None else sorted(kept.get(node.name, set()).difference(node.secrets))
+def _kept_secrets(kept: Mapping[str, set[str]] | None, node: NodeDeclaration) -> str | None:
+    others = set() if kept is None else kept.get(node.name, set()).difference(node.secrets)
+    return to_json(sorted(others)).decode() if others else None
 
 
-def _declared_secrets(tx: Transaction, namespace: str, names: list[str]) -> dict[str, set[str]]:
+def _given_secrets(tx: Transaction, namespace: str, names: list[str]) -> dict[str, set[str]]:
     rows = tx.execute(
-        f"SELECT name, secrets FROM nodes WHERE namespace = ? AND {tx.any_of('name')}"
+        f"SELECT name, secrets, kept_secrets FROM nodes WHERE namespace = ? AND {tx.any_of('name')}"
         f" ORDER BY name{tx.for_update('nodes')}",
         (namespace, tx.items(names)),
     )
-    return {row["name"]: set(from_json(row["secrets"])) for row in rows}
+    return {row["name"]: set(given_secrets(row)) for row in rows}
+
+
+def given_secrets(node: Row) -> list[str]:
+    """Return the names of the secrets that a graph gives a node, if it has them."""
+    return [*from_json(node["secrets"]), *from_json(node["kept_secrets"] or "[]")]
 
 
 def _check_secrets(

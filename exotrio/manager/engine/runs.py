@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydantic_core import from_json
-
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
 from exotrio.manager.engine.changes import IDLE, Changes
+from exotrio.manager.engine.graphs import given_secrets
 from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back, keyed_turns
 from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, RunRow, add_events, get_state, locked_runs
@@ -143,7 +142,7 @@ def _not_found(namespace: str, run_id: str) -> NotFound:
 def secrets_of(
     view: View, namespace: str, state_id: str, token: str | None, owner: str | None = None
 ) -> tuple[str, str, dict[str, str]]:
-    """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node declares.
+    """Return (namespace, graph, name to ciphertext) for the secrets that a QUEUED state's node is given.
 
     ``token`` has to be that of the lease if the state is held under one. ``owner`` is the name of the key
     of the caller, if it has one (``states.State``).
@@ -156,9 +155,9 @@ def secrets_of(
     if state["token"] is not None and token != state["token"]:
         raise Forbidden("the state is held under a lease; only its holder is given secrets")
     graph = view.one("SELECT id, namespace, name FROM graphs WHERE id = ?", (state["graph"],))
-    declared = view.one("SELECT secrets FROM nodes WHERE id = ?", (state["node_id"],))[0]
+    node = view.one("SELECT secrets, kept_secrets FROM nodes WHERE id = ?", (state["node_id"],))
     rows = view.execute(
         f"SELECT name, value FROM secrets WHERE graph = ? AND {view.any_of('name')}",
-        (graph["id"], view.items(from_json(declared))),
+        (graph["id"], view.items(given_secrets(node))),
     )
     return graph["namespace"], graph["name"], {row["name"]: row["value"] for row in rows}

@@ -188,12 +188,14 @@ CREATE TABLE starts (
 ) WITHOUT ROWID;
 """,
     # Named keys. Earlier managers do not know them: they refuse them, and what they claim is the root key's.
+    # Secrets that a node declared before: earlier managers give it those that it declares.
     # Events that runs wait for: to earlier managers, a state that waits for one is CREATED, in a lane from
     # which they claim nothing.
     # The record of changes, and who started a run: earlier managers record nothing.
     # Managers of version 5 claimed by the index that is removed.
     6: """
 DROP INDEX IF EXISTS states_ready;
+ALTER TABLE nodes ADD COLUMN kept_secrets TEXT;
 ALTER TABLE states ADD COLUMN owner TEXT;
 ALTER TABLE states ADD COLUMN event TEXT;
 ALTER TABLE runs ADD COLUMN events INTEGER NOT NULL DEFAULT 0;

@@ -36,6 +36,7 @@ CREATE TABLE nodes (
     updated_at INTEGER NOT NULL,
     paused_at INTEGER,                   -- since when its states are not claimed, if so
     limits TEXT,                         -- that places with this node ever named: JSON list of ids
+    kept_secrets TEXT,                   -- given to it besides those that it declares: JSON list of names
     UNIQUE (namespace, name)
 );
 

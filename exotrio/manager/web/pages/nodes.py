@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pydantic_core import from_json
 
 from exotrio.graph import WAIT_NODE
+from exotrio.manager.engine.graphs import given_secrets
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
@@ -59,7 +60,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 (title, fields_of(node[column]), from_json(node[column]))
                 for title, column in (("Inputs", "inputs_schema"), ("Outputs", "outputs_schema"))
             ],
-            "secrets": from_json(node["secrets"]),
+            "secrets": given_secrets(node),
             "updated_at": node["updated_at"],
             "changes": last_changes(view, request.namespace, name, "node"),
             "graphs": graphs_using(view, request.namespace, name),
