@@ -147,6 +147,9 @@ class Condition:
     """A comparison, such as ``check.kind == "book"``, which is true or false only in a run."""
 
     __slots__ = ("annotation", "model", "reference")
+    reference: Any
+    annotation: Any
+    model: ConditionModel
 
     def __init__(self, reference: Any, annotation: Any, model: ConditionModel) -> None:
         self.reference = reference

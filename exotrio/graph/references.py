@@ -88,7 +88,8 @@ class _Reference:
         return compared(self, self.annotation, sign, value)
 
     # The same reference is the same key; others are never equal, since Python compares hashes first.
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __format__(self, spec: str) -> str:
         if spec:

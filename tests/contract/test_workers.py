@@ -29,7 +29,7 @@ async def test_a_new_namespace_has_no_workers(api: Api) -> None:
 
 async def test_a_worker_is_listed_with_its_last_heartbeat_and_what_it_holds(api: Api) -> None:
     await Flow.start(api, place("a"))
-    state = await claim_one(api, worker_id="w")
+    state = await claim_one(api, worker_id="w", announces=True)
     (first,) = (await workers(api)).workers
     assert (first.worker_id, first.phase, first.live, first.holds) == ("w", "starting", True, 1)
     assert first.nodes == [node_name("a")]

@@ -351,10 +351,10 @@ async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
     steps: list[int] = []
 
     def counted(
-        tx: Transaction, namespace: str, items: Sequence[OutcomeItem]
+        tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None
     ) -> WithEffects[list[ItemReply]]:
         steps.append(len(items))
-        return record_batch(tx, namespace, items)
+        return record_batch(tx, namespace, items, owner)
 
     record_batch = outcomes.record_batch
     monkeypatch.setattr(native_api, "MAX_OUTPUTS", 5)

@@ -69,8 +69,8 @@ def trim_audit(tx: Transaction, keep_ms: int | None) -> int:
     before = -1 if keep_ms is None else tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
     return tx.execute(
         # Only the oldest rows are read, however many there are.
-        "DELETE FROM audit WHERE id IN (SELECT id FROM (SELECT id, at FROM audit ORDER BY id LIMIT ?)"
-        " AS oldest WHERE at < ? OR id <= (SELECT max(id) FROM audit) - ?)",
+        "DELETE FROM audit WHERE id < (SELECT min(id) FROM audit) + ?"
+        " AND (at < ? OR id <= (SELECT max(id) FROM audit) - ?)",
         (BATCH, before, MAX_AUDIT),
     ).rowcount
 

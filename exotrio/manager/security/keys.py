@@ -51,9 +51,9 @@ class Keys:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.refusals = Refusals()
+        self.refusals: Refusals = Refusals()
         # Separate, so that a client that guesses keys uses up no line about what a named key may not do.
-        self.refusals_of_wrong_keys = Refusals()
+        self.refusals_of_wrong_keys: Refusals = Refusals()
         self._known: dict[str, NamedKey] = {}
         self._changes: str | None = None
         self._read_at = -math.inf

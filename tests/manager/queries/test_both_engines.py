@@ -108,6 +108,11 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     shown.append((done.graph, done.run_id, await done.run("done", {"v": LONG}, {"v": "2"})))
     wait = {"event": "\N{SNOWMAN}", "outputs": {"by": {"type": "string"}}, "timeout_ms": 3_600_000}
     waits = {"node_name": "wait for event", "namespace": api.namespace, "identifier": "waits", "inputs": {}}
+    again = await Flow.start(api, place("p", "q"), place("q"), graph="again")
+    await again.fail("p", times=1)
+    clock.advance(10_000)
+    await again.run("p")
+    shown.append((again.graph, again.run_id, await again.run("q")))
     events = await Flow.start(api, {**waits, "wait": wait}, graph="events", runs=2)
     ok(await api.native("POST", f"run/{events.run_id}/events", json={"name": "early"}))
     clock.advance(1_000)
