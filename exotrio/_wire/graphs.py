@@ -25,6 +25,7 @@ from exotrio.graph import (
     MAX_LIMITS,
     MAX_NAME,
     MAX_NODES,
+    WAIT_NODE,
     ConditionModel,
     CronTrigger,
     Graph,
@@ -216,6 +217,11 @@ class GraphBody(Body):
             for schedule, priorities in sorted(different.items())
             if priorities > 1
         ]
+        problems.extend(
+            f"the node {node.identifier!r} has the name of places that wait, {WAIT_NODE!r}, but no wait"
+            for node in self.nodes
+            if node.node_name == WAIT_NODE and node.wait is None
+        )
         return problems
 
 

@@ -176,8 +176,9 @@ class GraphNodeModel(Declaration):
 
     @model_validator(mode="after")
     def _waits_or_runs(self) -> Self:
-        if (self.wait is None) == (self.node_name == WAIT_NODE):
-            raise ValueError(f"wait and the node_name {WAIT_NODE!r} belong together: give both, or neither")
+        # The other way round is an error of requests only: earlier state managers stored graphs without wait.
+        if self.wait is not None and self.node_name != WAIT_NODE:
+            raise ValueError(f"a place that waits has the node_name {WAIT_NODE!r}")
         if self.wait is not None and any(getattr(self, name) for name in _OF_EXECUTIONS):
             raise ValueError(f"a place that waits runs no node: it has no {listed(_OF_EXECUTIONS)}")
         return self

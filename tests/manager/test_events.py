@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic_core import from_json, to_json
 
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.transaction import Transaction
@@ -241,16 +242,17 @@ async def test_a_cancelled_run_waits_for_nothing(two: Waiting) -> None:
     assert "has ended" in await refusal(two, flow, 409)
 
 
+@pytest.mark.parametrize("lane", [None, "later"])
 async def test_a_place_that_an_earlier_state_manager_created_waits_from_the_next_sweep_on(
-    two: Waiting,
+    two: Waiting, lane: str | None
 ) -> None:
     flow = await approval(two, event="approved-${{ a.outputs.v }}", timeout_ms=DAY_MS)
     await flow.run("a", {"v": "1", "w": ""}, {"v": "2", "w": ""})
 
     def as_it_stores_them(tx: Transaction) -> None:
-        # It knows of no lane for them, and of no mailbox.
-        waiting = "status = 'CREATED' AND lane = 'waiting'"
-        tx.execute(f"UPDATE states SET lane = NULL, event = NULL, enqueue_after = created_at WHERE {waiting}")
+        # It knows of no lane for them, and of no mailbox. Those that it retries are in the lane "later".
+        changed = "lane = ?, event = NULL, enqueue_after = created_at"
+        tx.execute(f"UPDATE states SET {changed} WHERE status = 'CREATED' AND lane = 'waiting'", (lane,))
 
     await two.write(as_it_stores_them)
     assert await send(two.other, flow, "approved-2") == (True, 0)
@@ -258,6 +260,50 @@ async def test_a_place_that_an_earlier_state_manager_created_waits_from_the_next
     assert (await two.run(flow))["w"] == {"WAITING": 1, "SUCCESS": 1}
     assert await two.pass_time(DAY_MS) == 1
     assert (await two.run(flow))["w"] == {"ERRORED": 1, "SUCCESS": 1}
+
+
+async def test_a_graph_that_an_earlier_state_manager_stored_without_its_waits_fails_where_one_was(
+    two: Waiting,
+) -> None:
+    flow = await approval(two)
+    await flow.run("a", {"v": "1", "w": ""})
+
+    def as_it_stores_them(tx: Transaction) -> None:
+        for row in tx.execute("SELECT id, body FROM templates").fetchall():
+            body = from_json(row["body"])
+            body["nodes"] = [{**node, "wait": None} for node in body["nodes"]]
+            tx.execute("UPDATE templates SET body = ? WHERE id = ?", (to_json(body).decode(), row["id"]))
+        tx.execute("UPDATE states SET lane = NULL, event = NULL WHERE lane = 'waiting'")
+        catalog: Any = tx._catalog
+        catalog.clear()
+
+    await two.write(as_it_stores_them)
+    assert await two.pass_time(1) == 1
+    assert (await two.run(flow))["w"] == {"ERRORED": 1}
+    ok(await two.other.get_graph("graph"))
+
+
+@pytest.mark.parametrize(
+    ("event", "fits", "differs"),
+    [
+        ("${{ a.outputs.v }}", ["x"], []),
+        ("go-${{ a.outputs.v }}", ["go-", "go-1"], ["no-go-1", "og-1"]),
+        ("${{ a.outputs.v }}-go", ["-go", "1-go-go"], ["1-go-1"]),
+        ("a${{ a.outputs.v }}a", ["aa", "aba"], ["a", "ab"]),
+        ("a${{ a.outputs.v }}b${{ a.outputs.w }}a", ["aba", "a1b2ba"], ["aa", "a1ba1"]),
+        ("go", ["go"], ["gogo", "g"]),
+        ("${{ a.outputs.v }}a" * 30 + "${{ a.outputs.v }}b", ["a" * 200 + "b"], ["a" * 256]),
+    ],
+)
+async def test_an_event_is_checked_by_the_places_that_may_wait_for_it(
+    two: Waiting, event: str, fits: list[str], differs: list[str]
+) -> None:
+    flow = await approval(two, event=event)
+    for name in fits:
+        body = {"name": name, "value": {"unknown": ""}}
+        refused(await two.api.native("POST", f"run/{flow.run_id}/events", json=body), 400)
+    for name in differs:
+        await send(two.api, flow, name, unknown="")
 
 
 # -- a node that waits
@@ -347,7 +393,12 @@ async def test_a_graph_that_waits_is_checked(two: Waiting) -> None:
             place("b", inputs={"x": "${{ w.outputs.who }}"}),
         ],
         "is not before 'w' on every path": [place("b", "w"), wait_place("w", event="x-${{ c.outputs.v }}")],
-        "belong together": [place("w", node_name="wait for event")],
+        "has the name of places that wait, 'wait for event', but no wait": [
+            place("w", node_name="wait for event")
+        ],
+        "a place that waits has the node_name 'wait for event'": [
+            {**wait_place("w", event="go"), "node_name": "b"}
+        ],
         "a place that waits runs no node": [{**wait_place("w", event="go"), "inputs": {"x": "1"}}],
         "on_timeout needs a text for each output": [wait_place("w", event="go", on_timeout={"by": "ada"})],
     }.items():

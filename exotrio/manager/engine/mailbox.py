@@ -53,12 +53,15 @@ _WAITING = "status = 'CREATED' AND lane = 'waiting'"
 _LIMITED = f"{_WAITING} AND enqueue_after < 200000000000000"
 _UNADOPTED = (
     # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
-    "FROM (SELECT (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
-    f" ORDER BY priority, turn, seq LIMIT 1) AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found"
-    " WHERE seq IS NOT NULL"
+    "FROM (SELECT coalesce("
+    "(SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
+    " ORDER BY priority, turn, seq LIMIT 1),"
+    f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
+    " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
+    f") AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found WHERE seq IS NOT NULL"
 )
 """States of places that wait which a state manager of an earlier version created: it does not know that they
-wait."""
+wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ def has_waits_to_handle(view: View) -> bool:
     overdue = (
         f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
     )
-    return view.row(f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1", (view.now_ms,)) is not None
+    both = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1"
+    return view.row(both, (view.now_ms, view.now_ms)) is not None
 
 
 def overdue(tx: Transaction) -> list[int]:

@@ -8,13 +8,18 @@ from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import MAX_PER_STEP, Sent, end_waiting, overdue, put_event
-from exotrio.manager.engine.order import WAITING, begins_at
+from exotrio.manager.engine.order import LATER, WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
 from exotrio.manager.engine.states import CREATED, ERRORED, State, locked_runs_of, numbered, read_states
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
+
+_NOT_STORED = (
+    "the graph was stored by a state manager of an earlier version, which left out what this place waits for:"
+    " store the graph again, and start another run"
+)
 
 
 def send(
@@ -46,7 +51,7 @@ def handle_waits(tx: Transaction) -> WithEffects[int]:
     runs = locked_runs_of(tx, [*over, *new])
     changes = Changes(tx, runs.values())
     handled = end_waiting(changes, over) if over else 0
-    which = f"{numbered(tx, CREATED)} AND lane IS NULL"
+    which = f"{numbered(tx, CREATED)} AND (lane IS NULL OR lane = '{LATER}')"
     for state in read_states(tx, runs, which, (tx.items(sorted(new)),), tx.for_update("states")):
         _adopt(changes, state)
         handled += 1
@@ -56,10 +61,11 @@ def handle_waits(tx: Transaction) -> WithEffects[int]:
 
 def _unadopted(tx: Transaction) -> list[int]:
     nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (WAIT_NODE,))
+    items, created = tx.items([row["id"] for row in nodes]), f"{tx.any_of('node_id')} AND status = 'CREATED'"
     rows = tx.execute(
-        f"SELECT seq FROM states WHERE {tx.any_of('node_id')} AND status = 'CREATED' AND lane IS NULL"
-        " ORDER BY seq LIMIT ?",
-        (tx.items([row["id"] for row in nodes]), MAX_PER_STEP),
+        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
+        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
+        (items, items, tx.now_ms, MAX_PER_STEP),
     )
     return [row["seq"] for row in rows]
 
@@ -69,14 +75,20 @@ def _adopt(changes: Changes, state: State) -> None:
     tx = changes.tx
     run = state.scope(tx)
     place = run.template.places[state.place]
-    assert place.wait is not None, "only such places have this node"
+    if place.wait is None:
+        _fail(changes, state, _NOT_STORED)
+        return
     need = Need(run=run, above=state.parent, places=(place,), known=())
     try:
         event = event_name(place.wait, Sources(tx, run, state.parent, read_shared(tx, [need])), "", {})
     except InputsError as problem:
-        changes.update(state, status=ERRORED, error=str(problem), finished_at=tx.now_ms)
-        changes.transition(run, state.place, state.groups, CREATED, ERRORED)
+        _fail(changes, state, str(problem))
         return
     changes.waiting[state.seq] = run.id, event
     until = begins_at(place, tx.now_ms)
     changes.update(state, lane=WAITING, event=event, enqueue_after=until, updated_at=tx.now_ms)
+
+
+def _fail(changes: Changes, state: State, error: str) -> None:
+    changes.update(state, status=ERRORED, lane=None, error=error, finished_at=changes.tx.now_ms)
+    changes.transition(state.scope(changes.tx), state.place, state.groups, CREATED, ERRORED)
