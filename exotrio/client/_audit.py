@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
-from exotrio.client._calls import checked_query, with_query
+from exotrio.client._calls import checked_query
 from exotrio.client._events import EventCalls
 
 _WHAT = "the record of changes cannot be listed"
@@ -80,7 +80,4 @@ class AuditCalls(EventCalls):
             limit=limit,
             before=before,
         )
-        path = with_query(AUDIT_PATH, query)
-        return await self._calls.native_only(
-            lambda: self._calls.fetch(ChangePage, "GET", path), _WHAT, _INSTEAD
-        )
+        return await self._calls.fetch_native(ChangePage, "GET", AUDIT_PATH, _WHAT, _INSTEAD, query)

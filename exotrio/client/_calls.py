@@ -92,14 +92,20 @@ class Calls:
         self,
         model: type[M],
         method: str,
-        segments: Sequence[str],
+        path: str | Sequence[str],
         what: str,
         instead: str = "",
         query: BaseModel | None = None,
+        **options: Unpack[Options],
     ) -> M:
-        """Make an idempotent request to the native API; ``what`` and ``instead`` are as in ``refuse_v0``."""
-        path = self.native(*segments, query=query)
-        return await self.native_only(lambda: self.fetch(model, method, path), what, instead)
+        """Make an idempotent request to the native API.
+
+        Args:
+            path: What is below the namespace, in segments; or the whole path.
+            what, instead: As in ``refuse_v0``.
+        """
+        whole = with_query(path, query) if isinstance(path, str) else self.native(*path, query=query)
+        return await self.native_only(lambda: self.fetch(model, method, whole, **options), what, instead)
 
     async def native_only(self, native: Callable[[], Awaitable[T]], what: str, instead: str = "") -> T:
         """Make a native call; raise RequestRefused if the server lacks it, as ``refuse_v0`` does."""

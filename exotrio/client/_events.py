@@ -40,12 +40,9 @@ class EventCalls(LimitCalls):
             It may have been sent all the same; sending it again does no harm.
         """
         body = checked_query(EventRequest, name=name, value=texts_of("fields of the event", value))
-        path = self._calls.native("run", await self._id_of(run), "events")
-        sent: SentEvent = await self._calls.native_only(
-            lambda: self._calls.fetch(SentEvent, "POST", path, body=body.model_dump()),
-            f"the event {name!r} cannot be sent",
-        )
-        return sent
+        path = "run", await self._id_of(run), "events"
+        what = f"the event {name!r} cannot be sent"
+        return await self._calls.fetch_native(SentEvent, "POST", path, what, body=body)
 
     async def events(self, run: str) -> RunEvents:
         """Return the events that were sent to a run, and what its states wait for. Needs our server.
@@ -98,11 +95,9 @@ class EventCalls(LimitCalls):
         body = checked_query(
             EventLinkRequest, name=name, value=texts_of("fields of the event", value), until=until
         )
-        path = self._calls.native("run", await self._id_of(run), "event-link")
-        link = await self._calls.native_only(
-            lambda: self._calls.fetch(EventLinkReply, "POST", path, body=body.model_dump(mode="json")),
-            f"no link to the run {run} can be made",
-        )
+        path = "run", await self._id_of(run), "event-link"
+        what = f"no link to the run {run} can be made"
+        link = await self._calls.fetch_native(EventLinkReply, "POST", path, what, body=body)
         return f"{base.rstrip('/')}{link.path}"
 
     async def _id_of(self, run: str) -> str:

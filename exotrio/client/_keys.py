@@ -27,9 +27,7 @@ class KeyCalls(AuditCalls):
 
     async def keys(self) -> KeyList:
         """Return the named keys of the state manager, also revoked ones, by name. Needs our server."""
-        return await self._calls.native_only(
-            lambda: self._calls.fetch(KeyList, "GET", KEYS_PATH), _WHAT, _INSTEAD
-        )
+        return await self._calls.fetch_native(KeyList, "GET", KEYS_PATH, _WHAT, _INSTEAD)
 
     async def add_key(self, name: str, scopes: Sequence[str], *, expires: float | None = None) -> AddedKey:
         """Add a key, which may do what its scopes say. Needs our server.
@@ -57,13 +55,11 @@ class KeyCalls(AuditCalls):
                 scopes=list(scopes),
                 expires_in_ms=None if expires is None else round(expires * 1000),
             )
-        except (ValidationError, OverflowError, ValueError) as error:
+        except (OverflowError, ValueError) as error:
             problems = readable_errors(error) if isinstance(error, ValidationError) else [str(error)]
             raise ConfigurationError(f"key {name!r} cannot be added", problems) from None
         path = f"{KEYS_PATH}/{made.id}"
-        added = await self._calls.native_only(
-            lambda: self._calls.fetch(KeyInfo, "PUT", path, body=body), _WHAT, _INSTEAD
-        )
+        added = await self._calls.fetch_native(KeyInfo, "PUT", path, _WHAT, _INSTEAD, body=body)
         return AddedKey.model_construct(**dict(added), text=made.text)
 
     async def revoke_key(self, name_or_id: str) -> list[KeyInfo]:
@@ -78,7 +74,4 @@ class KeyCalls(AuditCalls):
             It may have been revoked all the same.
         """
         path = f"{KEYS_PATH}/{quote(name_or_id, safe='')}"
-        reply = await self._calls.native_only(
-            lambda: self._calls.fetch(KeyList, "DELETE", path), _WHAT, _INSTEAD
-        )
-        return reply.keys
+        return (await self._calls.fetch_native(KeyList, "DELETE", path, _WHAT, _INSTEAD)).keys

@@ -68,13 +68,13 @@ class LimitCalls(StateCalls):
             body = LimitChange.model_validate(change)
         except ValidationError as error:
             raise ConfigurationError(f"limit {name!r} cannot be set", readable_errors(error)) from None
-        path = self._calls.native("limit", _named(name))
-        return await self._calls.native_only(
-            lambda: self._calls.fetch(
-                LimitDetail, "PUT", path, body=body.model_dump(mode="json", exclude_unset=True)
-            ),
+        return await self._calls.fetch_native(
+            LimitDetail,
+            "PUT",
+            ("limit", _named(name)),
             f"limit {name!r} cannot be set",
             _INSTEAD,
+            body=body.model_dump(mode="json", exclude_unset=True),
         )
 
     async def remove_limit(self, name: str, *, force: bool = False) -> list[str]:
@@ -94,11 +94,13 @@ class LimitCalls(StateCalls):
         Cancellation:
             It may have been deleted all the same.
         """
-        path = self._calls.native("limit", _named(name), query=DeletionOfLimit(force=force))
-        removed = await self._calls.native_only(
-            lambda: self._calls.fetch(RemovedLimit, "DELETE", path),
+        removed = await self._calls.fetch_native(
+            RemovedLimit,
+            "DELETE",
+            ("limit", _named(name)),
             f"limit {name!r} cannot be deleted",
             "store the graphs without it",
+            DeletionOfLimit(force=force),
         )
         return removed.graphs
 

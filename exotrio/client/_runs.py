@@ -224,11 +224,8 @@ class RunCalls(StockCalls):
         """
         if priority not in {*Priority}:
             raise ConfigurationError(f"the priority {priority!r} is not one of: {', '.join(Priority)}")
-        path, body = self._calls.native("run", run_id, "priority"), {"priority": priority}
-        return await self._calls.native_only(
-            lambda: self._calls.fetch(Run, "POST", path, body=body),
-            f"the priority of the run {run_id} cannot be changed",
-        )
+        path, what = ("run", run_id, "priority"), f"the priority of the run {run_id} cannot be changed"
+        return await self._calls.fetch_native(Run, "POST", path, what, body={"priority": priority})
 
     async def export(self, run_id: str, *, values: bool = True) -> bytes:
         """Return a run as one HTML page, to keep or to send. It has no script and loads nothing.

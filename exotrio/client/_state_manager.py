@@ -304,11 +304,8 @@ class StateManager(KeyCalls):
 
         Needs our server, at a URI. The browser that opens the address first may do all that the key allows.
         """
-        link = await self._calls.native_only(
-            lambda: self._calls.fetch(SignInLink, "POST", SIGN_IN_PATH),
-            "no browser can be signed in",
-            "sign in with the key",
-        )
+        what = "no browser can be signed in"
+        link = await self._calls.fetch_native(SignInLink, "POST", SIGN_IN_PATH, what, "sign in with the key")
         return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:
