@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.vocabulary import LEASE_HEADER
+from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.security import sessions
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
@@ -175,6 +176,20 @@ async def test_a_node_that_no_longer_declares_a_secret_is_given_it_but_needs_it_
         shown = await site.call(shop.runtime, "GET", path, **{LEASE_HEADER: state["lease"]["token"]})
         assert shown["secrets"] == {"CARD": "old", "NEW": "new"}
         await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes)
+
+
+async def test_a_node_gets_no_more_secrets_if_there_are_too_many_graphs_to_check(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs_engine, "MAX_CHECKED", 0)
+    site, nodes = shop.site, {"runtime_name": "r", "nodes": [declare("Charge", secrets=["CARD", "UNUSED"])]}
+    refusal = await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes, status=403)
+    assert "(UNUSED)" in refusal["detail"]
+    assert "lacks the scope graphs:*;" in refusal["detail"]
+    # What no graph has is not to be checked.
+    unknown = {**nodes, "nodes": [declare("Charge", secrets=["CARD", "OTHER"])]}
+    await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", unknown)
+    await site.call(await site.key("runtime:shop", "graphs:*"), "PUT", f"{V0}/shop/nodes/", nodes)
 
 
 async def test_a_graph_of_another_namespace_hands_out_no_more_either(shop: Shop) -> None:

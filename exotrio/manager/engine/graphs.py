@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.cron import names_a_time, next_occurrence_ms, parts_of
 from exotrio._util.times import timestamp
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
@@ -125,8 +125,12 @@ def _check_secrets(
         f" WHERE {tx.any_of('secrets.name')} ORDER BY templates.id DESC LIMIT ?",
         (tx.items(names), MAX_CHECKED + 1),
     ).fetchall()
-    if len(rows) > MAX_CHECKED:
-        key.require(Permission.GRAPHS, ALL)
+    if len(rows) > MAX_CHECKED and not key.may(Permission.GRAPHS, ALL):
+        raise Forbidden(
+            f"more than {MAX_CHECKED:,} versions of graphs have secrets that these nodes did not declare"
+            f" before ({listed(names, 3)}), too many to check that none gives them those:"
+            f" {key.refusal(Permission.GRAPHS, ALL)}"
+        )
     for row in rows:
         if key.may(Permission.GRAPHS, row["namespace"]):
             continue
