@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio.graph.placeholders import OutputRef, StoreRef
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import build_for, event_name, limit_keys, resolve
 from exotrio.manager.engine.order import begins_at
@@ -111,14 +110,7 @@ class Follow:
         Raises:
             ConditionError: a condition cannot be evaluated.
         """
-        places = self._run.template.places
-
-        def value_of(ref: OutputRef | StoreRef) -> str:
-            try:
-                return resolve(ref, self._sources, self._place.identifier, output)
-            except InputsError as error:
-                raise ValueError(str(error)) from None
-
-        ways = branches.ways(lambda index: places[index].identifier, value_of)
-        left = {way.place for way in ways if not way.is_taken}
+        current = self._place.identifier
+        decisions = branches.decide(lambda ref: resolve(ref, self._sources, current, output))
+        left = {each.place for each in decisions if not each.is_taken}
         return [index for index in self._place.next if index not in left]

@@ -120,7 +120,7 @@ def event_name(wait: Wait, sources: Sources, current: str, outputs: Outputs) -> 
     """
     try:
         return check_event("".join(resolve(piece, sources, current, outputs) for piece in wait.event))
-    except (InputsError, ValueError) as error:
+    except ValueError as error:
         raise InputsError(f"the name of the event: {error}") from None
 
 

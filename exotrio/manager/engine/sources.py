@@ -26,7 +26,7 @@ MAX_CHAINS = 1_024
 concern any number of states."""
 
 
-class InputsError(Exception):
+class InputsError(ValueError):
     """An input cannot be built; the text says which and why."""
 
 

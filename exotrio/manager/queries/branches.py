@@ -11,12 +11,11 @@ from pydantic_core import from_json
 from exotrio._util.words import shortened
 from exotrio._wire.operations import StateBranch
 from exotrio.graph.conditions import MAX_SHOWN
-from exotrio.graph.placeholders import OutputRef, StoreRef
 from exotrio.manager.engine.inputs import resolve
-from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
+from exotrio.manager.engine.sources import Need, Sources, read_shared
 from exotrio.manager.engine.states import SUCCESS, RunScope
-from exotrio.manager.rules.branches import ConditionError, Way
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.branches import ConditionError, Decision
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Counts, Unreached
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -31,7 +30,7 @@ _STATE = "SELECT run, place, status, outputs, parent FROM states WHERE"
 def branches_of(view: View, state: Row) -> list[StateBranch]:
     """Return the branches after a state that succeeded."""
     template = view.template(state["template"])
-    return [_shown(template, way) for way in _ways(view, template, state)]
+    return [_shown(template, each) for each in _decisions(view, template, state)]
 
 
 def condition_of(view: View, state: Row) -> StateBranch | None:
@@ -41,8 +40,8 @@ def condition_of(view: View, state: Row) -> StateBranch | None:
     if state["parent"] is None or not (node.when or node.otherwise):
         return None
     before = view.one(f"{_STATE} seq = ?", (state["parent"],))
-    ways = [way for way in _ways(view, template, before) if way.place == state["place"]]
-    return _shown(template, ways[0]) if ways else None
+    decisions = _decisions(view, template, before)
+    return next((_shown(template, each) for each in decisions if each.place == state["place"]), None)
 
 
 def with_values(
@@ -55,10 +54,9 @@ def with_values(
         return explained
     for index, before in islice(_decided_by_one(template, counts, unreached), MAX_EXPLAINED):
         state = view.row(f"{_STATE} run = ? AND place = ? AND status = 'SUCCESS'", (run["id"], before))
-        ways = [] if state is None else [way for way in _ways(view, template, state) if way.place == index]
-        for way in ways:
-            if way.value is not None:
-                why = f"{unreached[index].text}: it was {shortened(repr(way.value), MAX_SHOWN)}"
+        for each in () if state is None else _decisions(view, template, state):
+            if each.place == index and each.value is not None:
+                why = f"{unreached[index].text}: it was {shortened(repr(each.value), MAX_SHOWN)}"
                 explained[index] = replace(unreached[index], text=why)
     return explained
 
@@ -75,18 +73,18 @@ def _decided_by_one(
             yield index, before[0]
 
 
-def _shown(template: Template, way: Way) -> StateBranch:
+def _shown(template: Template, decision: Decision) -> StateBranch:
     return StateBranch(
-        identifier=template.places[way.place].identifier,
-        taken=way.is_taken,
-        condition=way.condition,
-        value=None if way.value is None else shortened(way.value, MAX_SHOWN),
+        identifier=template.places[decision.place].identifier,
+        taken=decision.is_taken,
+        condition=decision.condition,
+        value=None if decision.value is None else shortened(decision.value, MAX_SHOWN),
     )
 
 
-def _ways(view: View, template: Template, state: Row) -> list[Way]:
-    """Return what became of the edges from a state that are not always taken."""
-    place = template.places[state["place"]]
+def _decisions(view: View, template: Template, state: Row) -> list[Decision]:
+    """Return which edges were taken from a state, of those that are not always taken."""
+    place: Place = template.places[state["place"]]
     if place.branches is None or state["status"] != SUCCESS:
         return []
     run = RunScope(state["run"], template)
@@ -94,14 +92,7 @@ def _ways(view: View, template: Template, state: Row) -> list[Way]:
     need = Need(run=run, above=state["parent"], places=following, known=(place.identifier,))
     sources = Sources(view, run, state["parent"], read_shared(view, [need]))
     outputs = from_json(state["outputs"])
-
-    def value_of(ref: OutputRef | StoreRef) -> str:
-        try:
-            return resolve(ref, sources, place.identifier, outputs)
-        except InputsError as error:
-            raise ValueError(str(error)) from None
-
     try:
-        return list(place.branches.ways(lambda index: template.places[index].identifier, value_of))
+        return place.branches.decide(lambda ref: resolve(ref, sources, place.identifier, outputs))
     except ConditionError:  # its next states were created by hand, or before these conditions were known
         return []

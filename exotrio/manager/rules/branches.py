@@ -14,8 +14,6 @@ from exotrio.manager.rules.problems import Problem
 
 WHEN = "when"
 """The field of a node that has its condition."""
-
-
 MAX_CHECKED = 300
 """Edges of a graph of which it is checked whether they are ever taken."""
 
@@ -28,13 +26,14 @@ class ConditionError(Exception):
 class When:
     """The condition of a place: what it compares, and how."""
 
+    identifier: str
     ref: OutputRef | StoreRef
     model: ConditionModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """What became of an edge to a place that has a condition, or that is taken otherwise.
+class Decision:
+    """Whether an edge was taken to a place that has a condition, or that is taken otherwise.
 
     Attributes:
         place: Where it leads.
@@ -63,30 +62,27 @@ class Branches:
     otherwise: int | None
     values: int
 
-    def ways(
-        self, name_of: Callable[[int], str], value_of: Callable[[OutputRef | StoreRef], str]
-    ) -> list[Way]:
-        """Return what becomes of each edge that is not always taken.
+    def decide(self, value_of: Callable[[OutputRef | StoreRef], str]) -> list[Decision]:
+        """Return which of the edges are taken that are not always taken.
 
         Args:
-            name_of: Returns the identifier of a place.
             value_of: Returns the text that a condition compares; raises ValueError if there is none.
 
         Raises:
             ConditionError: a text is missing, or cannot be read as what it is compared with.
         """
-        ways = []
+        decisions = []
         for place, when in self.when.items():
             try:
                 text = value_of(when.ref)
                 is_taken = when.model.holds(text)
             except ValueError as error:
-                raise ConditionError(f"the condition {when.model} of {name_of(place)!r}: {error}") from None
-            ways.append(Way(place=place, is_taken=is_taken, condition=str(when.model), value=text))
+                raise ConditionError(f"the condition {when.model} of {when.identifier!r}: {error}") from None
+            decisions.append(Decision(place=place, is_taken=is_taken, condition=str(when.model), value=text))
         if self.otherwise is not None:
-            none = not any(way.is_taken for way in ways)
-            ways.append(Way(place=self.otherwise, is_taken=none, condition="otherwise", value=None))
-        return ways
+            none = not any(each.is_taken for each in decisions)
+            decisions.append(Decision(place=self.otherwise, is_taken=none, condition="otherwise", value=None))
+        return decisions
 
 
 def branch_problems(shape: Shape) -> Iterator[Problem]:
@@ -133,17 +129,17 @@ def never_taken(
         if node.unites is not None:
             facts[name] = facts[node.unites.identifier]
             continue
-        ways = []
+        by_edge = []
         for before in shape.predecessors[name]:
             others = shape.nodes[before].next_nodes if node.otherwise else ()
             known = [fact(other, holds=False) for other in others or ()] + [fact(name, holds=True)]
-            ways.append(facts[before].union(filter(None, known)))
+            by_edge.append(facts[before].union(filter(None, known)))
             if not (node.otherwise or node.when) or checked >= MAX_CHECKED:
                 continue
             checked += 1
-            if together := contradiction(ways[-1]):
-                yield Problem(f"it never runs after {before!r}: there is no value with {together}", name)
-        facts[name] = frozenset.intersection(*ways) if ways else frozenset()
+            if contradictory := contradiction(by_edge[-1]):
+                yield Problem(f"it never runs after {before!r}: there is no value with {contradictory}", name)
+        facts[name] = frozenset.intersection(*by_edge) if by_edge else frozenset()
 
 
 def _type_of(ref: OutputRef | StoreRef, schema_of: Callable[[OutputRef], object]) -> object:

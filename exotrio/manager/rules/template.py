@@ -197,7 +197,9 @@ class Template:
         """Return which nodes follow a node under conditions."""
         followers = [shape.nodes[name] for name in node.next_nodes or ()]
         when = {
-            shape.index[each.identifier]: When(ref=self.refs[each.identifier], model=each.when)
+            shape.index[each.identifier]: When(
+                identifier=each.identifier, ref=self.refs[each.identifier], model=each.when
+            )
             for each in followers
             if each.when is not None
         }
