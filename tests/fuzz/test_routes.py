@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exotrio._wire.keys import NewKey, make_key
-from exotrio.manager.security.keys import add_key
+from exotrio.manager.engine.keys import add_key
 from tests.fuzz.connection import exchange
 from tests.fuzz.knowledge import World
 from tests.fuzz.oracle import check, compare, quiet_log

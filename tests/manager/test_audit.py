@@ -17,10 +17,10 @@ from exotrio._wire.keys import NewKey, make_key
 from exotrio.manager import create_app
 from exotrio.manager.app import create_api
 from exotrio.manager.engine import pausing, retention
+from exotrio.manager.engine.keys import add_key
 from exotrio.manager.engine.triggers import trigger
 from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.security import refusals
-from exotrio.manager.security.keys import add_key
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.actions import ACTIONS
 from tests.contract.api import Api

@@ -12,8 +12,8 @@ import trio.testing
 
 from exotrio._wire.keys import NewKey, make_key
 from exotrio.errors import DatabaseError
+from exotrio.manager.engine import keys
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
-from exotrio.manager.security import keys
 from tests.support.helpers import declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
 
@@ -189,7 +189,7 @@ async def test_a_key_is_not_trusted_if_the_keys_cannot_be_read(
         def fail(view: object, known: object) -> None:
             raise DatabaseError("postgresql://db.internal is away")
 
-        monkeypatch.setattr(keys, "read_keys", fail)
+        monkeypatch.setattr("exotrio.manager.security.keys.read_keys", fail)
         await trio.sleep(1)
         assert (await site.ask("GET", RUNS, key))[0] == 200
         await trio.sleep(6)

@@ -16,7 +16,7 @@ from exotrio.manager import Service, create_app, open_service
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.app import create_api
-from exotrio.manager.security.keys import add_key
+from exotrio.manager.engine.keys import add_key
 from exotrio.manager.web import Dashboard
 from tests.support.manager import NO_SETTINGS
 

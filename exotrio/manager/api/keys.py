@@ -10,8 +10,8 @@ from starlette.responses import Response
 from exotrio._wire.keys import KEY_ID, KEYS_PATH, KeyInfo, KeyList, NewKey
 from exotrio.manager.api.json import reply, unprocessable
 from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.engine import keys
 from exotrio.manager.rules.access import Permission
-from exotrio.manager.security import keys
 from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 

@@ -28,6 +28,7 @@
 ``retries``         retries by hand
 ``leases``          how long claims hold, and what happens when they end
 ``renewals``        which leases a heartbeat renews, and what it says about states
+``keys``            add, revoke and list named keys
 ``managers``        the state managers that share a database, and the duties that one at a time does
 ``retention``       delete finished runs
 ``deletion``        delete a graph with everything in it

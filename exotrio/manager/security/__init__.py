@@ -3,7 +3,7 @@
 ==================  ===============================================================================
 ``access``          ASGI middleware: the Host header of every request, the key of those to the API
 ``sessions``        sessions of the dashboard, and links that open one
-``keys``            named keys, and the use cases that add and revoke them
+``keys``            the named keys, as one state manager knows them (``engine.keys`` adds and revokes them)
 ``refusals``        lines in the log about refused requests
 ``wrong_keys``      slower refusals for clients that guess the key
 ``api_key``         which API key a server requires

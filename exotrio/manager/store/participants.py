@@ -85,7 +85,7 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID;
 CREATE TABLE sign_in_links (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 
--- Named keys (security.keys). meta has how often they were changed, as "keys".
+-- Named keys (engine.keys). meta has how often they were changed, as "keys".
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,                 -- the part of its text that is not secret
     name TEXT NOT NULL,

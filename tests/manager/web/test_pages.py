@@ -15,9 +15,9 @@ import trio
 from starlette.types import Message
 
 from exotrio._wire.keys import NewKey, make_key
+from exotrio.manager.engine.keys import add_key
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.rules.access import Caller
-from exotrio.manager.security.keys import add_key
 from exotrio.manager.web.page import Page, PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages
