@@ -100,6 +100,15 @@ async def test_a_request_whose_body_comes_after_the_key_was_revoked_changes_noth
         assert "node.pause" not in [change["action"] for change in changes]
 
 
+async def test_a_key_may_revoke_itself_and_is_answered() -> None:
+    async with open_keyed() as site:
+        key = await site.key("admin")
+        path = f"/exotrio/v1/keys/{key.split('_')[1]}"
+        (revoked,) = (await site.call(key, "DELETE", path))["keys"]
+        assert not revoked["is_valid"]
+        await site.call(key, "DELETE", path, status=401)
+
+
 async def test_revoking_a_key_breaks_off_its_backup(tmp_path: Path) -> None:
     async with open_keyed(tmp_path / "state.db") as site, trio.open_nursery() as nursery:
         key, begun, ended = await site.key("admin"), trio.Event(), trio.Event()

@@ -38,6 +38,5 @@ class KeyRoutes:
     )
     async def revoke(self, request: Request, key: str) -> Response:
         revoked = await self._store.write_as(caller_of(request.scope), keys.revoke_keys, key)
-        # A key that revokes itself gets no answer to this request.
         await self._keys.read_again()
         return reply(KeyList(keys=revoked))
