@@ -21,7 +21,6 @@ from pydantic_core import from_json, to_json
 from exotrio._util.times import format_duration
 from exotrio._util.words import listed, suggestion
 from exotrio._wire.vocabulary import MAX_EVENT, from_ms
-from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import LATER
@@ -39,29 +38,14 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.rules.errors import Conflict, InvalidRequest
 from exotrio.manager.rules.lineage import output_path
 from exotrio.manager.rules.template import Place, Template, Wait
-from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 Texts = Mapping[str, str]
 MAX_EVENTS = 100_000
 """Of one run."""
-MAX_PER_STEP = 1_000
-"""Deadlines that one transaction handles."""
 MAX_NAMED = 10
 """Fields of an event that a refusal names."""
 _WAITING = "status = 'CREATED' AND lane = 'waiting'"
-_LIMITED = f"{_WAITING} AND enqueue_after < 200000000000000"
-_UNADOPTED = (
-    # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
-    "FROM (SELECT coalesce("
-    "(SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
-    " ORDER BY priority, turn, seq LIMIT 1),"
-    f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
-    " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
-    f") AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found WHERE seq IS NOT NULL"
-)
-"""States of places that wait which a state manager of an earlier version created: it does not know that they
-wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +111,6 @@ def read_events(view: View, events: Collection[tuple[int, str]]) -> dict[tuple[i
         ),
     )
     return {(run, name): from_json(value) for run, name, value in rows}
-
-
-def has_waits_to_handle(view: View) -> bool:
-    """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
-    overdue = (
-        f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
-    )
-    both = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1"
-    return view.row(both, (view.now_ms, view.now_ms)) is not None
-
-
-def overdue(tx: Transaction) -> list[int]:
-    """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
-    rows = tx.execute(
-        f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
-        " ORDER BY enqueue_after, seq LIMIT ?",
-        (tx.now_ms, MAX_PER_STEP),
-    )
-    return [row["seq"] for row in rows]
 
 
 def end_waiting(changes: Changes, seqs: Sequence[int]) -> int:

@@ -18,8 +18,8 @@ from threading import Event
 from exotrio._version import VERSION
 from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend, limit_held_inside
-from exotrio.manager.engine.mailbox import has_waits_to_handle
 from exotrio.manager.engine.releases import forget_claims
+from exotrio.manager.engine.sending import has_waits_to_handle
 from exotrio.manager.engine.slots import tidy
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.store import clock, schema

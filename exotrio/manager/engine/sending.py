@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import event_name
-from exotrio.manager.engine.mailbox import MAX_PER_STEP, Sent, end_waiting, overdue, put_event
+from exotrio.manager.engine.mailbox import Sent, end_waiting, put_event
 from exotrio.manager.engine.order import LATER, WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
@@ -15,11 +15,27 @@ from exotrio.manager.engine.states import CREATED, ERRORED, State, locked_runs_o
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 _NOT_STORED = (
     "the graph was stored by a state manager of an earlier version, which left out what this place waits for:"
     " store the graph again, and start another run"
 )
+MAX_PER_STEP = 1_000
+"""Deadlines, and states that begin to wait, that one transaction handles."""
+_LIMITED = "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000"
+"""The condition of the index ``states_deadlines``."""
+_UNADOPTED = (
+    # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
+    "FROM (SELECT coalesce("
+    "(SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
+    " ORDER BY priority, turn, seq LIMIT 1),"
+    f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
+    " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
+    f") AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found WHERE seq IS NOT NULL"
+)
+"""States of places that wait which a state manager of an earlier version created: it does not know that they
+wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
 
 
 def send(
@@ -42,10 +58,19 @@ def send(
     return WithEffects(sent, changes.effects)
 
 
+def has_waits_to_handle(view: View) -> bool:
+    """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
+    overdue = (
+        f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
+    )
+    both = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1"
+    return view.row(both, (view.now_ms, view.now_ms)) is not None
+
+
 def handle_waits(tx: Transaction) -> WithEffects[int]:
     """End some waits whose deadlines have passed, and begin some that a state manager of an earlier version
     did not begin; return how many those were. Call it again until it returns 0."""
-    over, new = overdue(tx), _unadopted(tx)
+    over, new = _overdue(tx), _unadopted(tx)
     if not over and not new:
         return WithEffects(0, NO_EFFECTS)
     runs = locked_runs_of(tx, [*over, *new])
@@ -59,7 +84,18 @@ def handle_waits(tx: Transaction) -> WithEffects[int]:
     return WithEffects(handled, changes.effects)
 
 
+def _overdue(tx: Transaction) -> list[int]:
+    """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
+    rows = tx.execute(
+        f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
+        " ORDER BY enqueue_after, seq LIMIT ?",
+        (tx.now_ms, MAX_PER_STEP),
+    )
+    return [row["seq"] for row in rows]
+
+
 def _unadopted(tx: Transaction) -> list[int]:
+    """Return the numbers of some states as in ``_UNADOPTED``."""
     nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (WAIT_NODE,))
     items, created = tx.items([row["id"] for row in nodes]), f"{tx.any_of('node_id')} AND status = 'CREATED'"
     rows = tx.execute(
