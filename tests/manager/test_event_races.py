@@ -6,16 +6,19 @@ No event is missed, none wakes twice, and what is acknowledged is what is stored
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
+import trio
 
-from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine import event_links
+from exotrio.manager.engine.sending import handle_waits, send
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
 from tests.support.helpers import DAY_MS, NO_RETRY, SettableClock, node_name, ok, place, wait_place
-from tests.support.manager import Manager
+from tests.support.manager import Manager, gate
 from tests.support.races import (
     Call,
     Pair,
@@ -26,6 +29,7 @@ from tests.support.races import (
     race,
     reporting,
 )
+from tests.support.stores import until
 
 B = node_name("b")
 
@@ -153,3 +157,42 @@ async def test_an_event_is_sent_when_its_run_is_deleted(pair: Pair, api: Api, sw
     )
     ok(deleted)
     assert sent.status_code in (200, 404, 409)
+
+
+async def test_a_link_is_used_when_another_run_gets_the_id_of_its_run(
+    pair: Pair, api: Api, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = await approval(api)
+    run_id, until_ms = flow.run_id, clock() + DAY_MS
+    store, cipher = pair.first.service.store, pair.first.service.cipher
+    text = await store.read(
+        event_links.make_event_link, cipher, api.namespace, run_id, "approved", {"by": "ada"}, until_ms
+    )
+    replaced = trio.Event()
+
+    async def press() -> None:
+        link = event_links.read_event_link(text, cipher)
+        assert link is not None
+        await store.write(event_links.send_by_link, link)
+
+    async def replace() -> None:
+        ok(await api.delete_graph("graph", cancel_runs="true"))
+        clock.advance(1)
+        await Flow.put(api, "graph", api.body([place("a")]))
+        ok(await api.native_trigger("graph", run_id))
+        replaced.set()
+
+    with gate() as closed:
+
+        def held_up(*args: Any) -> Any:
+            closed.hold()
+            return send(*args)
+
+        monkeypatch.setattr(event_links, "send", held_up)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(press)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.start_soon(replace)
+            await until(lambda: replaced.is_set() or pair.database.blocked())
+            closed.open()
+    assert ok(await api.native("GET", f"run/{run_id}/events"))["sent"] == []

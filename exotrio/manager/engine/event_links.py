@@ -15,7 +15,7 @@ from enum import StrEnum
 from pydantic_core import from_json, to_json
 
 from exotrio.manager.engine.mailbox import check_event, is_same_event
-from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.runs import find_run, lock_run
 from exotrio.manager.engine.sending import send
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.store.cipher import Cipher
@@ -102,11 +102,13 @@ def link_state(view: View, link: EventLink) -> LinkState | None:
 
 def send_by_link(tx: Transaction, link: EventLink) -> WithEffects[LinkState | None]:
     """Send the event of a link, if that works and nothing was sent; return what became of it."""
-    state = link_state(tx, link)
-    if state is not LinkState.OPEN:
-        return WithEffects(state, NO_EFFECTS)
     try:
+        # Before anything is checked: otherwise another run could be given the id of this one meanwhile.
+        lock_run(tx, link.namespace, link.run_id)
+        state = link_state(tx, link)
+        if state is not LinkState.OPEN:
+            return WithEffects(state, NO_EFFECTS)
         _, effects = send(tx, link.namespace, link.run_id, link.name, link.value)
-    except (NotFound, Conflict):  # another transaction was first
-        return WithEffects(link_state(tx, link), NO_EFFECTS)
+    except (NotFound, Conflict):  # it was deleted, or its mailbox is full
+        return WithEffects(None, NO_EFFECTS)
     return WithEffects(LinkState.SENT, effects)
