@@ -16,7 +16,9 @@ import pytest
 
 from exotrio._wire.vocabulary import LEASE_HEADER
 from exotrio.manager.engine import graphs as graphs_engine
+from exotrio.manager.rules.access import IN_NAMESPACE
 from exotrio.manager.security import sessions
+from exotrio.manager.web.pages import PAGES
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
 
@@ -250,6 +252,58 @@ async def test_the_ids_of_another_namespace_lead_nowhere(shop: Shop) -> None:
     for path in ("runs/{run_id}/cancel", "runs/{run_id}/again", "states/{state_id}/retry"):
         await site.ask("POST", f"/ns/bank/{path}".format(**values), cookie=cookie, form={})
     assert await site.call(ROOT, "GET", f"{NATIVE}/shop/run/{shop.run_id}") == before
+
+
+async def test_no_route_and_no_page_shows_a_name_of_another_namespace() -> None:
+    async with open_keyed() as site:
+        nodes = {"runtime_name": "zebra", "nodes": [declare("zebraNode", secrets=["zebraSecret"])]}
+        await site.call(ROOT, "PUT", f"{V0}/zebra/nodes/", nodes)
+        graph = {
+            "nodes": [place("zebraPlace", node_name="zebraNode", namespace="zebra")],
+            "secrets": {"zebraSecret": "zebraValue"},
+            "triggers": [{"type": "CRON", "value": {"expression": "0 0 1 1 *"}}],
+        }
+        await site.call(ROOT, "PUT", f"{V0}/zebra/graph/zebraGraph", graph, status=201)
+        await site.call(ROOT, "PUT", f"{NATIVE}/zebra/limit/zebraLimit", {"at_most": 1})
+        for _ in range(2):
+            await site.call(ROOT, "POST", f"{V0}/zebra/graph/zebraGraph/trigger", {"inputs": {}})
+        for phase in ("running", "stopped"):
+            beat = {"worker_id": f"zebra-{phase}", "runtime": "zebra", "states": [], "phase": phase}
+            await site.call(ROOT, "POST", f"{NATIVE}/zebra/heartbeat", beat)
+        claim = {
+            "claim_id": str(uuid4()),
+            "worker_id": "zebra-running",
+            "limit": 1,
+            "limits": {"zebraNode": 1},
+        }
+        await site.call(ROOT, "POST", f"{NATIVE}/zebra/claim", claim)
+        for path in ("node/zebraNode", "graph/zebraGraph"):
+            await site.call(ROOT, "POST", f"{NATIVE}/zebra/{path}/pause")
+        await site.call(ROOT, "PUT", f"{V0}/bank/nodes/", {"runtime_name": "r", "nodes": [declare("Pay")]})
+        graph = {"nodes": [place("pay", node_name="Pay", namespace="bank")], "secrets": {}}
+        await site.call(ROOT, "PUT", f"{V0}/bank/graph/loans", graph, status=201)
+        started = await site.call(ROOT, "POST", f"{V0}/bank/graph/loans/trigger", {"inputs": {}})
+        key = await site.key(*(f"{each}:bank" for each in IN_NAMESPACE))
+        cookie = await site.sign_in(key)
+        values = {
+            "namespace": "bank",
+            "run_id": started["run_id"],
+            "graph": "loans",
+            "node": "Pay",
+            "page": "1",
+            "size": "9",
+            "limit": "l",
+            "worker_id": "w",
+            "state_id": UNKNOWN_ID,
+            "key": "k",
+        }
+        for route in site.table:
+            if route.method == "GET":
+                path = route.path.replace(":path}", "}").format(**values)
+                assert b"zebra" not in (await site.ask("GET", path, key))[2], path
+        for page in PAGES:
+            path = page.path.format(**values)
+            assert b"zebra" not in (await site.ask("GET", path, cookie=cookie))[2], path
 
 
 async def test_lists_of_namespaces_show_those_that_the_key_may_read(shop: Shop) -> None:
