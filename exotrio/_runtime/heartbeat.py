@@ -164,8 +164,7 @@ class HeartbeatHandler:
         if answer is None:
             # Replaced by one that speaks v0 only, which does not renew the leases that workers wait for.
             for held, _, _ in renewed:
-                begun = held.execution is not None and held.execution.began
-                if ledger.lapsed(held) and not begun:
+                if ledger.lapsed(held) and not held.begun:
                     ledger.lose(held, Stopping.LEASE_LOST)
             ledger.notify()
             return

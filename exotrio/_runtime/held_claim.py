@@ -100,6 +100,11 @@ class HeldClaim:
         return isinstance(self.report, Released)
 
     @property
+    def begun(self) -> bool:
+        """Whether its node was entered; a worker has it before, while its process starts."""
+        return self.execution is not None and self.execution.began
+
+    @property
     def is_unrepeatable(self) -> bool:
         """Whether sending the outcome twice could run a state again that has already ended."""
         return isinstance(self.report, Requeued) and self.claim.token is None
@@ -138,8 +143,7 @@ class HeldClaim:
         """How it ends if its outcome or its release is delivered."""
         if self.report is not None and (ending := DELIVERED.get(type(self.report))) is not None:
             return ending
-        ran = self.execution is not None and self.execution.began
-        return Ending.CANCELLED if ran else Ending.RELEASED
+        return Ending.CANCELLED if self.begun else Ending.RELEASED
 
     @property
     def buffered(self) -> float | None:

@@ -238,6 +238,10 @@ class Ledger:
         """Return the held claims in these stages, oldest first."""
         return [held for held in self._held if held.stage in stages]
 
+    def begun(self) -> list[HeldClaim]:
+        """Return the held claims whose nodes run, oldest first: those that workers have, and were entered."""
+        return [held for held in self.all(Stage.RUNNING) if held.begun]
+
     def leased(self) -> list[HeldClaim]:
         """Return the held claims with leases that are not being released, oldest first.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from exotrio._runtime.held_claim import DELIVERED, NOT_DELIVERED, HeldClaim, Stage
+from exotrio._runtime.held_claim import DELIVERED, NOT_DELIVERED, HeldClaim
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Ending, Phase
 from exotrio._runtime.stop import Stop
@@ -44,7 +44,7 @@ class StopRecord:
     def enter(self, phase: Phase) -> None:
         """Record that a phase of the stop begins."""
         if not self._entered:
-            self._running = self.ledger.all(Stage.RUNNING)
+            self._running = self.ledger.begun()
         self._entered.append((phase, self.now()))
 
     def close(self) -> None:

@@ -57,15 +57,16 @@ async def run_shutdown(
 
 async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
     """Let running nodes finish, until all is delivered or the grace is over."""
+    running = len(ledger.begun())
     log.info(
         "asked to stop by %s: %d running, %d to be released unstarted, %d being delivered; %s at most",
         stop.why,
-        ledger.count(Stage.RUNNING),
-        ledger.count(Stage.BUFFERED),
+        running,
+        ledger.count(Stage.BUFFERED, Stage.RUNNING) - running,
         ledger.count(Stage.DONE),
         format_duration(stop.draining.deadline - trio.current_time()),
     )
-    _release_buffered(ledger, reporter)
+    _release_unbegun(ledger, reporter)
     with stop.draining:
         if math.isfinite(stop.draining.deadline):
             link.settle_by(stop.draining.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
@@ -84,12 +85,12 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
     else:
         cause = f"no time to drain: {stop.why}" if stop.skip_drain else "the grace is over"
     # Cancelled nodes need a warning; a claim that has to be given up does not.
-    level = logging.WARNING if ledger.count(Stage.RUNNING) else logging.INFO
+    level = logging.WARNING if ledger.begun() else logging.INFO
     log.log(level, "%s; %s", cause, waiting_for(ledger) or "nothing runs")
     link.settle_by(trio.current_time() + deadlines.CLEAN_UP + deadlines.FLUSH)
     for _, execution in _running(ledger):
         execution.cancel()
-    _release_buffered(ledger, reporter)
+    _release_unbegun(ledger, reporter)
     with trio.move_on_after(deadlines.CLEAN_UP):
         stop.polling.cancel()
         await ledger.until(lambda: ledger.quiet)
@@ -103,7 +104,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
 
 def waiting_for(ledger: Ledger) -> str:
     """Return what a drain waits for, in one line; empty if it waits for nothing."""
-    running = ledger.all(Stage.RUNNING)
+    running = ledger.begun()
     if running:
         named = [f"{held}{held.running_for}" for held in sorted(running, key=lambda held: held.taken_at)]
         at_risk = sum(held.seconds_at_risk(trio.current_time()) for held in running)
@@ -125,7 +126,7 @@ async def _tell_nodes(stop: Stop, ledger: Ledger) -> None:
 
 async def _log_waiting(ledger: Ledger) -> None:
     """Log every few seconds what the drain waits for. Never returns unless cancelled."""
-    if not ledger.count(Stage.RUNNING):
+    if not ledger.begun():
         await trio.sleep(DRAIN_LOG_INTERVAL)  # deliveries usually take only a moment
     while True:
         if text := waiting_for(ledger):
@@ -133,10 +134,15 @@ async def _log_waiting(ledger: Ledger) -> None:
         await trio.sleep(DRAIN_LOG_INTERVAL)
 
 
-def _release_buffered(ledger: Ledger, reporter: Reporter) -> None:
+def _release_unbegun(ledger: Ledger, reporter: Reporter) -> None:
     # Race: workers may take them from the channel at this moment. They drop what is no longer buffered.
     for held in ledger.all(Stage.BUFFERED):
         reporter.release(held)
+    # Its worker releases each whose process starts, or whose secrets are fetched. Race: the process may have
+    # begun a moment ago, and be killed: the state runs again.
+    for held, execution in _running(ledger):
+        if not held.begun:
+            execution.cancel()
 
 
 def _running(ledger: Ledger) -> list[tuple[HeldClaim, Execution]]:

@@ -96,7 +96,8 @@ class StopReceipt(StopReport):
         worker_id: Id of the process.
         runtime: Name of the Runtime.
         began_at: When the stop began; None if that is not known.
-        ended_at: When the last heartbeat came, by the clock of the state manager.
+        ended_at: When the last heartbeat came, by the clock of the state manager. A runtime that vanished
+            ended later.
         vanished: The heartbeats ended without one that said that the runtime stopped. Then the last of them
             says the rest, the nodes that ran at that time are cut, and what they did later is not in
             ``work_lost``.

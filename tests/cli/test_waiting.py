@@ -118,8 +118,14 @@ def test_commands_show_what_states_wait_for(bare: Cli) -> None:
         ["runs", "show", state["run_id"]],
     ):
         assert re.search(waits, bare(*command).out), command
-    assert "PENDING (waiting)" in bare("runs", "ls").out
+    for command in (["runs", "ls"], ["runs", "show", state["run_id"]]):
+        assert "PENDING (waiting)" in bare(*command).out
     diagnosis = bare("doctor", code=0).out
     assert "0 running, 0 waiting, 1 waiting for events\n" in diagnosis
     assert "nothing urgent" in diagnosis
-    assert "1 waiting for events" in bare("top").out
+    top = bare("top").out
+    assert "1 waiting for events" in top
+    assert re.search(rf"^{state['run_id'][:8]} +orders +waiting ", top, re.MULTILINE)
+    bare("export", state["run_id"], "run.html", code=0)
+    exported = (bare.folder / "run.html").read_text(encoding="utf-8")
+    assert not re.search("been running|still running", exported)

@@ -34,6 +34,16 @@ class Works(BaseNode):
                 raise HandOver
 
 
+class HasSecrets(BaseNode):
+    """Has secrets, which are fetched before it begins."""
+
+    class Secrets(BaseModel):
+        key: str
+
+    async def execute(self) -> None:
+        pass
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     Works.seconds, Works.saves, Works.hands_over = 10.0, False, False
@@ -83,6 +93,25 @@ async def test_a_checkpoint_whose_release_was_not_delivered_keeps_no_work(
     (line,) = (line for line in caplog.messages if " stopped after " in line)
     lost = float(line.split(" cut, ")[1].split(" s of work lost")[0])
     assert 34 < lost < 40.5
+
+
+async def test_a_state_whose_node_has_not_begun_is_released_at_once_though_a_worker_has_it(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer(Works=1, HasSecrets=2)
+    server.secrets = {"key": "a secret"}
+    server.before = Delays(("secrets",), seconds=8)
+    with caplog.at_level(logging.INFO):
+        async with running(server, Works, HasSecrets, workers=3) as rt:
+            await server.until(QUEUED=3)
+            await trio.sleep(1)
+            rt.stop(why="SIGTERM")
+            await server.until(CREATED=2)
+            assert trio.current_time() < 3, "not once the secrets are there"
+    assert "asked to stop by SIGTERM: 1 running, 2 to be released unstarted" in caplog.text
+    assert "running 0 ms" not in caplog.text
+    assert (rt.summary.released, rt.summary.completed) == (2, 1)
+    assert (said(server)["finished"], said(server)["cut"]) == (1, 0)
 
 
 async def test_the_last_heartbeat_is_not_part_of_the_flush_in_the_log(

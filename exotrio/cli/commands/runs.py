@@ -263,7 +263,7 @@ def _as_lines(run: Run) -> Iterator[str]:
         by_key += f", fairness key {run.fair_key!r}"
     if run.weight != 1:
         by_key += f", weight {run.weight:g}"
-    yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([run.status.value, *times])}"
+    yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([_status(run), *times])}"
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:
         yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
@@ -289,11 +289,13 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
     return lines
 
 
+def _status(run: RunSummary) -> str:
+    more = " (cancelled)" if run.cancelled_at else " (waiting)" if run.only_waits else ""
+    return run.status.value + more
+
+
 def _row(run: RunSummary) -> tuple[str, ...]:
-    status = run.status.value
-    if run.cancelled_at or run.only_waits:
-        status += " (cancelled)" if run.cancelled_at else " (waiting)"
     counts = (run.success_count - run.pruned_count, run.errored_count, run.pending_count)
     created = iso_time(run.created_at) if run.created_at else ""
     took = "" if run.duration is None else format_duration(run.duration)
-    return (run.run_id, run.graph_name, status, *map(str, counts), created, took)
+    return (run.run_id, run.graph_name, _status(run), *map(str, counts), created, took)

@@ -99,6 +99,7 @@ def ls(connection: Connection) -> None:
 def stops(since: float, connection: Connection) -> None:
     """List how runtimes stopped, the last one first, and what that cost; the last line is the sum.
 
+    Of a runtime that vanished, "stopped" is its last heartbeat: when it ended is not known.
     "finished", "handed over" and "cut" count the nodes that ran when the stop began. Work lost is how long
     those that were cut had run, without what their checkpoints keep; of a runtime that vanished, until its
     last heartbeat: it may be more. "0 to 2" were cut if it also held states of which no heartbeat said that
@@ -114,7 +115,7 @@ def stops(since: float, connection: Connection) -> None:
     body, now = listed.model_dump(mode="json"), datetime.now(UTC)
     connection.print_list(
         STOP_COLUMNS,
-        [_stop_row(receipt, now) for receipt in listed.receipts],
+        [stop_row(receipt, now) for receipt in listed.receipts],
         listed.total.text(),
         stops=body["receipts"],
         total=listed.total.model_dump(mode="json"),
@@ -222,9 +223,10 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
     )
 
 
-def _stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
+def stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
+    """Return the line of a receipt."""
     return (
-        f"{format_coarse((now - receipt.ended_at).total_seconds())} ago",
+        f"{'heartbeat ' * receipt.vanished}{format_coarse((now - receipt.ended_at).total_seconds())} ago",
         receipt.runtime,
         receipt.worker_id,
         receipt.reason,

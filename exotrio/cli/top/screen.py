@@ -371,6 +371,8 @@ def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
 def _status(run: RunSummary) -> tuple[str, str]:
     if run.cancelled_at is not None:
         return "cancelled", "magenta"
+    if run.only_waits:
+        return "waiting", ""
     return {
         RunStatus.PENDING: ("running", "blue"),
         RunStatus.SUCCESS: ("success", "green"),

@@ -267,9 +267,9 @@ async def test_a_huge_value_is_cut_without_being_parsed(manager: Manager) -> Non
 
 async def test_an_unfinished_run_is_marked(manager: Manager) -> None:
     flow = await Flow.start(manager.api, place("a"))
-    assert "still running when this page was created" in await export(manager.api, flow.run_id)
+    assert "had not ended when this page was created" in await export(manager.api, flow.run_id)
     await flow.run("a")
-    assert "still running" not in await export(manager.api, flow.run_id)
+    assert "had not ended" not in await export(manager.api, flow.run_id)
 
 
 async def test_cancelled_states_are_not_shown_as_failures(manager: Manager) -> None:

@@ -14,8 +14,12 @@ import pytest
 import trio
 from starlette.types import Message
 
+from exotrio._util.times import from_unix_ms
 from exotrio._wire.keys import NewKey, make_key
+from exotrio.cli.commands.runtimes import stop_row
+from exotrio.client import StopReceipt
 from exotrio.manager.engine.keys import add_key
+from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.web.page import Page, PageRequest
@@ -984,5 +988,15 @@ async def test_the_runtimes_page_lists_how_runtimes_stopped_and_what_that_cost(
     assert ">drain 1.1 s, clean-up 4.2 s<" in text
     assert "2 stops: 5.3 s in all, 5.3 s at most; 3 nodes finished, 0 handed over, 1 cut" in text
     assert text.index("w2") < text.index("w1"), "the last one is first"
+    assert "after its last heartbeat" not in text
+    ok(await site.api.heartbeat("w3", runtime="words", phase="running"))
+    out_of_process = "UPDATE workers SET manager = NULL, lease_until = 1 WHERE worker_id = 'w3'"
+    await site.service.store.write(lambda tx: tx.execute(out_of_process).rowcount)
+    clock.advance(61_000)
+    await site.service.store.write(expire, 10**15, Terms(lease_ttl_ms=60_000))
+    assert "after its last heartbeat" in await site.browser.fragments("/ns/shop/runtimes", "stops")
+    (vanished, _, _) = ok(await site.api.native("GET", "stops"))["receipts"]
+    row = stop_row(StopReceipt.model_validate(vanished), from_unix_ms(clock()))
+    assert row[0] == "heartbeat 1 min ago", "when it ended is not known"
     clock.advance(86_400_001)
     assert "No runtime stopped" in await site.browser.fragments("/ns/shop/runtimes", "stops")

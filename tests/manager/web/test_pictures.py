@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
 from exotrio.manager.queries.state_times import Spent, Times
-from exotrio.manager.web.format import ago, run_counts, shorten, spent_text
+from exotrio.manager.web.format import CLASS_WORDS, CLASSES, ago, run_counts, shorten, spent_text
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
@@ -122,6 +122,9 @@ def test_a_box_shows_the_most_urgent_counts() -> None:
 
     assert shown() == ["not reached"]
     assert shown(success=9) == ["9 success"]
+    for kind in CLASSES:
+        words = CLASS_WORDS.get(kind, kind)
+        assert shown(**{kind: 1}) == [f"1 {words}"], "each is named, so it was reached"
     assert shown(success=9, pruned=1) == ["1 pruned · 9 success"]
     assert shown(success=9, waiting=2, running=1, errored=3) == ["3 errored · 1 running · …"]
     assert shown(success=5, replaced=3, errored=1) == ["1 errored · 3 replaced · …"], "there are more"

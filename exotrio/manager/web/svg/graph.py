@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached
+from exotrio.manager.web.format import CLASS_WORDS, FOR_EVENT
 from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, fit, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
@@ -24,8 +25,11 @@ EDGE = 8
 MAX_NAME, MAX_LINE = 20, 26
 """Characters that fit into a box: of its name, and of each other line."""
 URGENT = (
-    *("errored", "cancelled", "running", "reporting", "buffered", "waiting", "replaced", "pruned", "success"),
+    *("errored", "cancelled", "running", "reporting", "buffered", FOR_EVENT, "waiting", "replaced", "pruned"),
+    "success",
 )
+
+URGENT_WORDS = {FOR_EVENT: CLASS_WORDS[FOR_EVENT]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +200,7 @@ def _draw(box: Box, x: float, y: float, high: int) -> Markup:
 
 def _urgent_counts(box: Box, counts: Mapping[str, int], outputs: str | None) -> Markup:
     """Return the line below the bar: the most urgent counts that fit, and an ellipsis if there are more."""
-    facts = [f"{counts[name]:,} {name}" for name in URGENT if counts.get(name)]
+    facts = [f"{counts[name]:,} {URGENT_WORDS.get(name, name)}" for name in URGENT if counts.get(name)]
     facts += [outputs] if outputs else []
     text = " · ".join(facts) or ("not taken" if box.is_untaken else "not reached")
     while len(text) > MAX_LINE and len(facts) > 1:
