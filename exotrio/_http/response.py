@@ -127,7 +127,7 @@ def invalid_response(what: str, request_line: str, *, status: int | None = None)
 
 def _error(status: int, what: str, where: str, wait: float | None) -> ManagerError:
     if status in {401, 403}:
-        fix = f"pass the server's key (its STATE_MANAGER_SECRET) as key=..., or set {KEY_VARIABLE}"
+        fix = f"pass a key that the server accepts as key=..., or set {KEY_VARIABLE}"
         if status == 403:
             fix = f"pass a key that may do this as key=..., or in {KEY_VARIABLE}"
         return KeyRefused(what, status=status, where=where, fix=fix)

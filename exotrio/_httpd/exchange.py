@@ -164,10 +164,11 @@ class Exchange:
 
     def _log(self, failure: Exception) -> None:
         if self._knows_gone:
-            # A client that leaves is no event: each runtime that stops does.
-            level = logging.DEBUG if isinstance(failure, ClientDisconnected) else logging.INFO
-            logger.log(
-                level,
+            if isinstance(failure, ClientDisconnected):
+                # A client that leaves is no event: each runtime that stops does.
+                logger.debug("%s: the client disconnected before it had its response", self._name)
+                return
+            logger.info(
                 "%s: the app failed after the client had disconnected: %r",
                 self._name,
                 failure,

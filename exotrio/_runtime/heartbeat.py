@@ -58,7 +58,7 @@ from exotrio._util.times import format_duration
 from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.stops import StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND, HeartbeatResult, to_ms
-from exotrio.errors import ManagerError, ManagerUnavailable
+from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
 
 log = logging.getLogger("exotrio.heartbeat")
 
@@ -76,6 +76,8 @@ MAX_TIMEOUT = 10.0
 MAX_LAG = 600.0
 """Seconds for which the runtime's loop may be blocked until it counts as hung: nodes may take minutes."""
 LAG_CHECK_INTERVAL = 1.0
+REPEAT_EVERY = 12
+"""Failed heartbeats from one warning that the key is refused to the next: about a minute, with leases of 30 s."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -212,6 +214,7 @@ class HeartbeatSender:
     _ending: bool = field(default=False, init=False)
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
     _answered: bool = field(default=False, init=False)
+    _key_refused: bool = field(default=False, init=False)
     _hung: bool = field(default=False, init=False)
     _last_ttl: float | None = field(default=None, init=False)
     _task_tree: str | None = field(default=None, init=False)
@@ -225,16 +228,24 @@ class HeartbeatSender:
             None: a request is not interrupted, and ``end`` sets a deadline for it.
         """
         self.ledger.heartbeat_due.attach()
+        told = False
         with self._scope:
             while not self._ending:
                 pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
                 with trio.move_on_after(pause):
-                    await self._until_due()
+                    # Nothing is urgent enough to ask again at once with a key that was refused.
+                    await (trio.sleep_forever() if self._key_refused else self._until_due())
             if self._answered and self.runtime_link.is_native:
                 stopped = self._request(Counter())
                 stopped.phase = Phase.STOPPED.value
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, (), timeout=deadlines.LAST_HEARTBEAT)
+                    told = True
+        if not told and self.runtime_link.is_native and (self._answered or self._outage.failures):
+            log.warning(
+                "the state manager did not confirm that this runtime has stopped, so it may show it as "
+                "vanished: the last heartbeat was not answered"
+            )
 
     def end(self) -> None:
         """Come to an end; at once if the state manager did not answer the last time. In this loop."""
@@ -300,15 +311,17 @@ class HeartbeatSender:
             answer = await self.link.heartbeat(request, states, timeout=timeout) if leases else None
         except ManagerError as error:
             self._task_tree = request.tasks
-            pause = Backoff(interval / 40, interval / 4).pause(self._outage.failures)
+            refused = self._key_refused = isinstance(error, KeyRefused)
+            pause = Backoff(interval / 40, interval if refused else interval / 4).pause(self._outage.failures)
             if isinstance(error, ManagerUnavailable) and error.retry_after is not None:
                 pause = min(max(pause, error.retry_after), interval)
             self._answered = False
             if checkpoints:
                 self._queue.note_failure()
-            self._outage.failed(error, pause)
+            self._outage.failed(error, pause, repeat_every=REPEAT_EVERY if refused else None)
             return pause
         self._outage.worked()
+        self._key_refused = False
         is_first = answer is not None and not self._answered
         if answer is not None:
             self._answered = True

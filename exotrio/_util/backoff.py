@@ -48,13 +48,22 @@ class Outage:
     failures: int = field(default=0, init=False)
     _last: type[object] | None = field(default=None, init=False)
 
-    def failed(self, error: object, then: float | str, *, level: int = logging.WARNING) -> None:
+    def failed(
+        self,
+        error: object,
+        then: float | str,
+        *,
+        level: int = logging.WARNING,
+        repeat_every: int | None = None,
+    ) -> None:
         """Log the first failure, and those of another kind, at ``level``; the others at DEBUG.
 
-        ``then``: seconds until the next attempt, or what is done instead of one.
+        ``then``: seconds until the next attempt, or what is done instead of one. ``repeat_every``: of how
+        many failures of a kind one is logged at ``level``; None for the first one only.
         """
         self.failures += 1
-        if self.failures > 1 and type(error) is self._last:
+        is_repeated = repeat_every is not None and self.failures % repeat_every == 0
+        if self.failures > 1 and type(error) is self._last and not is_repeated:
             level = logging.DEBUG
         self._last = type(error)
         what = then if isinstance(then, str) else f"next attempt in {then:.1f} s"

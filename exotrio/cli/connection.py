@@ -122,7 +122,7 @@ class Connection:
             try:
                 yield
             except KeyRefused as error:
-                which = "the server's key" if error.status == 401 else "a key that may do this"
+                which = "a key that the server accepts" if error.status == 401 else "a key that may do this"
                 fix = f"give {which} with --key-file FILE, or set {KEY_VARIABLE}"
                 raise KeyRefused(error.what, status=error.status, where=error.where, fix=fix) from error
 

@@ -673,6 +673,27 @@ async def test_a_failed_heartbeat_is_repeated_well_before_the_lease_is_over(
         Waits.gate.set()
 
 
+async def test_a_runtime_whose_key_is_refused_says_so_again_and_again_but_asks_seldom(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = NativeServer(Waits=1)
+    async with running(server, Waits) as rt:
+        await server.until(QUEUED=1)
+        seen = len(beats(server))
+        server.before = Fails(("heartbeat",), lambda: reply(401, {"detail": "the key 'r' expired"}))
+        for _ in range(1000):
+            await trio.sleep(0.3)
+            rt._ledger.heartbeat_due.set()
+        sent = len(beats(server)) - seen
+        assert sent <= 1000, "in process, heartbeats are sent each second, and pauses are random below that"
+        refusals = [each for each in caplog.records if "the heartbeat fails" in each.getMessage()]
+        assert all("the key 'r' expired" in each.getMessage() for each in refusals)
+        warnings = [each for each in refusals if each.levelname == "WARNING"]
+        assert len(warnings) == 1 + sent // 12
+        Waits.gate.set()
+    assert "did not confirm that this runtime has stopped" in caplog.text
+
+
 async def test_a_heartbeat_that_hangs_does_not_delay_the_stop(autojump_clock: MockClock) -> None:
     server = NativeServer(Waits=1)
     server.before = Delays(("heartbeat",))

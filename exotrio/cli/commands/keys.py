@@ -41,7 +41,7 @@ def ls(connection: Connection) -> None:
             key.id,
             " ".join(key.scopes),
             _ends(key),
-            "never" if key.used_at is None else iso_time(key.used_at, "minutes"),
+            "never" if key.used_at is None else iso_time(key.used_at, "seconds"),
         )
         for key in keys
     ]

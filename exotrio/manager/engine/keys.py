@@ -7,7 +7,7 @@ stored: the text is random, so SHA-256 is enough, and a request to add a key may
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from pydantic_core import from_json, to_json
 
@@ -26,13 +26,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def read_keys(view: View, known: str | None) -> tuple[str, int, list[NamedKey] | None]:
-    """Return how often the keys were changed, the time in Unix ms, and those that are not revoked; None if
-    ``known`` says that nothing was changed."""
+    """Return how often the keys were changed, the time in Unix ms, and the keys, also those that ended; None
+    if ``known`` says that nothing was changed."""
     row = view.row("SELECT value FROM meta WHERE key = 'keys'")
     changes = "0" if row is None else str(row["value"])
     if changes == known:
         return changes, view.now_ms, None
-    rows = view.execute("SELECT id, name, digest, scopes, expires_at FROM keys WHERE revoked_at IS NULL")
+    rows = view.execute("SELECT id, name, digest, scopes, expires_at, revoked_at FROM keys")
     keys = [
         NamedKey(
             id=row["id"],
@@ -40,6 +40,7 @@ def read_keys(view: View, known: str | None) -> tuple[str, int, list[NamedKey] |
             digest=row["digest"],
             scopes=frozenset(from_json(row["scopes"])),
             expires_at=row["expires_at"],
+            revoked_at=row["revoked_at"],
         )
         for row in rows
     ]
@@ -109,9 +110,11 @@ def show_keys(view: View) -> KeyList:
     return KeyList(keys=list_keys(view), held_by_root=view.one(held)[0])
 
 
-def use_keys(tx: Transaction, ids: Sequence[str]) -> None:
-    """Store that these keys were used."""
-    tx.execute(f"UPDATE keys SET used_at = ? WHERE {tx.any_of('id')}", (tx.now_ms, tx.items(ids)))
+def use_keys(tx: Transaction, ages: Mapping[str, int]) -> None:
+    """Store when these keys were used: how many ms ago."""
+    # Another state manager may have stored a later use.
+    rows = [(tx.now_ms - age, key_id, tx.now_ms - age) for key_id, age in ages.items()]
+    tx.executemany("UPDATE keys SET used_at = ? WHERE id = ? AND coalesce(used_at, 0) < ?", rows)
 
 
 def _count_change(tx: Transaction) -> None:

@@ -61,6 +61,7 @@ class NamedKey:
     digest: str = field(repr=False)
     scopes: frozenset[str]
     expires_at: int | None
+    revoked_at: int | None
 
     def may(self, permission: Permission, namespace: str = "") -> bool:
         """Return whether this key has a permission, for a namespace if it is for one."""

@@ -118,7 +118,7 @@ async def with_named_key(
         message = await receive()
         # A client may send a body slowly, until after its key was revoked.
         if message["type"] == "http.request" and keys.known(key.id) is None:
-            raise HTTPException(401, _WRONG)
+            raise HTTPException(401, keys.ending_of(key) or _WRONG)
         return message
 
     async def pass_on(message: Message) -> None:
@@ -146,7 +146,7 @@ def while_valid(scope: Scope) -> Iterator[None]:
     with keys.using(key) as using:
         yield
     if using.cancelled_caught:
-        raise HTTPException(401, _WRONG)
+        raise HTTPException(401, keys.ending_of(key) or _WRONG)
 
 
 class EndsWithKey(Response):
@@ -203,7 +203,7 @@ class KeyRequired:
             if key:
                 refused(self._keys.refusals_of_wrong_keys, wrong_key(key), scope)
                 await self._wrong_keys.delay_refusal(client_address(scope), key)
-            response = JSONResponse({"detail": _WRONG}, 401)
+            response = JSONResponse({"detail": self._keys.ending(key) or _WRONG}, 401)
             await response(scope, receive, send)
 
     def _is_key(self, sent_key: str) -> bool:

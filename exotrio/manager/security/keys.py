@@ -17,6 +17,7 @@ from hashlib import sha256
 
 import trio
 
+from exotrio._util.times import timestamp
 from exotrio._wire.keys import KEY_TEXT
 from exotrio.errors import DatabaseError
 from exotrio.manager.engine.keys import read_keys, use_keys
@@ -32,7 +33,7 @@ READ_AGAIN_AFTER = 0.25
 """Minimum seconds between two readings. An unknown key waits for the next one: it may be new."""
 QUERY_LIMIT = 5.0
 USED_EVERY = 60.0
-"""Seconds between two writes of which keys were used."""
+"""Seconds between two writes of when a key was used."""
 _KEY = re.compile(KEY_TEXT)
 
 
@@ -51,7 +52,9 @@ class Keys:
         self._reading = trio.Lock()
         self._wanted = trio.Event()
         self._in_use: dict[str, set[trio.CancelScope]] = {}
-        self._used: set[str] = set()
+        # When each key was used last; it is written once it was not for ``USED_EVERY``.
+        self._used: dict[str, float] = {}
+        self._written: dict[str, float] = {}
 
     async def find(self, text: str) -> NamedKey | None:
         """Return the key with this text, unless it is revoked or expired.
@@ -63,10 +66,27 @@ class Keys:
         if match is None:
             return None
         key = await self.get(match["id"])
-        if key is None or not hmac.compare_digest(sha256(text.encode()).hexdigest(), key.digest):
+        if key is None or not _has_text(key, text):
             return None
-        self._used.add(key.id)
+        self._used[key.id] = trio.current_time()
         return key
+
+    def ending(self, text: str) -> str | None:
+        """Return when the key with this text was revoked, or expired, if it was; from what was read last.
+
+        Only for the client that has the text: others must not learn which keys there were.
+        """
+        match = _KEY.fullmatch(text)
+        key = None if match is None else self._known.get(match["id"])
+        return None if key is None or not _has_text(key, text) else self.ending_of(key)
+
+    def ending_of(self, key: NamedKey) -> str | None:
+        """Return as ``ending``, to a client that had the key when its request began."""
+        key = self._known.get(key.id, key)
+        what, at = ("was revoked", key.revoked_at) if key.revoked_at else ("expired", key.expires_at)
+        if at is None or self.known(key.id) is not None:
+            return None
+        return f"the key {key.name!r} ({key.id}) {what} {timestamp(at, 'seconds')}: give another one"
 
     async def get(self, key_id: str) -> NamedKey | None:
         """Return the key with this id, unless it is revoked or expired. Errors as in ``find``."""
@@ -90,7 +110,9 @@ class Keys:
     def known(self, key_id: str) -> NamedKey | None:
         """Return the key with this id as it was read last, unless it has expired."""
         key = self._known.get(key_id)
-        if key is None or key.expires_at is None:
+        if key is None or key.revoked_at is not None:
+            return None
+        if key.expires_at is None:
             return key
         now_ms = self._now_ms + 1000 * (trio.current_time() - self._read_at)
         return key if now_ms < key.expires_at else None
@@ -111,14 +133,16 @@ class Keys:
     async def run(self) -> None:
         """Keep the keys up to date once one was presented. Never returns unless cancelled."""
         await self._wanted.wait()
-        written_at = trio.current_time()
         while True:
             await trio.sleep(READ_EVERY)
             with suppress(DatabaseError):  # the store logs it, and ``get`` refuses what was read too long ago
                 await self._read(trio.current_time())
-            if self._used and trio.current_time() - written_at >= USED_EVERY:
-                used, self._used, written_at = sorted(self._used), set(), trio.current_time()
-                self._store.write_later(partial(use_keys, ids=used))
+            now = trio.current_time()
+            due = [each for each in self._used if now - self._written.get(each, -math.inf) >= USED_EVERY]
+            if due:
+                self._written |= dict.fromkeys(due, now)
+                ages = {each: round(1000 * (now - self._used.pop(each))) for each in sorted(due)}
+                self._store.write_later(partial(use_keys, ages=ages))
 
     async def _read(self, since: float) -> None:
         """Read the keys, unless they were read since then; end the requests of those that are gone."""
@@ -139,3 +163,7 @@ def wrong_key(text: str) -> str:
     """Return words for a key that is not accepted: with its id, if it has one, which is not secret."""
     match = _KEY.fullmatch(text)
     return "a wrong key" if match is None else f"an unknown, revoked or expired key ({match['id']})"
+
+
+def _has_text(key: NamedKey, text: str) -> bool:
+    return hmac.compare_digest(sha256(text.encode()).hexdigest(), key.digest)
