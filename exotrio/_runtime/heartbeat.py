@@ -77,7 +77,7 @@ MAX_LAG = 600.0
 """Seconds for which the runtime's loop may be blocked until it counts as hung: nodes may take minutes."""
 LAG_CHECK_INTERVAL = 1.0
 REPEAT_EVERY = 12
-"""Failed heartbeats from one warning that the key is refused to the next: about a minute, with leases of 30 s."""
+"""Failed heartbeats from one warning that the key is refused to the next: about a minute for leases of 30 s."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
@@ -234,7 +234,9 @@ class HeartbeatSender:
                 pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
                 with trio.move_on_after(pause):
                     # Nothing is urgent enough to ask again at once with a key that was refused.
-                    await (trio.sleep_forever() if self._key_refused else self._until_due())
+                    if self._key_refused:
+                        await trio.sleep_forever()
+                    await self._until_due()
             if self._answered and self.runtime_link.is_native:
                 stopped = self._request(Counter())
                 stopped.phase = Phase.STOPPED.value

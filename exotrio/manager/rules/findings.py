@@ -176,9 +176,7 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later, page=_RUNTIMES) if holds else None
     if not runtime.live:
-        fix = "was its process killed, suspended or disconnected, or its key refused?" + (
-            f" {later}" if holds else ""
-        )
+        fix = "was it killed, suspended or disconnected, or its key refused?" + (f" {later}" if holds else "")
         return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds), page=_RUNTIMES)
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
