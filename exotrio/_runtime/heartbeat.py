@@ -77,7 +77,7 @@ MAX_LAG = 600.0
 """Seconds for which the runtime's loop may be blocked until it counts as hung: nodes may take minutes."""
 LAG_CHECK_INTERVAL = 1.0
 REPEAT_EVERY = 12
-"""Failed heartbeats from one warning that the key is refused to the next: about a minute for leases of 30 s."""
+"""Failed heartbeats from one warning that the key is refused to the next: about a minute."""
 
 _WHY = {HeartbeatResult.LOST: Stopping.LEASE_LOST, HeartbeatResult.CANCELLED: Stopping.RUN_CANCELLED}
 
