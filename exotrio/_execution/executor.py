@@ -23,7 +23,7 @@ from exotrio._execution.results import failure_of, invalid_values
 from exotrio._execution.threads import MAX_STUCK_PER_WORKER
 from exotrio._nodes.base import BaseNode, RunsIn, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checkpoint import CheckpointView
-from exotrio._nodes.outcome import Errored, HandedOver, Released, Report
+from exotrio._nodes.outcome import Errored, HandedOver, Released, Report, Waiting
 from exotrio._util.backoff import Backoff
 from exotrio._util.error_message import message_line
 from exotrio._util.exceptions import leaves
@@ -234,6 +234,11 @@ class Executor:
             if not isinstance(errored, Errored):  # a signal came too late: it would make the timeout endless
                 errored = Errored(error_text(error, redactor))
             return self._timed_out(execution, errored.error, retry=errored.retry)
+        had = None if claim.event is None or claim.event.timed_out else claim.event.name
+        if isinstance(outcome, Waiting) and outcome.event == had:
+            # It would run again at once, without end.
+            what = f"{claim.node_name} waits for the event {outcome.event!r}, which self.event has"
+            return invalid_values(what, (), "the code of the node has to be corrected")
         return outcome
 
     def _timed_out(self, execution: Execution, then: str = "", *, retry: bool = True) -> Errored:

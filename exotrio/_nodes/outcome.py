@@ -58,7 +58,8 @@ class WaitForEvent(Signal):
     """Wait until an event is sent to the run, and run this state again then: ``self.event`` has it.
 
     No runtime holds the state meanwhile. No retry is used up, and its checkpoint is kept. An event that was
-    sent before is there at once. Needs our server; at any other one it is an error.
+    sent before is there at once; to wait again for the one that ``self.event`` has is an error. Needs our
+    server; at any other one it is an error.
 
     Args:
         event: Name of the event, 1 to 256 characters.

@@ -73,6 +73,18 @@ class PayInThread(Pay):
         return self.Outputs(text=str(self.event.value))
 
 
+class PayTwice(Pay):
+    """Waits again for what it has."""
+
+    executions = 0
+
+    async def execute(self) -> Any:
+        type(self).executions += 1
+        if self.executions > 2:
+            return self.Outputs(text="")
+        raise WaitForEvent("paid", timeout=DAY)
+
+
 def approvals(**on_timeout: Any) -> tuple[Graph, Any]:
     graph = Graph("approvals", namespace="tests")
     plan = graph.add(Plan)
@@ -115,6 +127,14 @@ async def test_a_node_waits_and_goes_on_with_its_checkpoint(
     run = await run_graph(graph, [Pay], events=events)
     assert [each.text for each in run.outputs(pay)] == [text]
     assert len(run.states) == 1, "no attempt was used up"
+
+
+async def test_a_node_that_waits_for_what_it_has_is_an_error_and_not_run_without_end() -> None:
+    graph = Graph("g", namespace="tests")
+    graph.add(PayTwice)
+    run = await run_graph(graph, [PayTwice], events={"paid": {}})
+    (error,) = run.errors
+    assert error.startswith("PayTwice waits for the event 'paid', which self.event has\nnot to be retried")
 
 
 async def test_a_node_in_a_thread_waits_as_others_do() -> None:
