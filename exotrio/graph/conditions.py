@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 from pydantic_core import to_json
 
-from exotrio._fields.codecs import choices_of, codec_of, name_of, optional, plain_of, resolved, text_of
+from exotrio._fields.codecs import Codec, choices_of, codec_of, name_of, optional, plain_of, resolved, text_of
 from exotrio._util.words import listed, shortened, suggestion
 from exotrio.errors import GraphInvalid
 from exotrio.graph.declaration import Declaration
@@ -39,6 +39,8 @@ MAX_TRIED = 1_000
 """Comparisons that show whether facts about one value can be true together; beyond that it is assumed."""
 MAX_DIGITS = 4_300
 """Characters of a text that is read as a number, as many as Python reads. More would take long."""
+MAX_COMPARED = 100
+"""Members of an Enum or a Literal of which one may be suggested."""
 MAX_SHOWN = 60
 """Characters of a value in a message, and in a picture."""
 UNKNOWN: Any = object
@@ -177,8 +179,9 @@ def compared(reference: Any, annotation: Any, sign: Operator, value: object) -> 
         values = value if isinstance(value, tuple) else (value,)
         if not values:
             raise ValueError("is in nothing: give is_in the values")
-        texts = [_plain(annotation, sign, each) for each in values]
-        model = ConditionModel(of=str(reference), operator=sign, value=texts if sign == "in" else texts[0])
+        choices = _choices(annotation)
+        plain = [_plain(annotation, choices, sign, each) for each in values]
+        model = ConditionModel(of=str(reference), operator=sign, value=plain if sign == "in" else plain[0])
     except ValueError as error:
         reason = error.errors()[0]["msg"] if hasattr(error, "errors") else error
         raise GraphInvalid(f"{reference!r} {str(reason).removeprefix('Value error, ')}") from None
@@ -188,14 +191,26 @@ def compared(reference: Any, annotation: Any, sign: Operator, value: object) -> 
 def type_problem(model: ConditionModel, annotation: Any) -> str | None:
     """Return why an output of this type cannot be compared so, or never has the value; None if it can."""
     try:
+        choices = _choices(annotation)
         for value in model.values:
-            _plain(annotation, model.operator, value, is_text=True)
+            _plain(annotation, choices, model.operator, value, is_text=True)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) -> Any:
+def _choices(annotation: Any) -> dict[str, None]:
+    """Return the text of each member of an Enum or a Literal; nothing for anything else."""
+    full = resolved(annotation)
+    inner = optional(full)
+    choices = choices_of(full if inner is None else resolved(inner))
+    codec = codec_of(full) if choices else Codec()
+    return {codec.to_text(plain_of(choice)): None for choice in choices}
+
+
+def _plain(
+    annotation: Any, choices: Collection[str], sign: str, value: object, *, is_text: bool = False
+) -> Any:
     """Return the value that a condition in JSON has for one in Python, or for one in JSON if ``is_text``."""
     plain = plain_of(value)
     if isinstance(plain, Decimal):  # as JSON has it
@@ -209,17 +224,17 @@ def _plain(annotation: Any, sign: str, value: object, *, is_text: bool = False) 
         annotation = resolved(inner)
         if plain is None and sign not in _ORDER:
             return None
-    declared = name_of(full)
     if sign in _ORDER and (full is not annotation or annotation not in _NUMBERS):
-        raise ValueError(f"is {declared}, which has no order: {sign} is for numbers")
-    if choices := choices_of(annotation):
-        codec = codec_of(full)
-        texts = {codec.to_text(plain_of(choice)): choice for choice in choices}
-        text = text_of(plain) if is_text else codec.to_text(plain)
-        if text not in texts:
+        raise ValueError(f"is {name_of(full)}, which has no order: {sign} is for numbers")
+    if choices:
+        text = text_of(plain) if is_text else codec_of(full).to_text(plain)
+        if text not in choices:
             shown = shortened(repr(plain), MAX_SHOWN)
-            raise ValueError(f"is never {shown}: it is one of {listed(texts)}{suggestion(text, texts)}")
+            similar = suggestion(text[:MAX_SHOWN], islice(choices, MAX_COMPARED))
+            known = listed(shortened(choice, MAX_SHOWN) for choice in choices)
+            raise ValueError(f"is never {shown}: it is one of {known}{similar}")
         return text
+    declared = name_of(full)
     if annotation not in (str, bool, *_NUMBERS):
         raise ValueError(f"is {declared}, which cannot be compared: declare it as {_COMPARABLE}")
     kind = {str: "string", bool: "truth value"}.get(annotation, "number")
@@ -257,11 +272,13 @@ def contradiction(facts: Iterable[Fact]) -> str | None:
     for fact in facts:
         by_value[fact.model.of].append(fact)
     for of_one in by_value.values():
+        size = sum(len(fact.model.values) for fact in of_one)
+        if size > MAX_TRIED:
+            continue
         kinds = {_kind(value) for fact in of_one for value in fact.model.values} - {"null"}
         if len(kinds) > 1:  # of an unknown type: a number and a truth value have several texts
             continue
         examples = list(islice(_examples(of_one), MAX_TRIED))
-        size = sum(len(fact.model.values) for fact in of_one)
         if size * len(examples) <= MAX_TRIED and not any(_all_true(of_one, text) for text in examples):
             return listed(sorted(f"{'' if fact.holds else 'not '}({fact.model})" for fact in of_one))
     return None
@@ -278,13 +295,13 @@ def _examples(facts: Iterable[Fact]) -> Iterator[str]:
     """Yield texts of a value of the type, of each kind that these conditions distinguish."""
     facts = list(facts)
     annotation = resolved(facts[0].annotation)
-    codec = codec_of(str if annotation is UNKNOWN else annotation)
+    choices = _choices(annotation)
     if (inner := optional(annotation)) is not None or annotation is UNKNOWN:
         yield _NULL
         annotation = annotation if inner is None else resolved(inner)
     values = [value for fact in facts for value in fact.model.values if value is not None]
-    if choices := choices_of(annotation):
-        yield from (codec.to_text(plain_of(choice)) for choice in choices)
+    if choices:
+        yield from choices
         return
     if annotation in (bool, UNKNOWN):
         yield from ("true", "false")

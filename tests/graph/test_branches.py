@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, ConditionModel, Graph, GraphInvalid
+from exotrio.graph.conditions import Fact, contradiction, type_problem
 from exotrio.graph.references import AddedNode
 from exotrio.testing import explore, run_graph
 
@@ -248,6 +250,34 @@ def test_branches_that_may_be_taken_are_no_errors() -> None:
     first = graph.add("Theirs")
     _, other = branches(graph, first, first.x == "5", None)
     graph.add(Step, after=other, when=first.x == 5)  # it may be 5.0
+
+
+def test_the_work_of_checking_conditions_grows_with_their_values_and_not_with_pairs_of_them() -> None:
+    colors = Literal[tuple(f"color-{number}" for number in range(400))]  # type: ignore[valid-type]
+
+    def calls(values: int, nodes: int) -> int:
+        number = 0
+
+        def count(*_: object) -> None:
+            nonlocal number
+            number += 1
+
+        models = [
+            ConditionModel(of="x", operator="in", value=[f"color-{each}" for each in range(values)])
+            for _ in range(nodes)
+        ]
+        sys.setprofile(count)
+        try:
+            assert not any(type_problem(model, colors) for model in models)
+            for end in range(1, nodes):  # as along a path
+                assert contradiction(Fact(model, colors, True) for model in models[:end]) is None
+        finally:
+            sys.setprofile(None)
+        return number
+
+    calls(1, 1)  # what happens once
+    assert calls(400, 5) < 100 * 400 * 5
+    assert calls(400, 40) < 10 * calls(400, 5)
 
 
 def test_an_input_with_the_name_of_a_new_argument_is_not_mixed_up_with_it() -> None:
