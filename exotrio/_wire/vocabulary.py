@@ -138,7 +138,7 @@ class HeartbeatResult(StrEnum):
 
 
 def check_key(key: str) -> str:
-    """Return the key of a run; raise ValueError if it is invalid."""
+    """Return the key of a run, or the name of an event; raise ValueError if it is invalid."""
     if not key or key != key.strip():
         raise ValueError("is empty, or has blanks at its ends")
     if len(key) > MAX_KEY:

@@ -304,7 +304,14 @@ class Graph(GraphParts):
             name = identifier_of(text) if identifier is None else identifier
             problems = list(dict.fromkeys(self._wrong_arguments(name, self.namespace, after, ())))
             problems += values.problems
-            model, more = wait_of(name, self.namespace or "", text, fields, timeout, on_timeout)
+            model, more = wait_of(
+                identifier=name,
+                namespace=self.namespace or "",
+                event=text,
+                fields=fields,
+                timeout=timeout,
+                on_timeout=on_timeout,
+            )
             problems += more
             if model is not None:
                 model.when = None if condition is None else condition.model

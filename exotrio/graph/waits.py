@@ -31,6 +31,7 @@ def identifier_of(event: str) -> str:
 
 
 def wait_of(
+    *,
     identifier: str,
     namespace: str,
     event: str,

@@ -23,7 +23,7 @@ from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
-from exotrio.manager.store.driver import Row
+from exotrio.manager.store.driver import Row, count_change
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -85,11 +85,7 @@ def _register(
         [rows[name] for name in sorted(rows)],
         "(namespace, name) DO UPDATE SET " + ", ".join(f"{each} = excluded.{each}" for each in replaced),
     )
-    # Other state managers see by this that their copies of registered nodes are out of date.
-    tx.execute(
-        "INSERT INTO meta VALUES ('registered', '1') ON CONFLICT (key)"
-        " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
-    )
+    count_change(tx, "registered")
     tx.forget_registered()
 
 

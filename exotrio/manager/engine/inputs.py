@@ -12,7 +12,7 @@ from itertools import chain
 
 from pydantic_core import from_json, to_json
 
-from exotrio._wire.vocabulary import check_key as check_event
+from exotrio._wire.vocabulary import check_key
 from exotrio.graph import MAX_LIMIT_KEY
 from exotrio.graph.placeholders import OutputRef, Piece, StoreRef
 from exotrio.manager.engine.sources import InputsError, Outputs, Sources, outputs_of
@@ -119,7 +119,7 @@ def event_name(wait: Wait, sources: Sources, current: str, outputs: Outputs) -> 
         InputsError: a value is missing or not a string, or the name is not one of an event.
     """
     try:
-        return check_event("".join(resolve(piece, sources, current, outputs) for piece in wait.event))
+        return check_key("".join(resolve(piece, sources, current, outputs) for piece in wait.event))
     except ValueError as error:
         raise InputsError(f"the name of the event: {error}") from None
 

@@ -16,7 +16,7 @@ from exotrio._util.words import listed
 from exotrio._wire.keys import KeyInfo, KeyList, NewKey
 from exotrio.manager.rules.access import ROOT, NamedKey, check_scope
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
-from exotrio.manager.store.driver import Row
+from exotrio.manager.store.driver import Row, count_change
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -62,7 +62,7 @@ def add_key(tx: Transaction, key_id: str, new: NewKey) -> KeyInfo:
     scopes = to_json(sorted({check_scope(scope) for scope in new.scopes})).decode()
     expires_at = None if new.expires_in_ms is None else tx.now_ms + new.expires_in_ms
     # First: it lets one transaction after the other add a key.
-    _count_change(tx)
+    count_change(tx, "keys")
     if (row := tx.row("SELECT * FROM keys WHERE id = ?", (key_id,))) is not None:
         if (row["name"], row["digest"], row["scopes"]) != (new.name, new.digest, scopes):
             raise Conflict(f"there is another key with the id {key_id}; make a new one")
@@ -80,7 +80,7 @@ def add_key(tx: Transaction, key_id: str, new: NewKey) -> KeyInfo:
 
 def revoke_keys(tx: Transaction, name_or_id: str) -> list[KeyInfo]:
     """Revoke the key with this id, or else all keys of this name, and return them."""
-    _count_change(tx)
+    count_change(tx, "keys")
     rows = tx.execute(
         f"SELECT * FROM keys WHERE id = ? OR name = ? ORDER BY created_at{tx.for_update('keys')}",
         (name_or_id, name_or_id),
@@ -115,14 +115,6 @@ def use_keys(tx: Transaction, ages: Mapping[str, int]) -> None:
     # Another state manager may have stored a later use.
     rows = [(tx.now_ms - age, key_id, tx.now_ms - age) for key_id, age in ages.items()]
     tx.executemany("UPDATE keys SET used_at = ? WHERE id = ? AND coalesce(used_at, 0) < ?", rows)
-
-
-def _count_change(tx: Transaction) -> None:
-    """Let all state managers read the keys again."""
-    tx.execute(
-        "INSERT INTO meta VALUES ('keys', '1') ON CONFLICT (key)"
-        " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)"
-    )
 
 
 def _info(row: Row, now_ms: int) -> KeyInfo:

@@ -22,19 +22,12 @@ _LAST = "\U0010ffff"
 
 def list_audit(view: View, query: AuditQuery) -> dict[str, Any]:
     """Return one page of the record of all namespaces, in the wire format of ``ChangePage``."""
-    where = Where()
-    if query.namespace is not None:
-        where.add("namespace = ?", query.namespace)
-    page, following = _page(view, query, where)
-    return {"changes": [_shown(row, is_whole=True) for row in page], "next": following}
+    return _page(view, query, query.namespace, is_whole=True)
 
 
 def list_changes(view: View, namespace: str, query: ChangesQuery) -> dict[str, Any]:
     """Return one page of the record of a namespace, without where the requests came from."""
-    where = Where()
-    where.add("namespace = ?", namespace)
-    page, following = _page(view, query, where)
-    return {"changes": [_shown(row, is_whole=False) for row in page], "next": following}
+    return _page(view, query, namespace, is_whole=False)
 
 
 def last_changes(view: View, namespace: str, target: str, *nouns: str) -> list[Change]:
@@ -58,8 +51,11 @@ def drained_by(view: View, namespace: str, workers: Sequence[str]) -> dict[str, 
     return {row["target"]: row["who"] for row in rows} if workers else {}
 
 
-def _page(view: View, query: ChangesQuery, where: Where) -> tuple[list[Row], str | None]:
-    """Return the rows of a page, and the cursor of the following one."""
+def _page(view: View, query: ChangesQuery, namespace: str | None, *, is_whole: bool) -> dict[str, Any]:
+    """Return a page; ``is_whole``: also where requests came from."""
+    where = Where()
+    if namespace is not None:
+        where.add("namespace = ?", namespace)
     if query.who is not None:
         where.add("(who = ? OR who = ? OR key_id = ?)", query.who, f"dashboard of {query.who}", query.who)
     for column, text in (("action", query.action), ("target", query.target)):
@@ -77,7 +73,10 @@ def _page(view: View, query: ChangesQuery, where: Where) -> tuple[list[Row], str
         f"SELECT * FROM audit WHERE {where} ORDER BY id DESC LIMIT ?", (*where.parameters, query.limit + 1)
     ).fetchall()
     page = rows[: query.limit]
-    return page, str(page[-1]["id"]) if len(rows) > len(page) else None
+    return {
+        "changes": [_shown(row, is_whole=is_whole) for row in page],
+        "next": str(page[-1]["id"]) if len(rows) > len(page) else None,
+    }
 
 
 def _begins(column: str, text: str) -> tuple[str, str, str]:

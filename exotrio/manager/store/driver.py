@@ -124,3 +124,15 @@ def put_meta(executor: Executor, key: str, value: str) -> None:
     executor.execute(
         "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
     )
+
+
+def count_change(executor: Executor, key: str) -> None:
+    """Add 1 to a number in the table ``meta``, by which state managers see that their copies are out of date.
+
+    It lets one transaction after the other do so.
+    """
+    executor.execute(
+        "INSERT INTO meta VALUES (?, '1') ON CONFLICT (key)"
+        " DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)",
+        (key,),
+    )

@@ -60,9 +60,8 @@ def event_forms(view: View, run: Row, rejected: FormRejected | None = None) -> l
     """Return the forms of a run for what it waits for; the one that was rejected is filled in as it was
     sent."""
     forms = [_form(number, wait) for number, wait in enumerate(waits_in(view, run)[:MAX_FORMS], 1)]
-    for form in forms if rejected is not None else ():
-        assert rejected is not None
-        if _is_for(form, rejected.form):
+    for form in forms:
+        if rejected is not None and _is_for(form, rejected.form):
             form.fill(rejected.form)
             form.problem = rejected.problems.get("", "")
             for each in form.fields:
