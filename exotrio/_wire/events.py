@@ -65,7 +65,7 @@ class EventWait(Body):
 
 class RunEvents(Body):
     """The events of a run, the newest first, and what its states wait for, the oldest first: of each up to
-    ``MAX_SHOWN``."""
+    ``MAX_SHOWN``, and of these fewer if their fields have more than 1 MiB."""
 
     sent: list[KeptEvent]
     waiting: list[EventWait]

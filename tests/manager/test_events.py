@@ -306,6 +306,14 @@ async def test_an_event_is_checked_by_the_places_that_may_wait_for_it(
         await send(two.api, flow, name, unknown="")
 
 
+async def test_a_list_of_waits_is_not_as_large_as_the_fields_of_all_of_them(two: Waiting) -> None:
+    fields = {"by": {"type": "string", "description": "x" * 200_000}, "ok": {"type": "string"}}
+    flow = await approval(two, event="go-${{ a.outputs.v }}", outputs=fields)
+    await flow.run("a", *({"v": f"{number:02}", "w": ""} for number in range(20)))
+    waiting = ok(await two.other.native("GET", f"run/{flow.run_id}/events"))["waiting"]
+    assert [wait["name"] for wait in waiting] == [f"go-0{number}" for number in range(5)]
+
+
 # -- a node that waits
 
 

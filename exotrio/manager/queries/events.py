@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.events import MAX_SHOWN, EventWait, KeptEvent, RunEvents
@@ -10,6 +10,9 @@ from exotrio.manager.engine.order import waits_until
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
+
+MAX_FIELDS = 1024 * 1024
+"""Bytes of the schemas of the fields of what a run waits for, each state of a fan-out with its own."""
 
 
 def show_events(view: View, namespace: str, run_id: str) -> RunEvents:
@@ -28,7 +31,7 @@ def show_events(view: View, namespace: str, run_id: str) -> RunEvents:
 
 
 def waits_in(view: View, run: Row) -> list[EventWait]:
-    """Return what the states of a run wait for, the oldest first."""
+    """Return what the states of a run wait for, the oldest first: fewer if their fields have much text."""
     places = view.template(run["template"]).places
     rows = view.execute(
         # Since when: a node began to wait when its state was changed last.
@@ -37,9 +40,16 @@ def waits_in(view: View, run: Row) -> list[EventWait]:
         " GROUP BY event, place ORDER BY since, event, place LIMIT ?",
         (run["id"], MAX_SHOWN),
     )
-    waits = []
+    waits: list[EventWait] = []
+    sizes, left = dict[int, int](), MAX_FIELDS
     for row in rows:
         place, until = places[row["place"]], waits_until(row["until"])
+        fields = None if place.wait is None else place.wait.model.outputs
+        if place.index not in sizes:
+            sizes[place.index] = len(to_json(fields))
+        left -= sizes[place.index]
+        if left < 0 and waits:
+            break
         waits.append(
             EventWait(
                 name=row["event"],
@@ -48,7 +58,7 @@ def waits_in(view: View, run: Row) -> list[EventWait]:
                 states=row["states"],
                 since=from_unix_ms(row["since"]),
                 until=None if until is None else from_unix_ms(until),
-                fields=None if place.wait is None else place.wait.model.outputs,
+                fields=fields,
             )
         )
     return waits
