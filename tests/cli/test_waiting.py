@@ -59,6 +59,15 @@ def test_a_run_that_waits_ends_the_command_which_says_how_to_send_the_event_and_
     assert bare.json("runs", "show", run)["status"] == "SUCCESS"
 
 
+def test_the_command_that_answers_works_for_a_name_that_looks_like_an_option(bare: Cli) -> None:
+    bare.write(
+        "orders.py", APPROVAL.replace('"approved", Approval', '"--help", Approval, identifier="approved"')
+    )
+    send, resume = commands_in(bare("run", "orders.py", code=8).err)
+    assert bare(*send, code=0).out == "event --help sent: 1 state waited for it\n"
+    bare(*resume, code=0)
+
+
 def test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused(bare: Cli) -> None:
     bare.write("orders.py", APPROVAL)
     bare("run", "orders.py", "--run-key", "order-1", code=8)

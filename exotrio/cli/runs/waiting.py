@@ -39,7 +39,10 @@ def _lines_of(event: EventWait, run_id: str, arguments: Sequence[str]) -> Iterat
     yield f"{event.identifier} waits for event {event.name}{until}{states}; to send it:"
     required = {name: each for name, each in (event.fields or {}).items() if "default" not in each}
     fields = [word for name, schema in required.items() for word in ("-i", f"{name}={_sample(schema)}")]
-    yield f"  {command_line(['runs', 'send', run_id, event.name, *fields, *arguments])}"
+    words = [run_id, event.name, *fields, *arguments]
+    if event.name.startswith("-"):  # it would be taken for an option
+        words = [*fields, *arguments, "--", run_id, event.name]
+    yield f"  {command_line(['runs', 'send', *words])}"
 
 
 def _sample(schema: object) -> str:
