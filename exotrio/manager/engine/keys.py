@@ -82,7 +82,7 @@ def revoke_keys(tx: Transaction, name_or_id: str) -> list[KeyInfo]:
     """Revoke the key with this id, or else all keys of this name, and return them."""
     count_change(tx, "keys")
     rows = tx.execute(
-        f"SELECT * FROM keys WHERE id = ? OR name = ? ORDER BY created_at{tx.for_update('keys')}",
+        f"SELECT * FROM keys WHERE id = ? OR name = ? ORDER BY id{tx.for_update('keys')}",
         (name_or_id, name_or_id),
     ).fetchall()
     chosen = [row for row in rows if row["id"] == name_or_id] or rows
