@@ -119,6 +119,9 @@ def missing_of(
     return missing
 
 
+NO_EVENT = "none was sent in time"
+
+
 class StateTimes(Body):
     """How long a state waited and ran, in seconds; so far, if it has not ended.
 
@@ -133,6 +136,7 @@ class StateTimes(Body):
         held: From its claim to its outcome; None if it is not claimed.
         for_event: Of a state that waits for an event, and not for a runtime, or that did until it ended: for
             how long. None of any other.
+        no_event: That wait ended by its deadline: no event was sent in time.
     """
 
     waited: Seconds | None = Field(default=None, alias="waited_ms")
@@ -140,6 +144,7 @@ class StateTimes(Body):
     ran: Seconds | None = Field(default=None, alias="ran_ms")
     held: Seconds | None = Field(default=None, alias="held_ms")
     for_event: Seconds | None = Field(default=None, alias="for_event_ms")
+    no_event: bool = False
 
 
 def times_text(
@@ -154,6 +159,12 @@ def times_text(
     elif held is not None:
         parts.append(("from claim to end" if ended else "claimed for", held))
     return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
+
+
+def event_wait_text(seconds: float, *, ended: bool, no_event: bool) -> str:
+    """Return how long a state waited for an event, and if none came, in words."""
+    text = f"{'waited' if ended else 'has waited'} {format_duration(seconds)} for an event"
+    return f"{text}: {NO_EVENT}" if no_event else text
 
 
 class Run(RunSummary, StateTimes):

@@ -114,6 +114,10 @@ def test_a_run_whose_deadline_passed_while_nothing_ran_goes_on(bare: Cli) -> Non
     bare.write("orders.py", soon)
     end = bare("run", "orders.py", code=0)
     assert end.out.splitlines()[-1] == "  text: False by the deadline"
+    (state,) = (each for each in bare.json("states", "ls")["states"] if each["no_event"])
+    for command in (["states", "ls"], ["states", "show", state["id"]]):
+        assert "for an event: none was sent in time" in bare(*command).out, command
+    assert "attempt" not in bare("states", "show", state["id"]).out
 
 
 def test_commands_show_what_states_wait_for(bare: Cli) -> None:

@@ -98,6 +98,7 @@ async def test_a_place_waits_for_its_event_and_what_follows_gets_its_fields(two:
     assert (waits["name"], waits["identifier"], waits["states"]) == ("approved", "w", 1)
     assert waits["fields"] == DECIDED
     assert await send(two.other, flow, by="ada") == (True, 1)
+    assert [state["no_event"] for state in ok(await two.api.states())["states"]] == [False] * 3
     state = await claim_one(two.api, limits={B: 1})
     assert state["inputs"] == {"x": "ada false"}
     await report(two.api, executed_item(state))
@@ -176,6 +177,10 @@ async def test_at_its_deadline_a_place_ends_as_its_graph_says(
     assert await two.pass_time(1) == 1
     counts = {"a": {"SUCCESS": 1}, "w": {status: 1}} | ({"b": {"CREATED": 1}} if follows else {})
     assert await two.run(flow) == counts
+    states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
+    assert (states["w"]["no_event"], states["w"]["for_event_ms"]) == (True, DAY_MS)
+    assert ok(await two.other.history(states["w"]["id"]))["no_event"] is True
+    assert states["a"]["no_event"] is False
     if follows is None:
         assert ok(await two.api.native_run(flow.run_id))["status"] != "PENDING"
     else:

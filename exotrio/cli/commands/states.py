@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import listed, plural
-from exotrio._wire.runs import times_text
+from exotrio._wire.runs import NO_EVENT, event_wait_text, times_text
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
@@ -200,6 +200,8 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     created = iso_time(state.created_at) if state.created_at else ""
     waits_for = state.waits_for.text if state.waits_for else ""
     why = error_message(state.error) if state.error else waits_for
+    if state.no_event and not state.error:
+        why = f"waited for an event: {NO_EVENT}"
     ran = "" if state.ran is None else format_duration(state.ran)
     if state.buffered is None and state.held is not None:
         ran = f"{format_duration(state.held)} from claim"
@@ -279,7 +281,7 @@ def _times(state: StateDetail) -> list[str]:
         ended = state.finished_at is not None or state.stage == "reporting"
         lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
     elif state.for_event is not None and state.finished_at:
-        lines.append(f"waited {format_duration(state.for_event)} for an event")
+        lines.append(event_wait_text(state.for_event, ended=True, no_event=state.no_event))
     return lines
 
 

@@ -172,7 +172,8 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
         data="{}" if status == PRUNED else None,
         error=error,
         path=path,
-        enqueue_after=now,
+        # Before the end: no event came, and what is shown of the state says so.
+        enqueue_after=now if value is not None else min(state.enqueue_after, now - 1),
         finished_at=now,
     )
     changes.transition(run, state.place, state.groups, state.status, status)

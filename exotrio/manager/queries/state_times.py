@@ -34,6 +34,7 @@ class Times:
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
         is_output: It is a further output of an execution: it never waited.
         for_event: It waits, or waited until it ended, for an event, and not for a runtime.
+        no_event: That wait ended by its deadline.
         earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
             until then is not kept.
     """
@@ -46,6 +47,7 @@ class Times:
     stage: str | None = None
     is_output: bool = False
     for_event: bool = False
+    no_event: bool = False
     earlier: tuple[int, int] | None = None
 
     @property
@@ -74,7 +76,7 @@ class Times:
         if self.claimed is None:
             waited = max(0, until - self.waits)
             if self.for_event:
-                return Spent(waited=None, for_event=waited)
+                return Spent(waited=None, for_event=waited, no_event=self.no_event)
             return Spent(waited=None if self.is_output else waited)
         waited, held = self.claimed - self.waits, max(0, until - self.claimed)
         if self.begun is None:
@@ -92,6 +94,7 @@ class Spent:
     ran: int | None = None
     held: int | None = None
     for_event: int | None = None
+    no_event: bool = False
 
 
 def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
@@ -122,10 +125,12 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         stage=(stages or {}).get(state["seq"]),
         is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
         for_event=for_event,
+        no_event=for_event and finished is not None and state["enqueue_after"] < finished,
         earlier=(created, changed) if was_given_back else None,
     )
 
 
 def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:
     """Return the times of a state in the wire format of ``StateTimes``."""
-    return {f"{name}_ms": ms for name, ms in asdict(times(state, stages).spent(now_ms)).items()}
+    fields = asdict(times(state, stages).spent(now_ms))
+    return {"no_event": fields.pop("no_event")} | {f"{name}_ms": ms for name, ms in fields.items()}

@@ -9,14 +9,13 @@ from pydantic_core import from_json, to_json
 
 from exotrio._util.times import (
     format_coarse,
-    format_duration,
     format_quantile,
     from_unix_ms,
     iso_time,
     moment_ms,
     timestamp,
 )
-from exotrio._wire.runs import times_text
+from exotrio._wire.runs import event_wait_text, times_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
@@ -98,7 +97,7 @@ def took(run: RunSummary, now_ms: int) -> float:
 def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
     if spent.for_event is not None:
-        return f"{'waited' if ended else 'has waited'} {format_duration(spent.for_event / 1000)} for an event"
+        return event_wait_text(spent.for_event / 1000, ended=ended, no_event=spent.no_event)
     each = (None if ms is None else ms / 1000 for ms in (spent.waited, spent.buffered, spent.ran, spent.held))
     return times_text(*each, ended=ended) or "a further output"
 

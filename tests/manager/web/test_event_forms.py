@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages.run import PAGE
@@ -98,6 +99,20 @@ async def test_a_form_that_is_being_filled_in_is_not_replaced_as_time_passes() -
         after = await site.service.store.read(PAGE.versions, request)
     assert before["summary"] != after["summary"]
     assert before["waits"] == after["waits"]
+
+
+async def test_a_wait_that_ended_by_its_deadline_does_not_look_like_an_answer() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        run = await waiting_run(site)
+        (state,) = ok(await site.api.states())["states"]
+        assert "(no event)" not in await site.browser.page(f"/ns/shop/runs/{run}")
+        clock.advance(3_600_000)
+        assert await site.service.store.write(handle_waits) == 1
+        page = text_of(await site.browser.page(f"/ns/shop/states/{state['id']}"))
+        assert "waited 1 h for an event: none was sent in time" in page
+        assert "attempt 1 of" not in page, "it is not retried automatically"
+        assert "(no event)" in await site.browser.page(f"/ns/shop/runs/{run}")
 
 
 async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
