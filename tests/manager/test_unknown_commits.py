@@ -12,7 +12,7 @@ import pytest
 from exotrio._http.response import NotAccepted, parse_response
 from exotrio.errors import ManagerUnavailable
 from exotrio.manager import service
-from exotrio.manager.engine import claims, managers, outcomes, runs
+from exotrio.manager.engine import claims, managers, outcomes, triggers
 from exotrio.manager.security import encryption
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
@@ -68,7 +68,7 @@ async def test_what_may_have_happened_differs_from_what_was_refused(manager: Man
     flow = await Flow.deploy(manager.api, place("a"))
     # None of these may be repeated on the assumption that nothing happened: a run without an id, a claim
     # without one, an outcome without a token.
-    cut(runs, "trigger", "after")
+    cut(triggers, "trigger", "after")
     check_unknown(await manager.api.trigger(flow.graph))
     cut(claims, "claim", "after")
     check_unknown(await manager.api.claim([A], 1))
@@ -107,7 +107,7 @@ async def test_a_request_with_an_id_that_may_have_happened_does_not_happen_twice
     flow = await Flow.deploy(manager.api, place("a"))
     run_id = str(uuid4())
     for when in WHEN:
-        cut(runs, "trigger", when)
+        cut(triggers, "trigger", when)
         assert (await manager.api.native_trigger(flow.graph, run_id)).status_code == 504
     ok(await manager.api.native_trigger(flow.graph, run_id))
     cut(claims, "claim", "after")
@@ -124,7 +124,7 @@ async def test_a_run_with_a_key_is_started_once_whether_the_answer_was_lost_or_t
     created = []
     for when in WHEN:
         path, body = f"graph/{flow.graph}/trigger", {"key": when}
-        cut(runs, "trigger", when)
+        cut(triggers, "trigger", when)
         assert (await manager.api.v0("POST", path, json=body)).status_code == 504
         created.append(ok(await manager.api.v0("POST", path, json=body))["created"])
     assert created == [True, False]
