@@ -36,6 +36,12 @@ class AuditCalls(EventCalls):
             until: Only changes before then.
             limit: Maximum number of changes in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
+
+        Returns:
+            A page without where the requests came from; its ``next`` is None if it is the last one.
+
+        Raises:
+            ConfigurationError: an argument is out of range, or a time has no time zone; nothing was sent.
         """
         query = checked_query(
             ChangesQuery,
@@ -61,13 +67,20 @@ class AuditCalls(EventCalls):
         limit: int = 100,
         before: str | None = None,
     ) -> ChangePage:
-        """Return who changed what in all namespaces, and from where, newest first. Needs our server.
+        """Return who changed what in all namespaces, and from where, newest first.
 
-        The state manager keeps the last 100,000 changes, and these as long as runs.
+        Needs our server, and the root key or the scope ``admin``. The state manager keeps the last 100,000
+        changes, and these as long as runs.
 
         Args:
             namespace: Only changes in this namespace. Defaults to all, and to what belongs to none.
             who, action, target, since, until, limit, before: As for ``changes``.
+
+        Returns:
+            A page; its ``next`` is None if it is the last one.
+
+        Raises:
+            ConfigurationError: as for ``changes``.
         """
         query = checked_query(
             AuditQuery,

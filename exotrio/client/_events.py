@@ -33,6 +33,7 @@ class EventCalls(LimitCalls):
             call arrived whose answer was lost. ``woken``: how many states waited for it.
 
         Raises:
+            NotFound: there is no such run.
             RequestRefused: another value was sent before, or the run has ended (409); or the value does not
                 fit what the graph says that the event has (400).
 
@@ -49,6 +50,13 @@ class EventCalls(LimitCalls):
 
         Args:
             run: The id of the run, or its key.
+
+        Returns:
+            ``sent``, the newest first, and ``waiting``, the oldest first: of each up to 1,000.
+
+        Raises:
+            NotFound: there is no such run.
+            ConfigurationError: runs of several graphs have this key.
         """
         what = f"the events of the run {run} cannot be read"
         path = "run", await self._id_of(run), "events"

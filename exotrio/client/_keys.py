@@ -26,7 +26,11 @@ class KeyCalls(AuditCalls):
     """What ``StateManager`` has for named keys. All of it needs the root key, or the scope ``admin``."""
 
     async def keys(self) -> KeyList:
-        """Return the named keys of the state manager, also revoked ones, by name. Needs our server."""
+        """Return the named keys of the state manager, also revoked ones, by name. Needs our server.
+
+        Returns:
+            ``keys``, and ``held_by_root``: how many states runtimes hold by the root key.
+        """
         return await self._calls.fetch_native(KeyList, "GET", KEYS_PATH, _WHAT, _INSTEAD)
 
     async def add_key(self, name: str, scopes: Sequence[str], *, expires: float | None = None) -> AddedKey:
@@ -39,6 +43,9 @@ class KeyCalls(AuditCalls):
             name: Up to 64 letters, digits, ``.``, ``_`` and ``-``.
             scopes: Such as ``runtime:shop``, ``trigger:shop``, ``read:*``, ``graphs:shop`` or ``admin``.
             expires: Seconds from now on. Defaults to None: never.
+
+        Returns:
+            The key with its ``text``.
 
         Raises:
             ConfigurationError: ``expires`` is out of range, or there is no scope; nothing was sent.

@@ -79,7 +79,7 @@ def ls(
     body = {"changes": [change.model_dump(mode="json") for change in changes], "more": more}
     connection.print(body, _lines(changes, count))
     if not changes and connection.form != "json":
-        print_message("changes are recorded since this state manager was upgraded to a version that does so")
+        print_message("the record begins with the first version of the state manager that keeps one")
 
 
 def _lines(changes: list[Change], count: str) -> Iterator[str]:

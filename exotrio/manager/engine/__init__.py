@@ -23,7 +23,7 @@
 ``sources``         the values that placeholders name, read for a whole batch
 ``inputs``          the inputs of a new state, built from placeholders
 ``mailbox``         events of runs, and the states that wait for them
-``sending``         send an event to a run; what time and earlier state managers leave to do about waits
+``sending``         send an event to a run; end overdue waits, begin those that earlier managers did not
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
 ``leases``          how long claims hold, and what happens when they end
