@@ -39,7 +39,7 @@ MAX_TRIED = 1_000
 """Comparisons that show whether facts about one value can be true together; beyond that it is assumed."""
 MAX_DIGITS = 4_300
 """Characters of a text that is read as a number, as many as Python reads. More would take long."""
-MAX_COMPARED = 100
+MAX_SUGGESTED = 100
 """Members of an Enum or a Literal of which one may be suggested."""
 MAX_SHOWN = 60
 """Characters of a value in a message, and in a picture."""
@@ -230,7 +230,7 @@ def _plain(
         text = text_of(plain) if is_text else codec_of(full).to_text(plain)
         if text not in choices:
             shown = shortened(repr(plain), MAX_SHOWN)
-            similar = suggestion(text[:MAX_SHOWN], islice(choices, MAX_COMPARED))
+            similar = suggestion(text[:MAX_SHOWN], islice(choices, MAX_SUGGESTED))
             known = listed(shortened(choice, MAX_SHOWN) for choice in choices)
             raise ValueError(f"is never {shown}: it is one of {known}{similar}")
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -65,12 +66,15 @@ def _decided_by_one(
     template: Template, counts: Counts, unreached: Iterable[int]
 ) -> Iterable[tuple[int, int]]:
     """Yield the places with a condition, and the only place before each, if that has a single success."""
+    before: defaultdict[int, list[int]] = defaultdict(list)
+    for place in template.places:
+        for index in place.next:
+            before[index].append(place.index)
     for index in unreached:
-        if template.body.nodes[index].when is None:
-            continue
-        before = [place.index for place in template.places if index in place.next]
-        if len(before) == 1 and counts.get(before[0], {}).get(SUCCESS) == 1:
-            yield index, before[0]
+        if template.body.nodes[index].when is not None and len(before[index]) == 1:
+            (only,) = before[index]
+            if counts.get(only, {}).get(SUCCESS) == 1:
+                yield index, only
 
 
 def _shown(template: Template, decision: Decision) -> StateBranch:
