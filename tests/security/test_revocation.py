@@ -266,6 +266,7 @@ async def test_keys_are_added_once_and_revoked_by_id_or_by_name(db: str) -> None
     ("name", "scopes", "problem"),
     [
         ("root", ["admin"], "cannot have the name"),
+        ("Root", ["admin"], "cannot have the name"),
         ("a b", ["admin"], "cannot have the name"),
         ("\x1b[2J", ["admin"], "cannot have the name"),
         ("ci", ["graph:shop"], "there is no scope"),

@@ -54,7 +54,7 @@ def add_key(tx: Transaction, key_id: str, new: NewKey) -> KeyInfo:
         InvalidRequest: for its name or its scopes.
         Conflict: there is another key with this id, or there are too many keys.
     """
-    if not _NAME.fullmatch(new.name) or new.name == ROOT:
+    if not _NAME.fullmatch(new.name) or new.name.lower() == ROOT:
         raise InvalidRequest(
             f"a key cannot have the name {new.name!r}: use up to 64 letters, digits, '.', '_' and '-',"
             f" and not {ROOT!r}"
