@@ -153,7 +153,9 @@ async def test_without_a_named_key_nothing_is_queried(
     async with open_keyed() as site:
         key = await site.key("read:shop")
         asked = []
-        monkeypatch.setattr(keys, "read_keys", lambda view, known: asked.append(known))
+        monkeypatch.setattr(
+            "exotrio.manager.security.keys.read_keys", lambda view, known: asked.append(known)
+        )
         async with open_keyed() as other:
             await trio.sleep(60)
             assert (await other.ask("GET", RUNS, ROOT))[0] == 200
