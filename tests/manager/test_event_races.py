@@ -13,6 +13,8 @@ import pytest
 import trio
 
 from exotrio.manager.engine import event_links
+from exotrio.manager.engine.leases import Terms
+from exotrio.manager.engine.managers import sweep
 from exotrio.manager.engine.sending import handle_waits, send
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -196,3 +198,17 @@ async def test_a_link_is_used_when_another_run_gets_the_id_of_its_run(
             await until(lambda: replaced.is_set() or pair.database.blocked())
             closed.open()
     assert ok(await api.native("GET", f"run/{run_id}/events"))["sent"] == []
+
+
+async def test_a_deadline_passes_while_a_state_manager_of_an_earlier_version_sweeps(
+    pair: Pair, api: Api, clock: SettableClock
+) -> None:
+    flow = await approval(api)
+    await flow.run("a")
+    terms = Terms()
+    await pair.first.service.store.write(sweep, "earlier", clock(), terms, None)
+    clock.advance(DAY_MS)
+    for manager, name in ((pair.first, "earlier"), (pair.second, "later")):
+        swept = await manager.service.store.write(sweep, name, clock(), terms, None)
+    assert swept.has_waits
+    assert await handling_waits(pair.second) == 1

@@ -174,9 +174,10 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
 
 def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> WithEffects[Swept]:
     last = take_duty(tx, SWEEP)
-    # Another state manager sweeps at this moment, or has just swept.
+    # Another state manager sweeps at this moment, or has just swept. One of an earlier version, which may
+    # always be the first, knows of no waits for events.
     if last is None or -MIN_LATENESS_MS < now - last < terms.sweep_interval * 500:
-        return WithEffects(Swept(), NO_EFFECTS)
+        return WithEffects(Swept(has_waits=has_waits_to_handle(tx)), NO_EFFECTS)
     tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
     if late := _lateness(now - last, terms):
         if late < 0:
