@@ -176,7 +176,7 @@ def compared(reference: Any, annotation: Any, sign: Operator, value: object) -> 
         GraphInvalid: values of the type are never so, or cannot be compared.
     """
     try:
-        values = value if isinstance(value, tuple) else (value,)
+        values = value if sign == "in" and isinstance(value, tuple) else (value,)
         if not values:
             raise ValueError("is in nothing: give is_in the values")
         choices = _choices(annotation)
@@ -218,6 +218,8 @@ def _plain(
     if annotation is UNKNOWN:
         if _kind(plain) == "string" and not isinstance(plain, str):
             raise ValueError(f"cannot be compared with a {type(value).__name__}")
+        if isinstance(plain, float) and not math.isfinite(plain):
+            raise ValueError(f"cannot be compared with {plain}: compare it with a finite number")
         return plain
     full, annotation = resolved(annotation), resolved(annotation)
     if (inner := optional(full)) is not None:
