@@ -10,9 +10,9 @@ speaks only v0, keys, runtimes and last digits cannot be looked up.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -90,12 +90,7 @@ async def not_found(
 
 async def find_graph(manager: StateManager, name: str) -> GraphReply:
     """Return a graph; if it does not exist, the error lists the others."""
-    reply = await about(manager, "graph", name, manager.get_graph(name))
-    try:
-        graph = GraphReply.model_validate(reply)
-    except ValidationError as error:
-        problems = "; ".join(readable_errors(error))
-        raise InvalidResponse(f"the state manager's graph {name!r} cannot be read: {problems}") from error
+    graph = read_graph(name, await about(manager, "graph", name, manager.get_graph(name)))
     defaults = (RetryPolicyModel(), StoreConfigModel())
     if not graph.triggers and (graph.retry_policy, graph.store_config) == defaults:
         # The stock state manager returns defaults here, whatever is stored; its list of graphs is correct.
@@ -103,6 +98,15 @@ async def find_graph(manager: StateManager, name: str) -> GraphReply:
             if stored.name == name.strip():
                 return GraphReply.model_validate(stored.model_dump())
     return graph
+
+
+def read_graph(name: str, reply: Mapping[str, Any]) -> GraphReply:
+    """Return what a state manager answered about a graph."""
+    try:
+        return GraphReply.model_validate(reply)
+    except ValidationError as error:
+        problems = "; ".join(readable_errors(error))
+        raise InvalidResponse(f"the state manager's graph {name!r} cannot be read: {problems}") from error
 
 
 async def require_identifier(

@@ -187,4 +187,4 @@ def checked_query(model: type[M], **fields: Any) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise ConfigurationError("the query is invalid", readable_errors(error)) from error
+        raise ConfigurationError("the request is invalid", readable_errors(error)) from error

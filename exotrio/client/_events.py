@@ -92,7 +92,7 @@ class EventCalls(LimitCalls):
             ConfigurationError: the state manager is embedded and not served, or ``until`` has no time zone.
 
         Cancellation:
-            Safe: nothing is stored for a link.
+            Safe: a link works without being stored; the record of changes may say that it was made.
         """
         if until.tzinfo is None:
             raise ConfigurationError(f"until={until} has no time zone; such as: datetime.now(UTC) + ...")

@@ -21,7 +21,7 @@ def test_changes_are_listed_as_the_page_on_production_says(bare: Cli) -> None:
     stored = cli.json("audit", "ls", "--by", "in process", "--action", "graph")["changes"]
     assert {change["action"] for change in stored} == {"graph.store"}
     none = cli("audit", "ls", "--by", "ci", "--action", "graph")
-    assert none.out == "0 changes\n"
+    assert (none.out, none.err) == ("0 changes\n", "")
     shown_run = cli("runs", "show", run_id).out
     assert ", started by in process\n" in shown_run
     assert "cancelled (1 state cancelled) by in process at" in shown_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -100,6 +101,7 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         flow = await failed_run(api)
         run = flow.run_id
         (failed,) = [state["id"] for state in await flow.states("a", "ERRORED")]
+        ok(await api.put_graph("unregistered", api.body([place("nowhere")])), 201)
         ok(await api.retry_run(run))
         ok(await api.native("POST", f"run/{run}/priority", json={"priority": "high"}))
         await flow.fail("a", times=1)
@@ -108,6 +110,8 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         event = {"name": "approved", "value": {"ok": "yes"}}
         for _ in range(2):  # the second one changes nothing
             ok(await api.native("POST", f"run/{run}/events", json=event))
+        until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+        ok(await api.native("POST", f"run/{run}/event-link", json={**event, "until": until}))
         for _ in range(2):
             ok(await api.native("POST", f"run/{run}/cancel"))
         ok(await api.trigger_many("orders", *({"run_id": str(uuid.uuid4())} for _ in range(3))))
@@ -126,10 +130,12 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         ok(await api.delete_graph("orders", cancel_runs="true"))
         expected = [
             ("graph.store", "orders", "new version, 0 secrets"),
+            ("graph.store", "unregistered", "new version, invalid, 0 secrets"),
             ("run.retry", run, "1 state will run again"),
             ("run.priority", run, "high"),
             ("run.retry", run, f"1 state ({failed}) will run again"),
             ("run.send", run, "approved"),
+            ("run.link", run, "approved"),
             ("run.cancel", run, "1 state cancelled"),
             ("run.trigger", "orders", "3 runs"),
             ("node.pause", node_name("a"), ""),

@@ -167,7 +167,7 @@ async def test_a_link_is_used_when_another_run_gets_the_id_of_its_run(
     flow = await approval(api)
     run_id, until_ms = flow.run_id, clock() + DAY_MS
     store, cipher = pair.first.service.store, pair.first.service.cipher
-    text = await store.read(
+    text = await store.write(
         event_links.make_event_link, cipher, api.namespace, run_id, "approved", {"by": "ada"}, until_ms
     )
     replaced = trio.Event()

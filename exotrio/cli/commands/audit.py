@@ -14,7 +14,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, server_connection
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import list_changes
-from exotrio.cli.terminal.output import print_message, table
+from exotrio.cli.terminal.output import table
 from exotrio.client import Change
 
 
@@ -33,7 +33,7 @@ def command() -> None:
 )
 @click.option("--target", metavar="TARGET", help="Only targets whose name or id begins with this.")
 @click.option("--since", type=options.Duration(), help="How long ago the changes were at most: 45m, 2h, 7d.")
-@click.option("--until", type=options.Duration(), help="How long ago they were at least.")
+@click.option("--until", type=options.Duration(), help="How long ago they were at least, too: 45m, 2h.")
 @options.limit(50, "List at most N changes.")
 @options.output
 @server_connection
@@ -51,7 +51,7 @@ def ls(
 
     The record has what requests changed: graphs that were stored or deleted, runs that were cancelled or
     retried, and so on; not what runtimes do all the time. The last 100,000 changes are kept, and these as
-    long as runs.
+    long as runs. Versions before this one recorded none.
 
     JSON: changes (at, who, key_id, address, request_id, action, namespace, target, result), more (whether
     there are more).
@@ -78,8 +78,6 @@ def ls(
     count = plural(len(changes), "change") + ("; more with --limit" if more else "")
     body = {"changes": [change.model_dump(mode="json") for change in changes], "more": more}
     connection.print(body, _lines(changes, count))
-    if not changes and connection.form != "json":
-        print_message("the record begins with the first version of the state manager that keeps one")
 
 
 def _lines(changes: list[Change], count: str) -> Iterator[str]:

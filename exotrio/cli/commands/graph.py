@@ -11,7 +11,7 @@ import click
 from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
 from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
-from exotrio._wire.graphs import GraphReply
+from exotrio._wire.graphs import GraphBody, GraphReply
 from exotrio._wire.limits import limit_text
 from exotrio._wire.vocabulary import Priority
 from exotrio.cli import completion, options
@@ -20,7 +20,7 @@ from exotrio.cli.exit_codes import INVALID, SUCCESS
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import about, find_graph
+from exotrio.cli.lookup import about, find_graph, read_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
@@ -71,8 +71,12 @@ def apply(
 
     async def declare(manager: StateManager) -> None:
         for draft in drafts:
-            await draft.declare(manager, timeout)
-            applied.append((draft.name or "", await find_graph(manager, draft.name or "")))
+            name, body = draft.name or "", draft.body
+            stored = read_graph(name, await draft.declare(manager, timeout))
+            # Read only if need be: the key may store graphs and not read them.
+            if body is None or _settings(stored) != _settings(body):
+                stored = await find_graph(manager, name)
+            applied.append((name, stored))
 
     try:
         connection.ask(declare)
@@ -216,6 +220,11 @@ def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> in
             f"not checked: the nodes of namespace {namespaces}; name the Python file of their Runtime too"
         )
     return SUCCESS if report.valid else INVALID
+
+
+def _settings(graph: GraphBody | GraphReply) -> list[dict[str, Any]]:
+    """Return what the stock state manager does not always answer as it is stored."""
+    return [graph.retry_policy.model_dump(), graph.store_config.model_dump()]
 
 
 def _row(graph: GraphInfo) -> tuple[str, ...]:

@@ -109,14 +109,14 @@ class Draft:
         """Return a problem that the rules of the state manager found."""
         return FileProblem(self.file, str(problem), None, self.name, problem.node, problem.field, severity)
 
-    async def declare(self, manager: StateManager, timeout: float) -> None:
-        """Create or replace the graph, and wait for its validation; GraphInvalid names the file."""
+    async def declare(self, manager: StateManager, timeout: float) -> dict[str, Any]:
+        """Create or replace the graph, wait until it is validated, return it; GraphInvalid names the file."""
         assert self.body is not None
         assert self.name is not None
         body, fields = self.body, self.body.model_fields_set
         try:
             # Fields that the file leaves out are not sent: the state manager has its own defaults.
-            await manager.upsert_graph(
+            return await manager.upsert_graph(
                 self.name,
                 graph_nodes=body.nodes,
                 secrets=body.secrets,

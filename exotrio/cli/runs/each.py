@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID, uuid4, uuid5
@@ -29,7 +30,7 @@ from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, PrivateText, Unreadable, shown, standard_input
 from exotrio.client import NewRun, StateManager
-from exotrio.errors import ConfigurationError, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio.errors import ConfigurationError, KeyRefused, ManagerError, ManagerUnavailable, RequestRefused
 
 FIELDS = ("inputs", "store", "key", "run_id")
 MAX_NAMED = 10
@@ -119,7 +120,12 @@ class RunsOfFile:
 
     async def _require_batches(self, manager: StateManager) -> None:
         """Find out whether the state manager lets clients choose the ids of runs."""
-        self._is_native = await if_native(manager.find_runs(limit=1)) is not None
+        try:
+            self._is_native = await if_native(manager.find_runs(limit=1)) is not None
+        except KeyRefused as refusal:
+            if refusal.status != HTTPStatus.FORBIDDEN:
+                raise
+            self._is_native = True  # only our server has keys that may start runs and not read them
         if not self._is_native and self.batch is not None:
             raise RequestRefused(
                 "--batch cannot be used: the state manager speaks only v0, and chooses the run ids",

@@ -303,7 +303,8 @@ class LocalRun:
         if self._embedded:
             commands.append(self._command_to_resume(run_id, self.target))
         before = "the run had failed before, and nothing ran now; " if self._had_failed else ""
-        return "\n  ".join([f"{before}to run what failed again:", *commands])
+        both = ", first retry it, then continue the run" if self._embedded else ""
+        return "\n  ".join([f"{before}to run what failed again{both}:", *commands])
 
     def _require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
@@ -20,7 +21,7 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
 from exotrio.cli.values import PrivateText
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
-from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, KeyRefused
 from exotrio.graph import GraphNodeModel, StoreConfigModel
 from exotrio.graph.values import check_of
 
@@ -103,15 +104,24 @@ Check = Callable[[Mapping[str, str], Mapping[str, str]], None]
 
 
 async def find_valid_graph(manager: StateManager, graph: str) -> Check:
-    """Check that a graph can be triggered, and return the check of the inputs and the store of its runs."""
-    reply = await find_graph(manager, graph)
+    """Check that a graph can be triggered, and return the check of the inputs and the store of its runs.
+
+    If the key may start runs and not read the graph, the state manager alone checks them.
+    """
+    try:
+        reply = await find_graph(manager, graph)
+        nodes = await manager.nodes()
+    except KeyRefused as refusal:
+        if refusal.status != HTTPStatus.FORBIDDEN:
+            raise
+        return lambda inputs, store: None
     if reply.validation_status is ValidationStatus.INVALID:
         raise GraphInvalid(
             f"graph {graph!r} is invalid, so it cannot be triggered",
             reply.validation_errors,
             fix="fix it, or start the runtime that has its nodes; then apply it again",
         )
-    schemas = {(node.namespace, node.name): node.inputs_schema for node in await manager.nodes()}
+    schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
     return check_of_values(graph, reply.nodes, reply.store_config, schemas)
 
 

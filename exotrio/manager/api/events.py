@@ -49,7 +49,8 @@ class Events:
         self, request: Request, namespace: str, run_id: str, body: EventLinkRequest
     ) -> Response:
         until, cipher = moment_ms(body.until), self._service.cipher
-        link = await self._store.read(
-            make_event_link, cipher, namespace, run_id, body.name, body.value, until
+        caller = caller_of(request.scope)
+        link = await self._store.write_as(
+            caller, make_event_link, cipher, namespace, run_id, body.name, body.value, until
         )
         return reply({"path": f"{EVENT_PATH}?link={link}"})

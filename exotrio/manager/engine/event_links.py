@@ -3,7 +3,7 @@
 A link contains all that it is about: run, event, value, and until when it works. It is encrypted and
 authenticated with a key that is derived from the keys for secrets at rest, so all state managers on a
 database know it, and it works as long as the key that made it is given. It reveals nothing, and nothing is
-stored for it.
+stored for it but who made it, in the record of changes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,13 @@ class EventLink:
 
 
 def make_event_link(
-    view: View, cipher: Cipher, namespace: str, run_id: str, name: str, value: Mapping[str, str], until: int
+    tx: Transaction,
+    cipher: Cipher,
+    namespace: str,
+    run_id: str,
+    name: str,
+    value: Mapping[str, str],
+    until: int,
 ) -> str:
     """Return the text that ``read_event_link`` reads.
 
@@ -62,11 +68,11 @@ def make_event_link(
         InvalidRequest: the event cannot be sent to the run, or the link would be too long, or would not work,
             or for too long.
     """
-    run = find_run(view, namespace, run_id)
+    run = find_run(tx, namespace, run_id)
     if not run["pending"]:
         raise Conflict(f"run {run_id} has ended, so it accepts no event")
-    check_event(view.template(run["template"]), name, value)
-    if not 0 < until - view.now_ms <= MAX_DAYS * 86_400_000:
+    check_event(tx.template(run["template"]), name, value)
+    if not 0 < until - tx.now_ms <= MAX_DAYS * 86_400_000:
         raise InvalidRequest(f"until has to be a time within the next {MAX_DAYS} days")
     link = EventLink(namespace, run_id, run["created_at"], name, value, until)
     text = cipher.seal(to_json(astuple(link)), purpose=_PURPOSE)
@@ -75,6 +81,7 @@ def make_event_link(
             f"the link would have {len(text):,} characters; at most {MAX_LENGTH:,} are allowed, since mail"
             " programs cut long ones: send less by it"
         )
+    tx.record("run.link", namespace, run_id, name)
     return text
 
 

@@ -226,7 +226,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         tx.execute("DELETE FROM secrets WHERE graph = ?", (graph["id"],))
     secrets = [(graph["id"], key, new.ciphertexts[key]) for key in sorted(new.ciphertexts)]
     tx.insert("secrets", ("graph", "name", "value"), secrets)
-    result = "new version" if is_new else "same version"
+    result = f"{'new' if is_new else 'same'} version{', invalid' if errors else ''}"
     tx.record("graph.store", namespace, name, f"{result}, {plural(len(secrets), 'secret')}")
     return WithEffects(get_graph(tx, namespace, name), effects)
 
