@@ -123,9 +123,10 @@ class Summary:
         return 75 if self.unknown or self.abandoned or self.kept or self.lost_claims else 0
 
     def __str__(self) -> str:
+        words = {"errored": "errored attempts"}  # most of them are retried
         always = ("completed", "errored", "released", "cancelled", "unknown", "abandoned")
         more = ("handed_over", "pruned", "requeued", "waiting", "dropped", "lost_leases", "run_cancelled")
         shown = [
             name for name in (*always, *more, "kept", "lost_claims") if name in always or getattr(self, name)
         ]
-        return ", ".join(f"{name.replace('_', ' ')} {getattr(self, name)}" for name in shown)
+        return ", ".join(f"{words.get(name, name.replace('_', ' '))} {getattr(self, name)}" for name in shown)

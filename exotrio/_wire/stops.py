@@ -15,6 +15,9 @@ MAX_WHY = 200
 MAX_MS = 2**45
 """Maximum of the durations of a stop: a thousand years. Nodes that run side by side are added up."""
 
+MIN_REST = 0.01
+"""Seconds of a stop outside its phases that are shown: less may come from rounding."""
+
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Duration = Annotated[Seconds, Field(ge=0, le=MAX_MS / 1000)]
 Reason = Annotated[str, Field(max_length=MAX_WHY)]
@@ -22,6 +25,8 @@ Reason = Annotated[str, Field(max_length=MAX_WHY)]
 
 def work_lost_text(seconds: float, *, at_least: bool = False) -> str:
     """Return the work lost, in words; ``at_least`` if more may have been lost."""
+    if at_least and not seconds:
+        return "work lost not known"
     if at_least:
         return f"at least {format_duration(seconds)} of work lost"
     return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
@@ -79,8 +84,10 @@ class StopReport(Body):
 
     @property
     def phases(self) -> str:
-        """The time of each phase, in words; empty if no stop had begun."""
-        named = (("drain", self.drain), ("clean-up", self.clean_up), ("flush", self.flush))
+        """The time of each phase and of the rest, in words; empty if no stop had begun."""
+        named = [("drain", self.drain), ("clean-up", self.clean_up), ("flush", self.flush)]
+        rest = (self.took or 0.0) - sum(seconds or 0.0 for _, seconds in named)
+        named.append(("rest", rest if rest >= MIN_REST else None))
         return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in named if seconds)
 
     @property
@@ -124,9 +131,10 @@ class StopReceipt(StopReport):
 
     @property
     def lost(self) -> str:
-        """The work lost, such as ``4.2 s``, or ``≥4.2 s`` of a runtime that vanished; empty if none was."""
+        """The work lost, such as ``4.2 s``, or ``≥4.2 s`` of a runtime that vanished;
+        empty if none was."""
         if self.vanished and (self.cut or self.perhaps_cut):
-            return f"≥{format_duration(self.work_lost)}"
+            return f"≥{format_duration(self.work_lost)}" if self.work_lost else "not known"
         return format_duration(self.work_lost) if self.work_lost else ""
 
     @property

@@ -226,6 +226,6 @@ async def test_the_log_has_the_receipt_also_where_it_cannot_be_delivered(
         line = [record.getMessage() for record in caplog.records if " stopped " in record.getMessage()][-1]
         assert "xxx...; drain 3.0 s" in line
         assert line.partition("): ")[2].startswith(
-            "1 node finished, 0 handed over, 0 cut, no work lost; completed 1, errored 0, released 0"
+            "1 node finished, 0 handed over, 0 cut, no work lost; completed 1, errored attempts 0, released 0"
         )
     assert took[1] == pytest.approx(took[0], abs=0.5), "it is no reason to wait longer"

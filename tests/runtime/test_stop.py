@@ -568,7 +568,7 @@ async def test_phases_are_entered_in_order_and_each_is_logged(
         r.getMessage().removeprefix("test: ") for r in caplog.records if r.getMessage().startswith("test: ")
     ]
     assert names == ["starting", "running", "draining", "cancelling", "flushing"]
-    assert "completed 0, errored 0, released 0, cancelled 1, unknown 0, abandoned 0" in caplog.text
+    assert "completed 0, errored attempts 0, released 0, cancelled 1, unknown 0, abandoned 0" in caplog.text
 
 
 async def test_a_stop_ends_the_search_for_the_run_that_is_worked_on(autojump_clock: MockClock) -> None:

@@ -297,7 +297,7 @@ def _history(state: StateHistory) -> list[str]:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         stage = f", {state.stage}" if state.stage else ""
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{stage}{ttl}")
-    if state.deliveries:
+    if state.deliveries and state.status != StateStatus.SUCCESS:
         lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
     if len(state.attempts) > 1:
         lines += [f"attempt {state.attempt_text()}", "attempts:"]

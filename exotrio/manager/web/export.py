@@ -89,7 +89,12 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
         namespace=namespace,
         run=summary,
         graph=draw_graph(boxes, title=f"Graph {run['graph_name']}"),
-        unreached=[(template.places[index].identifier, why.text) for index, why in unreached.items()],
+        # While the run goes on, others may still be reached.
+        unreached=[
+            (template.places[index].identifier, why.text)
+            for index, why in unreached.items()
+            if why.is_final or not run["pending"]
+        ],
         further=0,
         places=template.places,
         totals=totals,

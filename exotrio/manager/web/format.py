@@ -52,7 +52,11 @@ CANCELLED = "cancelled"
 
 OPEN = "open"
 """States that wait, are claimed or run: the counts of a run in a list do not tell them apart."""
-CLASS_WORDS = {FOR_EVENT: "waiting for events", CANCELLED: "errored or cancelled", OPEN: "not ended"}
+CLASS_WORDS = {
+    FOR_EVENT: "waiting for events",
+    CANCELLED: "errored or cancelled",
+    OPEN: "not ended",
+}
 """What pages call the states of a class, if not by its name."""
 
 

@@ -124,6 +124,10 @@ async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
     assert "waiting for events 1" in text_of(await site.browser.page(f"/ns/shop/runs/{run}?status=event"))
     assert "1 waits for events" in text_of(await site.browser.page("/ns/shop"))
     assert "wait for event" not in text_of(await site.browser.page("/ns/shop/nodes"))
+    node = await site.browser.page("/ns/shop/nodes/wait%20for%20event")
+    assert "its states wait for events" in node
+    assert "no runtime offers this node" not in node
+    assert "Pause this node" not in node
     assert '<span class="chip c-event">waiting</span>' in await site.browser.page("/ns/shop/runs")
     exported = await site.browser.page(f"/ns/shop/runs/{run}/export")
     assert "for an event" in text_of(exported)

@@ -266,9 +266,11 @@ async def test_a_huge_value_is_cut_without_being_parsed(manager: Manager) -> Non
 
 
 async def test_an_unfinished_run_is_marked(manager: Manager) -> None:
-    flow = await Flow.start(manager.api, place("a"))
+    flow = await Flow.start(manager.api, place("a", "b"), place("b"))
+    assert "</strong> was not reached" not in await export(manager.api, flow.run_id), "it still may be"
     assert "had not ended when this page was created" in await export(manager.api, flow.run_id)
     await flow.run("a")
+    await flow.run("b")
     assert "had not ended" not in await export(manager.api, flow.run_id)
 
 

@@ -69,6 +69,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         offers = request.offers(view)
         data["now"] = {
+            "is_wait": name == WAIT_NODE,
             "offered": offer_texts(offers.get(name, ())),
             "unserved": unserved(view, waiting, offers),
             "backlog": waiting,

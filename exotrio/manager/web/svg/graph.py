@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached
-from exotrio.manager.web.format import CLASS_WORDS, FOR_EVENT
+from exotrio.manager.web.format import CANCELLED, CLASS_WORDS, FOR_EVENT
 from exotrio.manager.web.svg.bars import HEIGHT, pieces, summary
 from exotrio.manager.web.svg.elements import element, fit, join
 from exotrio.manager.web.svg.graph_layout import Layout, lay_out
@@ -29,7 +29,7 @@ URGENT = (
     "success",
 )
 
-URGENT_WORDS = {FOR_EVENT: CLASS_WORDS[FOR_EVENT]}
+URGENT_WORDS = {**CLASS_WORDS, CANCELLED: "cancelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,7 +173,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     kind = status_class(span.status, span.cancelled)
     times = spent_text(span.at.spent(until), ended=span.at.is_over)
     if span.at.earlier:
-        times = f"{times}, since it was given back"
+        times = f"{times}, since it could be claimed again"
     label = f"{lane} {span.state_id[-6:]}" if span.state_id else lane
     # What is buffered, or reported, is claimed, and does not run.
     word = SHOWN_STATUS[span.at.stage] if span.at.stage else kind
