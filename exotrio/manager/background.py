@@ -64,10 +64,6 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
             # it.
             if swept.late_ms and not store.is_shared:
                 ended = await store.write(expire, clock(), terms)
-            # Not in the transaction of the sweep: this locks runs before states.
-            if swept.has_waits:
-                while await store.write(handle_waits):
-                    pass
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue
@@ -92,6 +88,13 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
         level = logging.WARNING
         if ended:
             logger.warning("%s ended without an outcome", plural(ended, "lease"))
+        try:
+            # Not in the transaction of the sweep: this locks runs before states.
+            if swept.has_waits:
+                while await store.write(handle_waits):
+                    pass
+        except DatabaseError as error:
+            logger.log(log_level(error), "waits for events could not be ended: %s", error.what)
 
 
 async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None:
