@@ -65,7 +65,9 @@ def test_a_key_is_printed_as_json_too(cli: Cli) -> None:
     added = cli.json("keys", "add", "scraper", "--scope", "admin", "--expires", "2h")
     assert added["key"].startswith(f"exo_{added['id']}_")
     assert added["scopes"] == ["admin"]
+    assert re.search(r"expires \S+:\d\d:\d\dZ", cli("keys", "ls").out), "to the second: it may be 30 s"
     (revoked,) = cli.json("keys", "revoke", added["id"])["keys"]
+    assert re.search(r"^\d+ keys?, [1-9]\d* revoked or expired$", cli("keys", "ls").out, re.MULTILINE)
     assert not revoked["is_valid"]
     assert "there is no key" in cli("keys", "revoke", "nothing", code=6).err
 

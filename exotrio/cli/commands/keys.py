@@ -35,6 +35,8 @@ def ls(connection: Connection) -> None:
     JSON: keys (id, name, scopes, created_at, expires_at, revoked_at, used_at, is_valid).
     """
     keys = connection.ask(StateManager.keys).keys
+    invalid = sum(not key.is_valid for key in keys)
+    total = plural(len(keys), "key") + (f", {invalid:,} revoked or expired" if invalid else "")
     rows = [
         (
             key.name,
@@ -47,7 +49,7 @@ def ls(connection: Connection) -> None:
     ]
     connection.print(
         {"keys": [key.model_dump(mode="json") for key in keys]},
-        [*table(("name", "id", "scopes", "ends", "used"), rows), plural(len(keys), "key")],
+        [*table(("name", "id", "scopes", "ends", "used"), rows), total],
     )
 
 
@@ -126,7 +128,7 @@ def _new_file(path: Path) -> int:
 
 def _ends(key: KeyInfo) -> str:
     if key.revoked_at is not None:
-        return f"revoked {iso_time(key.revoked_at, 'minutes')}"
+        return f"revoked {iso_time(key.revoked_at, 'seconds')}"
     if key.expires_at is None:
         return ""
-    return f"{'expires' if key.is_valid else 'expired'} {iso_time(key.expires_at, 'minutes')}"
+    return f"{'expires' if key.is_valid else 'expired'} {iso_time(key.expires_at, 'seconds')}"

@@ -959,6 +959,20 @@ async def test_a_united_node_that_has_no_state_yet_says_what_it_waits_for(site: 
     assert "unites s, and 1 of its group did not end yet (x)" in page
 
 
+async def test_runtimes_that_were_lost_are_not_in_the_history_of_a_state_that_succeeded(site: Site) -> None:
+    flow = await Flow.start(site.api, place("a"))
+    state = (await flow.states("a"))[0]["id"]
+    lost = "UPDATE states SET deliveries = 1"
+    await site.service.store.write(lambda tx: tx.execute(lost).rowcount)
+    assert "Runtimes lost" in await site.browser.page(f"/ns/shop/states/{state}")
+    overview = await site.browser.page("/ns/shop")
+    assert '<span class="label">running states</span>' in overview
+    assert ">runs in progress</a>" in overview
+    await flow.run("a")
+    await site.service.store.write(lambda tx: tx.execute(lost).rowcount)
+    assert "Runtimes lost" not in await site.browser.page(f"/ns/shop/states/{state}")
+
+
 async def test_the_runtimes_page_lists_how_runtimes_stopped_and_what_that_cost(
     site: Site, clock: SettableClock
 ) -> None:
