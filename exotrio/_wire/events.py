@@ -26,12 +26,15 @@ class SentEvent(Body):
     Fields:
         created: False if the same event was sent before.
         woken: How many states waited for it. It is kept if none did.
+        similar: The event of a place of the graph whose name resembles this one, for which no place waits;
+            None if there is none. A node may still wait for this one.
     """
 
     run_id: str
     name: str
     created: bool
     woken: int
+    similar: str | None = None
 
 
 class KeptEvent(Body):

@@ -30,7 +30,8 @@ class EventCalls(LimitCalls):
 
         Returns:
             ``created``: whether it was the first one under its name; False also if an earlier try of this
-            call arrived whose answer was lost. ``woken``: how many states waited for it.
+            call arrived whose answer was lost. ``woken``: how many states waited for it. ``similar``: the
+            name that was perhaps meant, if no place of the graph waits for this one.
 
         Raises:
             NotFound: there is no such run.

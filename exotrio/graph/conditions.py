@@ -179,6 +179,8 @@ def compared(reference: Any, annotation: Any, sign: Operator, value: object) -> 
         values = value if sign == "in" and isinstance(value, tuple) else (value,)
         if not values:
             raise ValueError("is in nothing: give is_in the values")
+        if sign == "in" and any(isinstance(each, list | tuple | set | frozenset) for each in values):
+            raise ValueError("is compared with a list: give is_in the values separately, as in is_in(1, 2)")
         choices = _choices(annotation)
         plain = [_plain(annotation, choices, sign, each) for each in values]
         model = ConditionModel(of=str(reference), operator=sign, value=plain if sign == "in" else plain[0])

@@ -80,16 +80,23 @@ def test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused(bare: Cli
         "name": "approved",
         "created": True,
         "woken": 1,
+        "similar": None,
     }
     assert bare(*answer).out == "event approved was sent before with the same value: nothing changed\n"
     fails(bare(*answer[:-1], "by=alan"), 3, "sent before, with another value")
     early = bare("runs", "send", "order-1", "packed").out
     assert early == "event packed sent: no state waits for it now, so it is kept\n"
+    misspelt = bare("runs", "send", "order-1", "aproved", code=0).out
+    assert misspelt.endswith("kept, but no place of the graph waits for it; did you mean 'approved'?\n")
 
 
 def test_a_place_that_waits_needs_no_node_of_a_runtime(bare: Cli) -> None:
     bare.write("orders.py", APPROVAL)
     assert bare("graph", "check", "orders.py", code=0).out == "orders.py: graph orders is valid\n"
+    bare.write(
+        "both.py", APPROVAL.replace("by=approved.by", "by=approved.by, when=approved.ok and approved.ok")
+    )
+    assert "give a comparison of it to when= of graph.add" in bare("graph", "check", "both.py", code=3).out
     bare.write("wrong.py", APPROVAL.replace("by=approved.by", "by=f'{approved.by} {approved.how}'"))
     assert (
         "has no output 'how': its outputs are ok, by, why" in bare("graph", "check", "wrong.py", code=3).out

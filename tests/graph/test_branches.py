@@ -161,6 +161,7 @@ async def test_a_condition_is_true_of_the_values_that_it_is_true_of_in_python(
         (lambda c: c.maybe > 1, "has no order"),
         (lambda c: c.tags == [], r"is list\[str\], which cannot be compared: declare it as a str, bool"),
         (lambda c: c.kind.is_in(), "is in nothing"),
+        (lambda c: c.kind.is_in(["book", "map"]), "give is_in the values separately"),
         (lambda c: c.count == (3, 4), r"is int, which is never \(3, 4\)"),
         (lambda c: c.kind != (Kind.BOOK,), "is never "),
         (lambda c: Graph("h", namespace="shop").add("Theirs").x == float("nan"), "with nan: compare it with"),

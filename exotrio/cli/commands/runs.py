@@ -221,7 +221,8 @@ def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection
     once the run has ended. Give private values in a file or on standard input: other users can read
     arguments.
 
-    JSON: run_id, name, created (false if it was sent before), woken (states that waited for it).
+    JSON: run_id, name, created (false if it was sent before), woken (states that waited for it), similar (the
+    event that was perhaps meant, if no place of the graph waits for this one).
     """
 
     async def ask(manager: StateManager) -> tuple[str, SentEvent]:
@@ -234,8 +235,13 @@ def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection
     elif sent.woken:
         then = f"sent: {plural(sent.woken, 'state')} waited for it"
     else:
-        then = "sent: no state waits for it now, so it is kept"
-    body = {"run_id": whole_id, "name": event, "created": sent.created, "woken": sent.woken}
+        meant = (
+            ""
+            if sent.similar is None
+            else f", but no place of the graph waits for it; did you mean {sent.similar!r}?"
+        )
+        then = f"sent: no state waits for it now, so it is kept{meant}"
+    body = {"run_id": whole_id, **sent.model_dump(mode="json", exclude={"run_id"})}
     connection.print(body, [f"event {event} {then}"])
     if connection.is_alone:
         print_message(connection.how_to_execute(whole_id))

@@ -17,7 +17,7 @@ from exotrio._util.words import listed, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
-from exotrio.errors import ExotrioError, ProblemsError
+from exotrio.errors import ExotrioError, GraphInvalid, ProblemsError
 from exotrio.graph import WAIT_NODE, Graph
 from exotrio.graph.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
@@ -212,6 +212,8 @@ def _load_problems(target: str, error: ExotrioError) -> list[FileProblem]:
     line = user_line[1] if user_line and in_target else None
     what = error.what.removeprefix(f"{target} ")
     problems = error.problems if isinstance(error, ProblemsError) else ()
+    if isinstance(error, GraphInvalid) and error.fix and not problems:
+        what += f"; {error.fix}"
     return [FileProblem(target, f"{what}: {problem}", line) for problem in problems] or [
         FileProblem(target, what, line)
     ]

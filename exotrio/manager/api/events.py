@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,7 +40,7 @@ class Events:
         sent = await self._store.write_as(
             caller_of(request.scope), sending.send, namespace, run_id, body.name, body.value
         )
-        return reply(SentEvent(run_id=run_id, name=body.name, created=sent.created, woken=sent.woken))
+        return reply(SentEvent(run_id=run_id, name=body.name, **asdict(sent)))
 
     @ApiRoute("GET", EVENTS, "Show events, and what the run waits for", RunEvents, needs=Permission.READ)
     async def show(self, request: Request, namespace: str, run_id: str) -> Response:

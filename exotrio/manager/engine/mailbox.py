@@ -19,7 +19,7 @@ from itertools import islice
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import format_duration
-from exotrio._util.words import listed, suggestion
+from exotrio._util.words import closest, listed, suggestion
 from exotrio._wire.vocabulary import MAX_EVENT, from_ms
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
@@ -50,10 +50,11 @@ _WAITING = "status = 'CREATED' AND lane = 'waiting'"
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What sending an event did: whether it was the first one, and how many states it woke."""
+    """What sending an event did, as ``SentEvent`` says."""
 
     created: bool
     woken: int
+    similar: str | None = None
 
 
 def put_event(changes: Changes, run_id: int, template: Template, name: str, value: Texts) -> Sent:
@@ -78,7 +79,18 @@ def put_event(changes: Changes, run_id: int, template: Template, name: str, valu
     tx.insert("mailbox", ("run", "name", "value", "sent_at"), [(run_id, name, text, tx.now_ms)])
     states = _waiting(changes, f"run = ? AND event = ? AND {_WAITING}", (run_id, name))
     _wake(changes, [(state, value) for state in states])
-    return Sent(created=True, woken=len(states))
+    return Sent(created=True, woken=len(states), similar=None if states else _similar(template, name))
+
+
+def _similar(template: Template, name: str) -> str | None:
+    """Return the event of a place that resembles a name for which no place waits; a node may wait for it."""
+    waits = [place.wait for place in template.places if place.wait is not None]
+    if any(wait.may_wait_for(name) for wait in waits):
+        return None
+    names = (wait.event for wait in waits)
+    return closest(
+        name, ["".join(map(str, each)) for each in names if all(isinstance(one, str) for one in each)]
+    )
 
 
 def is_same_event(template: Template, name: str, one: Texts, other: Texts) -> bool:
