@@ -337,9 +337,10 @@ class RunRetry(Body):
     refused: list[RefusedState]
     runs_again: dict[str, int] = Field(default_factory=dict)
 
-    def text(self, where: str = "") -> str:
-        """Return what will run, as a sentence without a full stop; ``where`` follows the number of states."""
-        text = f"{plural(len(self.retried), 'state')}{where} will run again"
+    def text(self, where: str = "", *, verb: str = "will run") -> str:
+        """Return what will run, as a sentence without a full stop; ``where`` follows the number of states,
+        and ``verb`` is another one for a text that is read later."""
+        text = f"{plural(len(self.retried), 'state')}{where} {verb} again"
         if from_checkpoint := sum(state.from_checkpoint for state in self.retried):
             text += f" ({from_checkpoint:,} from a checkpoint)"
         if self.runs_again:

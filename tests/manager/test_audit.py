@@ -131,9 +131,9 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         expected = [
             ("graph.store", "orders", "new version, 0 secrets"),
             ("graph.store", "unregistered", "new version, invalid, 0 secrets"),
-            ("run.retry", run, "1 state will run again"),
+            ("run.retry", run, "1 state to run again"),
             ("run.priority", run, "high"),
-            ("run.retry", run, f"1 state ({failed}) will run again"),
+            ("run.retry", run, f"1 state ({failed}) to run again"),
             ("run.send", run, "approved"),
             ("run.link", run, "approved"),
             ("run.cancel", run, "1 state cancelled"),
@@ -184,7 +184,7 @@ async def test_pages_say_by_whom_something_was_changed() -> None:
         flow, _ = await failed_run_there(site.api)
         here, browser = "/ns/shop", site.browser
         page = await browser.do(f"{here}/runs/{flow.run_id}/retry")
-        assert "retried (1 state will run again) by dashboard of root" in page
+        assert "retried (1 state to run again) by dashboard of root" in page
         assert "through the API" in page
         assert "by in process" in page, "who started it"
         page = await browser.do(f"{here}/graphs/orders/pause")

@@ -93,7 +93,12 @@ def retry_by_hand(
     reply, effects = _retry(tx, state.run_row, [state], {state.seq: fanout_id}, from_beginning=from_beginning)
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
-    tx.record("run.retry", state.run_row.namespace, state.run_row.run_id, reply.text(f" ({state_id})"))
+    tx.record(
+        "run.retry",
+        state.run_row.namespace,
+        state.run_row.run_id,
+        reply.text(f" ({state_id})", verb="to run"),
+    )
     return WithEffects(reply, effects)
 
 
@@ -119,7 +124,7 @@ def retry_run(
         raise Conflict(f"the run {run_id} has no failed states")
     fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
     reply, effects = _retry(tx, row, failed, fanout_ids, from_beginning=from_beginning)
-    tx.record("run.retry", namespace, run_id, reply.text())
+    tx.record("run.retry", namespace, run_id, reply.text(verb="to run"))
     return WithEffects(reply, effects)
 
 
