@@ -310,7 +310,14 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
     logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
     reason = {"kind": "paused", "namespace": "n", "node": "N", "at": MOMENT, "workers": 0, "text": "waits"}
     reason |= {"limit": None, "event": None, "since": None}
-    detail |= {"paused_at": MOMENT, "waits_for": reason, "logs": logs, "begun_at": MOMENT, "runs_again": []}
+    detail |= {
+        "paused_at": MOMENT,
+        "waits_for": reason,
+        "logs": logs,
+        "begun_at": MOMENT,
+        "runs_again": [],
+        "no_event": False,
+    }
     detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500, "for_event_ms": None}
     detail |= {"condition": None, "branches": []}
     server = Server(native=True).on("GET s", answer(200, detail))
