@@ -14,6 +14,7 @@ from exotrio import DatabaseBusy, DatabaseError
 from exotrio._shared.settings import Settings
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.moving import sqlite_to_postgres
+from exotrio.manager.store import schema
 from exotrio.manager.store.postgres.moving import OF_PROCESSES, ON_LEASE_CLOCK
 from exotrio.manager.store.postgres.translation import tables
 from exotrio.manager.store.sqlite.store import open_store
@@ -134,6 +135,10 @@ async def test_every_row_arrives_as_it_was(database: Database, file: Path) -> No
             continue
         assert in_postgres(database, table) == expected, table
         assert done.rows[table] == len(expected)
+    oldest = "SELECT value FROM meta WHERE key = 'oldest_version'"
+    assert database.execute(oldest) == [(str(schema.VERSION),)], (
+        "state managers before it refused the file, too"
+    )
     assert database.execute("SELECT name FROM nodes WHERE paused_at > 0") == [(node_name("x"),)]
     assert database.execute("SELECT key FROM runs WHERE key_digest > ''") == [("order-17",)]
     assert database.execute("SELECT count(*) FROM logs WHERE lines LIKE '%begun%'") == [(1,)]

@@ -16,6 +16,7 @@ import psycopg
 
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.driver import Connection as Source
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.database import (
@@ -26,6 +27,7 @@ from exotrio.manager.store.postgres.database import (
 )
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import Column, tables
+from exotrio.manager.store.schema import VERSION
 
 logger = logging.getLogger("exotrio.manager.store")
 
@@ -105,6 +107,8 @@ def _moved_before(source: Source, connection: Connection, names: set[str], serve
 
 def _copy_all(source: Source, connection: Connection, lease_now: int) -> Moved:
     create_tables(connection)
+    # As with the file: it may have what earlier state managers would ignore, such as branches.
+    put_meta(connection, "oldest_version", str(VERSION))
     connection.execute("DELETE FROM meta WHERE key = 'stamp'")
     moved = Moved()
     for table, columns in tables().items():
