@@ -217,8 +217,8 @@ def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection
     """Send an event to a run. What waits for it goes on.
 
     It is kept if nothing waits for it yet. The first value of an event counts: the same one may be sent
-    again, another one is refused (exit code 3), as are one that does not fit what waits for it, and any event
-    once the run has ended. Give private values in a file or on standard input: other users can read
+    again, another one is refused (exit code 3), as are one that does not fit what waits for it, and any other
+    event once the run has ended. Give private values in a file or on standard input: other users can read
     arguments.
 
     JSON: run_id, name, created (false if it was sent before), woken (states that waited for it), similar (the
