@@ -22,7 +22,8 @@ from starlette.types import Message, Receive, Scope, Send
 from exotrio.manager.api.bodies import BodyReader, read_model
 from exotrio.manager.api.json import EXPECTED, path_name, read_query, reply_to_error
 from exotrio.manager.rules.access import NamedKey, Permission
-from exotrio.manager.security.access import KEY
+from exotrio.manager.rules.errors import Forbidden
+from exotrio.manager.security.access import KEY, log_forbidden
 
 Endpoint = Callable[..., Awaitable[Response]]
 E = TypeVar("E", bound=Endpoint)
@@ -131,6 +132,8 @@ class Api:
         except Exception as error:
             if has_begun:
                 raise
+            if isinstance(error, Forbidden):
+                log_forbidden(scope)
             await reply_to_error(request, error)(scope, receive, send)
             if not isinstance(error, EXPECTED):
                 raise

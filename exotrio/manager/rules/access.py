@@ -71,7 +71,7 @@ class NamedKey:
 
     def require(self, permission: Permission, namespace: str = "") -> None:
         """Raise Forbidden, which names the missing scope, unless this key has a permission."""
-        if not self.may(permission, namespace):
+        if f"{permission}:{namespace}" not in self.scopes and not self.may(permission, namespace):
             raise Forbidden(self.refusal(permission, namespace))
 
     def refusal(self, permission: Permission, namespace: str = "") -> str:

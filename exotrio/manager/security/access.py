@@ -109,10 +109,9 @@ def _request_id(sent_id: str | None) -> str:
     return str(uuid.uuid4())
 
 
-async def with_named_key(
-    app: ASGIApp, keys: Keys, key: NamedKey, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Serve a request with a named key. What takes long in it has to be done ``while_valid``."""
+def let_in(keys: Keys, key: NamedKey, scope: Scope, receive: Receive) -> Receive:
+    """Let a request with a named key in; return what receives its body. What takes long in the request has to
+    be done ``while_valid``."""
 
     async def receive_while_valid() -> Message:
         message = await receive()
@@ -121,14 +120,9 @@ async def with_named_key(
             raise HTTPException(401, keys.ending_of(key) or _WRONG)
         return message
 
-    async def pass_on(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] == 403:
-            refused(keys.refusals, f"the key {key.name!r} ({key.id})", scope)
-        await send(message)
-
     scope[KEY], scope[_KEYS] = key, keys
     mark_authenticated(scope)
-    await app(scope, receive_while_valid, pass_on)
+    return receive_while_valid
 
 
 @contextmanager
@@ -161,6 +155,13 @@ class EndsWithKey(Response):
             await self._response(scope, receive, send)
 
 
+def log_forbidden(scope: Scope) -> None:
+    """Log that a request was refused for what its key may do, if it has a named key."""
+    key: NamedKey | None = scope.get(KEY)
+    if key is not None:
+        refused(scope[_KEYS].refusals, f"the key {key.name!r} ({key.id})", scope)
+
+
 def refused(refusals: Refusals, key: str, scope: Scope) -> None:
     """Log that a request was refused; ``key`` is as in ``Refusals.log``."""
     refusals.log(key, client_address(scope), scope["method"], scope["path"])
@@ -189,6 +190,8 @@ class KeyRequired:
             await self._app(scope, receive, send)
         elif scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
+        elif (named := self._keys.recall(key)) is not None:
+            await self._app(scope, let_in(self._keys, named, scope, receive), send)
         else:
             try:
                 named = await self._keys.find(key)
@@ -198,7 +201,7 @@ class KeyRequired:
                 await JSONResponse({"detail": detail}, 503)(scope, receive, send)
                 return
             if named is not None:
-                await with_named_key(self._app, self._keys, named, scope, receive, send)
+                await self._app(scope, let_in(self._keys, named, scope, receive), send)
                 return
             if key:
                 refused(self._keys.refusals_of_wrong_keys, wrong_key(key), scope)

@@ -19,8 +19,8 @@ from exotrio._httpd import mark_authenticated
 from exotrio.errors import DatabaseError
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.rules.access import IN_PROCESS, Caller, Permission
-from exotrio.manager.rules.errors import InvalidRequest, NotFound, Refused
-from exotrio.manager.security.access import caller_of, with_named_key
+from exotrio.manager.rules.errors import Forbidden, InvalidRequest, NotFound, Refused
+from exotrio.manager.security.access import caller_of, let_in, log_forbidden
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service, status_of
 from exotrio.manager.store.port import UnknownCommit, log_level
@@ -100,10 +100,9 @@ class Dashboard:
             # For each request with a session, style sheets included, so that its connection is kept open.
             mark_authenticated(scope)
         scope = {**scope, SESSION: session}
-        if key is None:
-            await self._app(scope, receive, send)
-        else:
-            await with_named_key(self._app, self._service.keys, key, scope, receive, send)
+        if key is not None:
+            receive = let_in(self._service.keys, key, scope, receive)
+        await self._app(scope, receive, send)
 
     def serves(self, path: str) -> bool:
         """Return whether a path begins like one of the dashboard's routes; all others are the API's."""
@@ -251,6 +250,8 @@ class Dashboard:
     async def _on_error(self, request: Request, error: Exception) -> Response:
         match error:
             case Refused():
+                if isinstance(error, Forbidden):
+                    log_forbidden(request.scope)
                 return await self._problem_page(request, status_of(error), _sentence(error.detail))
             case HTTPException():
                 text = "There is no such page." if error.status_code == 404 else _sentence(error.detail)
