@@ -95,7 +95,17 @@ def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
 def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = (
-        *("audit", "checkpoints", "claims", "counts", "cron_triggers", "discarded", "events", "graphs"),
+        *(
+            "abandoned",
+            "audit",
+            "checkpoints",
+            "claims",
+            "counts",
+            "cron_triggers",
+            "discarded",
+            "events",
+            "graphs",
+        ),
         *(
             "idle_times",
             "keys",

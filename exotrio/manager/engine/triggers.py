@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -33,8 +34,20 @@ MAX_NAMED = 100
 MAX_TOGETHER = 16
 """Limit of the inputs of the root states of runs that are started together, as a multiple of the limit of one
 state. A graph could otherwise give each of them the same large value, all in one transaction."""
-API, DASHBOARD, SCHEDULE = "api", "dashboard", "schedule"
+API, DASHBOARD, SCHEDULE, GRAPH = "api", "dashboard", "schedule", "graph"
 """What triggers runs."""
+
+
+class Parent(NamedTuple):
+    """The state that starts a run and waits for its end (``engine.children``); the fields are the columns of
+    the run."""
+
+    parent_state: int
+    call: str
+    depth: int
+    round: int
+    awaited: int = 1
+    started_by: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +58,7 @@ class NewRun:
     request with the same ``run_id``, or the same ``key`` for the same graph, returns the same run. A run has
     one of these, or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
     ``priority``, ``share`` and ``fair_key`` say in which order its states are claimed (``engine.order``).
+    ``parent`` is the state that starts it, if one does.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +71,7 @@ class NewRun:
     priority: int = NORMAL
     share: int = SHARE
     fair_key: str | None = None
+    parent: Parent | None = None
 
     def digest(self) -> str:
         """Return a digest of inputs and store, by which runs with one key are compared."""
@@ -76,7 +91,7 @@ def trigger(
 ) -> WithEffects[Started]:
     """Start one run, as ``trigger_many`` does."""
     try:
-        (started,), effects = _start(tx, namespace, graph_name, [run], cipher)
+        (started,), effects = start_runs(tx, namespace, graph_name, [run], cipher)
     except EntriesRefused as refusal:
         raise refusal.entries[0] from None
     return WithEffects(started, effects)
@@ -93,16 +108,19 @@ def trigger_many(
     run is refused, so are all: EntriesRefused has the first of them. A key is refused if its run was
     triggered with other inputs or another store: then the caller confuses two runs.
     """
-    started, effects = _start(tx, namespace, graph_name, runs, cipher)
+    started, effects = start_runs(tx, namespace, graph_name, runs, cipher)
     if created := sum([each.created for each in started]):
         tx.record("run.trigger", namespace, graph_name, plural(created, "run"))
     return WithEffects(started, effects)
 
 
-def _start(
+def start_runs(
     tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun], cipher: Cipher | None
 ) -> WithEffects[list[Started]]:
-    """Start runs, as ``trigger_many`` does, without a row in the record: each run has its caller."""
+    """Start runs, as ``trigger_many`` does, without a row in the record: each run has its caller.
+
+    This locks the graph. In a transaction that also locks runs, ``pin_graph`` has to come before those.
+    """
     # Otherwise the version for the runs could be deleted before they are inserted.
     graph = pin_graph(tx, namespace, graph_name)
     ids, new = _split_new_from_existing(tx, graph["id"], runs)
@@ -214,19 +232,23 @@ def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
 
 def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewRun]) -> dict[str, int]:
     """Insert runs, by id, each with one state that is pending, and return their numbers."""
-    started_by = tx.caller and tx.caller.who
-    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1, started_by)
+    who = tx.caller and tx.caller.who
+    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
+    columns: tuple[str, ...] = ("run_id", "namespace", "graph", "template", "created_at", "pending")
+    columns += ("origin", "key", "key_digest", "priority", "share", "fair_key")
+    # All or none have one.
+    has_parents = any(run.parent is not None for run in runs.values())
+    columns += Parent._fields if has_parents else ("started_by",)
     rows = [
         (
             *(run_id, *of_each, run.origin, run.key, None if run.key is None else run.digest()),
             *(run.priority, run.share, run.fair_key),
+            *(run.parent or (who,)),
         )
         # By the key first: concurrent lists may have the same keys with different ids.
         for run_id, run in sorted(runs.items(), key=lambda item: (item[1].key or "", item[0]))
     ]
-    columns = ("run_id", "namespace", "graph", "template", "created_at", "pending", "started_by", "origin")
-    in_order = ("priority", "share", "fair_key")
-    ids = tx.insert_numbered("runs", (*columns, "key", "key_digest", *in_order), rows)
+    ids = tx.insert_numbered("runs", columns, rows)
     return {row[0]: number for row, number in zip(rows, ids, strict=True)}
 
 

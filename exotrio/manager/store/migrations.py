@@ -234,5 +234,17 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_target ON audit (target, id);
 """,
+    # Graphs that run graphs. Earlier managers neither start the runs of states nor cancel them with the states;
+    # managers of this version start and deliver what earlier ones leave.
+    7: """
+ALTER TABLE runs ADD COLUMN parent_state INTEGER;
+ALTER TABLE runs ADD COLUMN call TEXT;
+ALTER TABLE runs ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0;
+CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
+CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
+CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
+""",
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from exotrio.manager.store.participants import PARTICIPANTS
 
-VERSION = 7
+VERSION = 8
 OLDEST = 6
 """The oldest version whose managers can work on these tables, too (on PostgreSQL, during an update)."""
 
@@ -98,13 +98,25 @@ CREATE TABLE runs (
     share INTEGER NOT NULL DEFAULT 1000000,   -- by how much each of its states moves the next one back
     fair_key TEXT,                       -- the runs that share one place in the fair order; NULL: it alone
     events INTEGER NOT NULL DEFAULT 0,   -- in its mailbox
-    started_by TEXT                      -- audit.who of the request that started it; NULL: not known, or none
+    started_by TEXT,                     -- audit.who of the request that started it; NULL: not known, or none
+    -- Of a run that a state started (engine.children).
+    parent_state INTEGER,                -- that state; NULL: none started it
+    call TEXT,                           -- which of the runs that it started; '' of a place that runs a graph
+    depth INTEGER NOT NULL DEFAULT 0,    -- runs above it
+    round INTEGER NOT NULL DEFAULT 0,    -- of these, those of the same graph directly above it
+    awaited INTEGER NOT NULL DEFAULT 0   -- 1: its end has not been delivered to that state
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
 CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
+-- A state starts each of its runs once.
+CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
+CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
+
+-- States that ended while they waited for runs, which are to be cancelled.
+CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
 
 -- Events that were sent to runs (engine.mailbox): the first value under a name.
 CREATE TABLE mailbox (
@@ -180,7 +192,7 @@ CREATE TABLE states (
     lane TEXT,                           -- why it cannot be claimed; NULL: it only waits for its turn
     -- The name of the key that claimed it last; NULL: the root key, or inside a state manager.
     owner TEXT,
-    event TEXT                           -- that it waits for, in the lane 'waiting', or waited for last
+    event TEXT                           -- that it waits for in the lane 'waiting', or did last; NULL: runs
 );
 CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NULL;
