@@ -234,7 +234,7 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_target ON audit (target, id);
 """,
-    # Graphs that run graphs. Earlier managers neither start the runs of states nor cancel them with the states;
+    # Graphs that run graphs. Earlier managers do not start the runs of states or cancel them with the states;
     # managers of this version start and deliver what earlier ones leave.
     7: """
 ALTER TABLE runs ADD COLUMN parent_state INTEGER;
