@@ -89,6 +89,7 @@ PRIVATE_IN_CLI = {
     "testing": ("cli.rehearsal",),
     # The rules of the state manager are applied without one.
     "manager.rules": ("cli.doctor", "cli.graphs"),
+    "graph.breaking": ("cli.rehearsal",),
     "graph.placeholders": ("cli.graphs",),
     # Values are checked before the first run starts, at every kind of state manager.
     "graph.values": ("cli.runs",),

@@ -12,6 +12,7 @@
 - ``references``: what ``add`` returns, and references to outputs and to the store;
 - ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
 - ``values``: whether the values of a run fit the inputs of the nodes;
+- ``breaking``: what new code of the nodes breaks in runs that old code began;
 - ``nodes``: the nodes that were added, and which come before which, so that a reference has a value.
 
 Each declaration is checked at its line. The rules of a complete graph are in ``manager/rules``; a graph that

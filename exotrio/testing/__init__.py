@@ -20,7 +20,6 @@
 ``_exploration``  its result: the runs that broke the check
 ``_runs``         makes one run after the other under the same conditions, and checks each
 ``_comparison``   whether a run ended like another one
-``_breaking``     what new code breaks in runs that old code began
 ``_points``       faults, and where they strike
 ``_case``         one run with a fault: the state manager, the runtimes, their connections
 ``_events``       the sender of events in ``explore``
@@ -43,7 +42,7 @@ from exotrio._nodes.outcome import (
     Waiting,
 )
 from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.testing._breaking import BreakingChange
+from exotrio.graph.breaking import BreakingChange
 from exotrio.testing._comparison import Version
 from exotrio.testing._exploration import CheckFailed, Exploration, Failure
 from exotrio.testing._explore import explore

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from exotrio._util.words import listed, plural, shortened
-from exotrio.testing._breaking import BreakingChange
+from exotrio.graph.breaking import BreakingChange
 from exotrio.testing._comparison import Fields, Version, shown_fields
 from exotrio.testing._points import NO_WORK, Point, Work
 

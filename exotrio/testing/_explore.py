@@ -19,7 +19,7 @@ from exotrio._nodes.checks import models_of, node_problems
 from exotrio._util.words import plural
 from exotrio.errors import ConfigurationError, GraphInvalid, RequestRefused
 from exotrio.graph import Graph
-from exotrio.testing._breaking import breaking_changes
+from exotrio.graph.breaking import breaking_changes
 from exotrio.testing._comparison import Ending, Fields, Usual, Version, differing_fields
 from exotrio.testing._exploration import MAX_SHOWN, Exploration, Failure, fail, first_line, more_often
 from exotrio.testing._graphs import namespace_of

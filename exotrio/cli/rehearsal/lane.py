@@ -25,10 +25,10 @@ from exotrio.cli.rehearsal.trial import Fault, Journal, Plan, Trial
 from exotrio.cli.terminal.output import error_message, print_message
 from exotrio.client import Run, RunStatus, StateManager
 from exotrio.errors import ConfigurationError, ExotrioError
+from exotrio.graph.breaking import BreakingChange, breaking_changes
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.serving import Served, embedded_and_served
 from exotrio.monitoring import CheckpointStored, StateBegan, StateEnded
-from exotrio.testing._breaking import BreakingChange, breaking_changes
 from exotrio.testing._comparison import Ending, Fields, Usual, differing_fields
 
 LEASE_TTL = 3.0

@@ -11,7 +11,7 @@ from typing import Any
 from exotrio._util.words import listed, plural
 from exotrio.cli.rehearsal.trial import Fault, Trial
 from exotrio.cli.terminal.output import table
-from exotrio.testing._breaking import BreakingChange
+from exotrio.graph.breaking import BreakingChange
 from exotrio.testing._comparison import Usual, Version, shown_fields
 
 

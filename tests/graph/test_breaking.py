@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field, create_model
 
 from exotrio import BaseNode, Graph
 from exotrio._nodes.checks import models_of
-from exotrio.testing._breaking import Models, breaking_changes
+from exotrio.graph.breaking import Models, breaking_changes
+from exotrio.graph.limits import Limit
 
 
 def node(
@@ -84,6 +85,14 @@ UNTIL = "until the runs of the old code have ended"
             [
                 "Split.Outputs.n (old code: a whole number; new code: no such field): in runs of the old"
                 f" code, input 'n' of 'work' reads it; return it, too, {UNTIL}"
+            ],
+        ),
+        (
+            [node("Split", outputs={"n": float}), WORK],
+            [
+                "perhaps Split.Outputs.n (old code: a whole number; new code: a number): in runs of the old"
+                " code, input 'n' of 'work' reads it, and does not accept every value; return the old form"
+                f" {UNTIL}, or have the reader accept both"
             ],
         ),
         # What the new node does not read may be missing.
@@ -189,3 +198,35 @@ def test_changes_within_models_and_lists_are_named(old: Any, new: Any, expected:
         [node("Split", outputs={"x": old}), node("Work", {"x": new})],
     )
     assert names(found) == expected
+
+
+def test_a_change_names_the_places_of_the_graph_that_it_breaks() -> None:
+    graph = Graph("g", namespace="ns")
+    split = graph.add(SPLIT)
+    for name in ("first", "second"):
+        graph.add(WORK, identifier=name, n=split.n)
+    graph.add(node("Other", {"n": int}), namespace="elsewhere", n=split.n)
+    old = {cls.__name__: models_of(cls) for cls in (SPLIT, WORK)}
+    new = {
+        cls.__name__: models_of(cls) for cls in (node("Split", outputs={"m": int}), node("Work", {"m": int}))
+    }
+    found = breaking_changes(graph.nodes, old, new, namespace="ns")
+    assert [(each.node, each.field, each.places) for each in found] == [
+        ("Work", "Inputs.m", ("first", "second"))
+    ]
+    (lost,) = breaking_changes(graph.nodes, old, {**new, "Work": old["Work"]}, namespace="ns")
+    assert (lost.field, lost.places) == ("Outputs.n", ("split",)), "the state that lacks it is that of split"
+
+
+@pytest.mark.parametrize("reader", ["condition", "key of limit 'api'"])
+def test_outputs_that_conditions_and_keys_of_limits_read_are_found_to_be_missing(reader: str) -> None:
+    graph = Graph("g", namespace="ns")
+    split = graph.add(SPLIT)
+    options: Any = (
+        {"when": split.n == 1} if reader == "condition" else {"limits": Limit("api").for_key(split.n)}
+    )
+    old = {cls.__name__: models_of(cls) for cls in (SPLIT, node("Work"))}
+    new = {**old, "Split": models_of(node("Split"))}
+    graph.add(node("Work"), after=split, **options)
+    (lost,) = breaking_changes(graph.nodes, old, new)
+    assert lost.what == f"in runs of the old code, the {reader} of 'work' reads it"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exotrio._fields.declared import VALUES, Declared, declared, resolve
@@ -33,6 +33,7 @@ class BreakingChange:
         what: What is wrong.
         fix: What to do.
         certain: Whether all values break, and not only some.
+        places: The identifiers in the graph whose states break: they have not ended yet, or are not created.
     """
 
     node: str
@@ -42,6 +43,7 @@ class BreakingChange:
     what: str
     fix: str
     certain: bool = True
+    places: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         name = self.node
@@ -52,7 +54,11 @@ class BreakingChange:
 
 
 def breaking_changes(
-    nodes: Iterable[GraphNodeModel], old: Mapping[str, Models], new: Mapping[str, Models]
+    nodes: Iterable[GraphNodeModel],
+    old: Mapping[str, Models],
+    new: Mapping[str, Models],
+    *,
+    namespace: str | None = None,
 ) -> list[BreakingChange]:
     """Return the changes that break runs of a graph of the old code, each once.
 
@@ -60,12 +66,19 @@ def breaking_changes(
         nodes: The nodes of that graph.
         old: Name of each node class of the old code to its models.
         new: The same of the new code.
+        namespace: Of the code; nodes of another one are not compared. Defaults to any.
     """
-    places = {place.identifier: place for place in nodes}
+    places = {
+        place.identifier: place
+        for place in nodes
+        if place.wait is None and namespace in (None, place.namespace)
+    }
     changes: dict[tuple[str, str], BreakingChange] = {}
     for place in places.values():
         for change in _of_place(place, places, old, new):
-            changes.setdefault((change.node, change.field), change)
+            known = changes.setdefault((change.node, change.field), change)
+            where = tuple(dict.fromkeys([*known.places, *(change.places or (place.identifier,))]))
+            changes[change.node, change.field] = replace(known, places=where)
     return list(changes.values())
 
 
@@ -95,9 +108,30 @@ def _of_place(
                 yield _new_input(node, name, schema, gone, before)
             continue
         yield from _changed(node, f"Inputs.{name}", before.get(name, {}), schema)
-        for reference in parse_placeholders(place.inputs[name]):
-            if isinstance(reference, OutputRef):
-                yield from _lost_output(place, name, places[reference.identifier], reference.field, old, new)
+    for reader, name, text in _texts_read(place, after):
+        pieces = parse_placeholders(text)
+        for reference in pieces:
+            if isinstance(reference, OutputRef) and (source := places.get(reference.identifier)):
+                accepted = after.get(name) if len(pieces) == 1 and not _unites(place, source) else None
+                yield from _lost_output(reader, source, reference.field, accepted, old, new)
+
+
+def _texts_read(place: GraphNodeModel, inputs: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the texts of a place that have to be built: what reads it, the name of the input or an empty one,
+    and the text."""
+    named = f"of {place.identifier!r}"
+    for name in inputs:
+        if name in place.inputs:
+            yield f"input {name!r} {named}", name, place.inputs[name]
+    for limit in place.limits:
+        yield f"the key of limit {limit.name!r} {named}", "", limit.key
+    if place.when is not None:
+        yield f"the condition {named}", "", place.when.of
+
+
+def _unites(place: GraphNodeModel, source: GraphNodeModel) -> bool:
+    """Whether a place may read a list of the outputs of another one."""
+    return place.unites is not None and place.unites.identifier != source.identifier
 
 
 def _of_checkpoint(node: str, old: Models, new: Models) -> Iterator[BreakingChange]:
@@ -155,23 +189,42 @@ def _new_input(
 
 
 def _lost_output(
-    place: GraphNodeModel,
-    name: str,
+    reader: str,
     source: GraphNodeModel,
     field: str,
+    accepted: Any,
     old: Mapping[str, Models],
     new: Mapping[str, Models],
 ) -> Iterator[BreakingChange]:
+    """Yield the change for an output that the new code does not return, or not as the reader accepts it.
+
+    ``accepted`` is the schema of the input that is this output, and nothing else; None if there is none.
+    """
     node = source.node_name
+    before = _fields(old.get(node, {}).get("Outputs")).get(field, {})
     if node in new and field not in _fields(new[node].get("Outputs")):
         yield BreakingChange(
             node=node,
             field=f"Outputs.{field}",
-            old=_form(_fields(old.get(node, {}).get("Outputs")).get(field, {})),
+            old=_form(before),
             new=None,
-            what=f"in runs of the old code, input {name!r} of {place.identifier!r} reads it",
+            what=f"in runs of the old code, {reader} reads it",
             fix=f"return it, too, {_UNTIL}",
+            places=(source.identifier,),
         )
+    elif node in new and accepted is not None:
+        after = _fields(new[node].get("Outputs"))[field]
+        if after != before and any(_changed(node, field, after, accepted)):
+            yield BreakingChange(
+                node=node,
+                field=f"Outputs.{field}",
+                old=_form(before),
+                new=_form(after),
+                what=f"in runs of the old code, {reader} reads it, and does not accept every value",
+                fix=f"return the old form {_UNTIL}, or have the reader accept both",
+                certain=False,
+                places=(source.identifier,),
+            )
 
 
 def _changed(
