@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from exotrio._util.words import closest, listed, readable_errors, suggestion
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.vocabulary import is_state_id
+from exotrio._wire.vocabulary import is_run_id, is_state_id
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import (
     Change,
@@ -32,7 +33,7 @@ from exotrio.client import (
     StatePage,
     StateSummary,
 )
-from exotrio.errors import InvalidResponse, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, KeyRefused, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
 
 T = TypeVar("T")
@@ -144,6 +145,19 @@ async def find_run(manager: StateManager, name: str) -> Run:
         if len(similar) != 1 or not similar[0].startswith(name.lower()):
             raise _no_run(name, similar, error) from error
     return await manager.status(similar[0])
+
+
+async def find_run_id(manager: StateManager, name: str) -> str:
+    """Return the id of a run as ``find_run``; a whole id also if the key may not read the run."""
+    try:
+        return (await find_run(manager, name)).run_id
+    except KeyRefused as refusal:
+        if refusal.status != HTTPStatus.FORBIDDEN:
+            raise
+        if is_run_id(name):
+            return name  # whether there is such a run is said by the request that changes it
+        what = f"run {name!r} is not looked up with this key, give its whole id: {refusal.what}"
+        raise KeyRefused(what, where=refusal.where, fix=refusal.fix, status=refusal.status) from refusal
 
 
 async def _similar_runs(manager: StateManager, name: str) -> list[str]:

@@ -18,7 +18,7 @@ from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_run, list_runs, list_states
+from exotrio.cli.lookup import find_run, find_run_id, list_runs, list_states
 from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, print_message, table
 from exotrio.client import (
@@ -156,7 +156,7 @@ def cancel(run_id: str, connection: Connection) -> None:
     """
 
     async def ask(manager: StateManager) -> Run:
-        return await manager.cancel((await find_run(manager, run_id)).run_id)
+        return await manager.cancel(await find_run_id(manager, run_id))
 
     run = connection.ask(ask)
     connection.print(run.model_dump(mode="json"), _as_lines(run))
@@ -176,7 +176,7 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
     """
 
     async def ask(manager: StateManager) -> Run:
-        return await manager.set_priority((await find_run(manager, run_id)).run_id, priority)
+        return await manager.set_priority(await find_run_id(manager, run_id), priority)
 
     run = connection.ask(ask)
     connection.print(run.model_dump(mode="json"), _as_lines(run))
@@ -198,8 +198,8 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     """
 
     async def ask(manager: StateManager) -> tuple[str, RunRetry]:
-        run = await find_run(manager, run_id)
-        return run.run_id, await manager.retry_run(run.run_id, from_beginning=from_beginning)
+        whole_id = await find_run_id(manager, run_id)
+        return whole_id, await manager.retry_run(whole_id, from_beginning=from_beginning)
 
     whole_id, reply = connection.ask(ask)
     lines = [reply.text(f" of run {whole_id}")]
@@ -226,8 +226,8 @@ def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection
     """
 
     async def ask(manager: StateManager) -> tuple[str, SentEvent]:
-        run = await find_run(manager, run_id)
-        return run.run_id, await manager.send(run.run_id, event, inputs)
+        whole_id = await find_run_id(manager, run_id)
+        return whole_id, await manager.send(whole_id, event, inputs)
 
     whole_id, sent = connection.ask(ask)
     if not sent.created:
