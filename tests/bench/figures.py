@@ -51,6 +51,7 @@ class Plan:
         stops: Workers that are stopped.
         work_seconds: How long each of them has to work.
         sdk_python: Python of an environment with ``exospherehost``, or None.
+        keys: Named keys of a state manager, one of which is used; with 0 the root key is.
         peers: Whether ``stop`` measures other systems, too.
     """
 
@@ -71,6 +72,7 @@ class Plan:
     work_seconds: float = 60.0
     sdk_python: str | None = None
     peers: bool = False
+    keys: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of two trees: a value of each and every round."""
+    """One figure of two trees, or keys: a value of each and every round."""
 
     name: str
     unit: str
@@ -165,8 +167,8 @@ def as_table(figures: Iterable[Figure]) -> str:
     return _table(heads, [figure.cells() for figure in figures], right={1})
 
 
-def comparison_table(comparisons: Iterable[Comparison]) -> str:
-    heads = ["", "before", "now", "", "now over before", "range"]
+def comparison_table(comparisons: Iterable[Comparison], before: str = "before", now: str = "now") -> str:
+    heads = ["", before, now, "", f"{now} over {before}", "range"]
     return _table(heads, [comparison.cells() for comparison in comparisons], right={1, 2, 4})
 
 

@@ -15,6 +15,7 @@ import trio
 
 from exotrio import Graph, Runtime, StateManager
 from exotrio.manager import embedded, serve
+from exotrio.manager.rules.access import IN_NAMESPACE
 from tests.bench.work import KEY, NAMESPACE, NODES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,6 +56,18 @@ def apart(folder: Path, *options: str) -> Iterator[Where]:
     """``python -m exotrio server`` in a separate process."""
     with server(str(fresh(folder) / "state.db"), *options) as (where, _):
         yield where
+
+
+def with_named_key(where: Where, count: int) -> Where:
+    """Add so many keys to a state manager; lead to it with one of them, or as before if there are none."""
+
+    async def add() -> str:
+        async with StateManager(NAMESPACE, **where) as manager:
+            for number in range(count):
+                key = await manager.add_key(f"bench-{number}", [f"{each}:*" for each in IN_NAMESPACE])
+        return key.text
+
+    return {**where, "key": trio.run(add)} if count else where
 
 
 @contextmanager

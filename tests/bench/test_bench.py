@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from tests.bench import computing, latency, postgres, programs, starting, stock, stop, throughput
-from tests.bench.__main__ import CASES, measure
+from tests.bench.__main__ import CASES, compare_keys, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
@@ -78,6 +78,13 @@ def test_each_case_gives_figures(
         medians = {figure.samples[0].name: figure.median for figure in figures}
         assert medians["work repeated, exotrio with checkpoints"] == 0
         assert medians["executions cut by 1 stops, exotrio with checkpoints"] == 0
+
+
+def test_one_of_many_named_keys_is_compared_with_the_root_key(tmp_path: Path) -> None:
+    tiny = Plan(tmp_path, runs=2, states=12, triggers=4, rate=1000)
+    compared = compare_keys(tiny, ["tcp"], 2)
+    assert "claim, one bare socket (native)" in [each.name for each in compared]
+    assert all(len(each.before) == len(each.now) == 2 for each in compared)
 
 
 def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_the_same_round() -> None:
