@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import click
 import pytest
+import trio
 from pydantic import create_model
 from trio.testing import MockClock
 
@@ -26,6 +27,7 @@ from exotrio._util.times import moment_ms
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitWait
 from exotrio.cli import cli
+from exotrio.manager import embedded
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, Waiting, run_graph, run_node
 from tests.bench.__main__ import CASES, COMMANDS
@@ -553,6 +555,45 @@ async def test_an_order_waits_for_its_approval(autojump_clock: MockClock) -> Non
     assert run.outputs("ship") == [{"text": "17 True ada"}]
     run = await run_graph(graph, nodes, store={"number": "17"})
     assert run.outputs("ship") == [{"text": "17 False "}], "after three days"
+
+
+BILL = """
+class Bill(BaseNode):
+    class Inputs(BaseModel):
+        order: str
+
+    async def execute(self) -> None:
+        raise NoRetry(f"order {self.inputs.order} has no address")
+"""
+
+
+async def test_a_node_tells_which_run_failed() -> None:
+    mails: list[tuple[str, ...]] = []
+
+    async def send(*mail: str) -> None:
+        mails.append(mail)
+        told.set()
+
+    told = trio.Event()
+    names = execute(block(GUIDE, "on_failure=alert)\n"), {"send": send}, before=FROM + BILL)
+    with trio.fail_after(30):
+        async with (
+            embedded(":memory:") as transport,
+            exotrio.StateManager("shop", transport=transport) as manager,
+            trio.open_nursery() as nursery,
+        ):
+            nodes = [names["Mail"], names["Bill"]]
+            runtime = exotrio.Runtime(namespace="shop", name="shop", nodes=nodes, transport=transport)
+            await nursery.start(runtime.run)
+            for graph in (names["alert"], names["bill"]):
+                await manager.upsert_graph(graph)
+            run = (await manager.trigger("bill", store={"order": "17"}))["run_id"]
+            await told.wait()
+            runtime.stop()
+    ((to, subject, text),) = mails
+    assert (to, subject) == ("ops@example.org", "bill: bill failed")
+    assert "NoRetry: order 17 has no address\n" in text
+    assert text.endswith(f"\nrun {run}")
 
 
 async def test_events_are_sent_by_a_program_and_by_a_link(

@@ -31,6 +31,7 @@ from exotrio.graph import (
     Graph,
     GraphNodeModel,
     LimitModel,
+    Name,
     NamedTarget,
     RetryPolicyModel,
     StoreConfigModel,
@@ -129,8 +130,11 @@ def schedules_of(triggers: Sequence[TriggerModel]) -> dict[str, Priority]:
 Limits = Annotated[list[LimitModel], Field(max_length=MAX_LIMITS), AfterValidator(no_repeated_limits)]
 
 
+_EXTENSIONS = frozenset({"limits", "on_failure"})
+
+
 class GraphBody(Body):
-    """A graph on the wire. ``limits`` are an extension of ours, as those of a place."""
+    """A graph on the wire. ``limits``, as those of a place, and ``on_failure`` are extensions of ours."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
@@ -138,12 +142,13 @@ class GraphBody(Body):
     store_config: StoreConfig = Field(default_factory=StoreConfigModel)
     triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=list)
+    on_failure: Name | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_limits(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # So bodies that are stored, or shown to clients of v0, do not change.
         fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if name != "limits" or value}
+        return {name: value for name, value in fields.items() if name not in _EXTENSIONS or value}
 
     @classmethod
     def of(cls, graph: Graph) -> Self:
@@ -155,6 +160,7 @@ class GraphBody(Body):
             graph.store_config,
             graph.triggers,
             graph.limits or None,
+            graph.on_failure,
         )
 
     @classmethod
@@ -166,6 +172,7 @@ class GraphBody(Body):
         store_config: StoreConfigModel | None = None,
         triggers: Sequence[CronTrigger] | None = None,
         limits: Sequence[LimitModel] | None = None,
+        on_failure: str | None = None,
     ) -> Self:
         """Return the body of an upsert; fields for None are unset."""
         options: dict[str, Any] = {}
@@ -187,6 +194,8 @@ class GraphBody(Body):
             ]
         if limits is not None:
             options["limits"] = limits
+        if on_failure is not None:
+            options["on_failure"] = on_failure
         return cls(
             secrets=cast("dict[str, str]", secrets),
             nodes=[PlaceModel(**dict(node)) for node in nodes],
@@ -272,6 +281,7 @@ class GraphReply(Body):
             from our server.
         paused_at: Since when its schedule is paused, if it is. Only from our server.
         limits: The limits that it declares; what was set since then is not shown here.
+        on_failure: The graph of which a run is started when one of its runs ends with errors.
     """
 
     nodes: list[PlaceModel]
@@ -280,6 +290,7 @@ class GraphReply(Body):
     store_config: StoreConfig
     triggers: list[StoredTrigger]
     limits: list[LimitModel] = Field(default_factory=list)
+    on_failure: str | None = None
     created_at: Moment
     updated_at: Moment
     validation_status: ValidationStatus

@@ -47,6 +47,8 @@ NODE_POLICIES = "node_policies"
 """The capability of a state manager that knows retry policies and timeouts of the nodes of a graph."""
 EVENTS = "events"
 """The capability of a state manager whose runs wait for events."""
+ON_FAILURE = "on_failure"
+"""The capability of a state manager that starts a run of another graph when a run ends with errors."""
 MAX_EVENT = 16 * 1024
 """Maximum number of bytes of the value of an event, as JSON."""
 DRAIN_COMMAND = "the state manager"

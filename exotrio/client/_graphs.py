@@ -17,6 +17,7 @@ from exotrio._wire.vocabulary import (
     EVENTS,
     LIMITS,
     NODE_POLICIES,
+    ON_FAILURE,
     ORDER,
     Priority,
     ValidationStatus,
@@ -109,6 +110,8 @@ async def _put(
     if any(each.priority != Priority.NORMAL for each in body.triggers):
         what = f"graph {name!r} cannot be stored with a priority of a trigger"
         await calls.require(ORDER, what, "remove it")
+    if body.on_failure is not None:
+        await calls.require(ON_FAILURE, f"graph {name!r} cannot be stored with on_failure", "remove it")
     path = calls.v0("graph", name)
     content = body.model_dump(mode="json", include=body.model_fields_set)  # the server has its own defaults
     answer = await calls.repeat(
@@ -142,6 +145,7 @@ def graph_body(
     store_config: StoreConfigModel | None,
     triggers: Sequence[CronTrigger] | None,
     limits: Sequence[LimitModel] | None = None,
+    on_failure: str | None = None,
 ) -> GraphBody:
     """Return the body of an upsert.
 
@@ -149,7 +153,7 @@ def graph_body(
         GraphInvalid: the state manager would refuse it; ``problems`` names each reason with its place.
     """
     try:
-        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers, limits)
+        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers, limits, on_failure)
     except ValidationError as error:
         raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets
 

@@ -156,6 +156,7 @@ class StockCalls:
         validation_timeout: float = 60,
         polling_interval: float = 1,
         limits: Sequence[LimitModel] | None = None,
+        on_failure: str | None = None,
     ) -> dict[str, Any]: ...
 
     async def upsert_graph(
@@ -169,6 +170,7 @@ class StockCalls:
         validation_timeout: float = 60,
         polling_interval: float = 1,
         limits: Sequence[LimitModel] | None = None,
+        on_failure: str | None = None,
     ) -> dict[str, Any]:
         """Create or replace a graph and wait until it is validated.
 
@@ -182,20 +184,22 @@ class StockCalls:
             validation_timeout: Seconds to wait for the validation.
             polling_interval: Maximum seconds between two requests for its status; the first pause is 0.05 s.
             limits: Limits of the namespace that are declared with it. Defaults to none.
+            on_failure: Name of the graph of which a run is started when a run of this one ends with errors.
+                Defaults to none.
 
         Returns:
             The validated graph as the state manager shows it.
 
         Raises:
             GraphInvalid: the graph breaks rules; ``problems`` names each.
-            RequestRefused: it has limits, and the server would ignore them.
+            RequestRefused: it has limits or something else that the server would ignore.
             ManagerUnavailable: no usable answer, or no result of the validation in time.
 
         Cancellation:
             The graph may have been replaced all the same.
         """
         if isinstance(graph_name, Graph):
-            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits)
+            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure)
             if any(part is not None for part in parts):
                 raise TypeError("a Graph holds its nodes, secrets, policy and all else: pass it alone")
             name, body = graph_name.name, GraphBody.of(graph_name)
@@ -204,7 +208,7 @@ class StockCalls:
         else:
             name = graph_name
             body = _graphs.graph_body(
-                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits
+                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure
             )
         return await _graphs.upsert_graph(
             self._calls,

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypedDict, Unpack, overload
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
@@ -34,6 +41,7 @@ class _Parts(TypedDict, total=False):
     store_config: StoreConfigModel
     triggers: list[CronTrigger]
     limits: list[LimitModel]
+    on_failure: Graph | str
 
 
 class Graph(GraphParts):
@@ -57,6 +65,10 @@ class Graph(GraphParts):
         store_config: Defaults to an empty store. ``store`` adds to it.
         triggers: Cron triggers. Defaults to none.
         limits: Limits of the namespace that are declared with it. Defaults to none. ``limit`` adds to them.
+        on_failure: Another graph of the same namespace, or the name of one. Each time a run of this graph
+            ends with errors, a run of that one is started with ``graph``, ``run``, ``place`` and ``error``,
+            as far as it declares these as keys of its store or inputs of its first node. Needs our server.
+            Defaults to None.
 
     Raises:
         pydantic.ValidationError: a field breaks its rule, or does not exist; every problem is named.
@@ -67,7 +79,6 @@ class Graph(GraphParts):
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
-
     _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
 
     def __init__(
@@ -80,6 +91,7 @@ class Graph(GraphParts):
     ) -> None:
         listed: dict[str, Any] = {} if nodes is None else {"nodes": list(nodes)}
         BaseModel.__init__(self, name=name, namespace=namespace, **listed, **parts)
+        self.name_graph(parts.get("on_failure"))
 
     @field_validator("nodes")
     @classmethod

@@ -1,10 +1,10 @@
-"""What a graph declares besides its nodes: its store and its limits."""
+"""What a graph declares besides its nodes: its store, its limits, and the graph that its failures start."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, cast
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from exotrio._fields.models import plain_text
 from exotrio._util.words import readable_errors
@@ -30,6 +30,34 @@ class GraphParts(Declaration):
     name: Name
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     limits: Annotated[list[LimitModel], AfterValidator(no_repeated_limits)] = Field(default_factory=list)
+
+    on_failure: Name | None = None
+
+    _named: dict[str, Self] = PrivateAttr(default_factory=dict)
+
+    @field_validator("on_failure", mode="before")
+    @classmethod
+    def _name_of_other(cls, other: object) -> object:
+        return other.name if isinstance(other, GraphParts) else other
+
+    @model_validator(mode="after")
+    def _fails_into_another(self) -> Self:
+        if self.on_failure == self.name:
+            raise ValueError("on_failure names the graph itself: give it another graph")
+        return self
+
+    def name_graph(self, other: object) -> None:
+        """Let ``named_graphs`` return another graph, if ``other`` is one, with those that it names."""
+        if isinstance(other, type(self)):
+            self._named[other.name] = cast("Self", other)
+
+    def named_graphs(self) -> list[Self]:
+        """Return the graphs that this one names and that were given as objects, and those that they name:
+        each before those that name it."""
+        found: dict[str, Self] = {}
+        for graph in self._named.values():
+            found |= {each.name: each for each in (*graph.named_graphs(), graph)}
+        return list(found.values())
 
     def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
         """Declare a key of the run's store, and return a reference to it.

@@ -19,6 +19,7 @@ from exotrio._util.words import plural
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
+from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
@@ -146,6 +147,17 @@ async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) ->
             await trio.sleep(managers.SEEN_INTERVAL)
     finally:
         ends.set()
+
+
+async def alert(store: Store) -> None:
+    """Start the runs that runs which end with errors have to start. Never returns."""
+    while True:
+        try:
+            for line in await store.write_once_ready(MAX_SLEEP, start_alerts) or ():
+                logger.info("%s", line)
+        except DatabaseError as error:
+            logger.log(log_level(error), "runs could not be started for failed ones: %s", error.what)
+            await trio.sleep(RETRY_AFTER)
 
 
 class Scheduler:

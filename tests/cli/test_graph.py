@@ -441,6 +441,23 @@ def test_all_graphs_of_a_python_file_are_applied_unless_one_is_named(cli: Cli, r
     )
 
 
+def test_a_graph_that_is_named_by_another_one_of_its_file_is_applied_before_that(
+    cli: Cli, running: Server
+) -> None:
+    cli.at(running)
+    cli.write(
+        "alerts.py",
+        NODES + "told = Graph('told', nodes=graph.nodes, store_config=graph.store_config)\n"
+        "graph.on_failure = None\nfirst = Graph('first', nodes=graph.nodes, store_config=graph.store_config,"
+        " on_failure=told)\ndel graph\nlast, told = told, None\n",
+    )
+    graphs = cli.json("graph", "apply", "alerts.py")["graphs"]
+    assert [(each["name"], each.get("on_failure")) for each in graphs] == [("told", None), ("first", "told")]
+    assert "when a run ends with errors: starts a run of graph told" in cli("graph", "show", "first").out
+    cli.write("one.json", json.dumps({**cli.json("graph", "show", "first"), "on_failure": "tolt"}))
+    fails(cli("graph", "apply", "one.json"), 3, "there is no graph 'tolt' in namespace", "store it first")
+
+
 def test_a_python_graph_is_applied_in_its_own_namespace_unless_one_is_given(
     bare: Cli, running: Server
 ) -> None:

@@ -275,6 +275,7 @@ async def test_our_server_without_the_route_is_distinguished_from_one_without_th
         ("limits", "remove them"),
         ("a priority", "remove it"),
         ("branches", "let the nodes decide"),
+        ("on_failure", "remove it"),
         ("a retry_policy or timeout of a node", "remove them"),
     ],
 )
@@ -286,6 +287,8 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
         graph.limit("stripe", at_most=1)
     elif what == "branches":
         graph.nodes.append(GraphNodeModel(node_name="A", namespace="n", identifier="b", otherwise=True))
+    elif what == "on_failure":
+        graph.on_failure = "alert"
     elif "timeout" in what:
         graph.nodes[0].timeout = 5
     else:

@@ -146,6 +146,23 @@ async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_
             await world.write(enter, "older", world.now)
 
 
+async def test_no_on_failure_is_stored_while_a_manager_works_that_would_ignore_it(world: World) -> None:
+    api = world.manager.api
+    await world.write(enter, "older", world.now)
+    await world.write(
+        lambda tx: tx.execute("UPDATE managers SET schema_version = 7, version = '2.6' WHERE id = 'older'")
+    )
+    await api.register_for([place("a")])
+    ok(await api.put_graph("alert", api.body([place("a")])), 201)
+    text = refused(await api.put_graph("other", api.body([place("a")], on_failure="alert")), 409)
+    assert "on_failure, which a state manager of exotrio 2.6 on this database would ignore: end it" in text
+    await world.write(leave, "older")
+    await world.write(put_meta, "oldest_version", "6")
+    ok(await api.put_graph("other", api.body([place("a")], on_failure="alert")), 201)
+    with patch.object(schema, "VERSION", 7), pytest.raises(DatabaseTooNew, match="usable from schema 8 on"):
+        await world.write(enter, "older", world.now)
+
+
 # -- who is lost
 
 

@@ -257,6 +257,8 @@ def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
         lines.append(
             f"limit {limit.name}: {limit_text(limit.at_most, limit.starts, period)}, as declared here"
         )
+    if graph.on_failure is not None:
+        lines.append(f"when a run ends with errors: starts a run of graph {graph.on_failure}")
     store = graph.store_config
     if store.required_keys:
         lines.append(f"store, required: {', '.join(store.required_keys)}")

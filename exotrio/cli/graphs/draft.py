@@ -132,6 +132,7 @@ class Draft:
                 ]
                 or None,
                 limits=body.limits or None,
+                on_failure=body.on_failure,
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:
@@ -263,6 +264,9 @@ def read_complete(target: str, name: str | None, secrets: Mapping[str, str]) -> 
     elif secrets:
         names = ", ".join(graph.name for graph in graphs)
         raise click.UsageError(f"secrets are for one graph, and {target} has {names}: name one with --name")
+    # Each before those that name it: a state manager refuses to store a graph that names an unknown one.
+    in_order = dict.fromkeys(each.name for graph in graphs for each in (*graph.named_graphs(), graph))
+    graphs.sort(key=lambda graph: list(in_order).index(graph.name))
     return [_complete(draft_of(loaded.target, graph), secrets) for graph in graphs]
 
 

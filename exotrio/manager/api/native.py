@@ -23,6 +23,7 @@ from exotrio._wire.vocabulary import (
     NATIVE_ROOT,
     NATIVE_VERSION,
     NODE_POLICIES,
+    ON_FAILURE,
     ORDER,
     ItemResult,
 )
@@ -54,6 +55,7 @@ CAPABILITIES = (
     EVENTS,
     LIMITS,
     NODE_POLICIES,
+    ON_FAILURE,
     ORDER,
 )
 NS = NATIVE_ROOT + "/namespace/{namespace}"

@@ -19,6 +19,8 @@
 ``reported_texts``  errors and log lines that runtimes report: masked, bounded and stored
 ``states``          the statuses of states, and reading states
 ``changes``         ``Changes``: new states and transitions, with every counter that follows
+``failures``        runs that end with errors: which have to start another one
+``alerts``          start these
 ``unites``          when a united node runs, and when it runs again
 ``sources``         the values that placeholders name, read for a whole batch
 ``inputs``          the inputs of a new state, built from placeholders

@@ -134,7 +134,7 @@ class Changes:
         self._executions: defaultdict[int, list[str]] = defaultdict(list)
         self.checkpoints = CheckpointChanges()
         self.effects = Effects()
-        self._ended_runs = _EndedRuns(tx, self.effects)
+        self.ended_runs = _EndedRuns(tx, self.effects)
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
@@ -362,7 +362,7 @@ class Changes:
             row.errored += errored
             row.retried += retried
             # A run that is reopened may end without running a state: what follows one is created.
-            self._ended_runs.change(row, may_end=pending < 0 or run in self._reopened)
+            self.ended_runs.change(row, may_end=pending < 0 or run in self._reopened)
 
 
 def _ended_key(tx: Transaction, run: RunRow, ended_at: int) -> Key:
@@ -394,6 +394,10 @@ class _EndedRuns:
             self._effects.announced.add(run.run_id)
             key = self._counted[run.id] = _ended_key(self._tx, run, self._tx.now_ms)
             self._count(run, key)
+
+    def with_status(self, status: str) -> list[int]:
+        """Return the numbers of the runs that ended with a status."""
+        return [run for run, key in self._counted.items() if key[2] == status]
 
     def _count(self, run: RunRow, key: Key, by: int = 1) -> None:
         self._effects.tally[key] += by

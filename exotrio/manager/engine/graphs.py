@@ -15,11 +15,12 @@ from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import WAIT_NODE
+from exotrio.manager.engine.failures import unfit
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.access import ALL, NamedKey, Permission
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from exotrio.manager.rules.problems import Problem, refuse
+from exotrio.manager.rules.problems import ON_FAILURE, Problem, refuse
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
@@ -36,8 +37,8 @@ _WAITS = RegisterRequest(
 MAX_CHECKED = 1_000
 """Versions of graphs that are checked when a node is registered that asks for more secrets."""
 
-BRANCHES_SINCE = 7
-"""The version of the tables of the first state managers that know branches."""
+BRANCHES_SINCE, ON_FAILURE_SINCE = 7, 8
+"""The versions of the tables of the first state managers that know branches, and on_failure."""
 
 
 def register(tx: Transaction, namespace: str, request: RegisterRequest, key: NamedKey | None = None) -> None:
@@ -204,8 +205,13 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
-    if template.refs:
-        _refuse_at_older_managers(tx, name)
+    if template.body.on_failure is not None:
+        refuse(f"graph {name!r} cannot have this on_failure", _unfit(tx, namespace, template.body.on_failure))
+        what = "on_failure, which a state manager of exotrio {} on this database would ignore"
+        _refuse_at_older_managers(tx, name, ON_FAILURE_SINCE, what)
+    elif template.refs:
+        what = "branches, all of which a state manager of exotrio {} on this database would take"
+        _refuse_at_older_managers(tx, name, BRANCHES_SINCE, what)
     effects = Effects()
     if template.body.limits:
         before = tx.template(graph["template"]).body.limits if current else ()
@@ -231,19 +237,29 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     return WithEffects(get_graph(tx, namespace, name), effects)
 
 
-def _refuse_at_older_managers(tx: Transaction, name: str) -> None:
-    """Refuse a graph with branches while a state manager works that would take all of them, and let none
-    begin later."""
+def _unfit(tx: Transaction, namespace: str, name: str) -> Iterator[Problem]:
+    """Yield why the runs of a graph cannot start one of the graph ``name`` if they fail."""
+    other = tx.row(GRAPHS + " AND name = ?", (namespace, name))
+    if other is None:
+        yield Problem(
+            f"there is no graph {name!r} in namespace {namespace!r}: store it first", field=ON_FAILURE
+        )
+    else:
+        yield from unfit(tx, name, tx.template(other["template"]))
+
+
+def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str) -> None:
+    """Refuse a graph with something while a state manager works that does not know it, and let none begin
+    later. ``what`` says that, with its version."""
     # First: one that begins locks this row, so it is seen below, or sees this.
     tx.execute(
         "UPDATE meta SET value = ? WHERE key = 'oldest_version' AND CAST(value AS INTEGER) < ?",
-        (str(BRANCHES_SINCE), BRANCHES_SINCE),
+        (str(since), since),
     )
-    older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (BRANCHES_SINCE,))
+    older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (since,))
     if older is not None:
         raise Conflict(
-            f"graph {name!r} has branches, all of which a state manager of exotrio {older['version']} on this"
-            " database would take: end it first, or replace it by this version"
+            f"graph {name!r} has {what.format(older['version'])}: end it first, or replace it by this version"
         )
 
 

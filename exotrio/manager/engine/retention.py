@@ -99,7 +99,7 @@ def _clear_step(tx: Transaction) -> bool:
         )
     )
     if not states:
-        for table in ("counts", "store", "mailbox", "idle_times", "discarded"):
+        for table in ("counts", "store", "mailbox", "alerts", "idle_times", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
     elif _clear_dependents(tx, states):
         for start in range(0, len(states), PART):

@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from exotrio.graph import UnitesStrategyEnum
 from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.failures import record_failures
 from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
@@ -61,7 +62,7 @@ REPLACED = "replaced: a state before it was retried"
 
 def commit_changes(changes: Changes) -> None:
     """Write the changes, give states that begin to wait the events that were sent before, and create the
-    state of every united node whose group is complete then.
+    state of every united node whose group is complete then. Runs that end with errors are recorded.
 
     Inner groups come first: the state of a united node is itself a member of outer groups. Groups of several
     runs, and groups of one united node, do not depend on each other and are handled together.
@@ -78,6 +79,7 @@ def commit_changes(changes: Changes) -> None:
             changes.insert(run, state)
         waiting = {target_state: (run, unite.target) for run, target_state, unite in later}
         waiting.update(changes.apply())
+    record_failures(changes)
 
 
 def _complete(

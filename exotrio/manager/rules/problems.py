@@ -16,7 +16,7 @@ from exotrio.errors import GraphInvalid
 
 MAX_PROBLEMS = 100
 """Problems of one graph that are named: a large one can have millions."""
-SECRETS = "secrets"
+SECRETS, ON_FAILURE = "secrets", "on_failure"
 
 _QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LINE = re.compile(rf"node {_QUOTED}(?:, (?:(input|limit|wait) {_QUOTED}|(when)))?: (.*)", re.DOTALL)
@@ -26,8 +26,8 @@ _LINE = re.compile(rf"node {_QUOTED}(?:, (?:(input|limit|wait) {_QUOTED}|(when))
 class Problem:
     """One thing that is wrong with a graph: why, at which node, and at which field, if it is about one.
 
-    The field is ``inputs.NAME``, ``limits.NAME``, ``waits.event`` or ``when`` of the node, or ``secrets`` of
-    the graph.
+    The field is ``inputs.NAME``, ``limits.NAME``, ``waits.event`` or ``when`` of the node, or ``secrets`` or
+    ``on_failure`` of the graph.
     """
 
     text: str
@@ -47,13 +47,14 @@ class Problem:
     @classmethod
     def read(cls, line: str) -> Problem:
         """Return the problem that ``str`` wrote as this line; of any other line, one of the whole graph."""
-        if line.startswith(f"{SECRETS}: "):
-            return cls(line.removeprefix(f"{SECRETS}: "), field=SECRETS)
+        for field in (SECRETS, ON_FAILURE):
+            if line.startswith(f"{field}: "):
+                return cls(line.removeprefix(f"{field}: "), field=field)
         if (match := _LINE.fullmatch(line)) is None:
             return cls(line)
         node, what, name, other, text = match.groups()
-        field = other if name is None else f"{what}s.{ast.literal_eval(name)}"
-        return cls(text, ast.literal_eval(node), field)
+        of_node = other if name is None else f"{what}s.{ast.literal_eval(name)}"
+        return cls(text, ast.literal_eval(node), of_node)
 
 
 def first_problems(problems: Iterable[Problem]) -> list[Problem]:

@@ -236,6 +236,8 @@ CREATE INDEX audit_by_target ON audit (target, id);
 """,
     # Graphs that run graphs. Earlier managers do not start the runs of states or cancel them with the states;
     # managers of this version start and deliver what earlier ones leave.
+    # Runs that are started when another one ends with errors: a graph that asks for them is refused while
+    # a state manager works that would not start them.
     7: """
 ALTER TABLE runs ADD COLUMN parent_state INTEGER;
 ALTER TABLE runs ADD COLUMN call TEXT;
@@ -245,6 +247,16 @@ ALTER TABLE runs ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0;
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
 CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
+CREATE TABLE alerts (
+    run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    started TEXT,
+    problem TEXT,
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;
+CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS NULL;
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

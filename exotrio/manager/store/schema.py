@@ -92,7 +92,7 @@ CREATE TABLE runs (
     retried INTEGER NOT NULL DEFAULT 0,  -- RETRY_CREATED
     key TEXT,                            -- which its client chose: there is one such run of the graph
     key_digest TEXT,                     -- of the inputs and the store that it was triggered with by that key
-    origin TEXT,                         -- what triggered it: api, dashboard or schedule; NULL: not known
+    origin TEXT,                         -- what triggered it (engine.triggers); NULL: not known
     -- In which order its states are claimed (engine.order).
     priority INTEGER NOT NULL DEFAULT 0,      -- less than 0: before others
     share INTEGER NOT NULL DEFAULT 1000000,   -- by how much each of its states moves the next one back
@@ -126,6 +126,19 @@ CREATE TABLE mailbox (
     sent_at INTEGER NOT NULL,
     PRIMARY KEY (run, name)
 ) WITHOUT ROWID;
+
+-- Runs that ended with errors and whose graph names another one by on_failure (engine.alerts): one row for
+-- each such end.
+CREATE TABLE alerts (
+    run INTEGER NOT NULL,
+    number INTEGER NOT NULL,             -- 1: its first end with errors
+    at INTEGER NOT NULL,
+    state INTEGER NOT NULL,              -- the first of its states that had failed then
+    started TEXT,                        -- run_id of the run that was started
+    problem TEXT,                        -- why none was
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;
+CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS NULL;
 
 -- When a run had ended and waited to be retried: that is not part of its duration.
 CREATE TABLE idle_times (

@@ -1,0 +1,94 @@
+"""Start a run of another graph for each run that ended with errors (``failures``, ``Graph.on_failure``)."""
+
+from __future__ import annotations
+
+from exotrio._util.words import shortened
+from exotrio.manager.engine.failures import ALERTS, given
+from exotrio.manager.engine.graphs import find_graph
+from exotrio.manager.engine.triggers import FAILURE, NewRun, trigger
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import Effects, WithEffects
+from exotrio.manager.store.transaction import Transaction
+
+MAX_TOGETHER = 100
+"""Runs that one transaction starts."""
+MAX_ERROR = 16 * 1024
+"""Characters of an error that the other run is given."""
+CHECK_INTERVAL = 30.0
+"""Seconds after which it is checked again whether a run was recorded: by a state manager that ended then, or
+on a connection that was lost."""
+KEY = "on_failure:"
+"""What the key of a run that is started begins with, before the id of the failed one."""
+
+
+def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
+    """Start the runs that are due, and return a line for the log about each; None if there are none.
+
+    Each is started once: its row is locked, and changed in the same commit. No run is locked.
+    """
+    due = tx.execute(
+        "SELECT run, number, state FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run"
+        f" LIMIT ?{tx.skip_locked('alerts')}",
+        (MAX_TOGETHER,),
+    ).fetchall()
+    effects = Effects(waits_for={ALERTS: CHECK_INTERVAL})
+    if not due:
+        return WithEffects(None, effects)
+    lines: list[str] = []
+    for row in due:
+        failed = tx.row(
+            "SELECT run_id, runs.namespace, graphs.name, runs.template, place, error FROM runs"
+            " JOIN graphs ON graphs.id = runs.graph JOIN states ON states.run = runs.id"
+            " WHERE runs.id = ? AND states.seq = ?",
+            (row["run"], row["state"]),
+        )
+        key = (row["run"], row["number"])
+        if failed is None or _is_of_alert(tx, row["run"]):
+            tx.execute("DELETE FROM alerts WHERE run = ? AND number = ?", key)
+            continue
+        started, problem = _start(tx, failed, row["number"], effects)
+        update = "UPDATE alerts SET started = ?, problem = ? WHERE run = ? AND number = ?"
+        tx.execute(update, (started, problem, *key))
+        outcome = f"started run {started}" if problem is None else f"started no run: {problem}"
+        lines.append(f"run {failed['run_id']} of graph {failed['name']!r} failed and {outcome}")
+    return WithEffects(lines, effects)
+
+
+def _is_of_alert(tx: Transaction, run: int) -> bool:
+    """Whether a failure started a run, or the run whose state started it, and so on: then it starts none."""
+    above = tx.row(
+        "WITH RECURSIVE above (id, origin, parent_state) AS"
+        " (SELECT id, origin, parent_state FROM runs WHERE id = ?"
+        " UNION ALL SELECT runs.id, runs.origin, runs.parent_state FROM above"
+        " JOIN states ON states.seq = above.parent_state JOIN runs ON runs.id = states.run)"
+        " SELECT 1 AS found FROM above WHERE origin = ? LIMIT 1",
+        (run, FAILURE),
+    )
+    return above is not None
+
+
+def _start(
+    tx: Transaction, failed: Row, number: int, effects: Effects
+) -> tuple[str, None] | tuple[None, str]:
+    """Start the run for one that failed; return its id, or why it cannot be started."""
+    template = tx.template(failed["template"])
+    name, namespace = str(template.body.on_failure), failed["namespace"]
+    facts = {
+        "graph": failed["name"],
+        "run": failed["run_id"],
+        "place": template.places[failed["place"]].identifier,
+        "error": shortened(failed["error"] or "", MAX_ERROR),
+    }
+    try:
+        # So a run that cannot start leaves nothing.
+        with tx.attempt():
+            other = tx.template(find_graph(tx, namespace, name)["template"])
+            inputs, store = given(other, facts)
+            key = f"{KEY}{failed['run_id']}:{number}"
+            run = NewRun(inputs=inputs, store=store, key=key, origin=FAILURE)
+            started, of_run = trigger(tx, namespace, name, run)
+    except Refused as refusal:
+        return None, refusal.detail
+    effects.add(of_run)
+    return started.run_id, None

@@ -1,0 +1,66 @@
+"""Runs that end with errors: which of them start a run of another graph (``Graph.on_failure``).
+
+The commit that ends such a run only records that. The other run is started by ``alerts``, in a transaction
+after it: that locks the graph of the other run, which no transaction may do that has locked a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from exotrio._util.words import listed
+from exotrio.graph.values import Place
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.states import ERRORED
+from exotrio.manager.rules.problems import ON_FAILURE, Problem
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.transaction import Transaction
+
+ALERTS = "alerts"
+"""The topic of what this records."""
+FACTS = ("graph", "run", "place", "error")
+"""What the other run is given: of the failed run its graph, its id, its first failed state and the error."""
+
+
+def record_failures(changes: Changes) -> None:
+    """Record the runs that end now, with errors, if their graphs name another one by ``on_failure``.
+
+    Called when nothing more is changed: a run may end for a moment before that.
+    """
+    tx = changes.tx
+    ended = sorted(changes.ended_runs.with_status(ERRORED))
+    failed = [run for run in ended if tx.template(changes.locked[run].template).body.on_failure is not None]
+    if failed:
+        tx.executemany(
+            # min(seq) alone might be looked for among the states of all runs.
+            "INSERT INTO alerts (run, number, at, state)"
+            " SELECT id, 1 + (SELECT count(*) FROM alerts WHERE run = runs.id), finished_at,"
+            " (SELECT min(seq + 0) FROM states WHERE run = runs.id"
+            " AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')) FROM runs WHERE id = ?",
+            [(run,) for run in failed],
+        )
+        changes.effects.announced.add(ALERTS)
+
+
+def given(other: Template, facts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return which of these values a graph has as inputs of its first node, and which as keys of its store,
+    which come first."""
+    config = other.body.store_config
+    keys = {key for key in facts if key in config.required_keys or key in config.default_values}
+    inputs = {name: text for name, text in facts.items() if name in other.root.inputs and name not in keys}
+    return inputs, {key: facts[key] for key in keys}
+
+
+def unfit(tx: Transaction, name: str, other: Template) -> Iterator[Problem]:
+    """Yield why no run of a graph, ``other``, can be started by a failure."""
+    inputs, store = given(other, dict.fromkeys(FACTS, ""))
+    if missing := [key for key in other.body.store_config.required_keys if key not in store]:
+        what = f"graph {name!r} requires keys of its store that a failed run does not give it"
+        yield Problem(f"{what}: {listed(missing)}; it gives {listed(FACTS)}", field=ON_FAILURE)
+    values: list[tuple[Place, str]] = [(other.root, each) for each in inputs]
+    values += [value for key in store for value in other.inputs_by_key.get(key, ())]
+    for place, each in values:
+        node = tx.registered(place.namespace, place.node_name)
+        if node is not None and each in node.typed_inputs:
+            what = f"input {each!r} of {place.identifier!r} in graph {name!r} does not accept every text"
+            yield Problem(f"{what}: declare it as str", field=ON_FAILURE)
