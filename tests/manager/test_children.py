@@ -41,7 +41,7 @@ async def test_runs_are_started_for_states_all_or_none(engine: str) -> None:
 
         async def start(*stores: dict[str, str]) -> None:
             runs = [
-                NewRun(store=each, origin="graph", parent=Parent(number, "", 3, 1, started_by="ada"))
+                NewRun(store=each, origin="graph", parent=Parent(1, number, "", 3, 1, started_by="ada"))
                 for number, each in enumerate(stores, 7)
             ]
             await write(start_runs, namespace, "child", runs, one.service.cipher)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from exotrio._util.words import shortened
 from exotrio.manager.engine.failures import ALERTS, given
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.triggers import FAILURE, NewRun, trigger
+from exotrio.manager.engine.triggers import FAILURE, NewRun, Parent, trigger
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -47,7 +47,7 @@ def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
         if failed is None or _is_of_alert(tx, row["run"]):
             tx.execute("DELETE FROM alerts WHERE run = ? AND number = ?", key)
             continue
-        started, problem = _start(tx, failed, row["number"], effects)
+        started, problem = _start(tx, failed, *key, effects)
         update = "UPDATE alerts SET started = ?, problem = ? WHERE run = ? AND number = ?"
         tx.execute(update, (started, problem, *key))
         outcome = f"started run {started}" if problem is None else f"started no run: {problem}"
@@ -58,10 +58,8 @@ def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
 def _is_of_alert(tx: Transaction, run: int) -> bool:
     """Whether a failure started a run, or the run whose state started it, and so on: then it starts none."""
     above = tx.row(
-        "WITH RECURSIVE above (id, origin, parent_state) AS"
-        " (SELECT id, origin, parent_state FROM runs WHERE id = ?"
-        " UNION ALL SELECT runs.id, runs.origin, runs.parent_state FROM above"
-        " JOIN states ON states.seq = above.parent_state JOIN runs ON runs.id = states.run)"
+        "WITH RECURSIVE above (origin, parent_run) AS (SELECT origin, parent_run FROM runs WHERE id = ?"
+        " UNION ALL SELECT runs.origin, runs.parent_run FROM above JOIN runs ON runs.id = above.parent_run)"
         " SELECT 1 AS found FROM above WHERE origin = ? LIMIT 1",
         (run, FAILURE),
     )
@@ -69,7 +67,7 @@ def _is_of_alert(tx: Transaction, run: int) -> bool:
 
 
 def _start(
-    tx: Transaction, failed: Row, number: int, effects: Effects
+    tx: Transaction, failed: Row, run: int, number: int, effects: Effects
 ) -> tuple[str, None] | tuple[None, str]:
     """Start the run for one that failed; return its id, or why it cannot be started."""
     template = tx.template(failed["template"])
@@ -86,8 +84,8 @@ def _start(
             other = tx.template(find_graph(tx, namespace, name)["template"])
             inputs, store = given(other, facts)
             key = f"{KEY}{failed['run_id']}:{number}"
-            run = NewRun(inputs=inputs, store=store, key=key, origin=FAILURE)
-            started, of_run = trigger(tx, namespace, name, run)
+            new = NewRun(inputs=inputs, store=store, key=key, origin=FAILURE, parent=Parent(run, awaited=0))
+            started, of_run = trigger(tx, namespace, name, new)
     except Refused as refusal:
         return None, refusal.detail
     effects.add(of_run)

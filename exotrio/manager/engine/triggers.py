@@ -39,13 +39,14 @@ API, DASHBOARD, SCHEDULE, GRAPH, FAILURE = "api", "dashboard", "schedule", "grap
 
 
 class Parent(NamedTuple):
-    """The state that starts a run and waits for its end (``engine.children``); the fields are the columns of
-    the run."""
+    """The run that starts a run: by a state that waits for its end (``engine.children``), or by failing
+    (``engine.alerts``). The fields are the columns of the run that is started."""
 
-    parent_state: int
-    call: str
-    depth: int
-    round: int
+    parent_run: int
+    parent_state: int | None = None
+    call: str | None = None
+    depth: int = 0
+    round: int = 0
     awaited: int = 1
     started_by: str | None = None
 
@@ -58,7 +59,7 @@ class NewRun:
     request with the same ``run_id``, or the same ``key`` for the same graph, returns the same run. A run has
     one of these, or neither. ``trace`` is the trace context of its trigger, ``origin`` what triggers it.
     ``priority``, ``share`` and ``fair_key`` say in which order its states are claimed (``engine.order``).
-    ``parent`` is the state that starts it, if one does.
+    ``parent`` is the run that starts it, if one does.
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict)

@@ -239,12 +239,14 @@ CREATE INDEX audit_by_target ON audit (target, id);
     # Runs that are started when another one ends with errors: a graph that asks for them is refused while
     # a state manager works that would not start them.
     7: """
+ALTER TABLE runs ADD COLUMN parent_run INTEGER;
 ALTER TABLE runs ADD COLUMN parent_state INTEGER;
 ALTER TABLE runs ADD COLUMN call TEXT;
 ALTER TABLE runs ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0;
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
+CREATE INDEX runs_by_parent_run ON runs (parent_run, id) WHERE parent_run IS NOT NULL;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
 CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
 CREATE TABLE alerts (

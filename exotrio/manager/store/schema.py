@@ -99,6 +99,7 @@ CREATE TABLE runs (
     fair_key TEXT,                       -- the runs that share one place in the fair order; NULL: it alone
     events INTEGER NOT NULL DEFAULT 0,   -- in its mailbox
     started_by TEXT,                     -- audit.who of the request that started it; NULL: not known, or none
+    parent_run INTEGER,                  -- that started it, by a state or by failing; NULL: none did
     -- Of a run that a state started (engine.children).
     parent_state INTEGER,                -- that state; NULL: none started it
     call TEXT,                           -- which of the runs that it started; '' of a place that runs a graph
@@ -113,6 +114,7 @@ CREATE INDEX runs_by_template ON runs (template);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
 -- A state starts each of its runs once.
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
+CREATE INDEX runs_by_parent_run ON runs (parent_run, id) WHERE parent_run IS NOT NULL;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
 
 -- States that ended while they waited for runs, which are to be cancelled.
