@@ -76,11 +76,10 @@ PRIVATE_IN_CLI = {
     "_http.client": ("cli.doctor",),
     "_http.discovery": ("cli.doctor",),
     "_httpd": ("cli.health_server",),
-    "_children": ("cli.file_process", "cli.parent_command", "cli.processes", "cli.runtime_process"),
+    "_children": ("cli.file_process", "cli.parent_command"),
     # Signals drain a runtime or a command in the same way.
     "_runtime.entry": ("cli.commands.worker", "cli.parent_command", "cli.program"),
-    "_runtime.options": ("cli.processes",),
-    "_runtime.outbox_store": ("cli.doctor", "cli.processes"),
+    "_runtime.outbox_store": ("cli.doctor",),
     # Log lines and progress show the state in whose execution they were written.
     "_runtime.held_claim": ("cli.terminal.json_logs",),
     "_execution": ("cli.terminal",),

@@ -1,10 +1,10 @@
 """Child processes that run the code of users: how they start, what both ends send, and how they end.
 
 ``child_process`` is the child as its parent sees it, ``parent_process`` the parent as its child sees it.
-Three kinds of child processes are made of these two: those that run single nodes (``_execution.processes``),
-that of the command ``dev`` and those of ``worker --processes`` (both ``cli.runtime_process``).
+Two kinds of child processes are made of these two: those that run single nodes (``_execution.processes``),
+and those that run a Runtime for ``dev`` and ``rehearse`` (``cli.file_process``).
 
-Rules that hold for all of them:
+Rules that hold for both:
 
 1. Both ends have one socket of a pair that no other process has. A message is a pickled object with its
    length before it: both ends run the same code for the same user. Messages consist of classes of exotrio and

@@ -126,7 +126,6 @@ class Options:
     def adjust(
         self,
         *,
-        process: int | None,
         shutdown_grace: float | None,
         outbox: str | None,
         exit_code: ExitCode | None,
@@ -137,21 +136,6 @@ class Options:
             self.shutdown_grace = shutdown_grace
         if outbox is not None and self.outbox is not None:
             self.outbox = Path(outbox)
-        if process is None:
-            return
-        if self.transport is not None:
-            raise ConfigurationError(
-                "several processes cannot share the state manager that is in this one",
-                where="argument transport of Runtime",
-                fix="run it with: python -m exotrio server, and name it in state_manager_uri",
-            )
-        if self.outbox is not None:
-            self.outbox = outbox_of(self.outbox, process)
-
-
-def outbox_of(path: Path, process: int) -> Path:
-    """Return the outbox of one of several processes whose Runtime names ``path``; the first one has that."""
-    return path if process == 1 else path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 
 def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:

@@ -338,7 +338,6 @@ class Runtime:
     def adjust(
         self,
         *,
-        process: int | None = None,
         shutdown_grace: float | None = None,
         outbox: str | None = None,
         exit_code: ExitCode | None = None,
@@ -346,21 +345,16 @@ class Runtime:
         """Replace arguments by options of the command line. For the command line.
 
         Args:
-            process: The number, from 1, of this process, if several run this Runtime. Each has a separate
-                outbox, named by it.
             shutdown_grace: As in the constructor.
             outbox: The file for the outbox, if there is one.
             exit_code: Returns the exit code of this process for the summary, or for the error that ended the
                 Runtime, if the process ends with it. The receipt of the stop says it.
 
         Raises:
-            ConfigurationError: the state manager is in this process, so that each process would have another.
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot be changed")
-        self._options.adjust(
-            process=process, shutdown_grace=shutdown_grace, outbox=outbox, exit_code=exit_code
-        )
+        self._options.adjust(shutdown_grace=shutdown_grace, outbox=outbox, exit_code=exit_code)
 
     # -- inside the loop
 

@@ -17,15 +17,15 @@ an exit code (``exit_codes``) unless it is 0, raise exotrio's errors as they are
 ``graphs``        graphs in files: reading, checking, declaring
 ``runs``          ``run``, and starting and following runs
 ``dev``           ``dev``; ``rehearsal``: ``rehearse``
-``processes``     ``worker --processes``; ``health_server``: ``worker --health-port``
+``health_server`` ``worker --health-port``
 ``doctor``        ``doctor``; ``top``: ``top``
 ``terminal``      results, messages, logs, progress, the browser
 ``program``       how this program was called, and its signals; ``groups``: click's groups
 ``completion``    what the Tab key completes
 ================  ================================================================================
 
-``runtime_process`` and ``parent_command`` are the two ends of a process that runs a user's Runtime for a
-command; ``file_process`` and ``file_process_main`` those of one whose command never loads the user's code.
+``file_process`` and ``file_process_main`` are the two ends of a process that runs a user's Runtime for a
+command that never loads the user's code.
 The command line uses exotrio through its public names, and the private modules in the table
 ``PRIVATE_IN_CLI`` of ``tests/test_architecture.py``, each only in the places named there.
 """

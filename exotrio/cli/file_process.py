@@ -1,16 +1,41 @@
 """A process that runs the Runtime of a user's file for a command that never loads the code itself (``dev``,
-``rehearse``); and the messages that it sends. ``file_process_main`` runs in it."""
+``rehearse``); and the messages of both. ``file_process_main`` runs in it, and has the command in
+``parent_command``; how both communicate is explained in ``exotrio._children``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from exotrio._children.child_process import SOCKET
+import trio
+
+from exotrio._children.child_process import SOCKET, ChildProcess
+from exotrio._shared import deadlines
 from exotrio._shared.settings import KEY_VARIABLE, URI_VARIABLE
-from exotrio.cli.runtime_process import RuntimeProcess
+from exotrio.errors import ConfigurationError
+
+MARGIN = 5.0
+"""Seconds added to the limits of a drain, for a busy machine, before the process is killed."""
+LAST_MESSAGES_TIMEOUT = 1.0
+"""Seconds for reading the last messages of a process that ended: programs that it started may keep the
+stream open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The message to drain, or to cancel running nodes. ``why`` is for the log of the Runtime."""
+
+    action: Literal["drain", "cancel"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The message that the nodes are registered; the Runtime claims states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +76,7 @@ class Failed:
     """Files of the user's modules that were loaded, or failed to load."""
 
 
-class FileProcess(RuntimeProcess):
+class FileProcess(ChildProcess):
     """A process that runs the Runtime of a user's file.
 
     Args:
@@ -62,6 +87,10 @@ class FileProcess(RuntimeProcess):
 
     Attributes:
         loaded, failed: The message of this class, once it was received.
+        registered: Its nodes are registered.
+
+    Raises:
+        ConfigurationError: no process can be started.
     """
 
     def __init__(
@@ -69,17 +98,66 @@ class FileProcess(RuntimeProcess):
     ) -> None:
         self.loaded: Loaded | None = None
         self.failed: Failed | None = None
-        super().__init__(
-            ["-m", "exotrio.cli.file_process_main", *options, "--", SOCKET, target],
-            # Not as an argument, which other users of the machine can read.
-            env={**os.environ, URI_VARIABLE: uri, KEY_VARIABLE: key},
-            foreground=foreground,
-        )
+        self.registered = trio.Event()
+        try:
+            super().__init__(
+                ["-m", "exotrio.cli.file_process_main", *options, "--", SOCKET, target],
+                # Not as an argument, which other users of the machine can read.
+                env={**os.environ, URI_VARIABLE: uri, KEY_VARIABLE: key},
+                foreground=foreground,
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"no process can be started for the runtime: {error.strerror}",
+                where=f"as {sys.executable}",
+            ) from error
 
-    async def handle(self, message: object) -> None:
-        """Store what it reports."""
-        match message:
-            case Loaded():
-                self.loaded, self.grace = message, message.grace
-            case Failed():
-                self.failed = message
+    def order(self, order: Order) -> None:
+        """Send an order; from then on it has a limited time to end."""
+        grace = self.loaded.grace if self.loaded is not None and order.action == "drain" else 0.0
+        self.send_now(order)
+        self.end_within(deadlines.max_stop(grace) + MARGIN)
+
+    async def run(
+        self, handle: Callable[[Any], Awaitable[None]], *background: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Pass its messages to ``handle`` until it has ended; run ``background`` meanwhile.
+
+        Cancellation:
+            The process is drained first, in limited time.
+        """
+        all_read = trio.Event()
+
+        async def listen() -> None:
+            with suppress(EOFError):
+                while True:
+                    message = await self.receive()
+                    match message:
+                        case Loaded():
+                            self.loaded = message
+                        case Failed():
+                            self.failed = message
+                        case Registered():
+                            self.registered.set()
+                    await handle(message)
+            all_read.set()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for each in (listen, *background):
+                    nursery.start_soon(each)
+                await self.wait()
+                # The end of the process may be noticed before its last messages are read.
+                with trio.move_on_after(LAST_MESSAGES_TIMEOUT):
+                    await all_read.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Drain it, if it has not ended yet, and close the connection. It may take as long as a drain."""
+        if not self.ended.is_set():
+            self.order(Order("drain", "an error"))
+            with trio.CancelScope(shield=True):  # the order set a deadline
+                await self.wait()
+        self.close()

@@ -48,7 +48,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.journal:
         os.dup2(2, 1)  # standard output is for the report, and has nothing that nodes or their programs print
-    command = ParentCommand(options.socket, "the command that started it")
+    command = ParentCommand(options.socket)
     configure_logs(verbose=max(0, options.verbose - 1), quiet=options.verbose == 0)
     if options.tasks and not options.verbose:
         # For the tracebacks of nodes.

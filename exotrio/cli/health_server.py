@@ -1,8 +1,8 @@
 """The port of ``worker --health-port``.
 
-For one runtime it is served in a thread with its own Trio loop, since it has to answer while node code blocks
-the runtime's loop. It reads only what any thread may read of the runtime, and it ends after the runtime, so
-that the drain can be observed. With ``--processes`` the parent serves it (``processes.health``).
+It is served in a thread with its own Trio loop, since it has to answer while node code blocks the runtime's
+loop. It reads only what any thread may read of the runtime, and it ends after the runtime, so that the drain
+can be observed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
-from typing import Protocol
 
 import trio
 from starlette.responses import PlainTextResponse, Response
@@ -33,51 +31,12 @@ GRACE = 1.0
 """Seconds for requests in flight when the process ends."""
 
 
-class Source(Protocol):
-    """The contents of a health port."""
-
-    async def alive(self) -> str:
-        """Return why the process should be restarted; empty if it should not."""
-
-    async def ready(self) -> str:
-        """Return why no work is begun; empty if it is."""
-
-    async def metrics(self) -> tuple[bytes, str]:
-        """Return the metrics, and their content type."""
-
-    async def tasks(self) -> str:
-        """Return where each task waits."""
-
-
-async def serve_health(
-    source: Source,
-    host: str,
-    port: int,
-    *,
-    tasks: bool,
-    stopping: trio.Event,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve the port until ``stopping`` is set; with ``tasks`` the task tree, too.
-
-    Raises:
-        PortBusy, ConfigurationError: the address cannot be used.
-
-    Cancellation:
-        At once.
-    """
-    listeners = await open_listeners(host, port)
-    log.info("health is served on %s", " ".join(urls(listeners)))
-    task_status.started()
-    app = _App(source, LOOPBACK_HOSTS | {host} if is_loopback(host) else None, tasks=tasks)
-    await serve_http(app, listeners, limits=LIMITS, grace=GRACE, stopping=stopping)
-
-
 class _App:
     """The ASGI app. ``hosts`` are the values of the Host header that it accepts; None for any."""
 
-    def __init__(self, source: Source, hosts: frozenset[str] | None, *, tasks: bool) -> None:
-        self._source = source
+    def __init__(self, runtime: Runtime, hosts: frozenset[str] | None, *, tasks: bool) -> None:
+        self._runtime = runtime
+        self._health, self._metrics = Health(runtime), RuntimeMetrics(runtime)
         self._hosts = hosts
         self._paths = ["/livez", "/readyz", "/metrics", *(["/tasks"] if tasks else [])]
 
@@ -97,11 +56,11 @@ class _App:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("only GET\n", 405)
         if path == "/metrics":
-            body, content_type = await self._source.metrics()
+            body, content_type = self._metrics.render()
             return Response(body, media_type=content_type)
         if path == "/tasks":
-            return PlainTextResponse(f"{await self._source.tasks()}\n")
-        problem = await (self._source.alive() if path == "/livez" else self._source.ready())
+            return PlainTextResponse(f"{await self._runtime.tasks()}\n")
+        problem = self._health.alive() if path == "/livez" else self._health.ready()
         text = f"{problem or 'ok'}\n".encode("utf-8", "replace")
         return PlainTextResponse(text, 503 if problem else 200)
 
@@ -115,14 +74,15 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
     Raises:
         PortBusy, ConfigurationError: the address cannot be used.
     """
-    serve = partial(serve_health, _OneRuntime(runtime), host, port, tasks=tasks)
+    app = _App(runtime, LOOPBACK_HOSTS | {host} if is_loopback(host) else None, tasks=tasks)
     bound: Future[Callable[[], None]] = Future()
 
     async def main() -> None:
         stopping, token = trio.Event(), trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, stopping=stopping))
-            bound.set_result(lambda: call_in_loop(token, stopping.set))
+        listeners = await open_listeners(host, port)
+        log.info("health is served on %s", " ".join(urls(listeners)))
+        bound.set_result(lambda: call_in_loop(token, stopping.set))
+        await serve_http(app, listeners, limits=LIMITS, grace=GRACE, stopping=stopping)
 
     def body() -> None:
         try:
@@ -143,23 +103,3 @@ def health_server(runtime: Runtime, host: str, port: int, *, tasks: bool) -> Ite
     finally:
         end()
         thread.join(2 * GRACE)
-
-
-class _OneRuntime:
-    """The ``Source`` for the one runtime of this process."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._health, self._metrics = Health(runtime), RuntimeMetrics(runtime)
-
-    async def alive(self) -> str:
-        return self._health.alive()
-
-    async def ready(self) -> str:
-        return self._health.ready()
-
-    async def metrics(self) -> tuple[bytes, str]:
-        return self._metrics.render()
-
-    async def tasks(self) -> str:
-        return await self._runtime.tasks()

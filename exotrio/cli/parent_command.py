@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 
@@ -21,7 +20,7 @@ from exotrio._children.parent_process import ParentProcess, unblock_signals
 from exotrio._runtime.entry import run_blocking
 from exotrio._shared import deadlines
 from exotrio.cli.exit_codes import ABANDONED, bare_errors, exit_code_after
-from exotrio.cli.runtime_process import Order, Registered
+from exotrio.cli.file_process import Order, Registered
 
 log = logging.getLogger("exotrio.cli")
 
@@ -30,24 +29,18 @@ MARGIN = 3.0
 
 
 class ParentCommand(ParentProcess):
-    """The other end of a ``RuntimeProcess``.
+    """The other end of a ``FileProcess``.
 
     Args:
         descriptor: Number of the socket.
-        name: What the command is called in the log.
-        answer: Called with each message that is not an order, in the thread that reads them.
 
     Attributes:
         runtime: Orders act on it; None while the code is loaded, and once it has ended.
     """
 
-    def __init__(
-        self, descriptor: int, name: str, answer: Callable[[Any], None] = lambda message: None
-    ) -> None:
+    def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
         self.runtime: Runtime | None = None
-        self._name = name
-        self._answer = answer
         self._grace = 0.0
         self._acting = threading.Lock()
         self._is_over = False
@@ -79,7 +72,7 @@ class ParentCommand(ParentProcess):
             # user's code then, Python would not flush files that they left open.
             with self._acting:
                 self._is_over = True
-                self.runtime, self._answer = None, lambda message: None
+                self.runtime = None
 
     def started(self, value: object = None) -> None:
         """Send that the nodes are registered, unless a stop came first. For the runtime, as a task status."""
@@ -88,14 +81,10 @@ class ParentCommand(ParentProcess):
             self.send(Registered())
 
     def _listen(self) -> None:
-        for message in self.messages():
-            if isinstance(message, Order):
-                self._execute(message)
-            else:
-                with self._acting:
-                    self._answer(message)
-        log.warning("%s has ended: this runtime drains and ends", self._name)
-        self._execute(Order("drain", f"the end of {self._name}"))
+        for order in self.messages():
+            self._execute(order)
+        log.warning("the command that started it has ended: this runtime drains and ends")
+        self._execute(Order("drain", "the end of the command that started it"))
         time.sleep(deadlines.max_stop(self._grace) + MARGIN)
         os._exit(ABANDONED)
 

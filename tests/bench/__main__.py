@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import (
-    computing,
     fair,
     fan,
     history,
@@ -57,7 +56,6 @@ CASES: dict[str, Case] = {
     "fair": fair.fair,
     "import": programs.imports,
     "worker": programs.worker,
-    "processes": computing.processes,
     "stock": stock.stock,
     "stop": stop.stop,
 }

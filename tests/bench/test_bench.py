@@ -10,14 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import computing, latency, postgres, programs, starting, stock, stop, throughput
+from tests.bench import latency, postgres, programs, starting, stock, stop, throughput
 from tests.bench.__main__ import CASES, compare_keys, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
 SLOW = {"postgres", "processes"}
-SERVED: tuple[ModuleType, ...] = (computing, latency, postgres, programs, starting, stock, stop, throughput)
+SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, starting, stock, stop, throughput)
 
 
 @pytest.fixture(scope="module")

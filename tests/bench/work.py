@@ -36,17 +36,6 @@ class Step(BaseNode):
         return Text(i=self.inputs.i)
 
 
-class Compute(BaseNode):
-    """Holds the GIL for as long as it takes the processor to compute for 20 ms."""
-
-    Inputs = Text
-
-    def execute(self) -> None:
-        end = time.thread_time() + 0.02
-        while time.thread_time() < end:
-            pass
-
-
 class Join(BaseNode):
     Inputs = Text
 
@@ -89,10 +78,6 @@ def place(
 FAN = Graph(
     "fan", [place(Fan, "fan", {"n": "1"}, "step"), place(Step, "step", {"i": "${{ fan.outputs.i }}"})]
 )
-COMPUTED = Graph(
-    "computed",
-    [place(Fan, "fan", {"n": "1"}, "compute"), place(Compute, "compute", {"i": "${{ fan.outputs.i }}"})],
-)
 UNITED = Graph(
     "united",
     [
@@ -113,7 +98,7 @@ CHAIN = Graph(
         ),
     ],
 )
-NODES = (Fan, Step, Compute, Join, Mark)
+NODES = (Fan, Step, Join, Mark)
 
 runtime = Runtime(NAMESPACE, "worker", list(NODES))
 """For a worker that is measured from outside: ``python -m exotrio worker tests.bench.work``."""

@@ -11,13 +11,13 @@ import pytest
 import trio
 
 from exotrio._shared import deadlines
-from exotrio.cli import runtime_process
+from exotrio.cli import file_process
 from exotrio.cli.dev import watcher
 from exotrio.cli.dev.session import Child
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import INTERRUPTED
+from exotrio.cli.file_process import Order
 from exotrio.cli.load import load, users_traceback
-from exotrio.cli.runtime_process import Order
 from exotrio.errors import ExotrioError
 from tests.support.processes import TEST_TIMEOUT
 
@@ -181,7 +181,7 @@ time.sleep(600)
 async def test_a_process_that_does_not_end_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_process, "MARGIN", 0.05)
+    monkeypatch.setattr(file_process, "MARGIN", 0.05)
     monkeypatch.setattr(deadlines, "CLEAN_UP", 0.05)
     monkeypatch.setattr(deadlines, "FLUSH", 0.05)
     (tmp_path / "app.py").write_text(DEAF, "utf-8")

@@ -314,7 +314,7 @@ def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
 SHIELDED_ELSEWHERE = {
     "_runtime/runtime.py": "the shutdown bounds every step within it",
     "_runtime/heartbeat.py": "its end moves the deadline",
-    "cli/runtime_process.py": "the order to stop moved the deadline",
+    "cli/file_process.py": "the order to stop moved the deadline",
 }
 
 

@@ -200,10 +200,9 @@ runtime = Runtime("ns", "rt", [globals()[node]], shutdown_grace=0.2)
         ("AwaitsThread", ["run", "app.py"]),
         ("AwaitsThread", ["dev", "app.py", "--trigger", "--port", "0"]),
         ("AwaitsThread", ["worker", "app.py"]),
-        ("AwaitsThread", ["worker", "--processes", "1", "app.py"]),
         ("LeavesThread", ["worker", "app.py"]),
     ],
-    ids=["run", "dev", "worker", "processes", "thread"],
+    ids=["run", "dev", "worker", "thread"],
 )
 def test_each_command_that_runs_nodes_ends_in_time(tmp_path: Path, node: str, command: list[str]) -> None:
     (tmp_path / "app.py").write_text(APP.format(node=repr(node)))

@@ -9,7 +9,7 @@ Theory of operation:
   the changed file cannot be compiled, the runtime does not drain and continues with the old code. If loading
   fails, or a graph is invalid, ``dev`` prints that and waits for the next change.
 * A child always ends: after an order to end it is killed when its time is over, and when ``dev`` has ended
-  it drains and exits by itself (``cli.runtime_process``, ``cli.parent_command``).
+  it drains and exits by itself (``cli.file_process``, ``cli.parent_command``).
 * ``watcher`` decides whether the code has changed; ``announcer`` declares the graphs and prints what happens
   to the runs; ``messages`` holds the texts.
 """

@@ -16,10 +16,9 @@ from exotrio.cli.dev import messages
 from exotrio.cli.dev.announcer import Announcer, FirstRun
 from exotrio.cli.dev.watcher import Watch, syntax_problem
 from exotrio.cli.exit_codes import ABANDONED, FAILED, SUCCESS, bare_errors
-from exotrio.cli.file_process import Failed, FileProcess, Loaded, MoreFiles
+from exotrio.cli.file_process import Failed, FileProcess, Loaded, MoreFiles, Order, Registered
 from exotrio.cli.folder import MEMORY
 from exotrio.cli.load import is_file, split_target
-from exotrio.cli.runtime_process import Order, Registered
 from exotrio.cli.terminal.browser import sign_in_page
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import DatabaseError
@@ -220,7 +219,6 @@ class Session:
         return child
 
     async def _handle(self, child: Child, announcer: Announcer, message: object) -> None:
-        await child.handle(message)
         match message:
             case Loaded():
                 self._watch.loaded(message.files)

@@ -77,11 +77,10 @@ class Process(FileProcess):
         return self.loaded
 
     async def handle(self, message: object) -> None:
+        """Enter what begins and ends into the journal."""
         match message:
             case (float() as at, StateBegan() | StateEnded() | CheckpointStored() as event):
                 self.journal.add(at, event)
-            case _:
-                await super().handle(message)
 
     async def aclose(self) -> None:
         """Kill it, and close the connection: its state manager ends, too, so it could release nothing."""
@@ -152,7 +151,7 @@ class Lane:
         ):
             process = await self._start(self.target)
             self.graph = self.first_run.graph_of(process.module)
-            self.max_exit = deadlines.max_exit(process.grace)
+            self.max_exit = deadlines.max_exit(process.module.grace)
             async with StateManager(
                 process.module.namespace, transport=self._served.transport
             ) as self._manager:
@@ -295,7 +294,7 @@ class Lane:
             with trio.move_on_after(pause):
                 await process.ended.wait()
             process.send_signal(signal.SIGTERM)
-        bound = deadlines.max_exit(process.grace)
+        bound = deadlines.max_exit(process.module.grace)
         with trio.move_on_after(bound) as waiting:
             await process.ended.wait()
         if waiting.cancelled_caught:

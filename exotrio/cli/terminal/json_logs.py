@@ -17,16 +17,12 @@ FIELDS = ("run", "graph", "state", "node", "attempt", "final", "phase")
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time (UTC), level, logger, message; process, if several write to
-    the same log; those of ``FIELDS`` that are known; exception.
+    """Formats a record as one JSON object: time (UTC), level, logger, message; those of
+    ``FIELDS`` that are known; exception.
 
     The fields are those of the state among the arguments of the record, or else of the state in whose
     execution the record was made. Secrets of an execution are masked, also in lines of other libraries.
     """
-
-    def __init__(self, process: int | None = None) -> None:
-        super().__init__()
-        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; if its message cannot be formatted, the raw one with the reason."""
@@ -42,8 +38,6 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": message,
         }
-        if self._process is not None:
-            entry["process"] = self._process
         args = record.args.values() if isinstance(record.args, dict) else record.args or ()
         about = [arg.claim for arg in args if isinstance(arg, HeldClaim)]
         if not about and execution is not None:

@@ -28,26 +28,23 @@ log_format_option = click.option(
 )
 
 
-def configure_logs(
-    *, verbose: int, quiet: bool = False, form: str = TEXT, process: int | None = None
-) -> None:
+def configure_logs(*, verbose: int, quiet: bool = False, form: str = TEXT) -> None:
     """Send log lines to standard error: with ``verbose`` those of DEBUG too, if ``quiet`` only warnings.
 
     Args:
         form: ``text``: only lines of exotrio. ``json``: lines of all loggers in the process, node code
             included: collectors drop lines in another format.
-        process: Number of this process among several that write to the same log.
     """
     global _form
     _form = form
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = _StandardError(process)
+    handler = _StandardError()
     ours = logging.getLogger("exotrio")
     ours.setLevel(level)
     if form == JSON:
         from exotrio.cli.terminal.json_logs import JsonFormatter  # here, since it imports the runtime
 
-        handler.setFormatter(JsonFormatter(process))
+        handler.setFormatter(JsonFormatter())
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(max(level, logging.INFO))
@@ -69,9 +66,8 @@ class TextFormatter(logging.Formatter):
     """Text lines. Names and errors may come from other people: control characters are escaped, and further
     lines are indented, so that none of them looks like a line of the log."""
 
-    def __init__(self, process: int | None = None) -> None:
-        number = "" if process is None else f"[{process}] "
-        super().__init__(f"%(asctime)s %(levelname)-7s {number}%(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
@@ -81,9 +77,9 @@ class TextFormatter(logging.Formatter):
 class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to the current ``sys.stderr``: progress bars replace it, to stay below the lines."""
 
-    def __init__(self, process: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(TextFormatter(process))
+        self.setFormatter(TextFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
