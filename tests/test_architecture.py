@@ -83,7 +83,7 @@ PRIVATE_IN_CLI = {
     # Log lines and progress show the state in whose execution they were written.
     "_runtime.held_claim": ("cli.terminal.json_logs",),
     "_execution": ("cli.terminal",),
-    "_nodes": ("cli.file_process_main", "cli.graphs.check", "cli.load", "cli.runs.local"),
+    "_nodes": ("cli.file_process_main", "cli.graphs", "cli.load", "cli.runs.local"),
     # Rehearsals compare runs, and versions of the code, as ``explore`` does.
     "testing": ("cli.rehearsal",),
     # The rules of the state manager are applied without one.

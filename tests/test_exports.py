@@ -27,11 +27,12 @@ Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrateg
 WaitForEvent WaitModel from_text to_text
 """
 CLIENT = """
-AddedKey Change ChangePage
+AddedKey BrokenRuns Change ChangePage
 Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
 KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
-RegisteredNode ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
+RegisteredNode ReleaseCheck ReleaseRequest
+ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail
 StateEdge StateEvent StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal

@@ -83,6 +83,12 @@ OTHERS = {
             block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out")
         ],
     },
+    "cli/test_releases": {
+        "test_a_check_against_runs_prints_what_the_page_shows": [
+            block(PRODUCTION, "graph check app.py"),
+            block(PRODUCTION, "of graph greeting would break"),
+        ],
+    },
     "cli/test_runtimes": {
         "test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for": [
             block(GUIDE, "runtimes stops --since"),

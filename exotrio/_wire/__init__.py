@@ -9,6 +9,7 @@ both sides agree by construction.
 - ``events``: bodies of native routes about the events of runs
 - ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
 - ``limits``: bodies of native routes about limits, and why a state waits for one
+- ``releases``: bodies of native routes about which runs in flight new code would break
 - ``audit``: bodies about the record of changes
 - ``overview``: bodies that show what happens in a namespace, and its runtimes
 - ``checkup``: bodies that show the condition of a state manager and its database

@@ -188,7 +188,7 @@ def server_connection(function: F) -> F:
         output: str = "table",
         **others: Any,
     ) -> Any:
-        chosen = replace(_resolve(namespace, uri, key_file, db), form=output)
+        chosen = replace(resolve(namespace, uri, key_file, db), form=output)
         return function(*args, connection=chosen, **others)
 
     return server_options(db_option(cast("F", connected)))
@@ -199,7 +199,8 @@ def server_options(function: F) -> F:
     return _uri_option(_key_option(function))
 
 
-def _resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
+def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
+    """Return the state manager that these options and the environment name."""
     show_warnings()  # such as that the key is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""

@@ -5,8 +5,9 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``get_graph`` and ``upsert_graph``.
 
 - ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_events``, ``_audit``, ``_keys``,
-  ``_state_manager``: the class. Each inherits from the one before, and adds calls: those of the stock SDK,
-  about runs, states, limits, events, what was changed, named keys, and the namespace with its runtimes;
+  ``_releases``, ``_state_manager``: the class. Each inherits from the one before, and adds calls: those of
+  the stock SDK, about runs, states, limits, events, what was changed, named keys, releases, and the namespace
+  with its runtimes;
 - ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 
@@ -61,6 +62,9 @@ from exotrio._wire.overview import RuntimeInfo as RuntimeInfo
 from exotrio._wire.overview import RuntimeList as RuntimeList
 from exotrio._wire.overview import Throughput as Throughput
 from exotrio._wire.overview import V0Runtime as V0Runtime
+from exotrio._wire.releases import BrokenRuns as BrokenRuns
+from exotrio._wire.releases import ReleaseCheck as ReleaseCheck
+from exotrio._wire.releases import ReleaseRequest as ReleaseRequest
 from exotrio._wire.runs import NodeCounts as NodeCounts
 from exotrio._wire.runs import Run as Run
 from exotrio._wire.runs import WaitReason as WaitReason

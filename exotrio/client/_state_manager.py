@@ -28,7 +28,7 @@ from exotrio._wire.vocabulary import to_ms
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
 from exotrio.client._graphs import list_graphs
-from exotrio.client._keys import KeyCalls
+from exotrio.client._releases import ReleaseCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DELETION_TIMEOUT = 120.0
@@ -40,7 +40,7 @@ _PAUSED = {"node": "the node", "graph": "the schedule of graph"}
 _INSTEAD = {"node": "drain the runtimes that have it", "graph": "store the graph without its triggers"}
 
 
-class StateManager(KeyCalls):
+class StateManager(ReleaseCalls):
     """Talk to a state manager: declare graphs, start runs, watch and change them.
 
     The calls of the stock SDK's class keep their names, arguments and results, so that changing

@@ -25,6 +25,7 @@ from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import Native
 from exotrio.manager.api.openapi import Descriptions
 from exotrio.manager.api.operations import SignInLinks, operation_routes
+from exotrio.manager.api.releases import Releases
 from exotrio.manager.api.routing import Api, routes_of
 from exotrio.manager.api.runs import Runs
 from exotrio.manager.api.v0 import V0
@@ -59,6 +60,7 @@ def create_api(
             *routes_of(Audit(service.store)),
             *routes_of(Backups(service)),
             *routes_of(KeyRoutes(service)),
+            *routes_of(Releases(service)),
         ]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,8 +16,16 @@ from exotrio._wire.graphs import GraphBody, GraphReply
 from exotrio._wire.limits import limit_text
 from exotrio._wire.vocabulary import Priority
 from exotrio.cli import completion, options
-from exotrio.cli.connection import Connection, connection
-from exotrio.cli.exit_codes import INVALID, SUCCESS
+from exotrio.cli.connection import (
+    Connection,
+    connection,
+    db_option,
+    namespace_option,
+    resolve,
+    server_options,
+)
+from exotrio.cli.exit_codes import FAILED, INVALID, SUCCESS
+from exotrio.cli.graphs.against_runs import compare_with_runs, lines_of
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.groups import Commands
@@ -201,24 +210,57 @@ def resume(graph: str, connection: Connection) -> None:
     metavar="NAME",
     help="A secret that `apply` will be given; repeatable.",
 )
+@click.option(
+    "--against-runs",
+    is_flag=True,
+    help="Also compare the nodes with the runs in flight of a state manager; exit 1 if one would break.",
+)
 @options.output
-def check(targets: tuple[str, ...], secrets: tuple[str, ...], output: str) -> int:
+@namespace_option
+@server_options
+@db_option
+def check(
+    targets: tuple[str, ...],
+    secrets: tuple[str, ...],
+    against_runs: bool,
+    output: str,
+    namespace: str | None,
+    uri: str | None,
+    key_file: Path | None,
+    db: str | None,
+) -> int:
     """Check graphs by the state manager's rules, without a state manager, and print every problem.
 
     Each FILE_OR_MODULE is a JSON file (- for standard input) or Python, which is imported. Nodes are
     known from the Runtimes in all the Python files; nodes of namespaces without a Runtime are not
     checked. Exits 3 if a graph is invalid.
 
+    With --against-runs, the nodes of the Runtimes are compared with those that are registered, for what
+    each run in flight still has ahead, and with the inputs of its states that wait. Nothing is changed.
+    Before a state manager has such runs, `rehearse --successor` finds what new code breaks.
+
     JSON: valid, graphs (file, graph, valid) and problems (file, line, graph, node, field, severity,
-    message).
+    message). With --against-runs also: against_runs with broken (namespace, graph, change, run_ids, runs),
+    runs, checked, is_more; a change has node, field, old, new, what, fix, certain, places.
     """
-    report = check_files(targets, [secret.partition("=")[0] for secret in secrets])
-    print_as(output, report.as_json(), report.as_lines())
+    names = [secret.partition("=")[0] for secret in secrets]
+    report = check_files(targets, names)
+    body, lines, breaks = report.as_json(), report.as_lines(), False
+    if against_runs and report.valid:
+        manager = resolve(namespace, uri, key_file, db)
+        compared = compare_with_runs(manager, report, names)
+        body["against_runs"] = compared.model_dump(mode="json")
+        lines += lines_of(compared, manager.namespace)
+        breaks = compared.runs > 0
+    print_as(output, body, lines)
     if report.valid and report.unknown_namespaces:
         namespaces = ", ".join(map(repr, sorted(report.unknown_namespaces)))
         print_message(
             f"not checked: the nodes of namespace {namespaces}; name the Python file of their Runtime too"
         )
+    if breaks:
+        print_message("see how such runs end: python -m exotrio rehearse OLD_FILE --successor NEW_FILE")
+        return FAILED
     return SUCCESS if report.valid else INVALID
 
 

@@ -142,6 +142,7 @@ class Report:
     drafts: list[Draft] = field(default_factory=list)
     broken: list[FileProblem] = field(default_factory=list)
     without_graphs: list[str] = field(default_factory=list)
+    runtimes: list[Runtime] = field(default_factory=list)
     unknown_namespaces: set[str] = field(default_factory=set)
     """Namespaces whose nodes were not checked, since no file has a Runtime in them."""
 
@@ -172,7 +173,6 @@ class Report:
 
 def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
     """Check the graphs of all files, with the nodes that the Python files among them define."""
-    runtimes: list[Runtime] = []
     report = Report()
     for target in targets:
         if is_json(target):
@@ -189,13 +189,13 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
             continue
         graphs = loaded.all_of(Graph)
         report.drafts += [draft_of(loaded.target, graph) for graph in graphs]
-        runtimes += loaded.all_of(Runtime)
+        report.runtimes += loaded.all_of(Runtime)
         if not graphs:
             report.without_graphs.append(target)
-    nodes = nodes_of(runtimes)
+    nodes = nodes_of(report.runtimes)
     fan_outs = {
         (runtime.namespace, node.__name__)
-        for runtime in runtimes
+        for runtime in report.runtimes
         for node in runtime.nodes
         if returns_list(node)
     }

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from pydantic_core import to_json
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -16,6 +17,7 @@ from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedI
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
+from exotrio.manager.api.releases import warn_of_broken_runs
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import claims, outcomes, retries, runs, schedules, triggers
 from exotrio.manager.engine import graphs as graphs_engine
@@ -54,10 +56,15 @@ class V0:
 
     @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply, needs=Permission.RUNTIME)
     async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
-        await self._store.write(graphs_engine.register, namespace, body, request.scope.get(KEY))
+        former = await self._store.write(graphs_engine.register, namespace, body, request.scope.get(KEY))
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
-        return reply(shown.model_dump())
+        answer = reply(shown.model_dump())
+        if former:
+            answer.background = BackgroundTask(
+                warn_of_broken_runs, self._store, namespace, body.runtime_name, former
+            )
+        return answer
 
     @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply, needs=Permission.READ)
     async def list_nodes(self, request: Request, namespace: str) -> Response:

@@ -41,8 +41,11 @@ BRANCHES_SINCE, ON_FAILURE_SINCE = 7, 8
 """The versions of the tables of the first state managers that know branches, and on_failure."""
 
 
-def register(tx: Transaction, namespace: str, request: RegisterRequest, key: NamedKey | None = None) -> None:
-    """Insert or replace what is registered under each node's name.
+def register(
+    tx: Transaction, namespace: str, request: RegisterRequest, key: NamedKey | None = None
+) -> dict[str, NodeDeclaration]:
+    """Insert or replace what is registered under each node's name; return those that were registered, and
+    have other fields or secrets now.
 
     With a named key, nothing that is stored may give a node more secrets because of it (Forbidden), unless
     that key may store the graph; and a key that may store no graphs of the namespace takes none away: the
@@ -51,14 +54,33 @@ def register(tx: Transaction, namespace: str, request: RegisterRequest, key: Nam
     """
     if any(node.name == WAIT_NODE for node in request.nodes):
         raise InvalidRequest(f"{WAIT_NODE!r} is the name of places that wait: give the node another name")
+    former = _former(tx, namespace, request)
     if key is not None:
         known = _given_secrets(tx, namespace, [node.name for node in request.nodes])
         added = {node.name: set(node.secrets).difference(known.get(node.name, ())) for node in request.nodes}
         _check_secrets(tx, namespace, added, key)
         if not key.may(Permission.GRAPHS, namespace):
             _register(tx, namespace, request, known)
-            return
+            return former
     _register(tx, namespace, request)
+    return former
+
+
+def _former(tx: Transaction, namespace: str, request: RegisterRequest) -> dict[str, NodeDeclaration]:
+    names = [node.name for node in request.nodes]
+    rows = tx.execute(
+        "SELECT name, inputs_schema, outputs_schema, secrets FROM nodes"
+        f" WHERE namespace = ? AND {tx.any_of('name')}",
+        (namespace, tx.items(names)),
+    )
+    former = {row["name"]: declaration_of(row) for row in rows}
+    return {node.name: was for node in request.nodes if (was := former.get(node.name, node)) != node}
+
+
+def declaration_of(node: Row) -> NodeDeclaration:
+    """Return what a row of ``nodes`` says."""
+    schemas = {name: from_json(node[name]) for name in ("inputs_schema", "outputs_schema", "secrets")}
+    return NodeDeclaration(name=node["name"], **schemas)
 
 
 def _register(

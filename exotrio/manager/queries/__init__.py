@@ -14,6 +14,7 @@
 ``load``         how many states wait, run and failed of each node, who holds them, how long they took
 ``trends``       how many states ended and failed, and how long they took, over an hour, a day or a week
 ``runtimes``     the runtimes that sent a request lately
+``releases``     which runs in flight new code of nodes breaks
 ``audit``        who changed what
 ``overview``     what happens in a namespace
 ``checkup``      the state manager itself: leases, claims, database

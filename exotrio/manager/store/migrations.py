@@ -240,6 +240,8 @@ CREATE INDEX audit_by_target ON audit (target, id);
     # a state manager works that would not start them.
     7: """
 ALTER TABLE runs ADD COLUMN parent_run INTEGER;
+DROP INDEX runs_by_template;
+CREATE INDEX runs_by_template ON runs (template, finished_at);
 ALTER TABLE runs ADD COLUMN parent_state INTEGER;
 ALTER TABLE runs ADD COLUMN call TEXT;
 ALTER TABLE runs ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;

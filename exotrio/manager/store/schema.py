@@ -110,7 +110,8 @@ CREATE TABLE runs (
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
 CREATE INDEX runs_by_time ON runs (namespace, created_at, id);
-CREATE INDEX runs_by_template ON runs (template);
+-- Those in flight are found without the ended ones: by finished_at IS NULL.
+CREATE INDEX runs_by_template ON runs (template, finished_at);
 CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
 -- A state starts each of its runs once.
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;

@@ -17,11 +17,13 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
+from exotrio._wire.v0 import NodeDeclaration
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import backlog, claimed_by, oldest_graphs, schedules_paused
+from exotrio.manager.queries.releases import check_registration
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
@@ -31,7 +33,7 @@ from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import item_for
 from tests.support.both_engines import copied, plain
-from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place
+from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, open_client, place
 from tests.support.manager import tallied
 from tests.support.postgres import Database, database
 from tests.support.query_plans import add_history, scans_on_postgres, watched_on_postgres
@@ -46,6 +48,12 @@ PLACES = [
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
 LONG = "x" * 70_000 + " the end: ÄÖ \N{SNOWMAN} 100 % of a_b"
+NARROW = {"type": "string", "contentSchema": {"type": "string", "maxLength": 1}}
+RELEASE = {
+    "runtimes": ["contract"],
+    "nodes": [declare(node_name("t"), {"s": NARROW}, ["v"]), declare(node_name("b"), {"p": NARROW}, ["v"])],
+    "secrets": {"united": []},
+}
 CRON = {"type": "CRON", "value": {"expression": "0 5 * * *"}}
 
 
@@ -155,6 +163,7 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
         *[await api.native("GET", path) for path in ("limits", "limit/calls", "limit/rate")],
     ):
         ok(answer)
+    ok(await api.native("POST", "release/check", json=RELEASE))
     moment = "2020-01-01T00:00:00Z"
     for query in (
         *({}, {"limit": 2}, {"before": 3}, {"who": "root"}, {"who": "absent"}, {"action": "graph"}),
@@ -234,6 +243,8 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             (load_of_limits, (9,), {}),
             (newest_event, (), {}),
         ]
+        former = {node_name("b"): NodeDeclaration(**declare(node_name("b"), ["p", "q"], ["v", "w"]))}
+        queries_run.append((check_registration, (NAMESPACE, former), {}))
         # Those of the page of the system, except the condition of the database; and what is read if states
         # wait although runtimes claim them.
         queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {}), (claimed_by, ("shop",), {})]

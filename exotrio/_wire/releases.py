@@ -1,0 +1,56 @@
+"""Bodies of native routes about releases: which runs in flight new code would break."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from exotrio._wire.body import Body
+from exotrio._wire.v0 import NodeDeclaration
+from exotrio._wire.vocabulary import MAX_BATCH
+from exotrio.graph.breaking import BreakingChange
+
+
+class ReleaseRequest(Body):
+    """The nodes and the graphs of new code, for one namespace.
+
+    Fields:
+        runtimes: Names of its runtimes: nodes that they registered, and that are missing here, are removed.
+        nodes: All that its runtimes register.
+        secrets: Name of each graph that it stores to the names of the secrets that the graph is given.
+    """
+
+    runtimes: Annotated[list[str], Field(max_length=MAX_BATCH)]
+    nodes: Annotated[list[NodeDeclaration], Field(max_length=MAX_BATCH)]
+    secrets: dict[str, list[str]] = {}
+
+
+class BrokenRuns(Body):
+    """Runs in flight of one graph that one change breaks.
+
+    Fields:
+        change: What breaks them; its ``places`` are identifiers of the graph.
+        run_ids: The first of these runs.
+        runs: How many there are.
+    """
+
+    namespace: str
+    graph: str
+    change: BreakingChange
+    run_ids: list[str]
+    runs: int
+
+
+class ReleaseCheck(Body):
+    """What a release would break.
+
+    Fields:
+        broken: What each change breaks, by graph.
+        runs: How many runs would break; each counts once.
+        checked: Runs in flight that were compared: of graphs with a node that changed.
+        is_more: Whether there are more.
+    """
+
+    broken: list[BrokenRuns] = []
+    runs: int = 0
+    checked: int = 0
+    is_more: bool = False

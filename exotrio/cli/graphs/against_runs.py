@@ -1,0 +1,78 @@
+"""Compares the nodes and graphs of files with the runs in flight of a state manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import click
+
+from exotrio._nodes.checks import declare
+from exotrio._util.words import listed, plural
+from exotrio.cli.connection import Connection
+from exotrio.cli.graphs.check import Report
+from exotrio.client import BrokenRuns, ReleaseCheck, ReleaseRequest
+
+MAX_SHOWN = 5
+"""Runs that a line names."""
+SHOWN_OF_ID = 8
+
+
+def compare_with_runs(connection: Connection, report: Report, secrets: Iterable[str]) -> ReleaseCheck:
+    """Ask a state manager which runs in flight the files would break.
+
+    Raises:
+        UsageError: the files have no Runtime, or those of several namespaces.
+    """
+    namespaces = {runtime.namespace for runtime in report.runtimes}
+    if not namespaces:
+        raise click.UsageError("--against-runs needs the nodes: name the Python file of their Runtime, too")
+    if not connection.namespace:
+        if len(namespaces) > 1:
+            raise click.UsageError(
+                f"the Runtimes have the namespaces {listed(sorted(namespaces))}: give one with -n"
+            )
+        (connection.namespace,) = namespaces
+    release = _release(report, connection.namespace, secrets)
+    return connection.ask(lambda manager: manager.check_release(release))
+
+
+def _release(report: Report, namespace: str, secrets: Iterable[str]) -> ReleaseRequest:
+    runtimes = [runtime for runtime in report.runtimes if runtime.namespace == namespace]
+    return ReleaseRequest(
+        runtimes=sorted({runtime.name for runtime in runtimes}),
+        nodes=[declare(node) for runtime in runtimes for node in runtime.nodes],
+        secrets={
+            draft.name: sorted({*draft.body.secrets, *draft.named_secrets, *secrets})
+            for draft in report.drafts
+            if draft.name and draft.body is not None and draft.namespace in (None, namespace)
+        },
+    )
+
+
+def lines_of(check: ReleaseCheck, namespace: str) -> Iterator[str]:
+    """Yield what would break, and how many runs were compared."""
+    for broken in check.broken:
+        yield _headline(broken, namespace)
+        yield f"  {broken.change}"
+    more = f"of the {plural(check.checked, 'oldest run')}" if check.is_more else f"of {_runs(check.checked)}"
+    if check.checked:
+        yield f"{check.runs or 'none'} {more} in flight with a node that changed would break"
+    else:
+        yield f"no run in flight of namespace {namespace} has a node that changed"
+
+
+def _headline(broken: BrokenRuns, namespace: str) -> str:
+    graph = broken.graph + f" of namespace {broken.namespace}" * (broken.namespace != namespace)
+    at = listed(map(repr, broken.change.places))
+    would = "would break" if broken.change.certain else "may break"
+    return f"{_runs(broken.runs)} of graph {graph} {would} at {at}: {_ids(broken.run_ids, broken.runs)}"
+
+
+def _runs(count: int) -> str:
+    return plural(count, "run")
+
+
+def _ids(run_ids: Sequence[str], count: int) -> str:
+    shown = [run_id[:SHOWN_OF_ID] for run_id in run_ids[:MAX_SHOWN]]
+    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return ", ".join(shown) + more

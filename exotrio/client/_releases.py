@@ -1,0 +1,21 @@
+"""The calls of the public client about releases."""
+
+from __future__ import annotations
+
+from exotrio._wire.releases import ReleaseCheck, ReleaseRequest
+from exotrio.client._keys import KeyCalls
+
+
+class ReleaseCalls(KeyCalls):
+    """What ``StateManager`` has for releases of nodes and graphs."""
+
+    async def check_release(self, release: ReleaseRequest) -> ReleaseCheck:
+        """Return which runs in flight would break if the nodes of a release took over. Needs our server.
+
+        Nothing is changed. ``python -m exotrio graph check FILE --against-runs`` calls this for the Runtimes
+        of a file.
+        """
+        what, instead = "runs in flight cannot be compared with a release", "let them end first"
+        return await self._calls.fetch_native(
+            ReleaseCheck, "POST", ("release", "check"), what, instead, body=release
+        )

@@ -1,0 +1,70 @@
+"""Native routes about releases: which runs in flight new code would break."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from exotrio._util.words import listed, plural
+from exotrio._wire.releases import ReleaseCheck, ReleaseRequest
+from exotrio._wire.v0 import NodeDeclaration
+from exotrio._wire.vocabulary import NATIVE_ROOT
+from exotrio.errors import DatabaseError
+from exotrio.manager.api.json import reply
+from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.queries.releases import check_registration, check_release
+from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.errors import Refused
+from exotrio.manager.security.access import caller_of
+from exotrio.manager.service import Service
+from exotrio.manager.store.port import Store
+
+logger = logging.getLogger("exotrio.manager")
+
+NS = NATIVE_ROOT + "/namespace/{namespace}"
+MAX_WARNED = 3
+"""Runs and changes that a warning names."""
+
+
+class Releases:
+    def __init__(self, service: Service) -> None:
+        self._store = service.store
+
+    @ApiRoute(
+        "POST",
+        NS + "/release/check",
+        "Say which runs in flight a release would break",
+        ReleaseCheck,
+        needs=Permission.READ,
+    )
+    async def check(self, request: Request, namespace: str, body: ReleaseRequest) -> Response:
+        """Runs of other namespaces are left out if the caller may not read them."""
+        found = await self._store.read_with_deadline(check_release, namespace, body)
+        caller = caller_of(request.scope)
+        found.broken = [each for each in found.broken if caller.may(Permission.READ, each.namespace)]
+        # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
+        return reply(found.model_dump(mode="json"))
+
+
+async def warn_of_broken_runs(
+    store: Store, namespace: str, runtime: str, former: Mapping[str, NodeDeclaration]
+) -> None:
+    """Log which runs in flight break, now that a runtime has replaced these declarations of nodes."""
+    try:
+        found = await store.read_with_deadline(check_registration, namespace, former)
+    except (Refused, DatabaseError) as error:
+        logger.warning("runs in flight were not compared with the nodes of runtime %s: %s", runtime, error)
+        return
+    if found.runs:
+        logger.warning(
+            "%s in flight%s cannot go on with the nodes that runtime %s registered in namespace %s: %s: %s",
+            plural(found.runs, "run"),
+            " or more" if found.is_more else "",
+            runtime,
+            namespace,
+            listed(dict.fromkeys(run for each in found.broken for run in each.run_ids), MAX_WARNED),
+            listed(dict.fromkeys(str(each.change) for each in found.broken), MAX_WARNED),
+        )

@@ -1,0 +1,158 @@
+"""Which runs in flight a release breaks: asked before it, and logged when its nodes are registered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.contract.flow import Flow
+from tests.support.helpers import declare, node_name, ok, place
+from tests.support.manager import ENGINES, Manager, open_manager
+
+GREET, SEND = node_name("greet"), node_name("send")
+PLACES = [
+    place("greet", "send", inputs={"name": "${{store.name}}"}),
+    place("send", inputs={"text": "${{greet.outputs.text}}", "tries": "3"}),
+]
+OLD = [declare(GREET, ["name"], ["text"]), declare(SEND, ["text", "tries"], [])]
+
+
+def typed(**schemas: Any) -> dict[str, Any]:
+    """Return inputs whose values have these JSON schemas, as our runtime registers them."""
+    return {name: {"type": "string", "contentSchema": schema} for name, schema in schemas.items()}
+
+
+@pytest.fixture(params=ENGINES)
+async def manager(request: pytest.FixtureRequest) -> AsyncIterator[Manager]:
+    database = ":memory:" if request.param == "SQLite" else request.getfixturevalue("database").url
+    async with open_manager(database) as opened:
+        yield opened
+
+
+async def started(manager: Manager, runs: int = 1, **fields: Any) -> Flow:
+    """Register the old nodes, and start runs, which wait for ``greet``."""
+    ok(await manager.remote.register(OLD, "greeter"))
+    store = {"required_keys": ["name"], "default_values": {}}
+    body = manager.remote.body(PLACES, store_config=store, **fields)
+    flow = await Flow.put(manager.remote, "greeting", body)
+    for _ in range(runs):
+        await flow.trigger(store={"name": "Ada"})
+    return flow
+
+
+async def check(manager: Manager, *nodes: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    body = {"runtimes": ["greeter"], "nodes": list(nodes), **fields}
+    reply: dict[str, Any] = ok(await manager.remote.native("POST", "release/check", json=body))
+    return reply
+
+
+def found(reply: dict[str, Any]) -> list[tuple[str, str, list[str], int]]:
+    changes = ((each["change"], each["runs"]) for each in reply["broken"])
+    return [(change["node"], change["field"], change["places"], runs) for change, runs in changes]
+
+
+async def test_the_same_nodes_break_nothing_and_need_no_comparison(manager: Manager) -> None:
+    await started(manager)
+    assert await check(manager, *OLD) == {"broken": [], "runs": 0, "checked": 0, "is_more": False}
+
+
+@pytest.mark.parametrize(
+    ("greet", "send", "expected"),
+    [
+        (declare(GREET, ["name", "tone"], ["text"]), OLD[1], [(GREET, "Inputs.tone", ["greet"], 2)]),
+        (declare(GREET, ["name"], ["body"]), OLD[1], [(GREET, "Outputs.text", ["greet"], 2)]),
+        (OLD[0], None, [(SEND, "", ["send"], 2)]),
+        (declare(GREET, ["name"], ["text", "more"]), OLD[1], []),
+        (declare(GREET, [], ["text"]), OLD[1], []),
+        # What a state waits with, and what the graph names, are compared with the new type.
+        (declare(GREET, typed(name={"type": "string", "maxLength": 3}), ["text"]), OLD[1], []),
+        (
+            declare(GREET, typed(name={"type": "string", "maxLength": 2}), ["text"]),
+            OLD[1],
+            [(GREET, "Inputs.name", ["greet"], 2)],
+        ),
+        (OLD[0], declare(SEND, {"text": {"type": "string"}, **typed(tries={"type": "integer"})}, []), []),
+        (
+            OLD[0],
+            declare(SEND, {"text": {"type": "string"}, **typed(tries={"type": "integer", "maximum": 2})}, []),
+            [(SEND, "Inputs.tries", ["send"], 2)],
+        ),
+        # Whether a text that is not known yet fits depends on it; it has to be perhaps at most 2 characters.
+        (
+            OLD[0],
+            declare(
+                SEND, {**typed(text={"type": "string", "maxLength": 2}), "tries": {"type": "string"}}, []
+            ),
+            [(SEND, "Inputs.text", ["send"], 2)],
+        ),
+        (declare(GREET, ["name"], ["text"], ["token"]), OLD[1], [(GREET, "Secrets.token", ["greet"], 2)]),
+    ],
+)
+async def test_a_change_names_the_runs_that_it_breaks(
+    manager: Manager, greet: dict[str, Any], send: dict[str, Any] | None, expected: list[Any]
+) -> None:
+    flow = await started(manager, runs=2)
+    reply = await check(manager, *filter(None, [greet, send]))
+    assert found(reply) == expected
+    assert (reply["runs"], reply["checked"], reply["is_more"]) == (2 if expected else 0, 2, False)
+    if expected:
+        (broken,) = reply["broken"]
+        assert (broken["graph"], broken["namespace"]) == ("greeting", manager.remote.namespace)
+        assert broken["run_ids"][1] == flow.run_id, "the oldest first"
+
+
+async def test_a_run_that_is_past_a_node_is_not_broken_by_its_change(manager: Manager) -> None:
+    flow = await started(manager)
+    await flow.run("greet", {"text": "Hello"})
+    changed = declare(GREET, ["name", "tone"], ["body"])
+    assert found(await check(manager, changed, OLD[1])) == []
+    assert found(await check(manager, OLD[0], declare(SEND, ["text", "tries", "to"], []))) == [
+        (SEND, "Inputs.to", ["send"], 1)
+    ]
+    await flow.run("send", {})
+    assert (await check(manager, OLD[0], declare(SEND, ["text", "tries", "to"], [])))["checked"] == 0
+
+
+async def test_a_node_of_another_runtime_is_not_removed(manager: Manager) -> None:
+    await started(manager)
+    assert found(await check(manager, OLD[0], runtimes=["other"])) == []
+
+
+async def test_secrets_that_a_graph_is_no_longer_given_are_named(manager: Manager) -> None:
+    ok(await manager.remote.register([declare(GREET, ["name"], ["text"], ["token"]), OLD[1]], "greeter"))
+    await started(manager, secrets={"token": "a", "other": "b"})
+    nodes = declare(GREET, ["name"], ["text"], ["token"]), OLD[1]
+    assert found(await check(manager, *nodes)) == []
+    assert found(await check(manager, *nodes, secrets={"greeting": ["token"]})) == []
+    assert found(await check(manager, *nodes, secrets={"greeting": ["other"]})) == [
+        (GREET, "Secrets.token", ["greet"], 1)
+    ]
+
+
+async def test_registering_what_breaks_runs_logs_one_warning_that_names_them(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = await started(manager)
+    ok(await manager.remote.register(OLD, "greeter"))
+    assert not caplog.records
+    changed = declare(GREET, ["name", "tone"], ["body"])
+    ok(await manager.remote.register([changed, OLD[1]], "greeter"))
+    (line,) = [record.getMessage() for record in caplog.records]
+    begin = "1 run in flight cannot go on with the nodes that runtime greeter registered in namespace tests:"
+    assert line.startswith(f"{begin} {flow.run_id}: {GREET}.")
+    assert "Inputs.tone" in line
+    assert "Outputs.text" in line
+    caplog.clear()
+    ok(await manager.remote.register([changed, OLD[1]], "greeter"))
+    assert not caplog.records, "nothing has changed"
+
+
+async def test_schemas_that_are_none_do_not_prevent_a_registration(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    await started(manager)
+    broken = {"properties": 3, "required": "x"}
+    ok(await manager.remote.register([{**OLD[0], "inputs_schema": broken, "outputs_schema": broken}]))
+    assert not [record for record in caplog.records if record.exc_info]
