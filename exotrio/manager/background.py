@@ -22,7 +22,7 @@ from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
-from exotrio.manager.engine.schedules import correct_schedules, due_in_ms, fire_schedules
+from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
@@ -173,15 +173,9 @@ class Scheduler:
 
     async def run(self) -> None:
         """Trigger graphs whenever their schedules are due. Never returns."""
-        is_corrected = False
         while True:
             self._changed = trio.Event()
             try:
-                if not is_corrected:
-                    corrected = await self._store.write(correct_schedules)
-                    is_corrected = corrected is not None
-                    if corrected:
-                        logger.info("%s now in the time zone of the graph", plural(corrected, "schedule"))
                 await self._store.measure_clock()
                 for line in await self._store.write(fire_schedules):
                     logger.info("%s", line)

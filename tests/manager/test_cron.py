@@ -15,25 +15,22 @@ from pydantic import ValidationError
 from trio.testing import MockClock
 
 from exotrio._util.cron import next_occurrence_ms
-from exotrio._util.times import timestamp
 from exotrio.errors import DatabaseError
 from exotrio.graph import CronTrigger
 from exotrio.manager import embedded
 from exotrio.manager.engine import schedules
-from exotrio.manager.engine.schedules import correct_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.support.helpers import (
     SettableClock,
     VirtualClock,
     declare,
-    eventually,
     ok,
     open_client,
     place,
     refused,
 )
-from tests.support.manager import ENGINES, open_manager
+from tests.support.manager import open_manager
 
 N = "/v0/namespace/ns"
 
@@ -281,33 +278,6 @@ async def test_a_trigger_with_a_zone_starts_its_runs_at_the_times_there(
     assert await runs(client) == 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("zone", ["Asia/Kolkata", "Mars"])
-async def test_zones_that_an_older_version_ignored_count_after_its_update(
-    engine: str, db: str, zone: str
-) -> None:
-    def as_the_older_version_left_it(tx: Transaction) -> None:
-        tx.execute("UPDATE cron_triggers SET expression = '45 5 * * *', next_at = 1")
-        tx.execute("UPDATE templates SET body = replace(body, 'Asia/Kolkata', ?)", (zone,))
-
-    async with open_manager(db, schedules=False) as opened:
-        await opened.api.register([declare("Node_a")])
-        value = {"expression": "45 5 * * *", "timezone": "Asia/Kolkata"}
-        body = opened.api.body([place("a")], triggers=[{"type": "CRON", "value": value}])
-        ok(await opened.api.put_graph("g", body), 201)
-        await opened.service.store.write(as_the_older_version_left_it)
-    async with open_manager(db, clock=lambda: START_MS) as opened:
-
-        async def corrected() -> None:
-            shown = ok(await opened.api.get_graph("g"))["scheduled"]
-            if zone == "Mars":  # it was accepted; it stays as it was
-                assert shown == {"45 5 * * *": timestamp(START_MS + (5 * 60 + 45) * 60_000)}
-            else:
-                assert shown == {"CRON_TZ=Asia/Kolkata 45 5 * * *": timestamp(START_MS + 15 * 60_000)}
-
-        await eventually(corrected)
-
-
 async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_other_and_is_kept(
     clock: VirtualClock, autojump_clock: MockClock
 ) -> None:
@@ -321,7 +291,6 @@ async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_holds_up_no_
         await Flow.deploy(opened.api, place("a"), triggers=triggers)
         await opened.service.store.write(stored_elsewhere)
         await trio.sleep(61)
-        assert await opened.service.store.write(correct_schedules) == 0
         lines = await opened.service.store.write(schedules.fire_schedules)
         assert [("started run" in line, "Mars/Olympus" in line) for line in lines] == [
             (False, True),

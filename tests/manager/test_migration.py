@@ -1,7 +1,6 @@
 """A database of an earlier version becomes one of the present version when it is opened, or is refused.
 
-``version_1.sql`` is what exotrio of version 1 of the tables wrote: a run that ended, and one in flight. What
-version 2 wrote is that, migrated, with the rows of two tables that it added.
+``version_5.sql`` has the tables of version 5, with a run that ended, and one in flight.
 """
 
 from __future__ import annotations
@@ -20,17 +19,12 @@ from exotrio.manager.store import migrations, schema
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import database as on_postgres
 from exotrio.manager.store.sqlite import database
-from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.support import postgres
 from tests.support.helpers import node_name, ok
 from tests.support.manager import ENGINES, open_manager, recount
 
-VERSION_1 = Path(__file__).with_name("version_1.sql").read_text()
-VERSION_2 = f"""{VERSION_1} {migrations.MIGRATIONS[1]}
-INSERT INTO zoned_schedules VALUES (1, 'CRON_TZ=Asia/Kolkata 0 3 * * *', 1700017200001);
-INSERT INTO trends VALUES (1, 1, 28333333, 1, 'SUCCESS', 2, 2), (1, 15, 1888888, 1, 'SUCCESS', 2, 2);
-"""
+VERSION_5 = Path(__file__).with_name("version_5.sql").read_text()
 IN_FLIGHT = "e88efb76-16b5-4313-9cd4-5d0336645e90"
 HELD = {"state_id": "774523e20000000000000005", "token": "45c08411b73ad399"}
 
@@ -89,21 +83,21 @@ async def test_a_step_that_breaks_off_leaves_the_file_at_the_version_before(
 # -- from versions that were released
 
 
-def file_of_version_1(path: Path, version: int = 1, sql: str = VERSION_1) -> str:
+def file_of_version_5(path: Path, version: int = 5) -> str:
     with closing(sqlite3.connect(path)) as connection:
         settings = f"PRAGMA application_id = {database.APPLICATION_ID}; PRAGMA user_version = {version};"
-        connection.executescript(sql + settings)
+        connection.executescript(VERSION_5 + settings)
     return str(path)
 
 
-async def postgres_of_version_1(url: str, file: Path) -> str:
-    """Make the tables as version 1 did, and fill them with the rows of a file."""
+async def postgres_of_version_5(url: str, file: Path, version: int = 5) -> str:
+    """Make the tables as version 5 did, and fill them with the rows of a file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_postgres, "SCHEMA", VERSION_1.partition("INSERT INTO")[0])
-        patch.setattr(on_postgres, "VERSION", 1)
+        patch.setattr(on_postgres, "SCHEMA", VERSION_5.partition("INSERT INTO")[0])
+        patch.setattr(on_postgres, "VERSION", version)
         async with open_store(url):
             pass
-    with closing(sqlite3.connect(file_of_version_1(file))) as source, psycopg.connect(url) as target:
+    with closing(sqlite3.connect(file_of_version_5(file))) as source, psycopg.connect(url) as target:
         target.execute("DELETE FROM meta WHERE key = 'stamp'")
         for (table,) in source.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             if table.startswith("sqlite_"):
@@ -126,14 +120,14 @@ def empty(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_runs_that_version_1_began_go_on_and_its_graphs_have_what_is_new(
+async def test_runs_that_version_5_began_go_on_and_its_graphs_have_what_is_new(
     engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     path = tmp_path / "old.db"
     db: str = (
-        file_of_version_1(path)
+        file_of_version_5(path)
         if engine == "SQLite"
-        else await postgres_of_version_1(request.getfixturevalue("empty"), path)
+        else await postgres_of_version_5(request.getfixturevalue("empty"), path)
     )
     async with open_manager(db, schedules=False) as manager:
         api = Api(manager.remote.client, "old")
@@ -148,40 +142,36 @@ async def test_runs_that_version_1_began_go_on_and_its_graphs_have_what_is_new(
         await manager.service.store.read(recount)
 
 
-async def test_schedules_and_counts_of_version_2_are_kept(tmp_path: Path) -> None:
-    async with open_store(file_of_version_1(tmp_path / "old.db", 2, VERSION_2)) as store:
-
-        def rows_of(view: View, table: str) -> list[tuple[Any, ...]]:
-            return sorted(map(tuple, view.execute(f"SELECT * FROM {table}")))
-
-        assert await store.read(rows_of, "cron_triggers") == [
-            (1, "0 3 * * *", 1700017200000),
-            (1, "CRON_TZ=Asia/Kolkata 0 3 * * *", 1700017200001),
-        ]
-        counted = [(1, 2, 2), (2, 1, 1), (3, 1, 1)]
-        assert await store.read(rows_of, "trends") == [
-            (node_id, width, 28333333 // width, int(node_id == 1 and width < 120), "SUCCESS", bucket, count)
-            for node_id, bucket, count in counted
-            for width in (1, 15, 120)
-        ], "what has no graph in the tallies has none now"
-
-
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_database_of_version_1_gets_the_tables_of_a_new_one(
+async def test_a_database_of_version_5_gets_the_tables_of_a_new_one(
     engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if engine == "SQLite":
-        old, new = file_of_version_1(tmp_path / "old.db"), str(tmp_path / "new.db")
+        old, new = file_of_version_5(tmp_path / "old.db"), str(tmp_path / "new.db")
         await opened(Path(old))
         await opened(Path(new))
         assert sqlite_tables(old) == sqlite_tables(new)
         return
-    old = await postgres_of_version_1(request.getfixturevalue("empty"), tmp_path / "old.db")
+    old = await postgres_of_version_5(request.getfixturevalue("empty"), tmp_path / "old.db")
     with postgres.empty_database() as made:
         for url in (old, made.url):
             async with open_store(url):
                 pass
         assert postgres_tables(old) == postgres_tables(made.url)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_database_of_a_version_that_is_not_migrated_any_more_is_refused(
+    engine: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if engine == "SQLite":
+        db = file_of_version_5(tmp_path / "old.db", version=4)
+    else:
+        db = await postgres_of_version_5(request.getfixturevalue("empty"), tmp_path / "old.db", version=4)
+    for _ in range(2):  # it stays as it is
+        with pytest.raises(DatabaseError, match=r"has tables of version 4; .* migrates those of 5 or later"):
+            async with open_store(db):
+                pass
 
 
 def sqlite_tables(path: str) -> dict[str, Any]:

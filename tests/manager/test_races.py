@@ -15,7 +15,7 @@ import pytest
 
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import drop_templates
-from exotrio.manager.engine.schedules import correct_schedules, fire_schedules
+from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow
@@ -267,20 +267,6 @@ async def test_a_schedule_is_paused_while_it_is_due_behind_another(
     clock.advance(3_600_000)
     _, total = await pair.race(fire, pause)
     assert ok(await api.runs())["total"] == total, "it started a run once it was paused"
-
-
-async def test_schedules_are_corrected_while_those_of_two_graphs_are_due(
-    pair: Pair, api: Api, clock: SettableClock
-) -> None:
-    # The one that is stored later is due first, so that they are locked in the other order.
-    for name, minute in (("first", 1), ("second", 0)):
-        value = {"expression": f"{minute} * * * *", "timezone": "Europe/Berlin"}
-        await Flow.deploy(api, place("a"), graph=name, triggers=[{"type": "CRON", "value": value}])
-    clock.advance(3_600_000)
-    before = len(pair.database.server.log)
-    lines, corrected = await pair.race(fire, lambda manager: manager.service.store.write(correct_schedules))
-    assert (len(lines), corrected) == (2, None)
-    assert "deadlock detected" not in pair.database.server.log[before:]
 
 
 def deleting(name: str) -> Call:

@@ -134,7 +134,6 @@ class Crowd:
             self.register: 0.5,
             self.fire: 1,
             self.cancel_schedules: 0.5,
-            self.correct_schedules: 0.5,
             self.pause: 1,
             self.delete: 0.3,
             self.encrypt: 0.5,
@@ -319,9 +318,6 @@ class Crowd:
 
     async def cancel_schedules(self, random: Random) -> None:
         await self.write(random, schedules.cancel_schedules, NAMESPACE, GRAPH)
-
-    async def correct_schedules(self, random: Random) -> None:
-        await self.write(random, schedules.correct_schedules)
 
     async def pause(self, random: Random) -> None:
         node = random.choice(NODES)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from exotrio._util.cron import next_occurrence_ms, parts_of, schedule_of
+from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
 from exotrio.manager.engine.graphs import (
     delete_schedules,
     delete_schedules_of,
-    insert_schedules,
     lock_graph,
-    schedules_of,
 )
 from exotrio.manager.engine.managers import SCHEDULES, take_duty
 from exotrio.manager.engine.order import LEVELS
@@ -95,29 +93,3 @@ def cancel_schedules(tx: Transaction, namespace: str, name: str) -> int:
     if count:
         tx.record("schedule.cancel", namespace, name, plural(count, "schedule"))
     return count
-
-
-def correct_schedules(tx: Transaction) -> int | None:
-    """Give schedules the time zone that their graph names, where version 1 of the tables ignored it.
-
-    Returns how many schedules were replaced; None if another state manager works on the schedules.
-    """
-    # As a duty, since it locks many graphs, and ``fire_schedules`` locks them in another order.
-    if take_duty(tx, SCHEDULES) is None:
-        return None
-    corrected = 0
-    for graph in tx.execute(
-        "SELECT graphs.id, template FROM graphs JOIN templates ON templates.id = template WHERE"
-        f" body LIKE '%\"timezone\"%' ORDER BY graphs.id{tx.for_update('graphs')}"
-    ).fetchall():
-        # Without those in zones that only other state managers know.
-        known = {each for each in schedules_of(tx, graph["id"]) if schedule_of(*parts_of(each)) == each}
-        named = set(tx.template(graph["template"]).body.schedules)
-        ignored = {parts_of(each)[0] for each in known - named}
-        # Only for an expression that has a schedule: a cancelled one stays cancelled.
-        missing = [each for each in named - known if parts_of(each)[0] in ignored]
-        delete_schedules(tx, [(graph["id"], each) for each in known - named])
-        due = [(graph["id"], each, next_occurrence_ms(each, tx.now_ms)) for each in missing]
-        insert_schedules(tx, [(number, each, at) for number, each, at in due if at is not None])
-        corrected += len(known - named)
-    return corrected

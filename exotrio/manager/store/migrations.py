@@ -13,116 +13,9 @@ A step blocks all who work on the tables that it changes, so it must not take lo
 
 from __future__ import annotations
 
+from exotrio.errors import DatabaseError
+
 MIGRATIONS: dict[int, str] = {
-    # Business keys of runs; pausing of nodes and schedules; traces; schedules with a time zone; trends; log
-    # lines. Managers of version 1 know none of these.
-    1: """
-ALTER TABLE nodes ADD COLUMN paused_at INTEGER;
-ALTER TABLE graphs ADD COLUMN paused_at INTEGER;
-ALTER TABLE runs ADD COLUMN key TEXT;
-ALTER TABLE runs ADD COLUMN key_digest TEXT;
-ALTER TABLE runs ADD COLUMN origin TEXT;
-CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
-ALTER TABLE states ADD COLUMN trace TEXT;
-DROP INDEX states_held;
-DROP INDEX states_leased;
-DROP INDEX states_inside;
-DROP INDEX states_queued;
-CREATE INDEX states_held ON states (run, place, lease_until, claim) WHERE status = 'QUEUED';
-ALTER TABLE managers ADD COLUMN host TEXT;
-CREATE TABLE zoned_schedules (
-    graph INTEGER NOT NULL,
-    expression TEXT NOT NULL,
-    next_at INTEGER NOT NULL,
-    PRIMARY KEY (graph, expression)
-) WITHOUT ROWID;
-CREATE INDEX zoned_schedules_by_time ON zoned_schedules (next_at);
-CREATE TABLE trends (
-    node_id INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    slot INTEGER NOT NULL,
-    graph INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    bucket INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (node_id, width, slot, graph, status, bucket)
-) WITHOUT ROWID;
-CREATE INDEX trends_by_graph ON trends (graph, width, slot);
-CREATE TABLE logs (state INTEGER PRIMARY KEY, lines TEXT NOT NULL);
-""",
-    # One table for all schedules in place of two; what ended is counted in trends only.
-    2: """
-CREATE TABLE cron_triggers (
-    graph INTEGER NOT NULL,
-    expression TEXT NOT NULL,
-    next_at INTEGER NOT NULL,
-    PRIMARY KEY (graph, expression)
-) WITHOUT ROWID;
-INSERT INTO cron_triggers SELECT graph, expression, next_at FROM schedules;
-INSERT INTO cron_triggers SELECT graph, expression, next_at FROM zoned_schedules;
-CREATE INDEX cron_triggers_by_time ON cron_triggers (next_at);
-DROP TABLE schedules;
-DROP TABLE zoned_schedules;
-INSERT INTO trends SELECT node_id, width, minute / width, 0, status, bucket, sum(count)
-    FROM tallies CROSS JOIN (SELECT 1 AS width UNION ALL SELECT 15 UNION ALL SELECT 120) AS widths
-    WHERE (width > 1 OR minute > (SELECT max(minute) - 120 FROM tallies)) AND NOT EXISTS (
-        SELECT 1 FROM trends WHERE trends.node_id = tallies.node_id AND trends.width = widths.width
-        AND slot = minute / widths.width)
-    GROUP BY node_id, width, minute / width, status, bucket;
-DROP TABLE tallies;
-""",
-    # United nodes that run again; idle times of runs; since when a state fails; further outputs, counted;
-    # when execute begins. Earlier managers run united nodes again, too, but do not know which state the new
-    # one replaces.
-    3: """
-ALTER TABLE unite_counters ADD COLUMN replaced INTEGER;
-CREATE TABLE idle_times (
-    run INTEGER NOT NULL,
-    since INTEGER NOT NULL,
-    until INTEGER NOT NULL,
-    PRIMARY KEY (run, since)
-) WITHOUT ROWID;
-ALTER TABLE states ADD COLUMN failed_since INTEGER;
-ALTER TABLE counts ADD COLUMN further INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE states ADD COLUMN begun_at INTEGER;
-ALTER TABLE states ADD COLUMN ran_ms INTEGER;
-ALTER TABLE workers ADD COLUMN slots INTEGER NOT NULL DEFAULT 0;
-""",
-    # Receipts of stops; checkpoints; how long states waited. Earlier managers write no receipts, and do not
-    # count how long states waited. They neither return nor erase checkpoints, and do not move them to the
-    # next attempt.
-    4: """
-ALTER TABLE workers ADD COLUMN beat_at INTEGER;
-ALTER TABLE workers ADD COLUMN lease_until INTEGER;
-ALTER TABLE workers ADD COLUMN manager TEXT;
-CREATE INDEX workers_by_lease ON workers (lease_until) WHERE lease_until IS NOT NULL;
-CREATE TABLE stops (
-    id INTEGER PRIMARY KEY,
-    namespace TEXT NOT NULL,
-    worker_id TEXT NOT NULL,
-    ended_at INTEGER NOT NULL,
-    receipt TEXT NOT NULL,
-    UNIQUE (namespace, worker_id)
-);
-CREATE INDEX stops_by_time ON stops (ended_at);
-ALTER TABLE states ADD COLUMN checkpoint_size INTEGER;
-CREATE TABLE checkpoints (
-    state INTEGER PRIMARY KEY,
-    token TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    value TEXT NOT NULL,
-    at INTEGER NOT NULL
-);
-CREATE TABLE waiting_trends (
-    node_id INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    slot INTEGER NOT NULL,
-    stage TEXT NOT NULL,
-    bucket INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (node_id, width, slot, stage, bucket)
-) WITHOUT ROWID;
-""",
     # Order of claims: priorities and turns. Limits. Earlier managers know none of them. What only managers of
     # versions 2 and 3 used is removed.
     5: """
@@ -264,3 +157,17 @@ CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""
+EARLIEST = min(MIGRATIONS)
+
+
+def check_version(version: int, where: str) -> None:
+    """Check that no step is missing.
+
+    Raises:
+        DatabaseError: the version is too early.
+    """
+    if version < EARLIEST:
+        raise DatabaseError(
+            f"{where} has tables of version {version}; this exotrio migrates those of {EARLIEST} or later",
+            fix="open it once with an exotrio that migrates both, or begin with another database",
+        )

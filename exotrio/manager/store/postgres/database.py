@@ -10,7 +10,7 @@ from psycopg import errors
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.migrations import MIGRATIONS
+from exotrio.manager.store.migrations import MIGRATIONS, check_version
 from exotrio.manager.store.numbers import GAP, number_at
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection, Mark
@@ -127,6 +127,7 @@ def _prepare_schema(connection: Connection, where: str) -> str:
             fix="upgrade exotrio",
         )
     if version < VERSION:
+        check_version(version, where)
         if oldest < OLDEST:
             _check_contraction(connection, where)
         connection.control(f"SET LOCAL lock_timeout = '{MAX_STALL}'")

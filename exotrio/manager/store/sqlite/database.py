@@ -18,7 +18,7 @@ from pathlib import Path
 from exotrio._shared.database_files import check_companions, lock_of, make_folder, open_own
 from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
-from exotrio.manager.store.migrations import MIGRATIONS
+from exotrio.manager.store.migrations import MIGRATIONS, check_version
 from exotrio.manager.store.port import Replaced
 from exotrio.manager.store.schema import SCHEMA, VERSION
 
@@ -224,6 +224,8 @@ def _prepare_schema(connection: sqlite3.Connection, where: str) -> None:
             f"{where} was written by a newer exotrio (schema {version}; this one knows {VERSION})",
             fix="upgrade exotrio, or choose another file with --db FILE",
         )
+    elif version < VERSION:
+        check_version(version, where)
     while 0 < version < VERSION:
         # One transaction for each step: after a kill the next process continues with the missing one.
         connection.executescript(
