@@ -11,9 +11,8 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, StateManager
-from exotrio._wire.native import HeartbeatRequest
 from exotrio._wire.overview import RuntimeList
-from exotrio.manager.engine import workers
+from exotrio.manager.engine.leases import expire
 from exotrio.manager.engine.workers import (
     CLAIM_KEPT_FOR_MS,
     FORGOTTEN_AFTER_MS,
@@ -22,6 +21,8 @@ from exotrio.manager.engine.workers import (
 from exotrio.manager.queries.runtimes import progress_of, runtimes_of
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import claim_one, executed_item, item_for, report
 from tests.support.doubles import running
 from tests.support.helpers import SettableClock, eventually, node_name, ok, place, refused
 from tests.support.manager import ENGINES, Manager, open_manager, open_two
@@ -133,16 +134,38 @@ async def test_after_a_restart_only_runtimes_with_a_request_since_are_known(tmp_
             assert len((await runtimes(manager.api)).workers) == 1
 
 
-@pytest.mark.parametrize("lost", ["a", "z"])
-async def test_progress_is_that_of_the_runtime_with_the_last_heartbeat(manager: Manager, lost: str) -> None:
-    store, now, terms = manager.service.store, manager.service.monotonic(), manager.service.terms
-    for worker_id, fraction, ago in ((lost, 0.9, 120_000), ("m", 0.1, 0)):
-        state = {"state_id": "S", "token": "t", "running": True, "progress": {"fraction": fraction}}
-        body = {"worker_id": worker_id, "runtime": "r", "phase": "running", "states": [state]}
-        beat = HeartbeatRequest.model_validate(body)
-        await store.write(workers.heartbeat, "n", beat, now - ago, terms)
-    listed = await store.read_with_deadline(lambda view: progress_of(runtimes_of(view, "n", now)))
-    assert listed["S"].fraction == 0.1
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_progress_is_that_of_the_execution_that_runs_and_not_of_one_that_was_lost(engine: str) -> None:
+    async with open_two(engine) as (manager, second):
+        store, monotonic = manager.service.store, manager.service.monotonic
+        await Flow.start(manager.remote, place("a"))
+        namespace = manager.remote.namespace
+
+        async def shown() -> list[float | None]:
+            listed = await second.service.store.read_with_deadline(
+                lambda view: progress_of(view, runtimes_of(view, namespace, monotonic()))
+            )
+            assert set(listed) <= {state["state_id"]}
+            return [each.fraction for each in listed.values()]
+
+        async def says(worker_id: str, **state: Any) -> None:
+            ok(await manager.remote.heartbeat(worker_id, phase="running", states=[state]))
+
+        state = await claim_one(manager.remote, worker_id="z")
+        await says("z", **item_for(state, running=True, buffered_ms=0, progress={"fraction": 0.9}))
+        assert await shown() == [0.9]
+        terms = manager.service.terms
+        overdue = monotonic() + terms.lease_ttl_ms
+        assert await store.write(expire, overdue, terms) == 1
+        assert await shown() == []
+        state = await claim_one(manager.remote, worker_id="a")
+        assert await shown() == [], "nothing is known of the new execution"
+        await says("a", **item_for(state, running=True, buffered_ms=0))
+        assert await shown() == [], "it sets none"
+        await says("a", **item_for(state, running=True, buffered_ms=0, progress={"fraction": 0.1}))
+        assert await shown() == [0.1]
+        assert await report(manager.remote, executed_item(state)) == ["ok"]
+        assert await shown() == []
 
 
 class Greet(BaseNode):

@@ -155,14 +155,25 @@ def list_stops(view: View, namespace: str, within_ms: int, limit: int = MAX_STOP
     return StopList(receipts=[StopReceipt.model_validate_json(row["receipt"]) for row in rows])
 
 
-def progress_of(runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:
-    """Return the last progress of running nodes by state, from the runtime with the latest request."""
-    return {
-        state.state_id: state.progress
-        for runtime in sorted(runtimes, key=lambda runtime: -runtime.heard_ago)
+def progress_of(view: View, runtimes: Iterable[RuntimeRow]) -> dict[str, HeartbeatProgress]:
+    """Return the last progress of running nodes by state, as heartbeats said it of these executions.
+
+    The last heartbeat of a runtime that was lost, or lost a lease, is about an earlier execution.
+    """
+    reported = {
+        (state.state_id, state.token): state.progress
+        for runtime in runtimes
         for state in runtime.heartbeat.states
         if state.progress is not None
     }
+    if not reported:
+        return {}
+    seqs = sorted({seq for state_id, _ in reported if (seq := view.seq(state_id)) is not None})
+    held = view.execute(
+        f"SELECT seq, token FROM states WHERE {view.any_of('seq')} AND status = 'QUEUED'", (view.items(seqs),)
+    )
+    tokens = [(view.state_id(row["seq"]), row["token"]) for row in held]
+    return {key[0]: progress for key in tokens if (progress := reported.get(key)) is not None}
 
 
 class Offer(NamedTuple):

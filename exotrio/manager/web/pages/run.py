@@ -169,7 +169,7 @@ class _Run:
         return {
             "states": listed.rows,
             "reason": None if place is None or any(of_place) else unreached_in(view, run, counts)[place].text,
-            "progress": progress_of(request.runtimes(view)) if run["pending"] else {},
+            "progress": progress_of(view, request.runtimes(view)) if run["pending"] else {},
             "searched": listed.searched,
             "next": listed.next and here(node=node, status=status, after=listed.next),
             "back": here(node=node, status=status) if after else None,

@@ -24,7 +24,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         held = states_held(view, request.namespace)
         counts = count_held(view, request.namespace)
         runtimes = {runtime.worker_id: runtime for runtime in request.runtimes(view, counts)}
-        progress = progress_of(runtimes.values())
+        progress = progress_of(view, runtimes.values())
         one = request.query.get("worker", "")
         chosen = [row for worker, rows in held.items() if worker == one or not one for row in rows]
         chosen.sort(key=lambda row: (row["claimed_at"], row["seq"]))

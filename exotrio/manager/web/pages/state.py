@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from exotrio.manager.engine.states import QUEUED, RETRYABLE, get_state
+from exotrio.manager.engine.states import RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
@@ -46,7 +46,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "stages": {
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
-            "progress": progress_of(runtimes).get(state.id) if state.status == QUEUED else None,
+            "progress": progress_of(view, runtimes).get(state.id),
             # A place that waits is not retried automatically.
             "attempts": 1 if place.wait else 1 + place.retry_policy.max_retries,
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
