@@ -40,6 +40,7 @@ class Execution:
         checkpoint: Its checkpoint; None if its class has none.
         began: Node code was entered: a release from then on counts as cancelled.
         on_begin: Called in the runtime's loop when node code is entered.
+        on_execute: Called in any thread once ``begun_at`` is set.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
             when that had loaded the class.
         ended_at: When it was over; infinite before.
@@ -57,9 +58,11 @@ class Execution:
         captures: bool = False,
         span: Span | None = None,
         on_begin: Callable[[], object] | None = None,
+        on_execute: Callable[[], object] | None = None,
     ) -> None:
         self.claim = claim
         self.on_begin = on_begin
+        self.on_execute = on_execute
         self.secrets: Mapping[str, str] = {}
         self.span = span
         self.report: Report = RELEASED
@@ -103,10 +106,16 @@ class Execution:
         now = trio.lowlevel.current_clock().current_time
 
         def execute() -> object:
-            self.begun_at = now()
+            self.note_execute(now())
             return instance.execute()
 
         return execute
+
+    def note_execute(self, at: float) -> None:
+        """Record when ``execute`` was called, on Trio's clock. From any thread."""
+        self.begun_at = at
+        if self.on_execute is not None:
+            self.on_execute()
 
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
         """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.

@@ -161,8 +161,8 @@ class WorkerProcess(ChildProcess):
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
-                        execution.begun_at = trio.current_time()
                         execution.begin(node.timeout)
+                        execution.note_execute(trio.current_time())
                     self._handle(message, execution)
                 if message.ran is not None:
                     # A busy loop read ``Began`` late.

@@ -18,8 +18,9 @@ cancelled run and a command must arrive all the same, so heartbeats are frequent
 A lease ends when nothing renewed it for its ``ttl``, 30 s by default. A heartbeat every third of that
 leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
 changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
-is answered. From a request to stop on, each says how the stop goes, and the last one that the runtime has
-stopped: it becomes the receipt of the stop. (If a runtime is killed meanwhile, the one before does.)
+is answered; and when ``execute`` begins after a heartbeat said that a worker has the state. From a request
+to stop on, each says how the stop goes, and the last one that the runtime has stopped: it becomes the
+receipt of the stop. (If a runtime is killed meanwhile, the one before does.)
 
 Heartbeats also bring the newest checkpoints to the state manager (``checkpoint_queue``). A checkpoint counts
 as stored once an answer says so; that is recorded in the thread, since a node in another one may wait for it.
@@ -375,6 +376,7 @@ class HeartbeatSender:
 
 
 def _state(held: HeldClaim, claim: Claim, runs: bool, checkpoint: CheckpointText | None) -> HeartbeatState:
+    held.told_unbegun = runs  # before it is read whether execute has begun: ``Workers`` does it the other way
     last = held.progress if runs else None
     # As the outcome says it: this thread cannot read the clock by which the node ran.
     outcome = held.report if isinstance(held.report, Outcome) else None

@@ -140,8 +140,13 @@ class Workers:
             span.enter()
         # Over v0 its output would not be sent.
         captures = self.captures and held.claim.token is not None
-        on_begin = partial(self._note_begin, held)
-        execution = Execution(held.claim, captures=captures, span=span, on_begin=on_begin)
+        execution = Execution(
+            held.claim,
+            captures=captures,
+            span=span,
+            on_begin=partial(self._note_begin, held),
+            on_execute=partial(self._note_execute, held),
+        )
         self._running[execution] = held
         ledger.run(held, execution)
         await self.executor.run_in(execution, task, confirm=partial(self._until_held, held))
@@ -218,8 +223,12 @@ class Workers:
 
     def _note_begin(self, held: HeldClaim) -> None:
         log.debug("%s begins", held)
-        if held.announced:
-            self.ledger.heartbeat_due.set()  # the last one said that it had not begun
         if self.ledger.events:
             claim = held.claim
             self.ledger.events.emit(StateBegan(claim.node_name, claim.state_id, claim.identifier))
+
+    def _note_execute(self, held: HeldClaim) -> None:
+        # In any thread. A heartbeat sets this before it reads whether execute has begun, so one of the two
+        # notices the other.
+        if held.told_unbegun:
+            self.ledger.heartbeat_due.set()

@@ -27,7 +27,7 @@ from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import OK, A, claim, claim_one, executed_item, item_for, report
-from tests.support.doubles import NativeServer, running
+from tests.support.doubles import NativeServer, running, runtime
 from tests.support.helpers import NO_RETRY, SettableClock, eventually, ok, place, virtual_ms
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
 from tests.support.process_nodes import Gated
@@ -261,27 +261,67 @@ async def test_a_node_in_a_process_begins_when_that_has_loaded_its_class(
     assert 50_000 <= report["buffered_ms"] < 100_000 <= report["ran_ms"]
 
 
+def told(server: NativeServer, *, has_begun: bool) -> list[str]:
+    """Return the states of which heartbeats said that a worker has them, and whether execute has begun."""
+    states = [state for call in server.routes("heartbeat") for state in call.body["states"]]
+    return [
+        each["state_id"]
+        for each in states
+        if each["running"] and (each["buffered_ms"] is not None) is has_begun
+    ]
+
+
 async def test_heartbeats_say_at_once_that_a_process_starts_and_when_its_node_begins(
     mock_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mock_clock.rate = 0.01  # no other heartbeat is due for minutes
     caplog.set_level("DEBUG", "exotrio.worker")
     server = NativeServer()
-
-    def told(has_begun: bool) -> list[dict[str, Any]]:
-        states = [state for call in server.routes("heartbeat") for state in call.body["states"]]
-        return [each for each in states if each["running"] and (each["buffered_ms"] is not None) is has_begun]
-
     async with running(server, Gated):
         await server.until(lambda: server.routes("heartbeat"))
         server.add("Gated", path=str(tmp_path / "open"))
         with trio.fail_after(0.2):
-            await server.until(lambda: told(has_begun=False))
+            await server.until(lambda: told(server, has_begun=False))
             assert "begins" not in caplog.text
-            await server.until(lambda: told(has_begun=True))
+            await server.until(lambda: told(server, has_begun=True))
             assert "begins" in caplog.text
             (tmp_path / "open").touch()
             await server.until(EXECUTED=1)
+
+
+async def test_a_heartbeat_says_at_once_that_execute_began_after_one_said_that_a_worker_has_the_state(
+    mock_clock: MockClock,
+) -> None:
+    """Its thread, or the asyncio loop, may get to it late: its code was entered before."""
+    gates = [threading.Event(), threading.Event()]
+    waiting = iter(gates)
+
+    class Blocks(BaseNode):
+        runs_in = "asyncio"
+
+        async def execute(self) -> None:
+            next(waiting).wait()
+
+    mock_clock.rate = 0.01  # no other heartbeat is due for minutes
+    server = NativeServer()
+    rt = runtime(server, Blocks, workers=2)
+    async with running(rt):
+        try:
+            await server.until(lambda: server.routes("heartbeat"))
+            both = set(server.add("Blocks", 2))
+            with trio.fail_after(0.1):
+                await begun(rt)
+                rt._ledger.heartbeat_due.set()  # as for any other state that needs one
+                await server.until(lambda: told(server, has_begun=True) != [])
+                (early,) = set(told(server, has_begun=True))
+                await server.until(lambda: both - {early} <= set(told(server, has_begun=False)))
+                gates[0].set()
+                await server.until(lambda: both <= set(told(server, has_begun=True)))
+                gates[1].set()
+                await server.until(EXECUTED=2)
+        finally:
+            for gate in gates:
+                gate.set()
 
 
 # -- what the state manager makes of a report

@@ -477,6 +477,35 @@ async def test_announcing_takes_one_heartbeat_at_once_and_the_begin_another_and_
         assert trio.current_time() - began < 0.1
 
 
+async def test_a_node_that_begins_while_a_heartbeat_on_its_way_says_otherwise_is_told_by_another_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    fetched, begun = trio.Event(), trio.Event()
+
+    class Begins(Guarded):
+        async def execute(self) -> None:
+            begun.set()
+            await Waits.gate.wait()
+
+    async def before(call: Call) -> None:
+        if call.route == "secrets":
+            await fetched.wait()
+        if call.route == "heartbeat" and any(item["running"] for item in call.body["states"]):
+            fetched.set()
+            await begun.wait()
+
+    server = NativeServer(Begins=1)
+    server.before = before
+    async with running(server, Begins):
+        await begun.wait()
+        began, seen = trio.current_time(), len(beats(server))
+        await server.until(lambda: len(beats(server)) > seen)
+        assert [item["buffered_ms"] for item in beats(server)[seen - 1].body["states"]] == [None]
+        assert [item["buffered_ms"] for item in beats(server)[seen].body["states"]] != [None]
+        assert trio.current_time() - began < 0.1
+        Waits.gate.set()
+
+
 async def test_nothing_is_announced_to_a_state_manager_that_has_no_leases_any_more(
     autojump_clock: MockClock,
 ) -> None:
