@@ -527,6 +527,12 @@ async def test_the_charges_keep_within_the_limits_of_the_guide() -> None:
     assert "--at-most 3" in block(GUIDE, "limits set stripe").code, "run by cli/test_manage"
 
 
+async def test_the_version_of_the_guide_is_in_the_nodes_of_the_graph() -> None:
+    nodes = "class Pack(BaseNode):\n    async def execute(self): ...\n\nclass Send(Pack): ...\n"
+    names = execute(block(GUIDE, 'nodes=[Pack, Send], version="2026.11.2")'), before=FROM + nodes)
+    assert names["runtime"].version == names["graph"].version == "2026.11.2"
+
+
 ORDER = """
 class Order(BaseNode):
     class Inputs(BaseModel):

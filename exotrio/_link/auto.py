@@ -39,6 +39,7 @@ from exotrio._wire.native import Discovery, HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import CHECKPOINTS, NATIVE_VERSION
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
+from exotrio.graph import pinned_name
 
 log = logging.getLogger("exotrio")
 
@@ -75,6 +76,8 @@ class AutoLink:
         kind: ``"v0"`` or ``"native"`` to use that API, and check only whether the server has it.
         worker_id: Names this process in leases.
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
+        version: That of the code: over the native API, the nodes of that version are registered and claimed,
+            too.
     """
 
     def __init__(
@@ -86,11 +89,20 @@ class AutoLink:
         worker_id: str,
         workers: int,
         events: Events | None = None,
+        version: str | None = None,
     ) -> None:
         # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
         http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
         v0 = V0Link(http, namespace, concurrency=2 * workers)
-        native = NativeLink(http, namespace, worker_id=worker_id, v0=v0, on_unregistered=self.register_again)
+        native = NativeLink(
+            http,
+            namespace,
+            worker_id=worker_id,
+            v0=v0,
+            on_unregistered=self.register_again,
+            version=version,
+        )
+        self._version = version
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -139,8 +151,8 @@ class AutoLink:
         self._v0.shields.settle_by(deadline)
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
-        await self._adapter()
-        await self._call(self._register(runtime_name, nodes))
+        link = await self._adapter()
+        await self._call(self._register(link, runtime_name, nodes))
         self._registration = (runtime_name, nodes)
 
     @property
@@ -269,14 +281,20 @@ class AutoLink:
             )
         if self._registration is not None:
             try:
-                await self._register(*self._registration)
+                await self._register(link, *self._registration)
             except RequestRefused as error:
                 # Finished work is still to be reported, even if the server does not accept our nodes.
                 log.error("the nodes could not be registered again: %s", log_text(error))
         return link
 
-    async def _register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+    async def _register(
+        self, link: V0Link | NativeLink, runtime_name: str, nodes: Sequence[NodeDeclaration]
+    ) -> None:
         began = time.monotonic()
+        if self._version is not None and link is self._native:
+            version = self._version
+            names = [node.model_copy(update={"name": pinned_name(node.name, version)}) for node in nodes]
+            nodes = [*nodes, *names]
         await self._v0.register(runtime_name, nodes)
         self._registered_at = began
 

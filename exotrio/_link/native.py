@@ -60,6 +60,7 @@ class NativeLink:
 
     Args:
         v0: For claims that were made without a lease.
+        version: That of the code: states of the nodes of that version are claimed, too.
         on_unregistered: Called when the state manager does not know a node of which states are claimed.
     """
 
@@ -71,12 +72,14 @@ class NativeLink:
         worker_id: str,
         v0: V0Link,
         on_unregistered: Callable[[], object] = lambda: None,
+        version: str | None = None,
     ) -> None:
         self._http = http
         self._namespace = namespace
         self._worker_id = worker_id
         self._v0 = v0
         self._on_unregistered = on_unregistered
+        self._suffix = "" if version is None else f"@{version}"
         self.run_id: str | None = None
         self._shields = v0.shields
 
@@ -88,7 +91,7 @@ class NativeLink:
         called_at = trio.current_time()
         request = NativeClaimRequest(
             worker_id=self._worker_id,
-            limits=limits,
+            limits=self._with_version(limits),
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), MAX_WAIT_MS),
             claim_id=uuid4().hex,
@@ -174,6 +177,10 @@ class NativeLink:
             tuple(item.checkpoint for item in items),
         )
 
+    def _with_version(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """Return the limits of a claim: a node and its version share theirs."""
+        return {**limits, **{f"{name}{self._suffix}": limit for name, limit in limits.items()}}
+
     def _path(self, route: str) -> str:
         return native_path(self._namespace, route)
 
@@ -201,7 +208,7 @@ class NativeLink:
         unusable: list[object] = []
         for state in states:
             try:
-                claims.append(_claim(NativeState.model_validate(state), delay))
+                claims.append(_claim(NativeState.model_validate(state), delay, self._suffix))
             except ValidationError:
                 unusable.append(state)
         if unusable:
@@ -259,7 +266,7 @@ class NativeLink:
             return None
         claim = PiggybackedClaim(
             worker_id=self._worker_id,
-            limits=dict(room.limits),
+            limits=self._with_version(room.limits),
             limit=room.limit,
             at_once=room.at_once,
             claim_id=uuid4().hex,
@@ -368,11 +375,11 @@ def _held(claim: Claim) -> dict[str, Any]:
     return {"state_id": claim.state_id, "token": claim.token}
 
 
-def _claim(state: NativeState, delay: float) -> Claim:
+def _claim(state: NativeState, delay: float, suffix: str) -> Claim:
     ttl_ms, stored = state.lease.ttl_ms, state.checkpoint
     return Claim(
         state.state_id,
-        state.node_name,
+        state.node_name.removesuffix(suffix),
         state.identifier,
         state.inputs,
         graph_name=state.graph_name,

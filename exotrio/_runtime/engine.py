@@ -273,4 +273,5 @@ class Engine:
             worker_id=self.options.worker_id,
             workers=workers,
             events=self.ledger.events,
+            version=self.options.version,
         )

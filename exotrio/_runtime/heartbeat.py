@@ -362,6 +362,7 @@ class HeartbeatSender:
         return HeartbeatRequest(
             worker_id=self.options.worker_id,
             runtime=self.options.name,
+            version=self.options.version,
             phase=self.phase().value,
             busy=stages[Stage.RUNNING],
             buffered=stages[Stage.BUFFERED],

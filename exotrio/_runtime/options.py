@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, ambient, argument_problems, resolve_endpoint, version_problems
@@ -16,8 +16,10 @@ from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode, checkpoint_class_of
 from exotrio._nodes.checks import declare, node_problems
 from exotrio._runtime.lifecycle import Summary
+from exotrio._shared.settings import CODE_VERSION_VARIABLE, read_settings
+from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.errors import ConfigurationError
-from exotrio.graph import MAX_NAME, check_name
+from exotrio.graph import MAX_NAME, check_name, check_version, pinned_name
 
 if TYPE_CHECKING:
     import httpx
@@ -26,6 +28,22 @@ if TYPE_CHECKING:
 
 ExitCode = Callable[[Summary | BaseException], int]
 _NO_NODES = "nodes is empty: pass at least one node class"
+
+
+class Adjustments(TypedDict, total=False):
+    """Options of the command line, in place of arguments of a runtime; None leaves an argument as it is.
+
+    Fields:
+        shutdown_grace, version: As in the constructor.
+        outbox: The file for the outbox, if there is one.
+        exit_code: Returns the exit code of this process for the summary, or for the error that ended the
+            Runtime, if the process ends with it. The receipt of the stop says it.
+    """
+
+    shutdown_grace: float | None
+    outbox: str | None
+    exit_code: ExitCode | None
+    version: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +57,7 @@ class Options:
         nodes: Registered name to node class.
         declarations: The nodes as they are registered.
         digests: Registered name to the digest of its declaration.
+        version: That of the code; None for none. ``resolve_version`` completes it at the start.
         worker_id: Names this runtime to a state manager with leases.
         exit_code: Returns the exit code of the process; None if that does not end with the runtime.
 
@@ -59,6 +78,7 @@ class Options:
     transport: httpx.AsyncBaseTransport | None
     link: LinkKind
     capture_logs: bool
+    version: str | None = None
     outbox_file: InitVar[str | os.PathLike[str] | None]
     nodes: Mapping[str, type[BaseNode]] = field(init=False)
     declarations: tuple[NodeDeclaration, ...] = field(init=False)
@@ -87,6 +107,8 @@ class Options:
             isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
         ):
             problems.append(f"outbox must be the path of a file, not {_kind(outbox_file)}")
+        if self.version is not None:
+            problems += _version_problems("version", self.version)
         texts: dict[str, Any] = {"state_manager_uri": self.state_manager_uri, "key": self.key}
         not_text = [
             f"{title} must be text, not {_kind(value)}"
@@ -108,6 +130,30 @@ class Options:
         """The names of the nodes that have checkpoints."""
         return [name for name, node in self.nodes.items() if checkpoint_class_of(node) is not None]
 
+    def resolve_version(self) -> None:
+        """Complete the version by the settings, and name the nodes of it that are registered, too.
+
+        Raises:
+            ConfigurationError: the version cannot be used.
+        """
+        if self.version is None:
+            version = read_settings().code_version
+            if version is not None and (problems := _version_problems(CODE_VERSION_VARIABLE, version)):
+                raise ConfigurationError("the runtime has no usable version", problems)
+            self.version = version
+        if self.version is None:
+            return
+        if len(self.nodes) > MAX_BATCH // 2:
+            raise ConfigurationError(
+                f"a runtime with a version has at most {MAX_BATCH // 2} nodes, this one {len(self.nodes)}",
+                fix="let two runtimes have them",
+            )
+        self.digests = {
+            name: node.digest
+            for node in self.declarations
+            for name in (node.name, pinned_name(node.name, self.version))
+        }
+
     def resolve_endpoint(self) -> Endpoint:
         """Return the state manager: that of the command which loaded the file, if it insists on it; otherwise
         that of the arguments, completed by the settings.
@@ -126,11 +172,13 @@ class Options:
     def adjust(
         self,
         *,
-        shutdown_grace: float | None,
-        outbox: str | None,
-        exit_code: ExitCode | None,
+        shutdown_grace: float | None = None,
+        outbox: str | None = None,
+        exit_code: ExitCode | None = None,
+        version: str | None = None,
     ) -> None:
         """See ``Runtime.adjust``."""
+        self.version = version or self.version
         self.exit_code = exit_code or self.exit_code
         if shutdown_grace is not None:
             self.shutdown_grace = shutdown_grace
@@ -152,6 +200,16 @@ def _count_problems(title: str, value: Any) -> list[str]:
     if isinstance(value, bool) or not isinstance(value, int):
         return [f"{title} must be a whole number, not {_kind(value)}"]
     return [] if value >= 1 else [f"{title} is {value}: it must be at least 1"]
+
+
+def _version_problems(title: str, value: Any) -> list[str]:
+    if not isinstance(value, str):
+        return [f"{title} must be text, not {_kind(value)}"]
+    try:
+        check_version(value)
+    except ValueError as error:
+        return [f"{title} {error}"]
+    return []
 
 
 def _name_problems(title: str, value: Any) -> list[str]:

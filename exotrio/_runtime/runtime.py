@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import trio
 
@@ -24,7 +24,7 @@ from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import ExitCode, Options, seconds_problems
+from exotrio._runtime.options import Adjustments, Options, seconds_problems
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, running_of
@@ -71,6 +71,9 @@ class Runtime:
         capture_logs: Show what nodes log and print with their states, too: up to 16 KiB of each, secrets
             masked, once it ended. Never sent to a state manager that speaks only v0. A node also goes on
             if a standard stream cannot be written: the terminal was closed, say. Defaults to True.
+        version: The version of its code: it also executes the runs of graphs of that version. Defaults to
+            ``EXOTRIO_CODE_VERSION`` (environment, .env), read at the start. Never sent to a state manager
+            that speaks only v0.
         state_manage_version: The stock SDK's spelling of ``state_manager_version``.
 
     Raises:
@@ -94,6 +97,7 @@ class Runtime:
         link: LinkKind = "auto",
         outbox: str | os.PathLike[str] | None = None,
         capture_logs: bool = True,
+        version: str | None = None,
         state_manage_version: str | None = None,
     ) -> None:
         self._options = Options(
@@ -111,6 +115,7 @@ class Runtime:
             link=link,
             outbox_file=outbox,
             capture_logs=capture_logs,
+            version=version,
         )
         self._phase = Phase.NEW
         self._stop = Stop()
@@ -141,6 +146,11 @@ class Runtime:
     def worker_id(self) -> str:
         """The id of this runtime at a state manager with leases; no other runtime ever has the same."""
         return self._options.worker_id
+
+    @property
+    def version(self) -> str | None:
+        """The version of its code, if it has one; complete from the start on."""
+        return self._options.version
 
     @property
     def shutdown_grace(self) -> float:
@@ -335,26 +345,14 @@ class Runtime:
         self._refuse_if_started("cannot change which runs it works on")
         self._find_run = find_run
 
-    def adjust(
-        self,
-        *,
-        shutdown_grace: float | None = None,
-        outbox: str | None = None,
-        exit_code: ExitCode | None = None,
-    ) -> None:
+    def adjust(self, **arguments: Unpack[Adjustments]) -> None:
         """Replace arguments by options of the command line. For the command line.
-
-        Args:
-            shutdown_grace: As in the constructor.
-            outbox: The file for the outbox, if there is one.
-            exit_code: Returns the exit code of this process for the summary, or for the error that ended the
-                Runtime, if the process ends with it. The receipt of the stop says it.
 
         Raises:
             LifecycleError: the runtime was started before.
         """
         self._refuse_if_started("cannot be changed")
-        self._options.adjust(shutdown_grace=shutdown_grace, outbox=outbox, exit_code=exit_code)
+        self._options.adjust(**arguments)
 
     # -- inside the loop
 
@@ -385,6 +383,7 @@ class Runtime:
             )
         if ambient() == Ambient(None) or is_worker_process():
             raise LifecycleError("the runtime was started while its file is loaded", fix=GUARD)
+        self._options.resolve_version()
         return self._options.resolve_endpoint()
 
     def _enter(self, phase: Phase) -> None:

@@ -16,6 +16,7 @@ SERVER_KEY_VARIABLE = "STATE_MANAGER_SECRET"
 SECRETS_KEY_VARIABLE = "SECRETS_ENCRYPTION_KEY"
 CORS_VARIABLE = "CORS_ORIGINS"
 DATABASE_VARIABLE = "EXOTRIO_DATABASE_URL"
+CODE_VERSION_VARIABLE = "EXOTRIO_CODE_VERSION"
 VARIABLES = {
     URI_VARIABLE: "state_manager_uri",
     KEY_VARIABLE: "api_key",
@@ -25,6 +26,7 @@ VARIABLES = {
     SECRETS_KEY_VARIABLE: "secrets_encryption_key",
     CORS_VARIABLE: "cors_origins",
     DATABASE_VARIABLE: "database_url",
+    CODE_VERSION_VARIABLE: "code_version",
 }
 """The field of ``Settings`` for each."""
 SECRET_VARIABLES = frozenset({KEY_VARIABLE, SERVER_KEY_VARIABLE, SECRETS_KEY_VARIABLE, DATABASE_VARIABLE})
@@ -47,6 +49,7 @@ class Settings:
         cors_origins: A comma list.
         namespace: The namespace of commands that name none.
         database_url: The PostgreSQL of a state manager for which no database is named.
+        code_version: The version of a runtime that names none.
     """
 
     state_manager_uri: str | None = None
@@ -57,6 +60,7 @@ class Settings:
     cors_origins: str | None = None
     namespace: str | None = None
     database_url: str | None = field(default=None, repr=False)
+    code_version: str | None = None
 
 
 def read_settings() -> Settings:

@@ -36,7 +36,9 @@ from exotrio.graph import (
     RetryPolicyModel,
     StoreConfigModel,
     UnitesModel,
+    Version,
     no_repeated_limits,
+    pinned_name,
 )
 
 MAX_EDGES = 10_000
@@ -130,11 +132,12 @@ def schedules_of(triggers: Sequence[TriggerModel]) -> dict[str, Priority]:
 Limits = Annotated[list[LimitModel], Field(max_length=MAX_LIMITS), AfterValidator(no_repeated_limits)]
 
 
-_EXTENSIONS = frozenset({"limits", "on_failure"})
+_EXTENSIONS = frozenset({"limits", "on_failure", "version"})
 
 
 class GraphBody(Body):
-    """A graph on the wire. ``limits``, as those of a place, and ``on_failure`` are extensions of ours."""
+    """A graph on the wire. ``limits``, as those of a place, ``on_failure`` and ``version`` are extensions of
+    ours."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
@@ -143,6 +146,7 @@ class GraphBody(Body):
     triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=list)
     on_failure: Name | None = None
+    version: Version | None = None
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -161,6 +165,7 @@ class GraphBody(Body):
             graph.triggers,
             graph.limits or None,
             graph.on_failure,
+            graph.version,
         )
 
     @classmethod
@@ -173,6 +178,7 @@ class GraphBody(Body):
         triggers: Sequence[CronTrigger] | None = None,
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
+        version: str | None = None,
     ) -> Self:
         """Return the body of an upsert; fields for None are unset."""
         options: dict[str, Any] = {}
@@ -196,6 +202,8 @@ class GraphBody(Body):
             options["limits"] = limits
         if on_failure is not None:
             options["on_failure"] = on_failure
+        if version is not None:
+            options["version"] = version
         return cls(
             secrets=cast("dict[str, str]", secrets),
             nodes=[PlaceModel(**dict(node)) for node in nodes],
@@ -205,6 +213,21 @@ class GraphBody(Body):
     @property
     def schedules(self) -> dict[str, Priority]:
         return schedules_of(self.triggers)
+
+    def pinned(self) -> Self:
+        """Return the graph with the nodes of its version in its places, if it names one."""
+        if self.version is None:
+            return self
+        return self.model_copy(
+            update={
+                "nodes": [
+                    node
+                    if node.wait is not None
+                    else node.model_copy(update={"node_name": pinned_name(node.node_name, self.version)})
+                    for node in self.nodes
+                ]
+            }
+        )
 
     def problems(self) -> list[str]:
         """Return what is wrong with this graph as a whole. One that was stored before these rules may break
@@ -282,6 +305,7 @@ class GraphReply(Body):
         paused_at: Since when its schedule is paused, if it is. Only from our server.
         limits: The limits that it declares; what was set since then is not shown here.
         on_failure: The graph of which a run is started when one of its runs ends with errors.
+        version: The version of the code that its runs need, if it names one.
     """
 
     nodes: list[PlaceModel]
@@ -291,6 +315,7 @@ class GraphReply(Body):
     triggers: list[StoredTrigger]
     limits: list[LimitModel] = Field(default_factory=list)
     on_failure: str | None = None
+    version: str | None = None
     created_at: Moment
     updated_at: Moment
     validation_status: ValidationStatus

@@ -27,7 +27,7 @@ from exotrio._wire.vocabulary import (
     HeartbeatResult,
     ItemResult,
 )
-from exotrio.graph import PartByPart
+from exotrio.graph import PartByPart, Version
 
 MAX_WORKERS = 2**31 - 1
 """Of one runtime: a larger number is a mistake, and the database could not store every one."""
@@ -339,6 +339,7 @@ class HeartbeatRequest(Body):
     Fields:
         worker_id: As in its claims.
         runtime: Name of the runtime.
+        version: That of its code, if it has one.
         busy: Workers that run a node.
         buffered: States that wait for a worker.
         reporting: States whose node has ended and whose outcome is not yet accepted.
@@ -355,6 +356,7 @@ class HeartbeatRequest(Body):
 
     worker_id: Id
     runtime: Annotated[str, Field(max_length=256)] = ""
+    version: Version | None = None
     phase: Annotated[str, Field(max_length=32)] = ""
     busy: Annotated[int, Field(ge=0)] = 0
     buffered: Annotated[int, Field(ge=0)] = 0

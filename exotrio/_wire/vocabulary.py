@@ -49,6 +49,8 @@ EVENTS = "events"
 """The capability of a state manager whose runs wait for events."""
 ON_FAILURE = "on_failure"
 """The capability of a state manager that starts a run of another graph when a run ends with errors."""
+VERSIONS = "versions"
+"""The capability of a state manager that keeps the runs of a graph on its version of the code."""
 MAX_EVENT = 16 * 1024
 """Maximum number of bytes of the value of an event, as JSON."""
 DRAIN_COMMAND = "the state manager"

@@ -176,6 +176,20 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class CodeVersion(click.ParamType):  # type: ignore[type-arg]
+    """A version of the code."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from exotrio.graph import check_version  # here, since it imports pydantic
+
+        try:
+            return check_version(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Port(click.IntRange):
     """A port number; 0 stands for any free port."""
 

@@ -19,6 +19,7 @@ from exotrio._wire.vocabulary import (
     NODE_POLICIES,
     ON_FAILURE,
     ORDER,
+    VERSIONS,
     Priority,
     ValidationStatus,
 )
@@ -112,7 +113,12 @@ async def _put(
         await calls.require(ORDER, what, "remove it")
     if body.on_failure is not None:
         await calls.require(ON_FAILURE, f"graph {name!r} cannot be stored with on_failure", "remove it")
+    if body.version is not None:
+        # Any other server would run it on any version.
+        await calls.require(VERSIONS, f"graph {name!r} cannot be stored with a version", "remove it")
     path = calls.v0("graph", name)
+    # The nodes are named here, too: an earlier state manager next to that one would ignore the version.
+    body = body.pinned()
     content = body.model_dump(mode="json", include=body.model_fields_set)  # the server has its own defaults
     answer = await calls.repeat(
         lambda: calls.http.ask("PUT", path, body=content, accept=REFUSED, close_after=True)

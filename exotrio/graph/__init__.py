@@ -8,6 +8,7 @@
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
 - ``parts``: its base: the store and the limits;
+- ``versions``: versions of code, and the names of nodes of one version;
 - ``waits``: places that wait for an event, as ``Graph.wait`` declares them;
 - ``references``: what ``add`` returns, and references to outputs and to the store;
 - ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
@@ -46,6 +47,10 @@ from exotrio.graph.node_model import (
 )
 from exotrio.graph.node_model import NamedTarget as NamedTarget
 from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
+from exotrio.graph.versions import Version as Version
+from exotrio.graph.versions import check_version as check_version
+from exotrio.graph.versions import pinned_name as pinned_name
+from exotrio.graph.versions import split_name as split_name
 
 __all__ = [
     "ConditionModel",

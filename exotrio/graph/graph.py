@@ -28,6 +28,7 @@ from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.parts import GraphParts
 from exotrio.graph.references import AddedNode, OutputReference, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
+from exotrio.graph.versions import Version
 from exotrio.graph.waits import NoFields, identifier_of, wait_of
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -42,6 +43,7 @@ class _Parts(TypedDict, total=False):
     triggers: list[CronTrigger]
     limits: list[LimitModel]
     on_failure: Graph | str
+    version: str | None
 
 
 class Graph(GraphParts):
@@ -69,6 +71,8 @@ class Graph(GraphParts):
             ends with errors, a run of that one is started with ``graph``, ``run``, ``place`` and ``error``,
             as far as it declares these as keys of its store or inputs of its first node. Needs our server.
             Defaults to None.
+        version: The version of the code that its runs need, to their end: only runtimes of that version
+            execute them. Defaults to None: any runtime that has the node. Needs our server.
 
     Raises:
         pydantic.ValidationError: a field breaks its rule, or does not exist; every problem is named.
@@ -79,6 +83,8 @@ class Graph(GraphParts):
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
+    version: Version | None = None
+
     _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
 
     def __init__(

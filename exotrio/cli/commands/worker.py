@@ -24,6 +24,12 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
     help="How long running nodes may go on after a first signal.  [default: the Runtime's shutdown_grace]",
 )
 @click.option(
+    "--code-version",
+    metavar="VERSION",
+    type=options.CodeVersion(),
+    help="The version of the code, for runs of graphs that name one.  [default: that of the Runtime]",
+)
+@click.option(
     "--health-port",
     type=options.Port(),
     help="Serve /livez, /readyz and /metrics on this port; 0: any free one.  [default: do not]",
@@ -45,6 +51,7 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 def command(
     target: str,
     grace: float | None,
+    code_version: str | None,
     health_port: int | None,
     health_host: str,
     health_tasks: bool,
@@ -62,7 +69,7 @@ def command(
     """
     configure_logs(verbose=verbose, form=log_format)
     runtime = load(target).runtime()
-    runtime.adjust(shutdown_grace=grace, exit_code=exit_code_after)
+    runtime.adjust(shutdown_grace=grace, exit_code=exit_code_after, version=code_version)
     if health_tasks:
         runtime.show_tasks()
     with ExitStack() as stack:

@@ -25,6 +25,7 @@ from exotrio._wire.vocabulary import (
     NODE_POLICIES,
     ON_FAILURE,
     ORDER,
+    VERSIONS,
     ItemResult,
 )
 from exotrio.manager.api.bodies import body_reader, masked
@@ -57,6 +58,7 @@ CAPABILITIES = (
     NODE_POLICIES,
     ON_FAILURE,
     ORDER,
+    VERSIONS,
 )
 NS = NATIVE_ROOT + "/namespace/{namespace}"
 

@@ -33,8 +33,12 @@ _CANDIDATE = (
 )
 
 
-def find_candidates(tx: Transaction, counts: Mapping[int, int], run: int | None) -> list[Candidate]:
+def find_candidates(
+    tx: Transaction, counts: Mapping[int, int], run: int | None, versions: Mapping[int, int]
+) -> list[Candidate]:
     """Return the first states of each node in their order, locked: at most as many as ``counts`` says.
+
+    ``versions`` has nodes of one version, each with the node in whose count its states are.
 
     Many states that came due are let in first; those that are not due yet are put aside.
     """
@@ -65,8 +69,9 @@ def find_candidates(tx: Transaction, counts: Mapping[int, int], run: int | None)
         states = [*ready, *take_places(tx, due)]
     left, chosen = dict(counts), []
     for state in sorted(states):
-        if left[state.node_id] > 0:
-            left[state.node_id] -= 1
+        node_id = versions.get(state.node_id, state.node_id)
+        if left[node_id] > 0:
+            left[node_id] -= 1
             chosen.append(state)
     return chosen
 

@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
+from exotrio.graph import split_name
 from exotrio.manager.engine.candidates import find_candidates, next_due
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.lanes import LimitedClaim
@@ -102,7 +103,7 @@ def claim(
     what is still held under it.
     """
     node_limits, run = _limits_by_id(tx, namespace, limits), _run_number(tx, namespace, claimer)
-    due, limited = _lock_due(tx, node_limits, limit, run)
+    due, limited = _lock_due(tx, node_limits, _versions(tx, namespace, limits), limit, run)
     if due:
         claimed, effects = _take(tx, namespace, due, limit, run, claimer, limited)
         if claimed is not None:
@@ -148,7 +149,8 @@ def record_and_claim(
     who = claimer()
     replies, of_outcomes = record_batch(tx, namespace, items, who.owner)
     run = _run_number(tx, namespace, who)
-    due, limited = _lock_due(tx, _limits_by_id(tx, namespace, limits), limit, run)
+    versions = _versions(tx, namespace, limits)
+    due, limited = _lock_due(tx, _limits_by_id(tx, namespace, limits), versions, limit, run)
     claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
     claimed = claimed or Claimed()
     effects.add(of_outcomes)
@@ -164,6 +166,18 @@ def _limits_by_id(tx: Transaction, namespace: str, limits: Mapping[str, int]) ->
     return {
         node_id: limits[name] for name, node_id in ids.items() if node_id is not None and limits[name] > 0
     }
+
+
+def _versions(tx: Transaction, namespace: str, limits: Mapping[str, int]) -> dict[int, int]:
+    """Return the nodes of one version whose node is claimed, too, with that: they share its limit."""
+    versions = {}
+    for name in [name for name in limits if "@" in name]:
+        node, version = split_name(name)
+        if version is not None and limits.get(node, 0) > 0:
+            ids = tx.node_id(namespace, name), tx.node_id(namespace, node)
+            if ids[0] is not None and ids[1] is not None:
+                versions[ids[0]] = ids[1]
+    return versions
 
 
 def _run_number(tx: Transaction, namespace: str, claimer: Claimer) -> int | None:
@@ -203,6 +217,8 @@ def _take(
         last = {(state.node_id, state.priority): state.turn for state in fitting}
         for (node_id, priority), turn in last.items():
             tx.virtual_times.move(tx, node_id, priority, turn)
+            for other in limited.shares_with(node_id):
+                tx.virtual_times.follow(other, priority, turn)
     if claimer.claim_id is None:
         # As far as v0 shows, states come oldest first.
         seqs = [state.seq for state in sorted(fitting, key=lambda state: (state.enqueue_after, state.seq))]
@@ -232,14 +248,18 @@ def _take(
 
 
 def _lock_due(
-    tx: Transaction, node_limits: Mapping[int, int], limit: int, run: int | None
+    tx: Transaction,
+    node_limits: Mapping[int, int],
+    versions: Mapping[int, int],
+    limit: int,
+    run: int | None,
 ) -> tuple[list[Candidate], LimitedClaim]:
     """Return states that can be claimed, locked, in their order (``engine.order``): of each node at most its
     limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
     """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
-    search = partial(find_candidates, tx, run=run)
-    limited = LimitedClaim(tx, search, counts, limit, run)
+    search = partial(find_candidates, tx, run=run, versions=versions)
+    limited = LimitedClaim(tx, search, counts, limit, run, versions)
     if limit <= 0 or run == UNKNOWN_RUN or not counts:
         return [], limited
     return limited.choose(search(counts)), limited

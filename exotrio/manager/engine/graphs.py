@@ -14,7 +14,7 @@ from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WAIT_NODE, split_name
 from exotrio.manager.engine.failures import unfit
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
@@ -101,12 +101,20 @@ def _register(
         )
         for node in request.nodes
     }
+    # They are paused if their nodes are.
+    versions = [name for name in sorted(rows) if split_name(name)[1] is not None]
+    new_versions = [name for name in versions if tx.registered(namespace, name) is None]
     replaced = ("runtime_name", "inputs_schema", "outputs_schema", "secrets", "kept_secrets", "updated_at")
     tx.insert(
         "nodes",
         ("namespace", "name", *replaced[:-1], "created_at", "updated_at"),
         [rows[name] for name in sorted(rows)],
         "(namespace, name) DO UPDATE SET " + ", ".join(f"{each} = excluded.{each}" for each in replaced),
+    )
+    tx.executemany(
+        "UPDATE nodes SET paused_at = (SELECT paused_at FROM nodes WHERE namespace = ? AND name = ?)"
+        " WHERE namespace = ? AND name = ?",
+        [(namespace, split_name(name)[0], namespace, name) for name in new_versions],
     )
     count_change(tx, "registered")
     tx.forget_registered()
@@ -178,7 +186,7 @@ def prepare(namespace: str, name: str, graph: GraphRequest, cipher: Cipher, now_
         raise InvalidRequest("a graph and its namespace need a name")
     if any(not secret.strip() for secret in graph.secrets):
         raise InvalidRequest("a secret needs a name")
-    template = Template(graph)
+    template = Template(graph.pinned())
     ciphertexts = {
         secret: cipher.encrypt(value, namespace=namespace, graph=name, name=secret)
         for secret, value in graph.secrets.items()
@@ -244,9 +252,9 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     is_new = current is None or version != tuple(current)
     if is_new:
         template_id = tx.execute(
-            "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at)"
-            " VALUES (?, ?, ?, ?, ?) RETURNING id",
-            (graph["id"], *version, tx.now_ms),
+            "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at, version)"
+            " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+            (graph["id"], *version, tx.now_ms, template.version),
         ).fetchall()[0]["id"]
         tx.execute("UPDATE graphs SET template = ? WHERE id = ?", (template_id, graph["id"]))
     _replace_schedules(tx, graph["id"], new.occurrences)

@@ -40,7 +40,8 @@ class LimitedClaim:
 
     ``search`` returns the first states of each node that can be claimed, at most as many as its argument
     says, locked and in the order of claims. ``counts`` and ``limit`` say how many the claim wants of each
-    node, and of all; ``run`` is the one that it is restricted to.
+    node, and of all, ``versions`` which nodes share a count (``find_candidates``); ``run`` is the one that it
+    is restricted to.
 
     Attributes:
         effects: What to announce.
@@ -54,6 +55,7 @@ class LimitedClaim:
         counts: Mapping[int, int],
         limit: int,
         run: int | None,
+        versions: Mapping[int, int],
     ) -> None:
         self.effects = Effects()
         self.is_unfinished = False
@@ -62,6 +64,7 @@ class LimitedClaim:
         self._counts = counts
         self._limit = limit
         self._run = run
+        self._versions = versions
         self._slots: Slots | None = None
         self._next_check: float | None = None
         self._let_in: dict[int, tuple[int, int]] = {}
@@ -104,6 +107,13 @@ class LimitedClaim:
             at = _next_check(self._tx, self._tx.limited_nodes.limits_of(self._tx, self._counts))
         return max(0.0, (at - self._tx.now_ms) / 1000)
 
+    def shares_with(self, node_id: int) -> list[int]:
+        """Return the nodes that share the count of a node, and may be behind it in the fair order."""
+        if not self._versions:
+            return []
+        first = self._versions.get(node_id, node_id)
+        return [each for each in (first, *self._versions) if self._versions.get(each, each) == first]
+
     def take(self, states: Iterable[Candidate]) -> None:
         """Record that the claim takes these of the chosen states. Call it in any case, also for none."""
         tx, slots = self._tx, self._slots
@@ -140,7 +150,8 @@ class LimitedClaim:
         others: list[Candidate] = []
         for state in due:
             pairs = pairs_of(state.limits)
-            if len(taken) == self._limit or of_node[state.node_id] == self._counts[state.node_id]:
+            node_id = self._versions.get(state.node_id, state.node_id)
+            if len(taken) == self._limit or of_node[node_id] == self._counts[node_id]:
                 others.append(state)
             elif any(limit not in slots.ids for limit, _ in pairs):
                 # To lock one more limit now might wait in a circle: this state is left to the next claim.
@@ -151,7 +162,7 @@ class LimitedClaim:
                 self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
             else:
                 used.update(pairs)
-                of_node[state.node_id] += 1
+                of_node[node_id] += 1
                 taken.append(state)
         return taken, blocked, others
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from exotrio._fields.declared import Declared, typed_inputs
+from exotrio.graph import split_name
 from exotrio.graph.placeholders import OutputRef
 from exotrio.manager.rules.branches import WHEN, never_taken
 from exotrio.manager.rules.problems import SECRETS, Problem, first_problems
@@ -49,7 +50,9 @@ def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registe
 def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[Problem]:
     for place in template.places:
         if (place.namespace, place.node_name) not in nodes:
-            text = f"{place.node_name!r} is not registered in namespace {place.namespace!r}"
+            name, version = split_name(place.node_name)
+            of_version = "" if version is None else f" of version {version!r}"
+            text = f"{name!r}{of_version} is not registered in namespace {place.namespace!r}"
             yield Problem(text, place.identifier)
     used = {place.index: nodes.get((place.namespace, place.node_name)) for place in template.places}
     for place in template.places:

@@ -26,7 +26,14 @@ from itertools import chain
 from exotrio._fields.declared import Declared, typed_inputs
 from exotrio._util.words import shortened
 from exotrio._wire.graphs import GraphBody
-from exotrio.graph import MAX_NAME, GraphNodeModel, RetryPolicyModel, UnitesStrategyEnum, WaitModel
+from exotrio.graph import (
+    MAX_NAME,
+    GraphNodeModel,
+    RetryPolicyModel,
+    UnitesStrategyEnum,
+    WaitModel,
+    split_name,
+)
 from exotrio.graph.placeholders import OutputRef, Piece, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.values import InputsByKey, inputs_by_key
 from exotrio.manager.rules.branches import WHEN, Branches, When, branch_problems
@@ -241,6 +248,13 @@ class Template:
                 )
             )
         return {target: tuple(unites) for target, unites in uniters.items()}
+
+    @cached_property
+    def version(self) -> str | None:
+        """The version of the code that its runs need; None for any. As its places name it: an earlier state
+        manager does not store it elsewhere."""
+        versions = (split_name(place.node_name)[1] for place in self.places)
+        return next(filter(None, versions), None)
 
     @cached_property
     def inputs_by_key(self) -> InputsByKey:

@@ -131,6 +131,7 @@ CREATE INDEX audit_by_target ON audit (target, id);
     # managers of this version start and deliver what earlier ones leave.
     # Runs that are started when another one ends with errors: a graph that asks for them is refused while
     # a state manager works that would not start them.
+    # Versions of code. Earlier managers know them by the names of nodes only, which is enough to keep to them.
     7: """
 ALTER TABLE runs ADD COLUMN parent_run INTEGER;
 DROP INDEX runs_by_template;
@@ -154,6 +155,8 @@ CREATE TABLE alerts (
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS NULL;
+ALTER TABLE templates ADD COLUMN version TEXT;
+CREATE INDEX templates_by_version ON templates (version) WHERE version IS NOT NULL;
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

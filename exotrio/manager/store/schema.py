@@ -57,9 +57,11 @@ CREATE TABLE templates (
     body TEXT NOT NULL,                  -- GraphBody without its secrets
     validation_status TEXT NOT NULL,
     validation_errors TEXT NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    version TEXT                         -- of the code that its runs need; NULL: any
 );
 CREATE INDEX templates_by_graph ON templates (graph);
+CREATE INDEX templates_by_version ON templates (version) WHERE version IS NOT NULL;
 
 CREATE TABLE secrets (
     graph INTEGER NOT NULL,

@@ -66,6 +66,13 @@ class VirtualTimes:
             self._known[node_id, priority] = turn, now + READ_AGAIN, now
             self._moved.add((node_id, priority))
 
+    def follow(self, node_id: int, priority: int, turn: int) -> None:
+        """Let a node be no further behind than another that the same runtimes claim, or its states would come
+        first until it has caught up. Not stored: it costs no statement, and the next claim does it again."""
+        known, until, since = self._known.get((node_id, priority), (0, -1.0, self._clock()))
+        if turn > known:
+            self._known[node_id, priority] = turn, until, since
+
     def write(self, executor: Executor, skip_locked: str) -> None:
         """Store those that moved since the last time, and delete turns of keys that they have passed.
 

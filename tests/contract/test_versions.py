@@ -1,0 +1,165 @@
+"""Graphs that name a version of the code, whose runs only runtimes of that version execute."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from exotrio.graph import pinned_name
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import A, B, claim, executed_item, item_for, report, results
+from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, ok, place, refused
+
+pytestmark = pytest.mark.deviates_from_stock("a stock server does not know versions")
+PLACES = [place("a", "b"), place("b", inputs={"x": "${{ a.outputs.v }}"})]
+
+
+def named(version: str | None, *nodes: str) -> list[str]:
+    """Return what a runtime of a version registers and claims."""
+    return [*nodes, *(pinned_name(node, version) for node in nodes if version)]
+
+
+async def register(api: Api, version: str | None, **inputs: list[str]) -> None:
+    """Register a and b, with these inputs, as a runtime of a version does."""
+    nodes = [
+        declare(name, inputs.get(node[-1], ["x"] if node == B else []), ["v", "w"])
+        for node in (A, B)
+        for name in named(version, node)
+    ]
+    ok(await api.register(nodes))
+
+
+async def take(api: Api, version: str | None, limit: int = 10, **options: Any) -> list[dict[str, Any]]:
+    return await claim(api, dict.fromkeys(named(version, A, B), limit), limit=limit, **options)
+
+
+async def deploy(api: Api, version: str | None, name: str = "graph", **fields: Any) -> Flow:
+    await register(api, version)
+    more = {} if version is None else {"version": version}
+    return await Flow.put(api, name, api.body(PLACES, **{"retry_policy": NO_RETRY, **more, **fields}))
+
+
+def along(**limits: int) -> dict[str, Any]:
+    fields = {"worker_id": "busy", "limits": limits, "limit": 10, "at_once": 10}
+    return {"claim": {**fields, "claim_id": str(uuid.uuid4())}}
+
+
+async def test_a_pinned_run_is_claimed_by_its_version_only_to_the_end(api: Api) -> None:
+    pinned = await deploy(api, "1", retry_policy=FAST_RETRY)
+    await register(api, "2")
+    run_id = await pinned.trigger()
+    for version in (None, "2"):
+        assert await take(api, version) == []
+    assert ok(await api.claim([A, B], 10))["states"] == []
+    (first,) = await take(api, "1")
+    assert await report(api, executed_item(first)) == ["ok"]
+    assert await take(api, "2") == []
+    (second,) = await take(api, "1")
+    # A retry, and a state that is given back.
+    assert await report(api, item_for(second, outcome="errored", error="once")) == ["ok"]
+    assert await take(api, "2", wait_ms=500) == []
+    (again,) = await take(api, "1", wait_ms=5_000)
+    assert again["lease"]["attempt"] == 2
+    assert results(
+        ok(await api.release(states=[{k: item_for(again)[k] for k in ("state_id", "token")}]))
+    ) == ["ok"]
+    assert await take(api, "2") == []
+    (again,) = await take(api, "1")
+    assert await report(api, executed_item(again)) == ["ok"]
+    assert ok(await api.native_run(run_id))["status"] == "SUCCESS"
+
+
+async def test_other_runs_are_claimed_by_any_version_and_v0(api: Api) -> None:
+    flow = await deploy(api, None)
+    await register(api, "1")
+    await register(api, "2")
+    for _ in range(4):
+        await flow.trigger()
+    taken = [*await take(api, None, 1), *await take(api, "1", 1), *await take(api, "2", 1)]
+    assert [state["node_name"] for state in taken] == [A, A, A]
+    assert len(ok(await api.claim([A], 10))["states"]) == 1
+
+
+async def test_what_follows_is_claimed_in_the_request_that_reports(api: Api) -> None:
+    pinned = await deploy(api, "1")
+    await register(api, "2")
+    await pinned.trigger()
+    (first,) = await take(api, "1")
+    limits = dict.fromkeys(named("2", A, B), 10)
+    assert ok(await api.outcomes(executed_item(first), along(**limits)))["states"] == []
+    await pinned.trigger()
+    first = next(state for state in await take(api, "1") if state["identifier"] == "a")
+    limits = dict.fromkeys(named("1", A, B), 10)
+    reply = ok(await api.outcomes(executed_item(first), along(**limits)))
+    assert [state["identifier"] for state in reply["states"]] == ["b"]
+
+
+async def test_pinned_and_other_states_share_the_limit_and_the_turns_of_their_node(api: Api) -> None:
+    pinned = await deploy(api, "1")
+    other = await deploy(api, None, "other")
+    for _ in range(6):
+        await pinned.trigger()
+    for _ in range(6):
+        await other.trigger()
+    limits = {A: 2, pinned_name(A, "1"): 2}
+    assert len(await claim(api, limits, limit=50)) == 2, "of the node, not of each of its names"
+    taken = await take(api, "1", 8)
+    assert len(taken) == 8
+    assert {state["graph_name"] for state in taken} == {"graph", "other"}
+
+
+async def test_a_later_registration_leaves_a_pinned_run_its_fields_and_secrets(api: Api) -> None:
+    nodes = [declare(name, [], ["v"], ["old"]) for name in named("1", A)]
+    ok(await api.register(nodes))
+    body = api.body([place("a")], secrets={"old": "1", "new": "2"}, version="1")
+    flow = await Flow.put(api, "graph", body)
+    await flow.trigger()
+    ok(await api.register([declare(name, ["n"], ["m"], ["new"]) for name in named("2", A)]))
+    await flow.trigger()
+    (first, _) = await take(api, "1")
+    secrets = ok(await api.secrets(first["state_id"], first["lease"]["token"]))["secrets"]
+    assert secrets == {"old": "1"}
+    assert await report(api, executed_item(first, {"v": "1"})) == ["ok"]
+
+
+async def test_a_graph_is_stored_only_for_a_version_that_is_registered(api: Api) -> None:
+    await register(api, "1")
+    shown = ok(await api.put_graph("graph", api.body(PLACES, version="2")), 201)
+    assert shown["validation_status"] == "INVALID"
+    assert any("'2'" in error for error in shown["validation_errors"]), shown["validation_errors"]
+    shown = ok(await api.put_graph("graph", api.body(PLACES, version="1")), 201)
+    assert (shown["validation_status"], shown["version"]) == ("VALID", "1")
+    # As it is shown, it can be stored again, also with another version.
+    stored = {key: shown[key] for key in ("nodes", "version")}
+    again = ok(await api.put_graph("graph", {"secrets": {}, **stored}), 201)
+    assert again["nodes"] == shown["nodes"]
+    await register(api, "3")
+    again = ok(await api.put_graph("graph", {"secrets": {}, **stored, "version": "3"}), 201)
+    assert [node["node_name"] for node in again["nodes"]] == [pinned_name(node, "3") for node in (A, B)]
+    assert "'no version'" in refused(
+        await api.put_graph("graph", api.body(PLACES, version="no version")), 422
+    )
+
+
+async def test_a_run_keeps_its_version_when_the_graph_gets_another(api: Api) -> None:
+    flow = await deploy(api, "1")
+    await flow.trigger()
+    await deploy(api, "2")
+    await flow.trigger()
+    assert len(await take(api, "2")) == 1
+    assert len(await take(api, "1")) == 1
+
+
+async def test_a_pause_of_a_node_is_one_of_all_its_versions(api: Api) -> None:
+    flow = await deploy(api, "1")
+    await flow.trigger()
+    ok(await api.native("POST", f"node/{A}/pause"))
+    assert await take(api, "1") == []
+    later = await deploy(api, "2")
+    await later.trigger()
+    assert await take(api, "2") == []
+    ok(await api.native("POST", f"node/{A}/resume"))
+    assert (len(await take(api, "1")), len(await take(api, "2"))) == (1, 1)

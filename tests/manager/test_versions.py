@@ -1,0 +1,52 @@
+"""Runs that need a version of the code: the order of their states, with state managers of both engines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from uuid import uuid4
+
+import pytest
+
+from exotrio.graph import pinned_name
+from exotrio.manager.store import virtual_times
+from tests.contract.api import Api
+from tests.contract.flow import Flow
+from tests.contract.native import OK, B, claim, executed_item, report
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
+from tests.support.manager import ENGINES, open_two
+
+F = node_name("f")
+PLACES = [place("f", "b"), place("b")]
+
+
+async def deploy(api: Api, name: str, version: str | None) -> None:
+    fields = {} if version is None else {"version": version}
+    await Flow.put(api, name, api.body(PLACES, retry_policy=NO_RETRY, **fields))
+
+
+async def fan_out(api: Api, graph: str, states: int) -> str:
+    """Trigger a run with so many states of b, and return its id."""
+    run_id = str(uuid4())
+    ok(await api.native_trigger(graph, run_id))
+    (first,) = await claim(api, {F: 1, pinned_name(F, "1"): 1}, run_id=run_id)
+    assert await report(api, executed_item(first, *[OK] * states)) == ["ok"]
+    return run_id
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_node_and_its_version_have_their_turns_together(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
+    async with open_two(engine) as (one, _):
+        api = one.api
+        nodes = [name for node in (F, B) for name in (node, pinned_name(node, "1"))]
+        ok(await api.register([declare(name, [], ["v", "w"]) for name in nodes]))
+        await deploy(api, "any", None)
+        await deploy(api, "pinned", "1")
+        await fan_out(api, "any", 30)
+        both = {B: 30, pinned_name(B, "1"): 30}
+        assert len(await claim(api, both, limit=30)) == 30
+        runs = [await fan_out(api, graph, 20) for graph in ("any", "pinned")]
+        taken = Counter(state["run_id"] for state in await claim(api, both, limit=20))
+        assert taken == dict.fromkeys(runs, 10), "neither comes first because it was not claimed before"

@@ -1,0 +1,120 @@
+"""Runtimes of several versions at one state manager: a run that needs a version runs on no other."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from exotrio import BaseNode, ConfigurationError, Graph, GraphInvalid, Runtime, StateManager
+from exotrio._shared.settings import CODE_VERSION_VARIABLE
+from exotrio._wire.vocabulary import RunStatus
+from exotrio.graph import pinned_name
+from exotrio.manager import embedded
+from tests.support.doubles import running
+
+DONE = RunStatus.SUCCESS
+
+
+def nodes_of(code: str, done: Counter[tuple[str, str]], item: str = "item") -> list[type[BaseNode]]:
+    """The nodes of a version, which note the version and the graph that they ran for."""
+
+    class Plan(BaseNode):
+        class Inputs(BaseModel):
+            graph: str
+
+        class Outputs(BaseModel):
+            graph: str
+
+        async def execute(self) -> list[Outputs]:
+            done[code, self.inputs.graph] += 1
+            return [self.Outputs(graph=self.inputs.graph)] * 20
+
+    class Work(BaseNode):
+        concurrency = 2
+
+        class Inputs(BaseModel):
+            graph: str
+
+        async def execute(self) -> None:
+            await trio.sleep(0.1)
+            done[code, self.inputs.graph] += 1
+
+    return [Plan, Work]
+
+
+def graph_of(name: str, nodes: list[type[BaseNode]], version: str | None = None) -> Graph:
+    graph = Graph(name, namespace="ns", version=version)
+    plan, work = nodes
+    graph.add(work, graph=graph.add(plan, graph=name).graph)
+    return graph
+
+
+async def test_each_run_runs_on_the_version_that_its_graph_names(autojump_clock: MockClock) -> None:
+    done: Counter[tuple[str, str]] = Counter()
+    one, two = nodes_of("1", done), nodes_of("2", done)
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(transport, *one, version="1", registered=True),
+        running(transport, *two, version="2", registered=True),
+    ):
+        graphs = graph_of("old", one, "1"), graph_of("new", two, "2"), graph_of("any", two)
+        for graph in graphs:
+            await manager.upsert_graph(graph)
+        runs = [(await manager.trigger(graph.name))["run_id"] for graph in graphs for _ in range(3)]
+        for run in runs:
+            assert (await manager.wait(run)).status is DONE
+    assert {key for key in done if key[1] != "any"} == {("1", "old"), ("2", "new")}
+    assert done["1", "old"] == done["2", "new"] == 63
+    assert done["1", "any"]
+    assert done["2", "any"]
+
+
+async def test_a_runtime_without_a_version_runs_no_pinned_state_and_a_later_one_does(
+    autojump_clock: MockClock,
+) -> None:
+    done: Counter[tuple[str, str]] = Counter()
+    async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
+        nodes = nodes_of("1", done)
+        async with running(transport, *nodes, version="1", registered=True):
+            await manager.upsert_graph(graph_of("old", nodes, "1"))
+        run = (await manager.trigger("old"))["run_id"]
+        async with running(transport, *nodes_of("none", done), registered=True):
+            await trio.sleep(60)
+            assert not done
+        async with running(transport, *nodes, version="1", registered=True):
+            assert (await manager.wait(run)).status is DONE
+    assert set(done) == {("1", "old")}
+
+
+async def test_a_version_comes_from_the_environment_and_is_checked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CODE_VERSION_VARIABLE, "2026.11.2")
+    nodes = nodes_of("1", Counter())
+    async with embedded(":memory:") as transport:
+        async with running(transport, *nodes, registered=True) as runtime:
+            assert runtime.version == "2026.11.2"
+        async with running(transport, *nodes, version="1", registered=True) as runtime:
+            assert runtime.version == "1", "the argument comes first"
+        monkeypatch.setenv(CODE_VERSION_VARIABLE, "a b")
+        with pytest.raises(ConfigurationError, match=f"{CODE_VERSION_VARIABLE} is not a version: 'a b'"):
+            await Runtime("ns", "rt", nodes, transport=transport).run()
+        with pytest.raises(ConfigurationError, match="version is not a version: ''"):
+            Runtime("ns", "rt", nodes, transport=transport, version="")
+
+
+async def test_over_v0_the_nodes_of_the_version_are_not_registered(autojump_clock: MockClock) -> None:
+    nodes = nodes_of("1", Counter())
+    async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
+        async with running(transport, *nodes, version="1", link="v0", registered=True):
+            assert {node.name for node in await manager.nodes()} == {"Plan", "Work"}
+            with pytest.raises(GraphInvalid, match="of version '1' is not registered"):
+                await manager.upsert_graph(graph_of("old", nodes, "1"))
+        async with running(transport, *nodes, version="1", registered=True):
+            names = {node.name for node in await manager.nodes()}
+    assert names == {"Plan", "Work", pinned_name("Plan", "1"), pinned_name("Work", "1")}
