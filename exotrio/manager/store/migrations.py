@@ -131,7 +131,7 @@ CREATE INDEX audit_by_target ON audit (target, id);
     # managers of this version start and deliver what earlier ones leave.
     # Runs that are started when another one ends with errors: a graph that asks for them is refused while
     # a state manager works that would not start them.
-    # Versions of code. Earlier managers know them by the names of nodes only, which is enough to keep to them.
+    # Versions of code. Earlier managers know them by the names of nodes, which is enough to keep to them.
     7: """
 ALTER TABLE runs ADD COLUMN parent_run INTEGER;
 DROP INDEX runs_by_template;
