@@ -528,7 +528,10 @@ async def test_the_charges_keep_within_the_limits_of_the_guide() -> None:
 
 
 async def test_the_version_of_the_guide_is_in_the_nodes_of_the_graph() -> None:
-    nodes = "from exotrio import Runtime\n\nclass Pack(BaseNode):\n    async def execute(self): ...\n\nclass Send(Pack): ...\n"
+    nodes = "from exotrio import Runtime\n"
+    nodes += "".join(
+        f"class {name}(BaseNode):\n    async def execute(self): ...\n" for name in ("Pack", "Send")
+    )
     names = execute(block(GUIDE, 'nodes=[Pack, Send], version="2026.11.2")'), before=FROM + nodes)
     assert names["runtime"].version == names["graph"].version == "2026.11.2"
 
