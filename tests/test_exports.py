@@ -31,7 +31,7 @@ AddedKey BrokenRuns Change ChangePage
 Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
 KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
-RegisteredNode ReleaseCheck ReleaseRequest
+RegisteredNode RelatedRun ReleaseCheck ReleaseRequest
 ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail
 StateEdge StateEvent StateHistory StateHolder

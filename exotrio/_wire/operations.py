@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field
 from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds, Uuid
 from exotrio._wire.native import LogLine
-from exotrio._wire.runs import StateTimes, WaitReason
+from exotrio._wire.runs import RelatedRun, StateTimes, WaitReason
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
 
@@ -252,6 +252,7 @@ class StateHistory(StateDetail, StateTimes):
             with all that follows them, when it is retried.
         condition: The branch that led to it, if that was taken under a condition.
         branches: The branches after it, if it succeeded.
+        children: Runs that it started, and for whose end it waits or waited; a hundred of them.
     """
 
     data: dict[str, Any] | None
@@ -274,6 +275,7 @@ class StateHistory(StateDetail, StateTimes):
     runs_again: list[str] = Field(default_factory=list)
     condition: StateBranch | None = None
     branches: list[StateBranch] = Field(default_factory=list)
+    children: list[RelatedRun] = Field(default_factory=list)
 
     def attempt_text(self, allowed: int | None = None) -> str:
         """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``.

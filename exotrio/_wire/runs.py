@@ -9,7 +9,15 @@ from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds, TraceContext, Uuid
 from exotrio._wire.limits import LimitWait
 from exotrio._wire.v0 import AnyStatus, RunKey, RunSummary, TriggerRequest
-from exotrio._wire.vocabulary import FAILED, MAX_WAIT_MS, MAX_WEIGHT, MIN_WEIGHT, RETRIED, Priority
+from exotrio._wire.vocabulary import (
+    FAILED,
+    MAX_WAIT_MS,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    RETRIED,
+    Priority,
+    RunStatus,
+)
 
 
 def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
@@ -167,18 +175,66 @@ def event_wait_text(seconds: float, *, ended: bool, no_event: bool) -> str:
     return f"{text}: {NO_EVENT}" if no_event else text
 
 
+class RelatedRun(Body):
+    """A run that started another one, or that another one started.
+
+    Fields:
+        run_id, graph_name, status: Those of the run; of one that could not be started, only the graph.
+        origin: ``graph`` (a state started it, and waits for its end) or ``failure`` (the failure of a run).
+        state_id, identifier: The state that started the other one, or the first that had failed.
+        created_at, finished_at, cancelled_at: When it was created, when it ended, and when it was cancelled.
+        problem: Why it could not be started.
+    """
+
+    run_id: str | None = None
+    graph_name: str
+    status: RunStatus | None = None
+    origin: str
+    state_id: str | None = None
+    identifier: str | None = None
+    created_at: Moment | None = None
+    finished_at: Moment | None = None
+    cancelled_at: Moment | None = None
+    problem: str | None = None
+
+    @property
+    def word(self) -> str:
+        """Its status, as pages and commands show it."""
+        if self.status is None:
+            return "not started"
+        if self.cancelled_at is not None:
+            return "cancelled"
+        return "running" if self.status is RunStatus.PENDING else self.status.value.lower()
+
+    @property
+    def cause(self) -> str:
+        """What started the one of both that came later, in words."""
+        place = f"{self.identifier} ({self.state_id})" if self.state_id else "a state"
+        return f"failed: {place}" if self.origin == FAILURE else place
+
+
+FAILURE = "failure"
+"""The origin of a run that another one started by failing."""
+
+
 class Run(RunSummary, StateTimes):
     """One run with its counts per place, in the order of the graph's nodes.
 
     Fields:
         missing: What its result lacks because states failed, a text for each node, or that it was cancelled;
             empty if neither.
+        parent: The run that started it, if it exists.
+        children: Runs that it started: failed ones first, then those that have not ended; a hundred of them.
+        children_count: How many it started.
 
     Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
     reported, and if it has more than 20,000 states.
     """
 
     nodes: list[NodeCounts]
+    parent: RelatedRun | None = None
+    children: list[RelatedRun] = Field(default_factory=list)
+    children_count: int = 0
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -165,10 +165,13 @@ class RunSummary(Body):
         priority, weight, fair_key: In which order its states are claimed, as in ``trigger``.
         started_by: The name of the key that started it, as in ``Change.who``; None if a schedule did, or if
             that is not known.
+        origin: What triggered it: ``api``, ``dashboard``, ``schedule``, ``graph`` (a state of another run,
+            which waits for its end) or ``failure`` (another run ended with errors); None if not known.
+        parent_run_id: That other run; None if there is none, or if it was deleted.
         idle: Seconds for which it had ended and waited to be retried.
         duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    In lists of a v0 server ``pruned_count`` is 0. From it, the last eight are the defaults, and
+    In lists of a v0 server ``pruned_count`` is 0. From it, the last ten are the defaults, and
     ``finished_at`` and ``duration`` are None.
     """
 
@@ -190,6 +193,8 @@ class RunSummary(Body):
     weight: float = 1.0
     fair_key: str | None = None
     started_by: str | None = None
+    origin: str | None = None
+    parent_run_id: str | None = None
     idle: Seconds = Field(default=0.0, alias="idle_ms")
 
     @computed_field(alias="duration_ms")  # type: ignore[prop-decorator]

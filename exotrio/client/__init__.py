@@ -66,6 +66,7 @@ from exotrio._wire.releases import BrokenRuns as BrokenRuns
 from exotrio._wire.releases import ReleaseCheck as ReleaseCheck
 from exotrio._wire.releases import ReleaseRequest as ReleaseRequest
 from exotrio._wire.runs import NodeCounts as NodeCounts
+from exotrio._wire.runs import RelatedRun as RelatedRun
 from exotrio._wire.runs import Run as Run
 from exotrio._wire.runs import WaitReason as WaitReason
 from exotrio._wire.stops import StopList as StopList

@@ -319,7 +319,7 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
         "no_event": False,
     }
     detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500, "for_event_ms": None}
-    detail |= {"condition": None, "branches": []}
+    detail |= {"condition": None, "branches": [], "children": []}
     server = Server(native=True).on("GET s", answer(200, detail))
     state = await server.client.history("s")
     assert state.created_at == datetime(2026, 1, 31, 12, microsecond=123_000, tzinfo=UTC)

@@ -11,8 +11,8 @@ from itertools import chain
 import click
 
 from exotrio._util.times import format_duration, iso_time
-from exotrio._util.words import plural
-from exotrio._wire.runs import times_text
+from exotrio._util.words import one_line, plural
+from exotrio._wire.runs import FAILURE, times_text
 from exotrio._wire.vocabulary import ERRORED, Priority
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, connection
@@ -23,6 +23,7 @@ from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, print_message, table
 from exotrio.client import (
     Change,
+    RelatedRun,
     Run,
     RunRetry,
     RunStatus,
@@ -77,6 +78,7 @@ def ls(
         "pruned": [str(run.pruned_count or "") for run in runs],
         "priority": [str(run.priority) for run in runs],
         "key": [run.key or "" for run in runs],
+        "started by": [_parent(run) for run in runs],
     }
     used = {name: column for name, column in texts.items() if {*column} - {"", Priority.NORMAL}}
     connection.print_list(
@@ -95,7 +97,10 @@ def show(run_id: str, connection: Connection) -> None:
     """Show the progress of a run by node, and what failed.
 
     JSON: run_id, graph_name, status, created_at, finished_at, cancelled_at, key, priority, weight, fair_key
-    (in which order its states are claimed), started_by (the name of a key, or null), duration_ms (null
+    (in which order its states are claimed), started_by (the name of a key, or null), origin (api, dashboard,
+    schedule, graph or failure), parent_run_id (of the run that started it), parent (that run: run_id,
+    graph_name, status, state_id, identifier), children (runs that it started, as parent, with created_at,
+    finished_at, and problem, if one could not be started), children_count, duration_ms (null
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms,
     buffered_ms, ran_ms and held_ms (averages of its states, or null), success_count (with those that are
     PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count), errored_count,
@@ -273,6 +278,15 @@ def _as_lines(run: Run) -> Iterator[str]:
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:
         yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
+    if run.parent is not None:
+        yield f"started by run {run.parent.run_id} of graph {run.parent.graph_name}: {run.parent.cause}"
+    elif run.origin == FAILURE:
+        yield "started by the failure of a run that was deleted since"
+    if run.children:
+        more = run.children_count - len(run.children)
+        left_out = f", of which {more:,} are not shown" if more else ""
+        yield f"started {plural(run.children_count, 'run')}{left_out}:"
+        yield from table(("run", "graph", "status", "by"), [_child(child) for child in run.children])
     if run.missing:
         so_far = " so far" if run.status is RunStatus.PENDING else ""
         yield f"its result is partial{so_far}: {'; '.join(run.missing)}"
@@ -287,6 +301,11 @@ def _as_lines(run: Run) -> Iterator[str]:
             yield f"not reached: {node.identifier}: {node.not_reached}"
 
 
+def _child(child: RelatedRun) -> tuple[str, ...]:
+    status = f"not started: {one_line(child.problem)}" if child.problem else str(child.status)
+    return (child.run_id or "", child.graph_name, status, child.cause)
+
+
 def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
     lines = [f"failed: {state.identifier} ({state.id}): {error_message(state.error)}" for state in failed]
     if run.errored_count > len(failed):
@@ -298,6 +317,12 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
 def _status(run: RunSummary) -> str:
     more = " (cancelled)" if run.cancelled_at else " (waiting)" if run.only_waits else ""
     return run.status.value + more
+
+
+def _parent(run: RunSummary) -> str:
+    if run.parent_run_id is None:
+        return ""
+    return f"failure of run {run.parent_run_id}" if run.origin == FAILURE else f"run {run.parent_run_id}"
 
 
 def _row(run: RunSummary) -> tuple[str, ...]:

@@ -293,6 +293,7 @@ def _history(state: StateHistory) -> list[str]:
     lines = _values("pruned with", state.data or {})
     if state.waits_for:
         lines.append(state.waits_for.text)
+    lines += [f"started run {each.run_id} of graph {each.graph_name}: {each.word}" for each in state.children]
     if state.holder:
         ttl = "" if state.holder.ttl is None else f", lease for {state.holder.ttl:.0f} s"
         stage = f", {state.stage}" if state.stage else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from exotrio._util.words import shortened
+from exotrio._wire.runs import FAILURE
 from exotrio.manager.engine.failures import ALERTS, given
 from exotrio.manager.engine.graphs import find_graph
-from exotrio.manager.engine.triggers import FAILURE, NewRun, Parent, trigger
+from exotrio.manager.engine.triggers import NewRun, Parent, trigger
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects

@@ -34,8 +34,8 @@ MAX_NAMED = 100
 MAX_TOGETHER = 16
 """Limit of the inputs of the root states of runs that are started together, as a multiple of the limit of one
 state. A graph could otherwise give each of them the same large value, all in one transaction."""
-API, DASHBOARD, SCHEDULE, GRAPH, FAILURE = "api", "dashboard", "schedule", "graph", "failure"
-"""What triggers runs; the last two are a state (``Parent``), and the failure of another run (``alerts``)."""
+API, DASHBOARD, SCHEDULE, GRAPH = "api", "dashboard", "schedule", "graph"
+"""What triggers runs; the last one is a state (``Parent``). The failure of a run does, too: ``FAILURE``."""
 
 
 class Parent(NamedTuple):

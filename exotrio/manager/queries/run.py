@@ -14,6 +14,7 @@ from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
 from exotrio.manager.engine.unites import ran_before
 from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
+from exotrio.manager.queries.related import children_of, parent_of
 from exotrio.manager.queries.runs import run_size, summarize_run
 from exotrio.manager.queries.waiting import Node, event_reasons_in, reasons_in
 from exotrio.manager.rules.template import Place, Template
@@ -151,8 +152,16 @@ def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
         }
         for place in view.template(run["template"]).places
     ]
-    missing = missing_in(view, run, counts)
-    return {**summarize_run(run), **_average_times(view, run), "nodes": nodes, "missing": missing}
+    parent, (children, total) = parent_of(view, run), children_of(view, run)
+    return {
+        **summarize_run(run),
+        **_average_times(view, run),
+        "nodes": nodes,
+        "missing": missing_in(view, run, counts),
+        "parent": parent and parent.model_dump(mode="json"),
+        "children": [child.model_dump(mode="json") for child in children],
+        "children_count": total,
+    }
 
 
 def _waits_for(

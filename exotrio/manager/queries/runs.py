@@ -32,7 +32,8 @@ READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {
     *("pruned_count", "finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
-    *("priority", "weight", "fair_key", "for_event_count", "started_by"),
+    *("priority", "weight", "fair_key", "for_event_count", "started_by", "origin"),
+    "parent_run_id",
 }
 """Fields of a run that v0 does not show."""
 
@@ -80,6 +81,8 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "weight": weight_of(run["share"]),
         "fair_key": run["fair_key"],
         "started_by": run["started_by"],
+        "origin": run["origin"],
+        "parent_run_id": run["parent_run_id"],
         "idle_ms": run["idle"],
         "duration_ms": run["finished_at"]
         # The clock may have been set back.
@@ -214,7 +217,7 @@ def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     if query.key is not None:
         where.add("key = ? AND key IS NOT NULL", query.key)
         # SQLite would otherwise search all runs of the namespace, in the order of the page.
-        source = RUNS.replace(" FROM runs ", " FROM runs INDEXED BY runs_by_key ")
+        source = RUNS.replace(" FROM runs JOIN ", " FROM runs INDEXED BY runs_by_key JOIN ")
     if query.status is not None:
         where.add(_STATUS[query.status])
     if query.since is not None:

@@ -31,6 +31,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.queries.branches import branches_of, condition_of
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
+from exotrio.manager.queries.related import started_by
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.state_times import spent_fields
 from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, MAX_SEARCHED, MAX_SEQ, RERUN
@@ -54,7 +55,7 @@ def newest_event(view: View, state: Row | None = None) -> int | None:
 def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_id: str) -> StateDetail:
     """Return one state in full; all four values must match."""
     state = find_state(view, namespace, state_id)
-    shown = state and StateDetail(**_detail(view, state))
+    shown = state and StateDetail(**_detail(view, state, _run_of(view, state)))
     if not shown or shown.run_id != run_id or shown.graph_name != graph_name:
         raise NotFound(f"there is no state {state_id!r} in this run, graph and namespace")
     return shown
@@ -67,7 +68,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
-    stages = stages_among(view, {state["seq"]: state["status"]})
+    run, stages = _run_of(view, state), stages_among(view, {state["seq"]: state["status"]})
     reason = None
     node = state["namespace"], state["name"]
     if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
@@ -77,7 +78,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         waiting = Waiting(view, state["namespace"], now)
         reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limit)
     return StateHistory(
-        **{**_detail(view, state), "status": shown_status(state["status"], state["lane"])},
+        **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent_fields(state, view.now_ms, stages),
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
@@ -109,12 +110,16 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         else [],
         condition=condition_of(view, state),
         branches=branches_of(view, state),
+        children=started_by(view, state) if run["has_children"] else [],
     )
 
 
-def _detail(view: View, state: Row) -> dict[str, Any]:
+def _run_of(view: View, state: Row) -> Row:
+    return view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
+
+
+def _detail(view: View, state: Row, run: Row) -> dict[str, Any]:
     """Return the fields of a ``StateDetail``."""
-    run = view.one(RUNS + " WHERE runs.id = ?", (state["run"],))
     places = view.template(run["template"]).places
     ancestors = [
         (places[row["place"]].identifier, view.state_id(row["seq"])) for row in chain(view, state["parent"])

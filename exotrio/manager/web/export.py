@@ -16,6 +16,7 @@ from markupsafe import Markup
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.load import stages_among
+from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
 from exotrio.manager.queries.run_detail import (
     choose_states,
@@ -75,6 +76,7 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
     )
     events, more_events = events_of(view, run, template, MAX_EVENTS)
     events = [{**event, "worker": texts.begin(event["worker"] or "")} for event in events]
+    children, total = children_of(view, run)
     summary = read_run(run)
     summary.key = texts.begin(summary.key) if summary.key and values else None
     sheet = style() + style("export.css")
@@ -106,10 +108,11 @@ def export_run(view: View, namespace: str, run_id: str, cipher: Cipher, *, value
         linked=False,
         picked=picked,
         values=values,
-        beginning=beginning_of(view, run, template, texts, values=values),
+        beginning=beginning_of(view, run, template, texts, values=values, linked=False),
         result=results_of(view, run, template, by_place, texts, href) if values else None,
         masked=len(secrets),
         unknown_secrets=unknown,
+        children={"runs": children, "total": total},
         events=events,
         more_events=more_events,
     )

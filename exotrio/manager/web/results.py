@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from exotrio.manager.engine.states import SUCCESS
+from exotrio.manager.queries.related import parent_of
 from exotrio.manager.queries.run import missing_in
 from exotrio.manager.queries.run_detail import first_state, last_successes, read_states, store_of
 from exotrio.manager.rules.template import Template
@@ -19,12 +20,16 @@ MAX_STATES = 3
 """States of each of them."""
 
 
-def beginning_of(view: View, run: Row, template: Template, texts: ShownTexts, *, values: bool) -> Data:
+def beginning_of(
+    view: View, run: Row, template: Template, texts: ShownTexts, *, values: bool, linked: bool
+) -> Data:
     """Return what triggered a run, and its inputs and store; without ``values`` only names in the store."""
     (state,) = read_states(view, [first_state(view, run)])
     store = store_of(view, run, template)
     return {
         "origin": run["origin"],
+        "parent": parent_of(view, run),
+        "linked": linked,
         "started_by": run["started_by"],
         "root": template.root.identifier,
         "inputs": texts.values(state["inputs"], state["inputs_size"]) if values else [],

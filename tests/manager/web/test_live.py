@@ -103,7 +103,7 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
 async def test_changed_fragments_are_sent_as_events(office: Office) -> None:
     flow = await Flow.start(office.api, place("work"))
     async with office.listening(f"/ns/{NAMESPACE}/runs/{flow.run_id}") as page:
-        every = {"summary", "waits", "faults", "result", "graph", "timeline", "states", "events"}
+        every = {"summary", "waits", "faults", "result", "children", "graph", "timeline", "states", "events"}
         assert await page.changed() == every, "first all, since the page may be older than the stream"
         await flow.run("work")
         received: set[str] = set()

@@ -14,6 +14,7 @@ from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.events import waits_in
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
+from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import (
     counts_of,
     failed_with_checkpoint,
@@ -100,6 +101,10 @@ class _Run:
         texts = ShownTexts(())
         result = results_of(self.view, self.run, self.template, self.counts, texts, self.to_state)
         return {"result": result, "linked": True}
+
+    def children(self) -> Data:
+        children, total = children_of(self.view, self.run)
+        return {"children": {"runs": children, "total": total}, "linked": True}
 
     def graph(self) -> Data:
         run, places = self.run, self.template.places
@@ -211,6 +216,7 @@ FRAGMENTS = {
     "waits": _Run.waits,
     "faults": _Run.faults,
     "result": _Run.result,
+    "children": _Run.children,
     "graph": _Run.graph,
     "timeline": _Run.timeline,
     "states": _Run.states,
@@ -222,7 +228,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     run = _Run(view, request)
     beginning = None
     if "page" in parts:
-        beginning = beginning_of(view, run.run, run.template, ShownTexts(()), values=True)
+        beginning = beginning_of(view, run.run, run.template, ShownTexts(()), values=True, linked=True)
     return {
         "page": {
             "title": f"{run.run['graph_name']} {request.params['run_id'][:8]}",
@@ -259,6 +265,7 @@ def versions(view: View, request: PageRequest) -> dict[str, object]:
         else None,
         "faults": (failed, run["cancelled_at"], view.now_ms // 30_000 if run["pending"] else None),
         "result": ([each.get(SUCCESS) for each in state[0].values()], failed, run["finished_at"]),
+        "children": [(child.run_id, child.word, child.problem) for child in children_of(view, run)[0]],
         "graph": (
             state,
             # Heartbeats tell which of the claimed states run.
@@ -279,6 +286,7 @@ PAGE = Page(
         "waits": Fragment(),
         "faults": Fragment(pace=2.0),
         "result": Fragment(pace=2.0),
+        "children": Fragment(pace=1.0),
         "graph": Fragment(),
         "timeline": Fragment(pace=1.0),
         "states": Fragment(pace=0.5),

@@ -1,0 +1,92 @@
+"""Runs that started other runs: by a state that runs a graph, or by failing (``Graph.on_failure``)."""
+
+from __future__ import annotations
+
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.runs import FAILURE, RelatedRun
+from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.queries.runs import status_of
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+MAX_SHOWN = 100
+"""Runs that are shown of those that one run, or one state, started."""
+
+
+def parent_of(view: View, run: Row) -> RelatedRun | None:
+    """Return the run that started a run, with the state that did; None if there is none, or not any more."""
+    if run["parent_run_id"] is None:
+        return None
+    above = view.one(RUNS + " WHERE runs.id = ?", (run["parent_run"],))
+    return _related(view, above, started=run, above=above)
+
+
+def children_of(view: View, run: Row) -> tuple[list[RelatedRun], int]:
+    """Return runs that a run started, and how many it started; also those that it could not start."""
+    children = _unstarted(view, run)
+    total = len(children)
+    if run["has_children"]:
+        rows = view.execute(
+            f"{RUNS} WHERE runs.parent_run = ? ORDER BY CASE WHEN runs.errored > 0 THEN 0"
+            " WHEN runs.pending > 0 THEN 1 ELSE 2 END, runs.id LIMIT ?",
+            (run["id"], MAX_SHOWN),
+        ).fetchall()
+        children += [_related(view, row, started=row, above=run) for row in rows]
+        total += view.one("SELECT count(*) AS number FROM runs WHERE parent_run = ?", (run["id"],))["number"]
+    return children, total
+
+
+def started_by(view: View, state: Row) -> list[RelatedRun]:
+    """Return runs that a state started."""
+    rows = view.execute(
+        f"{RUNS} WHERE runs.parent_state = ? ORDER BY runs.id LIMIT ?", (state["seq"], MAX_SHOWN)
+    ).fetchall()
+    return [_related(view, row, started=row, above=None) for row in rows]
+
+
+def _unstarted(view: View, run: Row) -> list[RelatedRun]:
+    """Return the runs that a run was to start by failing, and why each could not be started."""
+    template = view.template(run["template"])
+    if template.body.on_failure is None:
+        return []
+    rows = view.execute(
+        "SELECT state, at, problem FROM alerts WHERE run = ? AND problem IS NOT NULL ORDER BY number",
+        (run["id"],),
+    )
+    return [
+        RelatedRun(
+            graph_name=template.body.on_failure,
+            origin=FAILURE,
+            state_id=view.state_id(row["state"]),
+            created_at=from_unix_ms(row["at"]),
+            problem=row["problem"],
+        )
+        for row in rows
+    ]
+
+
+def _related(view: View, run: Row, *, started: Row, above: Row | None) -> RelatedRun:
+    """Return one of two runs, of which ``above`` started ``started``, with the state that did."""
+    state = None if above is None else _starting_state(view, started)
+    template = None if above is None else view.template(above["template"])
+    return RelatedRun(
+        run_id=run["run_id"],
+        graph_name=run["graph_name"],
+        status=status_of(run),
+        origin=started["origin"],
+        state_id=None if state is None else view.state_id(state["seq"]),
+        identifier=None if state is None or template is None else template.places[state["place"]].identifier,
+        created_at=from_unix_ms(run["created_at"]),
+        finished_at=from_unix_ms(run["finished_at"]),
+        cancelled_at=from_unix_ms(run["cancelled_at"]),
+    )
+
+
+def _starting_state(view: View, started: Row) -> Row | None:
+    """Return the state (seq, place) that started a run, or the first of those whose failure did."""
+    if started["origin"] != FAILURE:
+        return view.row("SELECT seq, place FROM states WHERE seq = ?", (started["parent_state"],))
+    return view.row(
+        "SELECT seq, place FROM alerts JOIN states ON seq = state WHERE alerts.run = ? AND started = ?",
+        (started["parent_run"], started["run_id"]),
+    )

@@ -1,0 +1,106 @@
+"""Runs that started others, and those that were started: on pages, in the API and in exports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.contract.flow import Flow
+from tests.support.helpers import NO_RETRY, eventually, ok, place
+from tests.support.web import NAMESPACE, Site, open_site, text_of
+
+BASE = f"/ns/{NAMESPACE}"
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with open_site() as site:
+        yield site
+
+
+async def failed(site: Site) -> tuple[Flow, str]:
+    """Return a run that failed and is to start one of ``alert``, and the state that failed."""
+    await Flow.deploy(site.api, place("tell", inputs={"error": ""}), graph="alert", retry_policy=NO_RETRY)
+    work = await Flow.deploy(site.api, place("ship"), graph="work", on_failure="alert", retry_policy=NO_RETRY)
+    await work.trigger()
+    return work, await work.fail("ship", times=1, error="no stock")
+
+
+async def shown(site: Site, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = ok(await site.api.native_run(run_id))
+    return run
+
+
+async def alert_of(site: Site, work: Flow) -> dict[str, Any]:
+    async def started() -> dict[str, Any]:
+        (child,) = (await shown(site, work.run_id))["children"]
+        return dict(child)
+
+    return await eventually(started)
+
+
+async def test_each_of_the_two_runs_names_the_other_one(site: Site) -> None:
+    work, state = await failed(site)
+    child = await alert_of(site, work)
+    assert {name: value for name, value in child.items() if not name.endswith("_at")} == {
+        "run_id": child["run_id"],
+        "graph_name": "alert",
+        "status": "PENDING",
+        "origin": "failure",
+        "state_id": state,
+        "identifier": "ship",
+        "problem": None,
+    }
+    alert = await shown(site, child["run_id"])
+    assert (alert["origin"], alert["parent_run_id"], alert["children"]) == ("failure", work.run_id, [])
+    parent = alert["parent"]
+    assert (parent["run_id"], parent["graph_name"], parent["status"]) == (work.run_id, "work", "FAILED")
+    assert (parent["state_id"], parent["identifier"]) == (state, "ship")
+    assert [run["parent_run_id"] for run in ok(await site.api.native("GET", "runs"))["runs"]] == [
+        work.run_id,
+        None,
+    ]
+    assert "parent_run_id" not in ok(await site.api.runs())["runs"][0], "v0 has no such field"
+
+
+async def test_pages_link_the_two_runs(site: Site) -> None:
+    work, state = await failed(site)
+    child = await alert_of(site, work)
+    page = await site.browser.page(f"{BASE}/runs/{work.run_id}")
+    assert f'href="{BASE}/runs/{child["run_id"]}"' in page
+    assert "Runs that it started" in page
+    page = await site.browser.page(f"{BASE}/runs/{child['run_id']}")
+    assert "since this run failed:" in page
+    assert f'href="{BASE}/runs/{work.run_id}"' in page
+    assert f'href="{BASE}/states/{state}"' in page
+    assert "Runs that it started" not in page
+    page = await site.browser.page(f"{BASE}/runs")
+    assert "after failure of" in page
+    for run_id, text in ((work.run_id, child["run_id"]), (child["run_id"], work.run_id)):
+        export = text_of((await site.browser.get(f"{BASE}/runs/{run_id}/export")).text)
+        assert f"<code>{text}</code>" in export
+
+
+async def test_the_page_of_the_failed_run_says_why_none_was_started(site: Site) -> None:
+    await Flow.deploy(site.api, place("tell"), graph="alert")
+    work = await Flow.deploy(site.api, place("ship"), graph="work", on_failure="alert", retry_policy=NO_RETRY)
+    ok(await site.api.native("DELETE", "graph/alert"))
+    await work.trigger()
+    await work.fail("ship", times=1)
+    child = await alert_of(site, work)
+    problem = f"there is no graph 'alert' in namespace '{NAMESPACE}'"
+    assert (child["run_id"], child["status"], child["problem"]) == (None, None, problem)
+    page = text_of(await site.browser.page(f"{BASE}/runs/{work.run_id}"))
+    assert "not started" in page
+    assert problem in page
+
+
+async def test_a_run_whose_parent_was_deleted_is_still_shown(site: Site) -> None:
+    work, _ = await failed(site)
+    child = await alert_of(site, work)
+    ok(await site.api.native("DELETE", "graph/work"))
+    page = await site.browser.page(f"{BASE}/runs/{child['run_id']}")
+    assert "since a run failed, which was deleted" in page
+    assert (await shown(site, child["run_id"]))["parent"] is None
