@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.queries.audit import list_audit, list_changes
 from exotrio.manager.rules.access import Permission
@@ -19,8 +15,8 @@ class Audit:
         self._store = store
 
     @ApiRoute("GET", AUDIT_PATH, "List who changed what, from where", ChangePage, needs=Permission.ADMIN)
-    async def list(self, request: Request, query: AuditQuery) -> Response:
-        return reply(await self._store.read_with_deadline(list_audit, query))
+    async def list(self, query: AuditQuery) -> object:
+        return await self._store.read_with_deadline(list_audit, query)
 
     @ApiRoute(
         "GET",
@@ -29,5 +25,5 @@ class Audit:
         ChangePage,
         needs=Permission.READ,
     )
-    async def changes(self, request: Request, namespace: str, query: ChangesQuery) -> Response:
-        return reply(await self._store.read_with_deadline(list_changes, namespace, query))
+    async def changes(self, namespace: str, query: ChangesQuery) -> object:
+        return await self._store.read_with_deadline(list_changes, namespace, query)

@@ -9,7 +9,6 @@ import logging
 from functools import partial
 
 import trio
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +18,7 @@ from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine.managers import keep_backup
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Conflict
-from exotrio.manager.security.access import EndsWithKey, caller_of
+from exotrio.manager.security.access import EndsWithKey
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 
@@ -41,8 +40,8 @@ class Backups:
         self._slot = _Slot()
 
     @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE, needs=Permission.ADMIN)
-    async def backup(self, request: Request) -> Response:
-        return EndsWithKey(_BackupReply(self._store, self._slot, caller_of(request.scope)))
+    async def backup(self, caller: Caller) -> Response:
+        return EndsWithKey(_BackupReply(self._store, self._slot, caller))
 
 
 class _Slot:

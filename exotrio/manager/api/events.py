@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from exotrio._util.times import moment_ms
 from exotrio._wire.events import (
     EVENT_PATH,
@@ -17,13 +14,11 @@ from exotrio._wire.events import (
     SentEvent,
 )
 from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import sending
 from exotrio.manager.engine.event_links import make_event_link
 from exotrio.manager.queries.events import show_events
-from exotrio.manager.rules.access import Permission
-from exotrio.manager.security.access import caller_of
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.service import Service
 
 RUN = NATIVE_ROOT + "/namespace/{namespace}/run/{run_id}"
@@ -36,23 +31,18 @@ class Events:
         self._store = service.store
 
     @ApiRoute("POST", EVENTS, "Send an event to a run", SentEvent, needs=Permission.GRAPHS)
-    async def send(self, request: Request, namespace: str, run_id: str, body: EventRequest) -> Response:
-        sent = await self._store.write_as(
-            caller_of(request.scope), sending.send, namespace, run_id, body.name, body.value
-        )
-        return reply(SentEvent(run_id=run_id, name=body.name, **asdict(sent)))
+    async def send(self, caller: Caller, namespace: str, run_id: str, body: EventRequest) -> object:
+        sent = await self._store.write_as(caller, sending.send, namespace, run_id, body.name, body.value)
+        return SentEvent(run_id=run_id, name=body.name, **asdict(sent))
 
     @ApiRoute("GET", EVENTS, "Show events, and what the run waits for", RunEvents, needs=Permission.READ)
-    async def show(self, request: Request, namespace: str, run_id: str) -> Response:
-        return reply(await self._store.read_with_deadline(show_events, namespace, run_id))
+    async def show(self, namespace: str, run_id: str) -> object:
+        return await self._store.read_with_deadline(show_events, namespace, run_id)
 
     @ApiRoute("POST", LINK, "Make a link that sends one event", EventLinkReply, needs=Permission.GRAPHS)
-    async def make_link(
-        self, request: Request, namespace: str, run_id: str, body: EventLinkRequest
-    ) -> Response:
+    async def make_link(self, caller: Caller, namespace: str, run_id: str, body: EventLinkRequest) -> object:
         until, cipher = moment_ms(body.until), self._service.cipher
-        caller = caller_of(request.scope)
         link = await self._store.write_as(
             caller, make_event_link, cipher, namespace, run_id, body.name, body.value, until
         )
-        return reply({"path": f"{EVENT_PATH}?link={link}"})
+        return {"path": f"{EVENT_PATH}?link={link}"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._util.times import timestamp
@@ -22,7 +21,6 @@ from exotrio._wire.overview import (
 )
 from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import pausing
 from exotrio.manager.engine.stops import DrainSource
@@ -31,8 +29,7 @@ from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
-from exotrio.manager.rules.access import Permission
-from exotrio.manager.security.access import caller_of
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.service import Service
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -48,29 +45,27 @@ class Inspection:
         self._store = service.store
 
     @ApiRoute("GET", NS + "/overview", "Show what happens in a namespace", Overview, needs=Permission.READ)
-    async def overview(self, request: Request, namespace: str, query: OverviewQuery) -> Response:
+    async def overview(self, namespace: str, query: OverviewQuery) -> object:
         now = self._service.monotonic()
-        return reply(await self._store.read_with_deadline(show_overview, namespace, now, query.runs))
+        return await self._store.read_with_deadline(show_overview, namespace, now, query.runs)
 
     @ApiRoute(
         "GET", NS + "/depth", "Count the states of each node that wait", QueueDepth, needs=Permission.READ
     )
-    async def depth(self, request: Request, namespace: str, query: DepthQuery) -> Response:
-        return reply({"nodes": await self._store.read_with_deadline(waiting, namespace, query.limit)})
+    async def depth(self, namespace: str, query: DepthQuery) -> object:
+        return {"nodes": await self._store.read_with_deadline(waiting, namespace, query.limit)}
 
     @ApiRoute(
         "GET", NS + "/checkup", "Show the condition of the state manager", Checkup, needs=Permission.READ
     )
-    async def checkup(self, request: Request, namespace: str) -> Response:
+    async def checkup(self, namespace: str) -> object:
         now, terms = self._service.monotonic(), self._service.terms
-        return reply(
-            await self._store.read_with_deadline(show_checkup, namespace, terms, now, self._store.describe)
-        )
+        return await self._store.read_with_deadline(show_checkup, namespace, terms, now, self._store.describe)
 
     @ApiRoute(
         "GET", NS + "/run/{run_id}/export", "Show a run as one page", "text/html", needs=Permission.READ
     )
-    async def export(self, request: Request, namespace: str, run_id: str, query: ExportQuery) -> Response:
+    async def export(self, namespace: str, run_id: str, query: ExportQuery) -> Response:
         # Here: an embedded state manager does not load templates.
         from exotrio.manager.web.export import export_headers, export_run
 
@@ -81,48 +76,44 @@ class Inspection:
         return Response(page, headers=export_headers(run_id))
 
     @ApiRoute("GET", NS + "/workers", "List runtimes", RuntimeList, needs=Permission.READ)
-    async def workers(self, request: Request, namespace: str) -> Response:
+    async def workers(self, namespace: str) -> object:
         now = self._service.monotonic()
-        return reply(await self._store.read_with_deadline(list_runtimes, namespace, now))
+        return await self._store.read_with_deadline(list_runtimes, namespace, now)
 
     @ApiRoute("GET", NS + "/stops", "List how runtimes ended", StopList, needs=Permission.READ)
-    async def stops(self, request: Request, namespace: str, query: StopsQuery) -> Response:
-        return reply(await self._store.read_with_deadline(list_stops, namespace, query.within_ms))
+    async def stops(self, namespace: str, query: StopsQuery) -> object:
+        return await self._store.read_with_deadline(list_stops, namespace, query.within_ms)
 
     @ApiRoute("POST", WORKER + "/drain", "Ask a runtime to drain", CommandReply, needs=Permission.GRAPHS)
-    async def drain(self, request: Request, namespace: str, worker_id: str) -> Response:
-        await self._store.write_as(
-            caller_of(request.scope), ask_to_drain, namespace, worker_id, DrainSource.API
-        )
-        return reply({"worker_id": worker_id, "command": "drain"})
+    async def drain(self, caller: Caller, namespace: str, worker_id: str) -> object:
+        await self._store.write_as(caller, ask_to_drain, namespace, worker_id, DrainSource.API)
+        return {"worker_id": worker_id, "command": "drain"}
 
     @ApiRoute("POST", WORKER + "/tasks", "Ask a runtime for its tasks", CommandReply, needs=Permission.GRAPHS)
-    async def ask_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
+    async def ask_tasks(self, namespace: str, worker_id: str) -> object:
         await self._service.ask_for_tasks(namespace, worker_id)
-        return reply({"worker_id": worker_id, "command": "tasks"})
+        return {"worker_id": worker_id, "command": "tasks"}
 
     @ApiRoute("GET", WORKER + "/tasks", "Show the tasks of a runtime", TasksReply, needs=Permission.READ)
-    async def show_tasks(self, request: Request, namespace: str, worker_id: str) -> Response:
+    async def show_tasks(self, namespace: str, worker_id: str) -> object:
         """Show the task tree that a runtime sent last; None before the first one."""
         runtime = await self._store.read_with_deadline(
             find_runtime, namespace, worker_id, self._service.monotonic()
         )
-        return reply(
-            {
-                "worker_id": runtime.worker_id,
-                "asked": runtime.tasks_requested,
-                "tasks": runtime.tasks,
-                "age_ms": runtime.tasks_ms,
-            }
-        )
+        return {
+            "worker_id": runtime.worker_id,
+            "asked": runtime.tasks_requested,
+            "tasks": runtime.tasks,
+            "age_ms": runtime.tasks_ms,
+        }
 
     @ApiRoute("POST", NS + "/node/{node}/pause", "Pause a node", PauseReply, needs=Permission.GRAPHS)
-    async def pause_node(self, request: Request, namespace: str, node: str) -> Response:
-        return await self._set_paused(request, pausing.pause_node, namespace, node)
+    async def pause_node(self, caller: Caller, namespace: str, node: str) -> object:
+        return await self._paused(caller, pausing.pause_node, namespace, node)
 
     @ApiRoute("POST", NS + "/node/{node}/resume", "Resume a node", PauseReply, needs=Permission.GRAPHS)
-    async def resume_node(self, request: Request, namespace: str, node: str) -> Response:
-        return await self._set_paused(request, pausing.resume_node, namespace, node)
+    async def resume_node(self, caller: Caller, namespace: str, node: str) -> object:
+        return await self._paused(caller, pausing.resume_node, namespace, node)
 
     @ApiRoute(
         "POST",
@@ -131,8 +122,8 @@ class Inspection:
         PauseReply,
         needs=Permission.GRAPHS,
     )
-    async def pause_schedule(self, request: Request, namespace: str, graph: str) -> Response:
-        return await self._set_paused(request, pausing.pause_schedule, namespace, graph)
+    async def pause_schedule(self, caller: Caller, namespace: str, graph: str) -> object:
+        return await self._paused(caller, pausing.pause_schedule, namespace, graph)
 
     @ApiRoute(
         "POST",
@@ -141,15 +132,15 @@ class Inspection:
         PauseReply,
         needs=Permission.GRAPHS,
     )
-    async def resume_schedule(self, request: Request, namespace: str, graph: str) -> Response:
-        return await self._set_paused(request, pausing.resume_schedule, namespace, graph)
+    async def resume_schedule(self, caller: Caller, namespace: str, graph: str) -> object:
+        return await self._paused(caller, pausing.resume_schedule, namespace, graph)
 
-    async def _set_paused(
+    async def _paused(
         self,
-        request: Request,
+        caller: Caller,
         use_case: Callable[[Transaction, str, str], WithEffects[int | None]],
         namespace: str,
         name: str,
-    ) -> Response:
-        paused_at = await self._store.write_as(caller_of(request.scope), use_case, namespace, name)
-        return reply({"paused_at": None if paused_at is None else timestamp(paused_at)})
+    ) -> object:
+        paused_at = await self._store.write_as(caller, use_case, namespace, name)
+        return {"paused_at": None if paused_at is None else timestamp(paused_at)}

@@ -69,8 +69,8 @@ class Native:
         self._store = service.store
 
     @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery, needs=Permission.ANY_KEY)
-    async def discover(self, request: Request) -> Response:
-        return reply({"version": NATIVE_VERSION, "capabilities": CAPABILITIES})
+    async def discover(self) -> object:
+        return {"version": NATIVE_VERSION, "capabilities": CAPABILITIES}
 
     @ApiRoute("POST", NS + "/claim", "Claim states under a lease", needs=Permission.RUNTIME)
     async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
@@ -161,7 +161,7 @@ class Native:
         return reply({"items": answers}) if claim is None else self._claim_reply(claimed, items=answers)
 
     @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply, needs=Permission.RUNTIME)
-    async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> Response:
+    async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> object:
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
         owner = owner_of(request.scope)
@@ -174,10 +174,10 @@ class Native:
             items = await self._store.write(
                 releases.release, namespace, body.states or [], body.delay_ms, owner
             )
-        return reply({"items": items})
+        return {"items": items}
 
     @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply, needs=Permission.RUNTIME)
-    async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> Response:
+    async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> object:
         terms, now = self._service.terms, self._service.monotonic()
         manager = self._service.manager if LOCAL in request.scope else None
         ttl_ms = terms.lease_ttl_ms if manager is None else None
@@ -189,7 +189,7 @@ class Native:
         items, commands = await self._store.write(
             workers.heartbeat, namespace, body, now, terms, manager=manager, owner=owner_of(request.scope)
         )
-        return reply({"items": items, "ttl_ms": ttl_ms, "commands": commands})
+        return {"items": items, "ttl_ms": ttl_ms, "commands": commands}
 
     def _end_leases_early(self, namespace: str, worker: str, renewed_until: int) -> None:
         """Let the leases of a runtime end early: its side closed the connection of its heartbeats, as the

@@ -17,7 +17,6 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from pydantic_core import to_json
-from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
@@ -38,11 +37,11 @@ class Descriptions:
         self._made: tuple[Response, Response] | None = None
 
     @ApiRoute("GET", "/openapi.json", "This description", needs=Permission.OPEN)
-    async def document(self, request: Request) -> Response:
+    async def document(self) -> Response:
         return (await self._make_once())[0]
 
     @ApiRoute("GET", "/docs", "This description as a page", "text/html", needs=Permission.OPEN)
-    async def page(self, request: Request) -> Response:
+    async def page(self) -> Response:
         return (await self._make_once())[1]
 
     async def _make_once(self) -> tuple[Response, Response]:

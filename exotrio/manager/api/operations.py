@@ -12,11 +12,9 @@ from starlette.responses import PlainTextResponse, Response
 from exotrio._httpd import stopping_event
 from exotrio._wire.operations import SIGN_IN_PATH, SignInLink
 from exotrio.errors import DatabaseError
-from exotrio.manager.api.json import reply
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import ApiRoute, routes_of
-from exotrio.manager.rules.access import Permission
-from exotrio.manager.security.access import caller_of
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.store.port import Replaced, Store
 
 MAX_WRITE = 2.0
@@ -43,8 +41,8 @@ class SignInLinks:
         self._make_sign_in_link = make_sign_in_link
 
     @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink, needs=Permission.ADMIN)
-    async def make_link(self, request: Request) -> Response:
-        return reply(SignInLink(path=await self._make_sign_in_link("", caller=caller_of(request.scope))))
+    async def make_link(self, caller: Caller) -> object:
+        return SignInLink(path=await self._make_sign_in_link("", caller=caller))
 
 
 class _Scraping:
@@ -52,7 +50,7 @@ class _Scraping:
         self._metrics = metrics
 
     @ApiRoute("GET", "/metrics", "Metrics for Prometheus", "text/plain", needs=Permission.ADMIN)
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self) -> Response:
         headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
         return Response(await self._metrics.render(), headers=headers)
 

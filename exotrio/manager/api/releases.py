@@ -5,20 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from exotrio._util.words import listed, plural
 from exotrio._wire.releases import ReleaseCheck, ReleaseRequest
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.errors import DatabaseError
-from exotrio.manager.api.json import reply
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.queries.releases import check_registration, check_release
-from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.security.access import caller_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 
@@ -40,13 +35,12 @@ class Releases:
         ReleaseCheck,
         needs=Permission.READ,
     )
-    async def check(self, request: Request, namespace: str, body: ReleaseRequest) -> Response:
+    async def check(self, caller: Caller, namespace: str, body: ReleaseRequest) -> object:
         """Runs of other namespaces are left out if the caller may not read them."""
         found = await self._store.read_with_deadline(check_release, namespace, body)
-        caller = caller_of(request.scope)
         found.broken = [each for each in found.broken if caller.may(Permission.READ, each.namespace)]
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
-        return reply(found.model_dump(mode="json"))
+        return found.model_dump(mode="json")
 
 
 async def warn_of_broken_runs(

@@ -1,8 +1,9 @@
 """Routes: endpoints that are decorated with what they serve, and the ASGI application that serves them.
 
-A decorator has the method and path that an endpoint serves, and the type of the reply. The parameters of the
-endpoint have the names of the parameters of the path, or are ``body`` and ``query``, whose annotations are
-the models for parsing them. ``openapi`` describes the API from the same decorators.
+A decorator has the method and path that an endpoint serves, and the type of the reply. The endpoint takes by
+name the parameters of the path, and what else it needs: ``request``; ``caller``, who sent it; ``body`` and
+``query``, whose annotations are the models for parsing them. It returns a response, or what is sent as JSON.
+``openapi`` describes the API from the same decorators.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from exotrio.manager.api.bodies import BodyReader, read_model
-from exotrio.manager.api.json import EXPECTED, path_name, read_query, reply_to_error
+from exotrio.manager.api.json import EXPECTED, path_name, read_query, reply, reply_to_error
 from exotrio.manager.rules.access import NamedKey, Permission
 from exotrio.manager.rules.errors import Forbidden
-from exotrio.manager.security.access import KEY, log_forbidden
+from exotrio.manager.security.access import KEY, caller_of, log_forbidden
 
-Endpoint = Callable[..., Awaitable[Response]]
+Endpoint = Callable[..., Awaitable[object]]
 E = TypeVar("E", bound=Endpoint)
 _MARK = "_exotrio_route"
 PATTERN = "exotrio.pattern"
@@ -46,8 +47,7 @@ class ApiRoute:
         status: Of a reply that is not an error.
         needs: The permission that a key needs, in the namespace of the path if it is one for namespaces.
         query: The model of the query, if there is one.
-        takes_body: Whether the endpoint takes the parsed body.
-        endpoint: Called with the request, and with its other parameters by name.
+        takes: Which of ``request``, ``caller`` and ``body`` the endpoint takes.
     """
 
     method: str
@@ -57,7 +57,7 @@ class ApiRoute:
     body: Any = None
     status: int = 200
     query: Any = None
-    takes_body: bool = False
+    takes: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
     # Without a default: a route that does not say it cannot be defined.
     needs: Permission = field(kw_only=True)
@@ -72,15 +72,14 @@ def routes_of(api: object) -> list[ApiRoute]:
     routes = []
     for name, member in vars(type(api)).items():
         if isinstance(marked := getattr(member, _MARK, None), ApiRoute):
-            models = _models(member)
-            routes.append(replace(marked, endpoint=getattr(api, name), takes_body="body" in models, **models))
+            hints = _hints(member)
+            models = {each: hints[each] for each in ("body", "query") if each in hints}
+            takes = frozenset(hints) & {"request", "caller", "body"}
+            routes.append(replace(marked, endpoint=getattr(api, name), takes=takes, **models))
     return routes
 
 
-@cache
-def _models(endpoint: Endpoint) -> dict[str, Any]:
-    hints = get_type_hints(endpoint)
-    return {name: hints[name] for name in ("body", "query") if name in hints}
+_hints = cache(get_type_hints)
 
 
 class _Match(NamedTuple):
@@ -162,10 +161,15 @@ class Api:
                 arguments[name] = path_name(request, name).strip()  # as it is stored
         if route.query is not None:
             arguments["query"] = read_query(request, route.query)
-        if route.takes_body:
+        if "request" in route.takes:
+            arguments["request"] = request
+        if "caller" in route.takes:
+            arguments["caller"] = caller_of(scope)
+        if "body" in route.takes:
             arguments["body"] = await read_model(request, route.body)
         assert route.endpoint is not None
-        return await route.endpoint(request, **arguments)
+        content = await route.endpoint(**arguments)
+        return content if isinstance(content, Response) else reply(content, route.status)
 
     def _find(self, method: str, path: str) -> _Match | None:
         first = None

@@ -15,7 +15,7 @@ from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQu
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import NATIVE_ROOT, StateStatus
 from exotrio.manager.api.bodies import body_reader
-from exotrio.manager.api.json import CLAIM_LIMIT, entries_refused, max_wait_of, parse_entries, reply
+from exotrio.manager.api.json import CLAIM_LIMIT, entries_refused, max_wait_of, parse_entries
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import retries, triggers
 from exotrio.manager.engine import runs as runs_engine
@@ -26,9 +26,9 @@ from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
-from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import EntriesRefused
-from exotrio.manager.security.access import caller_of, while_valid
+from exotrio.manager.security.access import while_valid
 from exotrio.manager.service import Service
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
@@ -40,7 +40,7 @@ class Runs:
         self._store = service.store
 
     @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage, needs=Permission.READ)
-    async def graphs(self, request: Request, namespace: str, query: GraphsQuery) -> Response:
+    async def graphs(self, namespace: str, query: GraphsQuery) -> Response:
         page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
         content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.rows), to_json(page.next))
         return Response(content, media_type="application/json")
@@ -53,15 +53,13 @@ class Runs:
         needs=Permission.GRAPHS,
     )
     async def delete_graph(
-        self, request: Request, namespace: str, graph: str, query: operations.DeletionQuery
-    ) -> Response:
+        self, caller: Caller, namespace: str, graph: str, query: operations.DeletionQuery
+    ) -> object:
         deleted, cancelled = await self._service.delete_graph(
-            caller_of(request.scope), namespace, graph, cancel_runs=query.cancel_runs
+            caller, namespace, graph, cancel_runs=query.cancel_runs
         )
-        return reply(
-            operations.DeletedGraph(
-                namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
-            )
+        return operations.DeletedGraph(
+            namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
         )
 
     @ApiRoute(
@@ -71,19 +69,16 @@ class Runs:
         TriggerReply,
         needs=Permission.TRIGGER,
     )
-    async def trigger(
-        self, request: Request, namespace: str, graph: str, body: NativeTriggerRequest
-    ) -> Response:
+    async def trigger(self, caller: Caller, namespace: str, graph: str, body: NativeTriggerRequest) -> object:
         started = await self._store.write_as(
-            caller_of(request.scope),
+            caller,
             triggers.trigger,
             namespace,
             graph,
             _new_run(body),
             self._service.cipher,
         )
-        shown = {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
-        return reply(shown)
+        return {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
 
     @ApiRoute(
         "POST",
@@ -93,13 +88,13 @@ class Runs:
         body=dict[str, list[NativeTriggerRequest]],
         needs=Permission.TRIGGER,
     )
-    async def trigger_many(self, request: Request, namespace: str, graph: str) -> Response:
+    async def trigger_many(self, request: Request, caller: Caller, namespace: str, graph: str) -> object:
         parse = partial(parse_entries, name="runs", model=NativeTriggerRequest)
         entries = await body_reader(request).parse(request, parse)
         runs = [_new_run(entry) for entry in entries]
         try:
             started = await self._store.write_as(
-                caller_of(request.scope),
+                caller,
                 triggers.trigger_many,
                 namespace,
                 graph,
@@ -109,12 +104,12 @@ class Runs:
         except EntriesRefused as refusal:
             raise entries_refused(refusal, "runs") from None
         ids, created = [run.run_id for run in started], [run.created for run in started]
-        return reply({"run_ids": ids, "created": created})
+        return {"run_ids": ids, "created": created}
 
     @ApiRoute(
         "GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run, needs=Permission.READ
     )
-    async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> Response:
+    async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> object:
         max_wait = max_wait_of(request, query.wait_ms)
         run = None
         if max_wait > 0:
@@ -122,23 +117,21 @@ class Runs:
             with while_valid(request.scope), while_connected(request.scope, max_wait + CLAIM_LIMIT):
                 run = await self._store.write_once_ready(max_wait, show, namespace, run_id)
         now = None if max_wait > 0 else self._service.monotonic()
-        return reply(run or await self._store.read(show_run, namespace, run_id, now))
+        return run or await self._store.read(show_run, namespace, run_id, now)
 
     @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run, needs=Permission.GRAPHS)
-    async def cancel(self, request: Request, namespace: str, run_id: str) -> Response:
-        await self._store.write_as(caller_of(request.scope), runs_engine.cancel, namespace, run_id)
-        return reply(await self._store.read(show_run, namespace, run_id))
+    async def cancel(self, caller: Caller, namespace: str, run_id: str) -> object:
+        await self._store.write_as(caller, runs_engine.cancel, namespace, run_id)
+        return await self._store.read(show_run, namespace, run_id)
 
     @ApiRoute(
         "POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run, needs=Permission.GRAPHS
     )
     async def set_priority(
-        self, request: Request, namespace: str, run_id: str, body: PriorityRequest
-    ) -> Response:
-        await self._store.write_as(
-            caller_of(request.scope), runs_engine.set_priority, namespace, run_id, body.priority
-        )
-        return reply(await self._store.read(show_run, namespace, run_id))
+        self, caller: Caller, namespace: str, run_id: str, body: PriorityRequest
+    ) -> object:
+        await self._store.write_as(caller, runs_engine.set_priority, namespace, run_id, body.priority)
+        return await self._store.read(show_run, namespace, run_id)
 
     @ApiRoute(
         "POST",
@@ -148,27 +141,25 @@ class Runs:
         needs=Permission.GRAPHS,
     )
     async def retry(
-        self, request: Request, namespace: str, run_id: str, body: operations.RetryRunRequest
-    ) -> Response:
-        retried = await self._store.write_as(
-            caller_of(request.scope),
+        self, caller: Caller, namespace: str, run_id: str, body: operations.RetryRunRequest
+    ) -> object:
+        return await self._store.write_as(
+            caller,
             retries.retry_run,
             namespace,
             run_id,
             body.request_id,
             from_beginning=body.from_beginning,
         )
-        return reply(retried)
 
     @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage, needs=Permission.READ)
-    async def runs(self, request: Request, namespace: str, query: operations.RunsQuery) -> Response:
-        return reply(await self._store.read_with_deadline(run_queries.list_runs, namespace, query))
+    async def runs(self, namespace: str, query: operations.RunsQuery) -> object:
+        return await self._store.read_with_deadline(run_queries.list_runs, namespace, query)
 
     @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage, needs=Permission.READ)
-    async def states(self, request: Request, namespace: str, query: operations.StatesQuery) -> Response:
+    async def states(self, namespace: str, query: operations.StatesQuery) -> object:
         now = self._service.monotonic()
-        page = await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
-        return reply(page)
+        return await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
 
     @ApiRoute(
         "GET",
@@ -177,9 +168,9 @@ class Runs:
         operations.StateHistory,
         needs=Permission.READ,
     )
-    async def state(self, request: Request, namespace: str, state_id: str) -> Response:
-        return reply(
-            await self._store.read_with_deadline(show_history, namespace, state_id, self._service.monotonic())
+    async def state(self, namespace: str, state_id: str) -> object:
+        return await self._store.read_with_deadline(
+            show_history, namespace, state_id, self._service.monotonic()
         )
 
 

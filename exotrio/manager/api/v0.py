@@ -27,9 +27,9 @@ from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries.paging import Page
 from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
-from exotrio.manager.rules.access import Permission
+from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
-from exotrio.manager.security.access import KEY, LOCAL, EndsWithKey, caller_of, owner_of
+from exotrio.manager.security.access import KEY, LOCAL, EndsWithKey, owner_of
 from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 
@@ -49,8 +49,8 @@ class V0:
         self._cipher = service.cipher
 
     @ApiRoute("GET", "/health", "Say that the process serves", needs=Permission.OPEN)
-    async def health(self, request: Request) -> Response:
-        return reply({"message": "OK"})
+    async def health(self) -> object:
+        return {"message": "OK"}
 
     # -- nodes and graphs
 
@@ -67,16 +67,15 @@ class V0:
         return answer
 
     @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply, needs=Permission.READ)
-    async def list_nodes(self, request: Request, namespace: str) -> Response:
+    async def list_nodes(self, namespace: str) -> object:
         nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
-        return reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
+        return {"namespace": namespace, "count": len(nodes), "nodes": nodes}
 
     @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes", needs=Permission.ANY_KEY)
-    async def list_namespaces(self, request: Request) -> Response:
-        caller = caller_of(request.scope)
+    async def list_namespaces(self, caller: Caller) -> object:
         names = await self._store.read_with_deadline(graph_queries.list_namespaces)
         namespaces = [name for name in names if caller.may(Permission.READ, name)]
-        return reply({"namespaces": namespaces, "count": len(namespaces)})
+        return {"namespaces": namespaces, "count": len(namespaces)}
 
     @ApiRoute(
         "PUT",
@@ -87,7 +86,7 @@ class V0:
         status=201,
         needs=Permission.GRAPHS,
     )
-    async def upsert_graph(self, request: Request, namespace: str, graph: str) -> Response:
+    async def upsert_graph(self, request: Request, caller: Caller, namespace: str, graph: str) -> object:
         body = await body_reader(request).read(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
         new = await self._store.compute(
@@ -95,19 +94,18 @@ class V0:
                 namespace, graph, parse_model(body, GraphRequest), self._cipher, now_ms
             )
         )
-        caller = caller_of(request.scope)
         for place in new.template.places:
             caller.require(Permission.GRAPHS, place.namespace)
         shown = await self._store.write_as(caller, graphs_engine.upsert, namespace, graph, new)
         self._service.scheduler.notify()
-        return reply(shown, 201)
+        return shown
 
     @ApiRoute("GET", NS + "/graph/{graph}", "Show a graph", GraphReply, needs=Permission.READ)
-    async def get_graph(self, request: Request, namespace: str, graph: str) -> Response:
-        return reply(await self._store.read(graphs_engine.get_graph, namespace, graph))
+    async def get_graph(self, namespace: str, graph: str) -> object:
+        return await self._store.read(graphs_engine.get_graph, namespace, graph)
 
     @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply, needs=Permission.READ)
-    async def list_graphs(self, request: Request, namespace: str) -> Response:
+    async def list_graphs(self, namespace: str) -> Response:
         def begin(view: View) -> tuple[int, Page[bytes]]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
 
@@ -129,17 +127,13 @@ class V0:
         yield b"]}"
 
     @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run", v0.TriggerReply, needs=Permission.TRIGGER)
-    async def trigger(
-        self, request: Request, namespace: str, graph: str, body: v0.TriggerRequest
-    ) -> Response:
+    async def trigger(self, caller: Caller, namespace: str, graph: str, body: v0.TriggerRequest) -> object:
         run = triggers.NewRun(
             inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key
         )
-        started = await self._store.write_as(
-            caller_of(request.scope), triggers.trigger, namespace, graph, run
-        )
+        started = await self._store.write_as(caller, triggers.trigger, namespace, graph, run)
         of_key = {} if body.key is None else {"created": started.created}
-        return reply({"status": StateStatus.CREATED, "run_id": started.run_id, **of_key})
+        return {"status": StateStatus.CREATED, "run_id": started.run_id, **of_key}
 
     @ApiRoute(
         "DELETE",
@@ -148,14 +142,12 @@ class V0:
         CancelledTriggers,
         needs=Permission.GRAPHS,
     )
-    async def cancel_triggers(self, request: Request, namespace: str, graph: str) -> Response:
+    async def cancel_triggers(self, caller: Caller, namespace: str, graph: str) -> object:
         # The stock project has a proposal for this route; no release contains it.
-        count = await self._store.write_as(
-            caller_of(request.scope), schedules.cancel_schedules, namespace, graph
-        )
+        count = await self._store.write_as(caller, schedules.cancel_schedules, namespace, graph)
         message = f"{plural(count, 'trigger')} cancelled" if count else "no trigger was scheduled"
-        return reply(
-            CancelledTriggers(namespace=namespace, graph_name=graph, cancelled_count=count, message=message)
+        return CancelledTriggers(
+            namespace=namespace, graph_name=graph, cancelled_count=count, message=message
         )
 
     # -- states
@@ -190,11 +182,11 @@ class V0:
     )
     async def executed(
         self, request: Request, namespace: str, state_id: str, body: v0.ExecutedRequest
-    ) -> Response:
+    ) -> object:
         # What was parsed is not validated again: there may be 200,000 outputs.
         item = ExecutedItem.model_construct(state_id=state_id, token="", outputs=body.outputs)
         await self._record(request, namespace, item)
-        return reply({"status": StateStatus.EXECUTED})
+        return {"status": StateStatus.EXECUTED}
 
     @ApiRoute(
         "POST",
@@ -205,11 +197,11 @@ class V0:
     )
     async def errored(
         self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
-    ) -> Response:
+    ) -> object:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded = await self._record(request, namespace, item)
         retried = recorded.after_error is not None and recorded.after_error.retried
-        return reply({"status": StateStatus.ERRORED, "retry_created": retried})
+        return {"status": StateStatus.ERRORED, "retry_created": retried}
 
     @ApiRoute(
         "POST",
@@ -218,10 +210,10 @@ class V0:
         v0.OutcomeReply,
         needs=Permission.RUNTIME,
     )
-    async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> Response:
+    async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> object:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(request, namespace, item, repeatable=True)
-        return reply({"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after})
+        return {"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after}
 
     @ApiRoute(
         "POST",
@@ -232,10 +224,10 @@ class V0:
     )
     async def requeue(
         self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
-    ) -> Response:
+    ) -> object:
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
         recorded = await self._record(request, namespace, item, repeatable=True)
-        return reply({"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after})
+        return {"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after}
 
     async def _record(
         self, request: Request, namespace: str, item: OutcomeItem, *, repeatable: bool = False
@@ -260,17 +252,17 @@ class V0:
         needs=Permission.GRAPHS,
     )
     async def manual_retry(
-        self, request: Request, namespace: str, state_id: str, body: v0.ManualRetryRequest
-    ) -> Response:
+        self, caller: Caller, namespace: str, state_id: str, body: v0.ManualRetryRequest
+    ) -> object:
         done = await self._store.write_as(
-            caller_of(request.scope),
+            caller,
             retries.retry_by_hand,
             namespace,
             state_id,
             body.fanout_id,
             from_beginning=body.from_beginning,
         )
-        return reply({"id": done.retried[0].new_state_id, "status": StateStatus.CREATED})
+        return {"id": done.retried[0].new_state_id, "status": StateStatus.CREATED}
 
     @ApiRoute(
         "GET",
@@ -279,7 +271,7 @@ class V0:
         v0.SecretsReply,
         needs=Permission.RUNTIME,
     )
-    async def secrets(self, request: Request, namespace: str, state_id: str) -> Response:
+    async def secrets(self, request: Request, namespace: str, state_id: str) -> object:
         token = request.headers.get(LEASE_HEADER)
         owner, graph, ciphertexts = await self._store.read(
             runs.secrets_of, namespace, state_id, token, owner_of(request.scope)
@@ -288,14 +280,14 @@ class V0:
             name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
             for name, text in ciphertexts.items()
         }
-        return reply({"secrets": secrets})
+        return {"secrets": secrets}
 
     # -- runs
 
     @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList, needs=Permission.READ)
-    async def list_runs(self, request: Request, namespace: str, page: str, size: str) -> Response:
+    async def list_runs(self, namespace: str, page: str, size: str) -> object:
         numbers = path_int("page", page), path_int("size", size)
-        return reply(await self._store.read_with_deadline(run_queries.list_runs_v0, namespace, *numbers))
+        return await self._store.read_with_deadline(run_queries.list_runs_v0, namespace, *numbers)
 
     @ApiRoute(
         "GET",
@@ -304,8 +296,8 @@ class V0:
         v0.RunGraph,
         needs=Permission.READ,
     )
-    async def run_graph(self, request: Request, namespace: str, run_id: str) -> Response:
-        return reply(await self._store.read_with_deadline(show_run_graph, namespace, run_id))
+    async def run_graph(self, namespace: str, run_id: str) -> object:
+        return await self._store.read_with_deadline(show_run_graph, namespace, run_id)
 
     @ApiRoute(
         "GET",
@@ -314,7 +306,5 @@ class V0:
         v0.StateDetail,
         needs=Permission.READ,
     )
-    async def state(
-        self, request: Request, namespace: str, graph: str, run_id: str, state_id: str
-    ) -> Response:
-        return reply(await self._store.read_with_deadline(show_state, namespace, graph, run_id, state_id))
+    async def state(self, namespace: str, graph: str, run_id: str, state_id: str) -> object:
+        return await self._store.read_with_deadline(show_state, namespace, graph, run_id, state_id)
