@@ -39,7 +39,7 @@ class Execution:
         view: What the node sees of why and when it should stop.
         checkpoint: Its checkpoint; None if its class has none.
         began: Node code was entered: a release from then on counts as cancelled.
-        on_begin: Called in the runtime's loop when node code is entered.
+        on_begin: Called once in the runtime's loop, when node code is entered.
         on_execute: Called in any thread once ``begun_at`` is set.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
             when that had loaded the class.
@@ -90,8 +90,10 @@ class Execution:
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
         self.began = True
-        if self.on_begin is not None:
-            self.on_begin()
+        if (on_begin := self.on_begin) is not None:
+            # What it holds has this execution: a cycle that the garbage collector would have to find.
+            self.on_begin = None
+            on_begin()
         timeout = self.claim.timeout_of(timeout)
         if timeout is not None and not self.cancelled:
             self.timeout = timeout
