@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from exotrio._wire.body import Body, Seconds, UnixMs
+from exotrio._wire.body import Body, Moment, Seconds, UnixMs
 
 STALE = 900.0
 """Seconds after which a claim without a lease counts as stuck by default."""
@@ -146,6 +146,22 @@ class DatabaseState(Body):
     postgres: PostgresState | None = None
 
 
+class UnstartedRun(Body):
+    """A run that a failure could not start (``Graph.on_failure``) within 24 h, or that none could start now.
+
+    Fields:
+        graph, on_failure: The graph that names another one, and its name.
+        problem: Why.
+        run_id, at: The run that failed, and when; None if none did.
+    """
+
+    graph: str
+    on_failure: str
+    problem: str
+    run_id: str | None = None
+    at: Moment | None = None
+
+
 class Checkup(Body):
     """The condition of a state manager.
 
@@ -155,6 +171,7 @@ class Checkup(Body):
         lease_ttl: Seconds that a lease lasts without a heartbeat.
         claim_timeout: Seconds that a claim through v0 lasts; None: without a limit.
         claims: The QUEUED states of the namespace, by node.
+        unstarted: What failures could not start, newest first, and graphs whose failures could start nothing.
     """
 
     at: UnixMs = Field(alias="at_ms")
@@ -164,4 +181,5 @@ class Checkup(Body):
     claims: list[HeldClaims]
     leases: LostLeases
     disagreements: list[Disagreement] = Field(default_factory=list)
+    unstarted: list[UnstartedRun] = Field(default_factory=list)
     database: DatabaseState

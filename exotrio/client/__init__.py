@@ -29,6 +29,7 @@ from exotrio._wire.checkup import NodeVersion as NodeVersion
 from exotrio._wire.checkup import PostgresState as PostgresState
 from exotrio._wire.checkup import ReplicationSlot as ReplicationSlot
 from exotrio._wire.checkup import TableState as TableState
+from exotrio._wire.checkup import UnstartedRun as UnstartedRun
 from exotrio._wire.events import EventWait as EventWait
 from exotrio._wire.events import KeptEvent as KeptEvent
 from exotrio._wire.events import RunEvents as RunEvents

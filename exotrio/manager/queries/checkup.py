@@ -9,6 +9,7 @@ from typing import Any
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.checkup import Checkup, DatabaseState, HeldClaims, LostLeases
 from exotrio.manager.engine.leases import Terms
+from exotrio.manager.queries.related import unstarted_in
 from exotrio.manager.queries.runtimes import disagreements, runtimes_of
 from exotrio.manager.store.view import View
 
@@ -33,6 +34,7 @@ def show_checkup(
         claims=_claims(view, namespace, now),
         leases=_lost_leases(view, namespace),
         disagreements=disagreements(runtimes_of(view, namespace, now)),
+        unstarted=unstarted_in(view, namespace),
         database=DatabaseState.model_validate(describe(view)),
     )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from exotrio._util.times import from_unix_ms
+from exotrio._wire.checkup import UnstartedRun
 from exotrio._wire.runs import FAILURE, RelatedRun
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.runs import status_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
+DAY_MS = 86_400_000
+MAX_UNSTARTED = 5
+"""Entries of either kind of ``Checkup.unstarted``."""
 MAX_SHOWN = 100
 """Runs that are shown of those that one run, or one state, started."""
 
@@ -63,6 +67,51 @@ def _unstarted(view: View, run: Row) -> list[RelatedRun]:
         )
         for row in rows
     ]
+
+
+def naming(view: View, namespace: str, name: str | None = None) -> dict[str, str]:
+    """Return the graphs of a namespace whose ``on_failure`` is ``name``, or any graph, with what it is."""
+    rows = view.execute(
+        "SELECT graphs.name, template FROM graphs JOIN templates ON templates.id = template"
+        " WHERE namespace = ? AND body LIKE '%\"on_failure\":%' ORDER BY graphs.name",
+        (namespace,),
+    )
+    others = {row["name"]: view.template(row["template"]).body.on_failure for row in rows}
+    return {graph: other for graph, other in others.items() if other and name in (None, other)}
+
+
+def unstarted_in(view: View, namespace: str) -> list[UnstartedRun]:
+    """Return what ``Checkup.unstarted`` has."""
+    rows = view.execute(
+        "SELECT run_id, runs.template, graphs.name, alerts.at, alerts.problem FROM alerts"
+        " JOIN runs ON runs.id = alerts.run JOIN graphs ON graphs.id = runs.graph"
+        " WHERE alerts.problem IS NOT NULL AND alerts.at >= ? AND runs.namespace = ?"
+        " ORDER BY alerts.at DESC, alerts.run LIMIT ?",
+        (view.now_ms - DAY_MS, namespace, MAX_UNSTARTED),
+    )
+    failed = [
+        UnstartedRun(
+            graph=row["name"],
+            on_failure=str(view.template(row["template"]).body.on_failure),
+            problem=row["problem"],
+            run_id=row["run_id"],
+            at=from_unix_ms(row["at"]),
+        )
+        for row in rows
+    ]
+    named, known = naming(view, namespace), set[str]()
+    if named:
+        others = view.items(sorted({*named.values()}))
+        found = f"SELECT name FROM graphs WHERE namespace = ? AND {view.any_of('name')}"
+        known = {row["name"] for row in view.execute(found, (namespace, others))}
+    return (
+        failed
+        + [
+            UnstartedRun(graph=graph, on_failure=other, problem=f"there is no graph {other!r}")
+            for graph, other in named.items()
+            if other not in known
+        ][:MAX_UNSTARTED]
+    )
 
 
 def _related(view: View, run: Row, *, started: Row, above: Row | None) -> RelatedRun:

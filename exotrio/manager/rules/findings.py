@@ -17,6 +17,7 @@ from exotrio._wire.checkup import (
     LostLeases,
     ManagerState,
     PostgresState,
+    UnstartedRun,
 )
 from exotrio._wire.limits import LimitInfo
 from exotrio._wire.overview import NodeLoad, Overview, RuntimeInfo
@@ -191,6 +192,7 @@ def checkup_findings(checkup: Checkup, version: str, stale: float) -> list[Findi
     findings = [finding for claims in checkup.claims for finding in _of_claims(claims, stale)]
     findings += _of_leases(checkup.leases)
     findings += map(_of_disagreement, checkup.disagreements)
+    findings += map(_of_unstarted, checkup.unstarted)
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
         findings.append(info(what, "upgrade the older one"))
@@ -227,6 +229,15 @@ def _of_disagreement(disagreement: Disagreement) -> Finding:
     what = f"live runtimes have different versions of {one_line(disagreement.node)}: {versions}"
     fix = "each state runs in any of them; stop the old one when it is no longer needed"
     return info(what, fix, _RUNTIMES)
+
+
+def _of_unstarted(unstarted: UnstartedRun) -> Finding:
+    graph, other, why = one_line(unstarted.graph), one_line(unstarted.on_failure), one_line(unstarted.problem)
+    fix, page = f"store graph {other} again, or graph {graph} without on_failure", ("graphs", unstarted.graph)
+    if unstarted.run_id is None:
+        return Finding(f"a run of graph {graph} that fails starts no run of {other}: {why}", fix, page=page)
+    what = f"run {unstarted.run_id} of graph {graph} failed, and no run of {other} could be started: {why}"
+    return Finding(what, fix, page=("runs", unstarted.run_id))
 
 
 def _of_leases(leases: LostLeases) -> Iterator[Finding]:

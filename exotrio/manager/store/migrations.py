@@ -155,6 +155,7 @@ CREATE TABLE alerts (
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS NULL;
+CREATE INDEX alerts_refused ON alerts (at, run) WHERE problem IS NOT NULL;
 ALTER TABLE templates ADD COLUMN version TEXT;
 CREATE INDEX templates_by_version ON templates (version) WHERE version IS NOT NULL;
 """,

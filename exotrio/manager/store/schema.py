@@ -144,6 +144,7 @@ CREATE TABLE alerts (
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS NULL;
+CREATE INDEX alerts_refused ON alerts (at, run) WHERE problem IS NOT NULL;
 
 -- When a run had ended and waited to be retried: that is not part of its duration.
 CREATE TABLE idle_times (

@@ -95,6 +95,20 @@ async def test_the_page_of_the_failed_run_says_why_none_was_started(site: Site) 
     page = text_of(await site.browser.page(f"{BASE}/runs/{work.run_id}"))
     assert "not started" in page
     assert problem in page
+    findings = text_of(await site.browser.page(f"{BASE}/system"))
+    assert (
+        f"run {work.run_id} of graph work failed, and no run of alert could be started: {problem}" in findings
+    )
+    assert "a run of graph work that fails starts no run of alert: there is no graph 'alert'" in findings
+
+
+async def test_the_pages_of_two_graphs_name_each_other(site: Site) -> None:
+    await failed(site)
+    page = await site.browser.page(f"{BASE}/graphs/work")
+    assert f'starts a run of <a href="{BASE}/graphs/alert">alert</a>' in page
+    page = await site.browser.page(f"{BASE}/graphs/alert")
+    assert f'Started by failures of</dt><dd><a href="{BASE}/graphs/work">work</a>' in page
+    assert "Started by failures" not in await site.browser.page(f"{BASE}/graphs/work")
 
 
 async def test_a_run_whose_parent_was_deleted_is_still_shown(site: Site) -> None:

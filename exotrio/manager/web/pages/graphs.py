@@ -13,6 +13,7 @@ from exotrio._util.cron import next_occurrence_ms, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings, secret_names
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import show_graphs
+from exotrio.manager.queries.related import naming
 from exotrio.manager.queries.runs import find_runs
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.rules.problems import Problem
@@ -77,6 +78,8 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "valid": graph["validation_status"] == "VALID",
         "problems": problems,
         "picture": draw_graph(boxes, title=f"Graph {graph['name']}"),
+        "on_failure": template.body.on_failure,
+        "named_by": list(naming(view, request.namespace, graph["name"])),
         "policy": template.body.retry_policy,
         "policies": [
             (node.identifier, node.retry_policy) for node in template.body.nodes if node.retry_policy
