@@ -17,6 +17,7 @@ from exotrio._wire.vocabulary import (
     RETRIED,
     Priority,
     RunStatus,
+    StateStatus,
 )
 
 
@@ -98,6 +99,7 @@ class NodeCounts(Body):
         not_reached: Why it has no state, and gets none unless what failed is retried; None otherwise.
         further: How many of the SUCCESS states did not run: a node that ran once and returned six outputs has
             six states, of which five are further ones. 0 from v0.
+        is_last: No node follows it, so that its outputs are the result of the run.
     """
 
     identifier: str
@@ -107,6 +109,7 @@ class NodeCounts(Body):
     waits_for: WaitReason | None = None
     not_reached: str | None = None
     further: int = 0
+    is_last: bool = True
 
 
 def missing_of(
@@ -235,6 +238,11 @@ class Run(RunSummary, StateTimes):
     parent: RelatedRun | None = None
     children: list[RelatedRun] = Field(default_factory=list)
     children_count: int = 0
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a node at the end of the graph has succeeded."""
+        return any(node.is_last and node.counts.get(StateStatus.SUCCESS) for node in self.nodes)
 
     @computed_field  # type: ignore[prop-decorator]
     @property

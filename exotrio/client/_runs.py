@@ -311,10 +311,12 @@ def _summarize(run_id: str, graph: RunGraph) -> Run:
     """
     places: dict[str, NodeCounts] = {}
     totals: Counter[str] = Counter()
+    followed = {edge.source for edge in graph.edges}
     for state in graph.nodes:
         place = places.setdefault(
             state.identifier, NodeCounts(identifier=state.identifier, node_name=state.node_name, counts={})
         )
+        place.is_last = place.is_last and state.id not in followed
         place.counts[state.status] = place.counts.get(state.status, 0) + 1
         totals[state.status] += 1
     success, errored, retried = (

@@ -222,6 +222,7 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
         "waits_for": None,
         "not_reached": None,
         "further": 0,
+        "is_last": True,
     }
     assert run["missing"] == ["1 of 2 work failed"]
     assert "\nits result is partial: 1 of 2 work failed\n" in shown.out
@@ -229,6 +230,16 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
     assert failure["identifier"] == "work"
     assert failure["error"].endswith("ValueError: \x1b[31mcannot work on 1")
     assert "failed:" not in cli("runs", "show", place.succeeded).out
+
+
+def test_a_run_without_a_result_is_not_said_to_have_a_partial_one(cli: Cli) -> None:
+    lone = NODES[NODES.index("graph = ") :].replace('"fan"', '"lone"').replace('count="2"', 'count="1"')
+    cli.write("lone.py", NODES[: NODES.index("graph = ")] + lone)
+    assert cli("graph", "apply", "lone.py").code == 0
+    run_id = cli("trigger", "lone", "--follow", "--store", "bad=0", code=1).out.split()[0]
+    shown = cli("runs", "show", run_id).out
+    assert "\nit has no result: 1 of 1 work failed\n" in shown, "what split returned is not the result"
+    assert "partial" not in shown
 
 
 def test_a_mistyped_id_gets_a_suggestion(cli: Cli, place: Place) -> None:

@@ -104,12 +104,12 @@ def show(run_id: str, connection: Connection) -> None:
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms,
     buffered_ms, ran_ms and held_ms (averages of its states, or null), success_count (with those that are
     PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count), errored_count,
-    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states
-    wait (kind, namespace, node, at, event, since, workers, text), and paused_at if that is a pause;
-    not_reached: why the node has no state; further: how many of its SUCCESS states are further outputs of
-    one execution), missing (what the result lacks since states failed), failed (the newest failed states:
-    id, identifier, status, error), changes (the last ones of the run by requests: at, who, action,
-    namespace, target, result).
+    retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
+    (kind, namespace, node, at, event, since, workers, text), and paused_at if that is a pause; not_reached:
+    why the node has no state; further: how many of its SUCCESS states are further outputs of one execution;
+    is_last: no node follows it), missing (what the result lacks since states failed), failed (the newest
+    failed states: id, identifier, status, error), changes (the last ones of the run by requests: at, who,
+    action, namespace, target, result).
     """
 
     async def ask(manager: StateManager) -> tuple[Run, list[StateSummary], list[Change]]:
@@ -289,7 +289,8 @@ def _as_lines(run: Run) -> Iterator[str]:
         yield from table(("run", "graph", "status", "by"), [_child(child) for child in run.children])
     if run.missing:
         so_far = " so far" if run.status is RunStatus.PENDING else ""
-        yield f"its result is partial{so_far}: {'; '.join(run.missing)}"
+        what = "its result is partial" if run.has_result else "it has no result"
+        yield f"{what}{so_far}: {'; '.join(run.missing)}"
     for node in run.nodes:
         if node.waits_for:
             yield f"{node.identifier} {node.waits_for.text}"

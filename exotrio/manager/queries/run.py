@@ -140,6 +140,7 @@ def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
     reasons = {} if now is None else reasons_in(view, run, counts, now)
     events = {} if now is None else event_reasons_in(view, run, counts)
+    template = view.template(run["template"])
     nodes = [
         {
             "identifier": place.identifier,
@@ -149,8 +150,9 @@ def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
             "not_reached": unreached.get(place.index),
             "paused_at": timestamp(paused[place.index]) if place.index in paused else None,
             "further": further.get(place.index, 0),
+            "is_last": not declared.next_nodes,
         }
-        for place in view.template(run["template"]).places
+        for place, declared in zip(template.places, template.body.nodes, strict=True)
     ]
     parent, (children, total) = parent_of(view, run), children_of(view, run)
     return {
