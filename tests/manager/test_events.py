@@ -187,6 +187,45 @@ async def test_at_its_deadline_a_place_ends_as_its_graph_says(
         assert await flow.inputs("b") == {"x": follows}
 
 
+@pytest.mark.parametrize(
+    ("on_timeout", "follows"), [("error", None), ("prune", None), ({"by": "-", "ok": "false"}, "- false")]
+)
+async def test_an_event_that_is_sent_after_the_deadline_is_too_late_also_before_a_sweep_comes_to_that(
+    two: Waiting, on_timeout: object, follows: str | None
+) -> None:
+    flow = await approval(two, timeout_ms=DAY_MS, on_timeout=on_timeout)
+    await flow.run("a")
+    two.clock.advance(DAY_MS)
+    if follows is None:
+        assert "has ended" in await refusal(two, flow, 409)
+        assert await two.pass_time(0) == 1
+        assert "has ended" in await refusal(two, flow, 409)
+    else:
+        assert await send(two.other, flow) == (True, 0), "it is kept, and nothing waits for it any more"
+        assert await two.pass_time(0) == 0
+        assert await two.run(flow) == {"a": {"SUCCESS": 1}, "w": {"SUCCESS": 1}, "b": {"CREATED": 1}}
+        assert await flow.inputs("b") == {"x": follows}
+        states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
+        assert states["w"]["no_event"] is True
+
+
+async def test_of_two_waits_for_an_event_only_the_one_whose_deadline_has_not_passed_gets_it(
+    two: Waiting,
+) -> None:
+    waits: dict[str, Any] = {"event": "approved", "timeout_ms": DAY_MS, "on_timeout": "prune"}
+    places = [place("a", "w1", "b"), wait_place("w1", **waits), place("b", "w2"), wait_place("w2", **waits)]
+    await two.api.register_for([places[0], places[2]])
+    flow = await Flow.put(two.api, "graph", two.api.body(places))
+    await flow.trigger()
+    await flow.run("a")
+    two.clock.advance(DAY_MS - 1)
+    await flow.run("b")
+    two.clock.advance(1)
+    assert await send(two.other, flow) == (True, 1)
+    statuses = {"a": {"SUCCESS": 1}, "w1": {"PRUNED": 1}, "b": {"SUCCESS": 1}, "w2": {"SUCCESS": 1}}
+    assert await two.run(flow) == statuses
+
+
 async def test_a_wait_without_a_limit_has_no_deadline(two: Waiting) -> None:
     flow = await approval(two)
     await flow.run("a")

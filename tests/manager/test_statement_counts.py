@@ -298,11 +298,11 @@ async def deciding_branches(manager: Manager, count: int) -> Act:
     return lambda: manager.api.outcomes(*batch)
 
 
-async def awaiting(manager: Manager, count: int) -> Flow:
+async def awaiting(manager: Manager, count: int, **fields: int) -> Flow:
     """Start a run in which so many places wait for one event; a node follows each."""
     places = [
         place("first", "w"),
-        place("w", "b", node_name="wait for event", wait={"event": "go", "timeout_ms": 1}),
+        place("w", "b", node_name="wait for event", wait={"event": "go", **fields}),
         place("b", inputs={"p": "${{first.outputs.v}}"}),
     ]
     await manager.api.register_for([places[0], places[2]])
@@ -326,7 +326,7 @@ async def beginning_to_wait_for_what_is_there(manager: Manager, count: int) -> A
 
 
 async def passing_deadlines(manager: Manager, count: int) -> Act:
-    await awaiting(manager, count)
+    await awaiting(manager, count, timeout_ms=1)
     await trio.sleep(0.002)
     return lambda: managed(manager, handle_waits)
 

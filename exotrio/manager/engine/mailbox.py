@@ -4,7 +4,8 @@ A run has a mailbox: the first value that is sent under a name is kept in it, wh
 it yet. A state that waits is CREATED and in the lane ``WAITING``, where no claim finds it, with the name in
 ``event`` and its deadline in ``enqueue_after``. It is woken in the commit that sends the event, in the one in
 which it begins to wait if the event was sent before, or by its deadline. All of these have locked the run, so
-one of them comes first, and none is missed.
+one of them comes first, and none is missed. A sweep may come to a deadline late, but an event that is sent
+after it is too late all the same: the states whose deadlines have passed are woken without it first.
 
 A place that waits runs no node: when it is woken, its state ends, and what follows is created. The state of a
 node that waits is claimed again, and ``event`` stays: a claim brings the value, or says that there is none.
@@ -46,6 +47,7 @@ MAX_EVENTS = 100_000
 MAX_NAMED = 10
 """Fields of an event that a refusal names."""
 _WAITING = "status = 'CREATED' AND lane = 'waiting'"
+_OVERDUE = f"run = ? AND event = ? AND {_WAITING} AND enqueue_after <= ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +59,31 @@ class Sent:
     similar: str | None = None
 
 
-def put_event(changes: Changes, run_id: int, template: Template, name: str, value: Texts) -> Sent:
+def find_event(view: View, run_id: int, name: str) -> tuple[Texts | None, bool]:
+    """Return the value of an event, if it was sent, and whether a state still waits for it although its
+    deadline has passed."""
+    row = view.one(
+        "SELECT (SELECT value FROM mailbox WHERE run = ? AND name = ?) AS value,"
+        f" EXISTS (SELECT 1 FROM states WHERE {_OVERDUE}) AS is_overdue",
+        (run_id, name, run_id, name, view.now_ms),
+    )
+    return None if row["value"] is None else from_json(row["value"]), bool(row["is_overdue"])
+
+
+def put_event(
+    changes: Changes, run_id: int, template: Template, name: str, value: Texts, earlier: Texts | None
+) -> Sent:
     """Put an event into the mailbox of a run, which is locked, and wake the states that wait for it.
+
+    ``earlier`` is its value if it was sent before. No deadline of these states has passed.
 
     Raises:
         Conflict: another value was sent under this name, the run has ended, or its mailbox is full.
         InvalidRequest: the value does not fit a place of the graph that may wait for this name.
     """
     tx, run = changes.tx, changes.locked[run_id]
-    earlier = tx.row("SELECT value FROM mailbox WHERE run = ? AND name = ?", (run_id, name))
     if earlier is not None:
-        if is_same_event(template, name, from_json(earlier["value"]), value):
+        if is_same_event(template, name, earlier, value):
             return Sent(created=False, woken=0)
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
     if not run.pending:
@@ -133,6 +149,12 @@ def end_waiting(changes: Changes, seqs: Sequence[int]) -> int:
     states = _waiting(changes, which, (tx.items(seqs), tx.now_ms))
     _wake(changes, [(state, None) for state in states])
     return len(states)
+
+
+def end_overdue(changes: Changes, run_id: int, name: str) -> None:
+    """Wake the states of a run, which is locked, that wait for an event and whose deadlines have passed."""
+    states = _waiting(changes, _OVERDUE, (run_id, name, changes.tx.now_ms))
+    _wake(changes, [(state, None) for state in states])
 
 
 def _waiting(changes: Changes, which: str, parameters: tuple[object, ...]) -> list[State]:

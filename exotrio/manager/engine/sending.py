@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from exotrio.graph import WAIT_NODE
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.inputs import event_name
-from exotrio.manager.engine.mailbox import Sent, end_waiting, put_event
+from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event
 from exotrio.manager.engine.order import LATER, WAITING, begins_at
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import InputsError, Need, Sources, read_shared
@@ -43,7 +43,8 @@ def send(
 ) -> WithEffects[Sent]:
     """Send an event to a run: it is kept, and the states that wait for it go on, in the same commit.
 
-    The first value under a name wins. The same one is accepted again, also after the run has ended.
+    The first value under a name wins. The same one is accepted again, also after the run has ended. States
+    whose deadlines have passed do not get it; it is kept if the run goes on without it.
 
     Raises:
         NotFound: there is no such run.
@@ -51,7 +52,11 @@ def send(
     """
     run = lock_run(tx, namespace, run_id)
     changes = Changes(tx, [run])
-    sent = put_event(changes, run.id, tx.template(run.template), name, value)
+    earlier, is_overdue = find_event(tx, run.id, name)
+    if is_overdue:
+        end_overdue(changes, run.id, name)
+        commit_changes(changes)
+    sent = put_event(changes, run.id, tx.template(run.template), name, value, earlier)
     commit_changes(changes)
     if sent.created:
         tx.record("run.send", namespace, run_id, name)
