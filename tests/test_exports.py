@@ -36,7 +36,7 @@ ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry Run
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail
 StateEdge StateEvent StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
-TableState Throughput UnstartedRun V0Runtime ValidationStatus WaitReason
+TableState Throughput UnstartedRun V0Runtime ValidationStatus VersionInfo WaitReason
 """
 ALL: list[str] = vars(exotrio)["__all__"]  # which type checkers do not see
 MONITORING = """

@@ -10,6 +10,7 @@ from pydantic import Field
 from exotrio._util.times import format_duration
 from exotrio._wire.body import Body, Moment, Seconds
 from exotrio._wire.limits import LimitInfo
+from exotrio._wire.releases import VersionInfo
 from exotrio._wire.v0 import RunSummary
 
 EXPORT_TYPE = "text/html; charset=utf-8"
@@ -252,3 +253,4 @@ class Overview(Body):
     v0_runtimes: int
     runs: list[RunSummary]
     limits: list[LimitInfo] = Field(default_factory=list)
+    versions: list[VersionInfo] = Field(default_factory=list)

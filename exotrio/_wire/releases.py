@@ -1,10 +1,10 @@
-"""Bodies of native routes about releases: which runs in flight new code would break."""
+"""Bodies of native routes about releases: which runs new code would break, and which versions are needed."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from exotrio._wire.body import Body
+from exotrio._wire.body import Body, UnixMs
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.graph.breaking import BreakingChange
@@ -54,3 +54,35 @@ class ReleaseCheck(Body):
     runs: int = 0
     checked: int = 0
     is_more: bool = False
+
+
+class VersionInfo(Body):
+    """One version of code in a namespace.
+
+    Fields:
+        runtimes: Live ones that have it.
+        runs: Runs in flight that are pinned to it.
+        oldest: When the first of those was created.
+        graphs: The first graphs whose next runs are pinned to it.
+        needed: Whether any run, state or graph needs it; otherwise its runtimes may be stopped.
+    """
+
+    version: str
+    runtimes: int
+    runs: int
+    oldest: UnixMs | None = Field(alias="oldest_ms")
+    graphs: list[str]
+    needed: bool
+
+    @property
+    def state(self) -> str:
+        """Whether it may be stopped, in words."""
+        if not self.needed:
+            return "may be stopped"
+        return "needed" if self.runtimes or not self.runs else "needed, and no live runtime has it"
+
+
+class VersionList(Body):
+    """The versions that a live runtime has or something needs, the one with the oldest run first."""
+
+    versions: list[VersionInfo]

@@ -62,6 +62,7 @@ _COMMANDS = {
     "keys": "List, add and revoke keys that may do a part of what the root key may.",
     "nodes": "List registered nodes; pause and resume them.",
     "runtimes": "List runtimes, drain them, show their tasks.",
+    "versions": "List versions of code: which runtimes have them, and which may be stopped.",
     "export": "Save a run as one self-contained HTML page.",
     "top": "Show live what happens in a namespace.",
     "doctor": "Diagnose settings, the state manager and stuck work.",

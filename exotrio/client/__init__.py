@@ -66,6 +66,7 @@ from exotrio._wire.overview import V0Runtime as V0Runtime
 from exotrio._wire.releases import BrokenRuns as BrokenRuns
 from exotrio._wire.releases import ReleaseCheck as ReleaseCheck
 from exotrio._wire.releases import ReleaseRequest as ReleaseRequest
+from exotrio._wire.releases import VersionInfo as VersionInfo
 from exotrio._wire.runs import NodeCounts as NodeCounts
 from exotrio._wire.runs import RelatedRun as RelatedRun
 from exotrio._wire.runs import Run as Run

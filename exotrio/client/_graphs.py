@@ -152,6 +152,7 @@ def graph_body(
     triggers: Sequence[CronTrigger] | None,
     limits: Sequence[LimitModel] | None = None,
     on_failure: str | None = None,
+    version: str | None = None,
 ) -> GraphBody:
     """Return the body of an upsert.
 
@@ -159,7 +160,9 @@ def graph_body(
         GraphInvalid: the state manager would refuse it; ``problems`` names each reason with its place.
     """
     try:
-        return GraphBody.of_parts(nodes, secrets, retry_policy, store_config, triggers, limits, on_failure)
+        return GraphBody.of_parts(
+            nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version
+        )
     except ValidationError as error:
         raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exotrio._wire.releases import ReleaseCheck, ReleaseRequest
+from exotrio._wire.releases import ReleaseCheck, ReleaseRequest, VersionInfo, VersionList
 from exotrio.client._keys import KeyCalls
 
 
@@ -19,3 +19,13 @@ class ReleaseCalls(KeyCalls):
         return await self._calls.fetch_native(
             ReleaseCheck, "POST", ("release", "check"), what, instead, body=release
         )
+
+    async def versions(self) -> list[VersionInfo]:
+        """Return the versions of code that a live runtime has or something needs. Needs our server.
+
+        Returns:
+            The version with the oldest pinned run first. Runtimes of one that is not ``needed`` may be
+            stopped.
+        """
+        what = "versions of code are not known"
+        return (await self._calls.fetch_native(VersionList, "GET", ("versions",), what)).versions

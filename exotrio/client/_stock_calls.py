@@ -157,6 +157,7 @@ class StockCalls:
         polling_interval: float = 1,
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
+        version: str | None = None,
     ) -> dict[str, Any]: ...
 
     async def upsert_graph(
@@ -171,6 +172,7 @@ class StockCalls:
         polling_interval: float = 1,
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
+        version: str | None = None,
     ) -> dict[str, Any]:
         """Create or replace a graph and wait until it is validated.
 
@@ -186,6 +188,7 @@ class StockCalls:
             limits: Limits of the namespace that are declared with it. Defaults to none.
             on_failure: Name of the graph of which a run is started when a run of this one ends with errors.
                 Defaults to none.
+            version: The version of the code that its runs need. Defaults to any.
 
         Returns:
             The validated graph as the state manager shows it.
@@ -199,7 +202,7 @@ class StockCalls:
             The graph may have been replaced all the same.
         """
         if isinstance(graph_name, Graph):
-            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure)
+            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version)
             if any(part is not None for part in parts):
                 raise TypeError("a Graph holds its nodes, secrets, policy and all else: pass it alone")
             name, body = graph_name.name, GraphBody.of(graph_name)
@@ -208,7 +211,7 @@ class StockCalls:
         else:
             name = graph_name
             body = _graphs.graph_body(
-                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure
+                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version
             )
         return await _graphs.upsert_graph(
             self._calls,

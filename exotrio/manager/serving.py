@@ -258,7 +258,7 @@ async def serve(
         # Here: an embedded state manager without a port does not load templates.
         from exotrio.manager.web import Dashboard
 
-        metrics = ManagerMetrics(service.store, lambda: limiter.open)
+        metrics = ManagerMetrics(service.store, lambda: limiter.open, service.monotonic)
         app = create_app(
             service,
             key=chosen.text,

@@ -73,6 +73,18 @@ def test_work_of_runs_that_no_runtime_works_on_is_stuck() -> None:
     assert of_nodes({**waits, "unserved": 0}) == []
 
 
+def test_runs_of_a_version_that_no_runtime_has_need_attention_and_a_version_may_be_stopped() -> None:
+    def of(**fields: object) -> list[Finding]:
+        version = {"version": "1", "runtimes": 2, "runs": 3, "oldest_ms": None, "graphs": [], "needed": True}
+        return overview_findings(overview(errored=0, nodes=[], versions=[{**version, **fields}]), TTL)
+
+    assert of() == []
+    one(of(runtimes=0), "3 runs in flight are pinned to version 1, and no live runtime has it", "runs repin")
+    assert of(runtimes=0, runs=0, graphs=["g"]) == [], "nothing waits yet"
+    may_stop = "nothing needs version 1 any more: 2 runtimes may be stopped"
+    one(of(runs=0, needed=False), may_stop, attention=False)
+
+
 def test_a_paused_node_needs_attention_if_states_wait_for_it() -> None:
     paused = {"paused_at": "2026-01-01T00:00:00.000Z", "offered_by": []}
     waits = node("A", waiting=2, **paused)

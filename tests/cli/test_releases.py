@@ -1,4 +1,4 @@
-"""``graph check --against-runs``: what a release would break, before it is deployed."""
+"""``graph check --against-runs``: what a release would break, before it is deployed; ``versions ls``."""
 
 from __future__ import annotations
 
@@ -71,3 +71,26 @@ def test_a_check_against_runs_needs_the_nodes_and_a_state_manager(bare: Cli) -> 
 def bare_graph() -> str:
     place = {"node_name": "A", "namespace": "n", "identifier": "a", "inputs": {}, "next_nodes": []}
     return json.dumps({"name": "g", "secrets": {}, "nodes": [place]})
+
+
+def test_versions_are_listed_with_what_needs_them(bare: Cli, tmp_path: Path) -> None:
+    pinned = APP.replace('namespace="Greeter")', 'namespace="Greeter", version="1")')
+    bare.write("app.py", pinned)
+    worker = ("worker", "app.py", "--code-version", "1")
+    with server(tmp_path) as running, exotrio(*worker, cwd=tmp_path, env=running.env) as process:
+        process.line("running|RUNNING|registered")
+        cli = bare.at(running, "Greeter")
+        cli("graph", "apply", "app.py", code=0)
+        run_id = waiting_run(cli)
+        while not cli.json("versions", "ls")["versions"][0]["runtimes"]:
+            pass  # it has not claimed yet
+        assert cli("versions", "ls").out.splitlines()[-1] == "1 version in namespace Greeter"
+        heads, line, *_ = cli("versions", "ls", code=0).out.splitlines()
+        assert heads.split("  ")[0] == "version"
+        assert re.fullmatch(r"1 +1 +1 +\S+ s ago +greeting +needed", line)
+        (shown,) = cli.json("versions", "ls")["versions"]
+        assert (shown["runs"], shown["graphs"], shown["needed"]) == (1, ["greeting"], True)
+        cli("graph", "apply", cli.write("app.py", APP), code=0)
+        cli("runs", "cancel", run_id)
+        assert cli("versions", "ls", code=0).out.splitlines()[1].endswith("may be stopped")
+        assert "nothing needs version 1 any more: 1 runtime may be stopped" in cli("doctor").out

@@ -17,6 +17,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import DatabaseError
+from exotrio.graph import pinned_name
 from exotrio.manager import Service, create_app, open_service, serve
 from exotrio.manager.api import metrics, operations
 from exotrio.manager.api.metrics import ManagerMetrics
@@ -27,7 +28,7 @@ from exotrio.manager.store.sqlite.store import WRITABLE_FOR
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, open_client, place, refused
+from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, open_client, place, refused
 from tests.support.manager import (
     KEY,
     NO_SETTINGS,
@@ -347,6 +348,7 @@ async def test_metrics_count_waiting_held_and_ended_states(autojump_clock: MockC
 async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> None:
     flow = await Flow.start(manager.api, place("a"), triggers=CRON)
     await flow.run("a")
+    await pinned_run(manager, "1")
     ok(await manager.api.native("PUT", "limit/l", json={"at_most": 1}))
     ok(await manager.api.heartbeat("w", phase="stopped", stop={"took_ms": 1}))
     text = (await manager.outside.get("/metrics")).text
@@ -370,6 +372,8 @@ async def test_the_names_and_labels_of_metrics_are_stable(manager: Operated) -> 
         "exotrio_manager_schedule_paused": {"namespace", "graph"},
         "exotrio_manager_limit_held_states": {"namespace", "limit"},
         "exotrio_manager_limit_waiting_states": {"namespace", "limit"},
+        "exotrio_manager_version_runs": {"namespace", "version"},
+        "exotrio_manager_version_runtimes": {"namespace", "version"},
         "exotrio_manager_states_ended_total": {"namespace", "node", "status"},
         "exotrio_manager_runs_ended_total": {"namespace", "graph", "status"},
         "exotrio_manager_http_request_duration_seconds": {"route", "method", "code"},
@@ -406,6 +410,28 @@ async def test_held_and_waiting_states_of_a_limit_are_in_the_metrics(manager: Op
     labels = '{limit="l",namespace="tests"}'
     assert values[f"exotrio_manager_limit_held_states{labels}"] == 2, "all keys together"
     assert values[f"exotrio_manager_limit_waiting_states{labels}"] == 2
+
+
+async def pinned_run(manager: Operated, version: str) -> None:
+    name = pinned_name(node_name("p"), version)
+    ok(await manager.api.register([declare(name)]))
+    body = manager.api.body([place("p")], version=version)
+    await (await Flow.put(manager.api, "pinned", body)).trigger()
+
+
+async def test_runs_and_runtimes_of_versions_are_in_the_metrics(manager: Operated) -> None:
+    await pinned_run(manager, "1")
+    await pinned_run(manager, "1")
+    await pinned_run(manager, "2")
+    ok(await manager.api.native_claim({pinned_name(node_name("p"), "2"): 1}, limit=0, worker_id="w"))
+    values = {name: value for name, value in (await manager.values()).items() if "_version_" in name}
+    name = 'exotrio_manager_version_{}{{namespace="tests",version="{}"}}'.format
+    assert values == {
+        name("runs", "1"): 2,
+        name("runtimes", "1"): 0,
+        name("runs", "2"): 1,
+        name("runtimes", "2"): 1,
+    }
 
 
 async def test_a_paused_schedule_is_in_the_metrics(manager: Operated) -> None:

@@ -299,6 +299,8 @@ def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
         lines.append(
             f"limit {limit.name}: {limit_text(limit.at_most, limit.starts, period)}, as declared here"
         )
+    if graph.version is not None:
+        lines.append(f"version: runs are executed by runtimes of version {graph.version} only")
     if graph.on_failure is not None:
         lines.append(f"when a run ends with errors: starts a run of graph {graph.on_failure}")
     store = graph.store_config

@@ -133,6 +133,7 @@ class Draft:
                 or None,
                 limits=body.limits or None,
                 on_failure=body.on_failure,
+                version=body.version,
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:

@@ -18,6 +18,8 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import PATTERN
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
+from exotrio.manager.queries.versions import load_of_versions
+from exotrio.manager.store.clock import Clock, monotonic_clock
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Store
 
@@ -96,6 +98,16 @@ GAUGES = (
         "States that wait for the limit, with any key, counted up to 100,000.",
         ["namespace", "limit"],
     ),
+    (
+        "exotrio_manager_version_runs",
+        "Runs in flight that are pinned to the version, counted up to 100,000 in all.",
+        ["namespace", "version"],
+    ),
+    (
+        "exotrio_manager_version_runtimes",
+        "Live runtimes of the version.",
+        ["namespace", "version"],
+    ),
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -103,20 +115,27 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 class ManagerMetrics:
     """The metrics of one state manager, in a separate registry. Commits are counted from now on.
 
-    ``connections`` returns how many are open.
+    ``connections`` returns how many are open; ``lease_clock`` is the clock of leases.
     """
 
-    def __init__(self, store: Store, connections: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        connections: Callable[[], int] = lambda: 0,
+        lease_clock: Clock = monotonic_clock,
+    ) -> None:
         from prometheus_client import CollectorRegistry, Histogram
         from prometheus_client import Counter as Total
 
         self._store = store
         self._connections = connections
+        self._lease_clock = lease_clock
         self._querying = trio.Lock()
         self._queried_at: float | None = None
         self._backlog: list[Backlog] = []
         self._schedules: dict[tuple[str, str], bool] = {}
         self._limits: dict[tuple[str, str], tuple[int, int]] = {}
+        self._versions: dict[tuple[str, str], tuple[int, int]] = {}
         self.registry: Any = CollectorRegistry()
         self.registry.register(self)
         # Any: the types would need prometheus_client to be imported above.
@@ -222,7 +241,12 @@ class ManagerMetrics:
             schedules,
             held,
             waiting,
+            pinned,
+            runtimes,
         ) = gauges
+        for code, (runs_of_code, runtimes_of_code) in self._versions.items():
+            pinned.add_metric(code, runs_of_code)
+            runtimes.add_metric(code, runtimes_of_code)
         for graph, is_paused in self._schedules.items():
             schedules.add_metric(graph, is_paused)
         for limit, (held_states, waiting_states) in self._limits.items():
@@ -252,13 +276,21 @@ class ManagerMetrics:
                 return
             # If the query fails, no numbers are shown: an alarm would trust old ones.
             self._backlog, self._schedules, self._limits, self._queried_at = [], {}, {}, None
+            self._versions = {}
             with trio.move_on_after(MAX_QUERY):
                 try:
-                    self._backlog, self._schedules, self._limits, graphs = await self._store.read(
+                    (
+                        self._backlog,
+                        self._schedules,
+                        self._limits,
+                        self._versions,
+                        graphs,
+                    ) = await self._store.read(
                         lambda view: (
-                            backlog(view),
+                            backlogs := backlog(view),
                             schedules_paused(view),
                             load_of_limits(view, MAX_LABELS),
+                            load_of_versions(view, backlogs, self._lease_clock(), MAX_LABELS),
                             oldest_graphs(view, MAX_LABELS),
                         )
                     )

@@ -1,4 +1,4 @@
-"""Native routes about releases: which runs in flight new code would break."""
+"""Native routes about releases: which runs in flight new code would break, and which versions are needed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping
 
 from exotrio._util.words import listed, plural
-from exotrio._wire.releases import ReleaseCheck, ReleaseRequest
+from exotrio._wire.releases import ReleaseCheck, ReleaseRequest, VersionList
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.queries.releases import check_registration, check_release
+from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.service import Service
@@ -26,7 +27,14 @@ MAX_WARNED = 3
 
 class Releases:
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._store = service.store
+
+    @ApiRoute("GET", NS + "/versions", "List versions of code", VersionList, needs=Permission.READ)
+    async def versions(self, namespace: str) -> object:
+        now = self._service.monotonic()
+        found = await self._store.read_with_deadline(list_versions, namespace, now)
+        return {"versions": [each.model_dump(mode="json") for each in found]}
 
     @ApiRoute(
         "POST",

@@ -23,6 +23,7 @@ from exotrio.manager.queries.load import (
 from exotrio.manager.queries.runs import newest_runs, summarize_run
 from exotrio.manager.queries.runtimes import Offers, live_v0_runtimes, offered, runtimes_of, unserved
 from exotrio.manager.queries.trends import Trend, trend
+from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
@@ -77,7 +78,14 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
         "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
         "limits": [limit.model_dump(mode="json") for limit in list_limits(view, namespace)],
+        "versions": _versions(view, namespace, now, node_ids.values()),
     }
+
+
+def _versions(view: View, namespace: str, now: int, nodes: Iterable[str]) -> list[dict[str, Any]]:
+    if not any("@" in node for node in nodes):
+        return []  # no statement, if nothing has a version
+    return [each.model_dump(mode="json") for each in list_versions(view, namespace, now)]
 
 
 def _throughput(hour: Trend) -> dict[str, Any]:

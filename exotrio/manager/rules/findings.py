@@ -21,6 +21,7 @@ from exotrio._wire.checkup import (
 )
 from exotrio._wire.limits import LimitInfo
 from exotrio._wire.overview import NodeLoad, Overview, RuntimeInfo
+from exotrio._wire.releases import VersionInfo
 
 CLOCK_OFF = 2.0
 """Seconds by which clocks may differ."""
@@ -100,6 +101,7 @@ def overview_findings(overview: Overview, lease_ttl: float) -> list[Finding]:
     """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
     candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
     candidates += [_of_limit(limit) for limit in overview.limits]
+    candidates += [_of_version(version) for version in overview.versions]
     candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
     findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
@@ -122,6 +124,21 @@ def _of_limit(limit: LimitInfo) -> Finding | None:
         return None
     what = f"{waits} for limit {name} ({limit.text()}), which {plural(limit.held, 'state')} hold"
     return info(f"{what}{'s' if limit.held == 1 else ''}", f"`limits show {name}` lists them", page)
+
+
+def _of_version(version: VersionInfo) -> Finding | None:
+    name = one_line(version.version)
+    if version.runs and not version.runtimes:
+        what = f"{plural(version.runs, 'run')} in flight {are(version.runs)} pinned to version {name}"
+        return Finding(
+            f"{what}, and no live runtime has it",
+            f"start one: {_WORKER} --code-version {name}; or move the runs: `runs repin --version {name}`",
+            page=_RUNTIMES,
+        )
+    if version.needed or not version.runtimes:
+        return None
+    what = f"nothing needs version {name} any more: {plural(version.runtimes, 'runtime')} may be stopped"
+    return info(what, "`versions ls` lists versions", _RUNTIMES)
 
 
 def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from exotrio._wire.v0 import NodeDeclaration
+from exotrio.graph import pinned_name
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.queries.checkup import last_backup, show_managers
@@ -25,6 +26,7 @@ from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import backlog, claimed_by, oldest_graphs, schedules_paused
 from exotrio.manager.queries.releases import check_registration
 from exotrio.manager.queries.state_detail import newest_event
+from exotrio.manager.queries.versions import is_drained, load_of_versions
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
@@ -133,6 +135,12 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
     await there.run("there")
     await there.trigger()
+    old, new = (declare(pinned_name("Versioned", version)) for version in ("1", "2"))
+    ok(await remote.register([old, new]))
+    pinned = api.body([place("v", node_name="Versioned")], version="2")
+    for _ in range(2):
+        await (await Flow.put(api, "pinned", pinned)).trigger()
+    ok(await remote.native_claim({new["name"]: 1}, worker_id="w-2"))
     ok(await api.worker("POST", "w-1", "drain"))
     await tallied(site.service, clock)
     return shown
@@ -168,6 +176,7 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
     ):
         ok(answer)
     ok(await api.native("POST", "release/check", json=RELEASE))
+    assert len(ok(await api.native("GET", "versions"))["versions"]) == 1
     moment = "2020-01-01T00:00:00Z"
     for query in (
         *({}, {"limit": 2}, {"before": 3}, {"who": "root"}, {"who": "absent"}, {"action": "graph"}),
@@ -245,6 +254,9 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             (schedules_paused, (), {}),
             (oldest_graphs, (9,), {}),
             (load_of_limits, (9,), {}),
+            (lambda view, now: load_of_versions(view, backlog(view), now, 9), (clock(),), {}),
+            (is_drained, (NAMESPACE, "2"), {}),
+            (is_drained, (NAMESPACE, "1"), {}),
             (newest_event, (), {}),
         ]
         former = {node_name("b"): NodeDeclaration(**declare(node_name("b"), ["p", "q"], ["v", "w"]))}

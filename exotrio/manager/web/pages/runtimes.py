@@ -8,6 +8,7 @@ from exotrio.manager.queries.audit import drained_by
 from exotrio.manager.queries.load import count_held, states_held
 from exotrio.manager.queries.runtimes import disagreements, list_stops, progress_of, v0_runtimes
 from exotrio.manager.queries.states import show_states
+from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
@@ -40,6 +41,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "of_worker": one,
             "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
             "disagreements": disagreements(runtimes.values()),
+            "versions": list_versions(view, request.namespace, request.monotonic),
         }
     if "stops" in parts:
         stops = list_stops(view, request.namespace, DAY_MS)
