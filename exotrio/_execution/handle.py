@@ -39,8 +39,9 @@ class Execution:
         view: What the node sees of why and when it should stop.
         checkpoint: Its checkpoint; None if its class has none.
         began: Node code was entered: a release from then on counts as cancelled.
-        on_begin: Called once in the runtime's loop, when node code is entered.
-        on_execute: Called in any thread once ``begun_at`` is set.
+        on_begin: Called with it in the runtime's loop when node code is entered. Neither this nor the next
+            one should hold what holds the execution: the garbage collector would have to find each cycle.
+        on_execute: Called with it in any thread once ``begun_at`` is set.
         begun_at: When ``execute`` of the node was called, on Trio's clock; infinite before. In a process,
             when that had loaded the class.
         ended_at: When it was over; infinite before.
@@ -57,8 +58,8 @@ class Execution:
         *,
         captures: bool = False,
         span: Span | None = None,
-        on_begin: Callable[[], object] | None = None,
-        on_execute: Callable[[], object] | None = None,
+        on_begin: Callable[[Execution], object] | None = None,
+        on_execute: Callable[[Execution], object] | None = None,
     ) -> None:
         self.claim = claim
         self.on_begin = on_begin
@@ -90,10 +91,8 @@ class Execution:
     def begin(self, timeout: float | None) -> None:
         """Start the timeout of the node: its code is entered. ``timeout`` is that of its class, if any."""
         self.began = True
-        if (on_begin := self.on_begin) is not None:
-            # What it holds has this execution: a cycle that the garbage collector would have to find.
-            self.on_begin = None
-            on_begin()
+        if self.on_begin is not None:
+            self.on_begin(self)
         timeout = self.claim.timeout_of(timeout)
         if timeout is not None and not self.cancelled:
             self.timeout = timeout
@@ -117,7 +116,7 @@ class Execution:
         """Record when ``execute`` was called, on Trio's clock. From any thread."""
         self.begun_at = at
         if self.on_execute is not None:
-            self.on_execute()
+            self.on_execute(self)
 
     def cancel(self, why: Stopping = Stopping.CANCELLING) -> None:
         """Cancel the node. One in a thread is only told: it has until ``give_up`` to return.

@@ -144,8 +144,8 @@ class Workers:
             held.claim,
             captures=captures,
             span=span,
-            on_begin=partial(self._note_begin, held),
-            on_execute=partial(self._note_execute, held),
+            on_begin=self._note_begin,
+            on_execute=self._note_execute,
         )
         self._running[execution] = held
         ledger.run(held, execution)
@@ -221,14 +221,16 @@ class Workers:
         # announces it.
         await self.ledger.until(lambda: self.ledger.may_begin(held))
 
-    def _note_begin(self, held: HeldClaim) -> None:
+    def _note_begin(self, execution: Execution) -> None:
+        held = self._running[execution]
         log.debug("%s begins", held)
         if self.ledger.events:
             claim = held.claim
             self.ledger.events.emit(StateBegan(claim.node_name, claim.state_id, claim.identifier))
 
-    def _note_execute(self, held: HeldClaim) -> None:
+    def _note_execute(self, execution: Execution) -> None:
         # In any thread. A heartbeat sets this before it reads whether execute has begun, so one of the two
         # notices the other.
-        if held.told_unbegun:
+        held = self._running.get(execution)  # None if it was given up
+        if held is not None and held.told_unbegun:
             self.ledger.heartbeat_due.set()
