@@ -22,10 +22,12 @@ from exotrio._util.cron import check_expression, check_zone, schedule_of
 from exotrio._wire.body import Body, Moment, Texts
 from exotrio._wire.vocabulary import Priority, ValidationStatus
 from exotrio.graph import (
+    GRAPH_NODE,
     MAX_LIMITS,
     MAX_NAME,
     MAX_NODES,
     WAIT_NODE,
+    WITHOUT_RUNTIME,
     ConditionModel,
     CronTrigger,
     Graph,
@@ -33,6 +35,7 @@ from exotrio.graph import (
     LimitModel,
     Name,
     NamedTarget,
+    Outputs,
     RetryPolicyModel,
     StoreConfigModel,
     UnitesModel,
@@ -132,12 +135,12 @@ def schedules_of(triggers: Sequence[TriggerModel]) -> dict[str, Priority]:
 Limits = Annotated[list[LimitModel], Field(max_length=MAX_LIMITS), AfterValidator(no_repeated_limits)]
 
 
-_EXTENSIONS = frozenset({"limits", "on_failure", "version"})
+_EXTENSIONS = frozenset({"limits", "outputs", "on_failure", "version"})
 
 
 class GraphBody(Body):
-    """A graph on the wire. ``limits``, as those of a place, ``on_failure`` and ``version`` are extensions of
-    ours."""
+    """A graph on the wire. ``limits``, as those of a place, ``outputs``, ``on_failure`` and ``version`` are
+    extensions of ours."""
 
     secrets: Texts
     nodes: Annotated[list[PlaceModel], Field(max_length=MAX_NODES)]
@@ -145,6 +148,7 @@ class GraphBody(Body):
     store_config: StoreConfig = Field(default_factory=StoreConfigModel)
     triggers: Annotated[list[TriggerModel], Field(fail_fast=True)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=list)
+    outputs: Outputs = Field(default_factory=dict)
     on_failure: Name | None = None
     version: Version | None = None
 
@@ -166,6 +170,7 @@ class GraphBody(Body):
             graph.limits or None,
             graph.on_failure,
             graph.version,
+            graph.outputs or None,
         )
 
     @classmethod
@@ -179,6 +184,7 @@ class GraphBody(Body):
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
         version: str | None = None,
+        outputs: Mapping[str, Sequence[str]] | None = None,
     ) -> Self:
         """Return the body of an upsert; fields for None are unset."""
         options: dict[str, Any] = {}
@@ -200,6 +206,8 @@ class GraphBody(Body):
             ]
         if limits is not None:
             options["limits"] = limits
+        if outputs is not None:
+            options["outputs"] = outputs
         if on_failure is not None:
             options["on_failure"] = on_failure
         if version is not None:
@@ -222,7 +230,7 @@ class GraphBody(Body):
             update={
                 "nodes": [
                     node
-                    if node.wait is not None
+                    if node.node_name in WITHOUT_RUNTIME
                     else node.model_copy(update={"node_name": pinned_name(node.node_name, self.version)})
                     for node in self.nodes
                 ]
@@ -249,11 +257,15 @@ class GraphBody(Body):
             for schedule, priorities in sorted(different.items())
             if priorities > 1
         ]
-        problems.extend(
-            f"the node {node.identifier!r} has the name of places that wait, {WAIT_NODE!r}, but no wait"
-            for node in self.nodes
-            if node.node_name == WAIT_NODE and node.wait is None
-        )
+        for name, what, field in (
+            (WAIT_NODE, "places that wait", "wait"),
+            (GRAPH_NODE, "places that run graphs", "graph"),
+        ):
+            problems.extend(
+                f"the node {node.identifier!r} has the name of {what}, {name!r}, but no {field}"
+                for node in self.nodes
+                if node.node_name == name and getattr(node, field) is None
+            )
         return problems
 
 
@@ -304,6 +316,7 @@ class GraphReply(Body):
             from our server.
         paused_at: Since when its schedule is paused, if it is. Only from our server.
         limits: The limits that it declares; what was set since then is not shown here.
+        outputs: Name of each output to the texts of its values.
         on_failure: The graph of which a run is started when one of its runs ends with errors.
         version: The version of the code that its runs need, if it names one.
     """
@@ -314,6 +327,7 @@ class GraphReply(Body):
     store_config: StoreConfig
     triggers: list[StoredTrigger]
     limits: list[LimitModel] = Field(default_factory=list)
+    outputs: dict[str, list[str]] = Field(default_factory=dict)
     on_failure: str | None = None
     version: str | None = None
     created_at: Moment

@@ -68,11 +68,11 @@ class WaitReason(Body):
     Fields:
         kind: ``paused``, ``not offered`` (by a live runtime), ``other runs`` (are the only ones that runtimes
             which offer the node work on), ``later`` (not due yet), ``limit`` (has no room), ``draining`` (are
-            all runtimes that offer the node), ``busy`` (are all their workers) or ``event`` (was not sent
-            yet).
+            all runtimes that offer the node), ``busy`` (are all their workers), ``event`` (was not sent yet)
+            or ``run`` (that they started has not ended).
         namespace, node: Of what they wait for.
         at: Since when it is paused, when they are due, or until when they wait for the event.
-        event, since: The event that the first of them waits for, and since when.
+        event, since: The event that the first of them waits for, and since when it waits for it or for runs.
         workers: How many are busy.
         limit: The limit that has no room for the first of them.
         text: The same as a sentence.

@@ -14,6 +14,7 @@ from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
 from exotrio._wire.vocabulary import (
     BRANCHES,
+    CHILDREN,
     EVENTS,
     LIMITS,
     NODE_POLICIES,
@@ -104,6 +105,9 @@ async def _put(
         await calls.require(NODE_POLICIES, what, "remove them")
     if any(node.wait is not None for node in body.nodes):
         await calls.require(EVENTS, f"graph {name!r} cannot be stored with places that wait for events")
+    if body.outputs or any(node.graph is not None for node in body.nodes):
+        what = f"graph {name!r} cannot be stored with outputs, or with places that run graphs"
+        await calls.require(CHILDREN, what)
     if any(node.when is not None or node.otherwise for node in body.nodes):
         # Any other server would create what follows all conditions.
         what = f"graph {name!r} cannot be stored with branches (when, otherwise)"

@@ -7,9 +7,10 @@
 - ``limits``: what ``Graph.limit`` returns;
 - ``placeholders``: the grammar of ``${{ identifier.outputs.field }}`` and ``${{ store.key }}``;
 - ``graph``: ``Graph``, declared as a list of nodes, or built by ``Graph.add``;
-- ``parts``: its base: the store and the limits;
+- ``parts``: its base: the store, the limits and the outputs;
 - ``versions``: versions of code, and the names of nodes of one version;
 - ``waits``: places that wait for an event, as ``Graph.wait`` declares them;
+- ``children``: places that run a graph, as ``Graph.add`` declares them;
 - ``references``: what ``add`` returns, and references to outputs and to the store;
 - ``inputs``: the inputs of a node that is added: checked against its class, and as texts;
 - ``values``: whether the values of a run fit the inputs of the nodes;
@@ -24,6 +25,7 @@ nodes may be missing.
 from __future__ import annotations
 
 from exotrio.graph.conditions import ConditionModel
+from exotrio.graph.declaration import GRAPH_NODE as GRAPH_NODE
 from exotrio.graph.declaration import MAX_LIMIT as MAX_LIMIT
 from exotrio.graph.declaration import MAX_LIMIT_KEY as MAX_LIMIT_KEY
 from exotrio.graph.declaration import MAX_LIMITS as MAX_LIMITS
@@ -32,6 +34,7 @@ from exotrio.graph.declaration import MAX_NODES as MAX_NODES
 from exotrio.graph.declaration import MAX_PERIOD_MS as MAX_PERIOD_MS
 from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
 from exotrio.graph.declaration import WAIT_NODE as WAIT_NODE
+from exotrio.graph.declaration import WITHOUT_RUNTIME as WITHOUT_RUNTIME
 from exotrio.graph.declaration import CronTrigger, LimitModel, StoreConfigModel
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import PartByPart as PartByPart
@@ -41,11 +44,13 @@ from exotrio.graph.graph import Graph
 from exotrio.graph.node_model import (
     GraphNodeModel,
     NodeLimitModel,
+    RunGraphModel,
     UnitesModel,
     UnitesStrategyEnum,
     WaitModel,
 )
 from exotrio.graph.node_model import NamedTarget as NamedTarget
+from exotrio.graph.parts import Outputs as Outputs
 from exotrio.graph.retry_policy import RetryPolicyModel, RetryStrategyEnum
 from exotrio.graph.versions import Version as Version
 from exotrio.graph.versions import check_version as check_version
@@ -61,6 +66,7 @@ __all__ = [
     "NodeLimitModel",
     "RetryPolicyModel",
     "RetryStrategyEnum",
+    "RunGraphModel",
     "StoreConfigModel",
     "UnitesModel",
     "UnitesStrategyEnum",

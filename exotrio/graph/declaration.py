@@ -44,6 +44,10 @@ MAX_LIMIT_KEY = 256
 """Characters of a key of a limit, with the values of its references."""
 WAIT_NODE = "wait for event"
 """The node name of places that wait for an event; no class has such a name."""
+GRAPH_NODE = "run graph"
+"""The node name of places that run a graph; no class has such a name."""
+WITHOUT_RUNTIME = (WAIT_NODE, GRAPH_NODE)
+"""Nodes that no runtime runs."""
 PART = 100
 """Entries of an object that are checked together. Problems of more entries than these are not reported."""
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, TypedDict, Unpack, overload
+from typing import Annotated, Any, Literal, Unpack, overload
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
+from exotrio.graph.children import input_problems, outputs_of, runs_graph
 from exotrio.graph.conditions import Condition
-from exotrio.graph.declaration import WAIT_NODE, CronTrigger, LimitModel, StoreConfigModel, check_name
-from exotrio.graph.inputs import Inputs, models_of, node_name
+from exotrio.graph.declaration import (
+    GRAPH_NODE,
+    WAIT_NODE,
+    CronTrigger,
+    check_name,
+)
+from exotrio.graph.inputs import Inputs, models_of, node_name, unites_of
 from exotrio.graph.limits import Limit
-from exotrio.graph.node_model import GraphNodeModel, UnitesModel, UnitesStrategyEnum
+from exotrio.graph.node_model import GraphNodeModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
-from exotrio.graph.parts import GraphParts
+from exotrio.graph.parts import GraphParts, Parts, wrong_limits
 from exotrio.graph.references import AddedNode, OutputReference, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
 from exotrio.graph.versions import Version
@@ -34,16 +33,6 @@ from exotrio.graph.waits import NoFields, identifier_of, wait_of
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _When = Condition | OutputReference | StoreReference | None
 _Strategy = UnitesStrategyEnum | Literal["ALL_SUCCESS", "ALL_DONE"]
-
-
-class _Parts(TypedDict, total=False):
-    secrets: Mapping[str, str]
-    retry_policy: RetryPolicyModel
-    store_config: StoreConfigModel
-    triggers: list[CronTrigger]
-    limits: list[LimitModel]
-    on_failure: Graph | str
-    version: str | None
 
 
 class Graph(GraphParts):
@@ -67,6 +56,8 @@ class Graph(GraphParts):
         store_config: Defaults to an empty store. ``store`` adds to it.
         triggers: Cron triggers. Defaults to none.
         limits: Limits of the namespace that are declared with it. Defaults to none. ``limit`` adds to them.
+        outputs: Name of each output, for graphs that run this one, to its text, or to several of which the
+            first that has a value counts. Defaults to none. ``output`` adds to them.
         on_failure: Another graph of the same namespace, or the name of one. Each time a run of this graph
             ends with errors, a run of that one is started with ``graph``, ``run``, ``place`` and ``error``,
             as far as it declares these as keys of its store or inputs of its first node. Needs our server.
@@ -85,15 +76,13 @@ class Graph(GraphParts):
     triggers: list[CronTrigger] = Field(default_factory=list)
     version: Version | None = None
 
-    _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
-
     def __init__(
         self,
         name: str,
         nodes: Sequence[GraphNodeModel | Mapping[str, Any]] | None = None,
         *,
         namespace: str | None = None,
-        **parts: Unpack[_Parts],
+        **parts: Unpack[Parts],
     ) -> None:
         listed: dict[str, Any] = {} if nodes is None else {"nodes": list(nodes)}
         BaseModel.__init__(self, name=name, namespace=namespace, **listed, **parts)
@@ -130,7 +119,7 @@ class Graph(GraphParts):
     @overload
     def add(
         self,
-        node: type | str,
+        node: type | str | Graph,
         /,
         *,
         identifier: str | None = None,
@@ -143,6 +132,7 @@ class Graph(GraphParts):
         timeout_minutes: int | None = None,
         timeout: float | None = None,
         retry_policy: RetryPolicyModel | None = None,
+        max_rounds: object = None,
         limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
@@ -150,7 +140,7 @@ class Graph(GraphParts):
 
     def add(
         self,
-        node: type | str,
+        node: type | str | Graph,
         /,
         *,
         identifier: str | None = None,
@@ -163,6 +153,7 @@ class Graph(GraphParts):
         timeout_minutes: int | None = None,
         timeout: float | None = None,
         retry_policy: RetryPolicyModel | None = None,
+        max_rounds: object = None,
         limits: Limit | Sequence[Limit] = (),
         inputs: Mapping[str, object] | None = None,
         **fields: object,
@@ -176,7 +167,9 @@ class Graph(GraphParts):
 
         Args:
             node: The node class; or the name of one that cannot be imported here, such as another team's,
-                whose inputs and outputs are not checked.
+                whose inputs and outputs are not checked. Or another graph, also this one, of which a run is
+                started and waited for: it is given values for its store, and for inputs of its first node,
+                and has its outputs. ``Graph(name)`` names a stored one. Needs our server.
             identifier: Name of the node in the graph. Defaults to the name of the class in lower case, with
                 underscores between its words: ``Plan`` is ``plan``, ``SendMail`` is ``send_mail``.
             namespace: Namespace that the node is registered in. Defaults to the graph's.
@@ -194,8 +187,10 @@ class Graph(GraphParts):
             timeout_minutes: Limit in minutes for one execution here, as in ``GraphNodeModel``.
             timeout: Limit in seconds for one execution here, in place of that of the class. Defaults to that
                 of the class. Needs our server.
-            retry_policy: When its failed states are tried again. Defaults to the policy of the graph. Needs
-                our server.
+            retry_policy: When its failed states are tried again. Defaults to the policy of the graph, but to
+                none where it runs a graph. Needs our server.
+            max_rounds: If the graph runs itself here: how many runs of it may follow each other. Defaults to
+                None: 100 may be nested.
             limits: Limits that it takes part in, as ``limit`` returned them; with ``for_key``, separately for
                 each key.
             inputs: Further inputs, for names that are arguments here or not Python identifiers.
@@ -210,10 +205,13 @@ class Graph(GraphParts):
         try:
             namespace = self.namespace if namespace is None else namespace
             after = list(after) if isinstance(after, Iterable) else [after]
+            child, node = (node, GRAPH_NODE) if isinstance(node, Graph) else (None, node)
             if not isinstance(node, type | str):
                 what = f"{type(node).__name__} object cannot be added to graph {self.name!r}"
-                raise GraphInvalid(f"a {what}", fix="pass a node class, or the name of one")
-            name = _WORD.sub("_", node_name(node)).lower() if identifier is None else identifier
+                raise GraphInvalid(f"a {what}", fix="pass a node class, the name of one, or a graph")
+            if (name := identifier) is None:
+                words = _WORD.sub("_", node_name(node) if child is None else child.name)
+                name = words.lower() if child is None else identifier_of(words)
             model_of_outputs = models_of(node)[1] if isinstance(node, type) else None
             others = after if unites is None else [*after, unites]
             limits = [limits] if isinstance(limits, Limit | str) else list(limits)
@@ -222,18 +220,25 @@ class Graph(GraphParts):
                 problems.append("strategy= is only for a node with unites=")
             options = {"timeout": timeout, "retry_policy": retry_policy, "when": when, "otherwise": otherwise}
             given = [option for option, value in options.items() if value is not None and value is not False]
+            if child is None and max_rounds is not None:
+                fields["max_rounds"] = max_rounds  # an input like any other
             values = Inputs(node, {**(inputs or {}), **fields}, self._added, self.store_config, given)
             keys = values.limits([each for each in limits if isinstance(each, Limit)])
             condition = None if when is None else values.condition(when)
             problems += values.problems
+            if child is not None:
+                problems += input_problems(child, child.nodes, values.texts)
+            if child is not None and child is not self and max_rounds is not None:
+                problems.append("max_rounds= is only for a graph that runs itself")
             model = None
             try:
                 model = GraphNodeModel(
+                    graph=None if child is None else runs_graph(child, max_rounds),
                     node_name=node_name(node),
                     namespace=namespace or "",
                     identifier=name,
                     inputs=values.texts,
-                    unites=_unites(unites, strategy),
+                    unites=unites_of(unites, strategy),
                     timeout_minutes=timeout_minutes,
                     timeout=timeout,
                     retry_policy=retry_policy,
@@ -243,7 +248,9 @@ class Graph(GraphParts):
                 )
             except ValidationError as error:
                 problems += readable_errors(error)
-            return self._insert(name, model, problems, values, model_of_outputs, after, unites, condition)
+            return self._insert(
+                name, model, problems, values, model_of_outputs, after, unites, condition, child
+            )
         except GraphInvalid as error:
             raise error.with_traceback(None) from None  # so that it ends at the caller's line and this one
 
@@ -348,6 +355,7 @@ class Graph(GraphParts):
         after: Iterable[AddedNode[Any]],
         unites: AddedNode[Any] | None = None,
         condition: Condition | None = None,
+        child: Graph | None = None,
     ) -> AddedNode[Any]:
         """Add a node; raise GraphInvalid if there are problems, or if it cannot stand here."""
         __tracebackhide__ = True
@@ -355,9 +363,16 @@ class Graph(GraphParts):
             target = None if unites is None else node_of(unites)
             before = followed(target, list(dict.fromkeys(map(node_of, after))), values.sources)
             added = GraphNode(
-                model=model, outputs_model=outputs_model, unites=target, before=before, condition=condition
+                model=model,
+                outputs_model=outputs_model,
+                outputs=None if child is None or child is self else outputs_of(child, child.nodes),
+                unites=target,
+                before=before,
+                condition=condition,
             )
             problems += added.problems(next(iter(self._added), None))
+            if child is self and added.is_certain_to_run:
+                problems.append("the graph would run itself without an end: give it when=, or one before it")
             problems += added.branch_problems() if not problems else ()
             problems += values.reference_problems(added, self._added.values()) if not problems else ()
             if not problems:
@@ -366,6 +381,7 @@ class Graph(GraphParts):
                     each.next.append(added)
                 self.nodes.append(model)
                 self._added[model.identifier] = added
+                self.name_graph(child if child is not self and child is not None and child.nodes else None)
                 return AddedNode(added)
         raise GraphInvalid(f"node {name!r} cannot be added to graph {self.name!r}", problems)
 
@@ -385,14 +401,4 @@ class Graph(GraphParts):
                 yield f"after= and unites= take what add() returned, not a {value}"
             elif self._added.get(node_of(each).identifier) is not node_of(each):
                 yield f"{node_of(each).identifier!r} is a node of another graph"
-        for limit in limits:
-            if not isinstance(limit, Limit):
-                shown = f"graph.limit({limit!r})" if isinstance(limit, str) else "graph.limit(NAME)"
-                yield f"limits= takes what limit() returned, not a {type(limit).__name__}: write {shown}"
-
-
-def _unites(unites: AddedNode[Any] | None, strategy: str | None) -> UnitesModel | None:
-    if not isinstance(unites, AddedNode):
-        return None
-    fields = {} if strategy is None else {"strategy": strategy}
-    return UnitesModel.model_validate({"identifier": node_of(unites).identifier, **fields})
+        yield from wrong_limits(limits)

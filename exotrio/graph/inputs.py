@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -19,7 +19,7 @@ from exotrio.errors import GraphInvalid
 from exotrio.graph.conditions import UNKNOWN, Condition
 from exotrio.graph.declaration import MAX_LIMIT_KEY, MAX_NAME, StoreConfigModel
 from exotrio.graph.limits import Limit
-from exotrio.graph.node_model import NodeLimitModel
+from exotrio.graph.node_model import NodeLimitModel, UnitesModel
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.placeholders import OutputRef, PlaceholderError, StoreRef, parse_placeholders
 from exotrio.graph.references import (
@@ -27,6 +27,7 @@ from exotrio.graph.references import (
     EveryOutput,
     OutputReference,
     StoreReference,
+    node_of,
     output_problem,
     repr_in,
 )
@@ -126,6 +127,12 @@ class Inputs:
         except ValueError as error:
             self.problems.append(f"{what}: {error}")
             return ""
+
+    def output(self, value: object) -> str:
+        """Return the value of an output of the graph as a text; raise ValueError."""
+        if isinstance(value, OutputReference) and value.many:
+            raise ValueError("an output is one text, not a list: leave out .every, and unite the states")
+        return self._text("", None, value)
 
     def condition(self, when: object) -> Condition | None:
         """Return the condition of a node: a comparison, or a reference to a truth value."""
@@ -240,6 +247,8 @@ def _type_problem(info: FieldInfo | None, reference: OutputReference) -> str | N
     if info is None or node.outputs is None:
         return None
     output_type, input_type = node.outputs[reference.field], info.annotation
+    if output_type is UNKNOWN:
+        return None
     what = f"output {reference.field!r} of {node.identifier!r} is"
     if reference.many and input_type is not str:
         if get_origin(resolved(input_type)) is not list:
@@ -272,3 +281,11 @@ def _class_problems(node: type) -> list[str]:
 
 def node_name(node: type | str) -> str:
     return node if isinstance(node, str) else node.__name__
+
+
+def unites_of(unites: AddedNode[Any] | None, strategy: str | None) -> UnitesModel | None:
+    """Return what the node declares that ``unites`` another, by the arguments of ``Graph.add``."""
+    if not isinstance(unites, AddedNode):
+        return None
+    fields = {} if strategy is None else {"strategy": strategy}
+    return UnitesModel.model_validate({"identifier": node_of(unites).identifier, **fields})

@@ -11,6 +11,7 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.words import listed
 from exotrio.graph.conditions import ConditionModel
 from exotrio.graph.declaration import (
+    GRAPH_NODE,
     MAX_LIMITS_OF_NODE,
     MAX_NODES,
     PART,
@@ -108,6 +109,25 @@ class WaitModel(Declaration):
         return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
 
 
+class RunGraphModel(Declaration):
+    """Makes a place run another graph of the namespace: it runs no node, and its outputs are those of the
+    graph.
+
+    Args:
+        name: Name of the graph, in the namespace of the graph that it stands in. It may be that graph itself.
+        max_rounds: How many runs of one graph may follow each other directly, if that graph runs itself here.
+            Defaults to None: only their depth is limited.
+    """
+
+    name: Name
+    max_rounds: int | None = Field(default=None, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
 _OF_EXECUTIONS = ("inputs", "limits", "timeout_minutes", "retry_policy", "timeout")
 
 
@@ -131,6 +151,8 @@ class GraphNodeModel(Declaration):
             runtime that claims through v0 ignores it. Defaults to None: that of the class counts.
         wait: Set if the place waits for an event. It runs no node then: its ``node_name`` is
             ``"wait for event"``, and of the other fields it has only ``next_nodes`` and ``unites``.
+        graph: Set if the place runs another graph. Its ``node_name`` is ``"run graph"`` then, and it has no
+            limits and no timeout; it is tried again only by its own ``retry_policy``.
         when: The condition under which an edge to it is taken; if it is not, nothing is created. Defaults to
             None: always.
         otherwise: Whether an edge to it is taken exactly if none is from the same node to the nodes with
@@ -153,7 +175,7 @@ class GraphNodeModel(Declaration):
     retry_policy: RetryPolicyModel | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_DELAY_MS / 1000, allow_inf_nan=False)] | None = None
     wait: WaitModel | None = None
-
+    graph: RunGraphModel | None = None
     when: ConditionModel | None = None
     otherwise: bool = False
 
@@ -181,6 +203,10 @@ class GraphNodeModel(Declaration):
             raise ValueError(f"a place that waits has the node_name {WAIT_NODE!r}")
         if self.wait is not None and any(getattr(self, name) for name in _OF_EXECUTIONS):
             raise ValueError(f"a place that waits runs no node: it has no {listed(_OF_EXECUTIONS)}")
+        if self.graph is not None and (self.node_name != GRAPH_NODE or self.wait is not None):
+            raise ValueError(f"a place that runs a graph has the node_name {GRAPH_NODE!r}, and no wait")
+        if self.graph is not None and (self.limits or self.timeout is not None or self.timeout_minutes):
+            raise ValueError("a place that runs a graph runs no node: it has no limits, and no timeout")
         return self
 
     @model_serializer(mode="wrap")
@@ -190,6 +216,6 @@ class GraphNodeModel(Declaration):
         unset: dict[str, Any] = {
             "limits": [],
             "otherwise": False,
-            **dict.fromkeys(("wait", "when", *_OF_EXECUTIONS[2:])),
+            **dict.fromkeys(("wait", "graph", "when", *_OF_EXECUTIONS[2:])),
         }
         return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}

@@ -27,13 +27,14 @@ class GraphNode:
     Attributes:
         model: Its declaration.
         outputs_model: The Outputs of its class; None if that is not known.
-        outputs: Name of each output to its type; None if its class is not known.
+        outputs: Name of each output to its type; None if it is not known what they are.
         unites: The node that it unites.
         before: The nodes from which an edge leads to it.
         above: Identifiers of the nodes from which edges lead to it, also through others.
         certain: Identifiers of the nodes that every chain to it has.
         possible: Identifiers of the nodes that some chain to it has.
         condition: The condition under which the edges to it are taken.
+        is_certain_to_run: Whether it runs whatever the nodes before it return.
         next: The nodes to which an edge leads from it, added since.
         facts: What is known wherever it runs.
     """
@@ -44,16 +45,19 @@ class GraphNode:
     before: Sequence[GraphNode]
     condition: Condition | None = None
     next: list[GraphNode] = field(init=False, default_factory=list)
+    outputs: Mapping[str, Any] | None = None
     facts: frozenset[Fact] = field(init=False)
-    outputs: Mapping[str, Any] | None = field(init=False)
+    is_certain_to_run: bool = field(init=False)
     above: frozenset[str] = field(init=False)
     certain: frozenset[str] = field(init=False)
     possible: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        model = self.outputs_model
-        self.outputs = (
-            None if model is None else {name: info.annotation for name, info in names_of(model).items()}
+        if (model := self.outputs_model) is not None:
+            self.outputs = {name: info.annotation for name, info in names_of(model).items()}
+        is_conditional = self.condition is not None or self.model.otherwise
+        self.is_certain_to_run = not is_conditional and (
+            not self.before or any(each.is_certain_to_run for each in self.before)
         )
         self.above = frozenset[str]().union(*({*each.above, each.identifier} for each in self.before))
         chains = self.before if self.unites is None else [self.unites]

@@ -1,27 +1,68 @@
-"""What a graph declares besides its nodes: its store, its limits, and the graph that its failures start."""
+"""What a graph declares besides its nodes: its store, limits and outputs, and what its failures start."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Self, TypedDict, cast
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from exotrio._fields.models import plain_text
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
+from exotrio.graph.conditions import UNKNOWN
 from exotrio.graph.declaration import (
     MAX_PERIOD_MS,
     MIN_PERIOD_MS,
+    PART,
+    CronTrigger,
     Declaration,
     LimitModel,
     Name,
     StoreConfigModel,
     no_repeated_limits,
 )
+from exotrio.graph.inputs import Inputs
 from exotrio.graph.limits import Limit
-from exotrio.graph.references import StoreReference
+from exotrio.graph.nodes import GraphNode
+from exotrio.graph.references import OutputReference, StoreReference
+from exotrio.graph.retry_policy import RetryPolicyModel
 
 _REQUIRED = object()
+Outputs = Annotated[
+    dict[
+        Name,
+        Annotated[
+            list[str],
+            BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+            Field(min_length=1, max_length=PART),
+        ],
+    ],
+    Field(max_length=PART),
+]
+"""Name of each output of a graph to the texts of its values, of which the first that has one counts."""
+
+
+class Parts(TypedDict, total=False):
+    """Arguments of ``Graph``, which documents them."""
+
+    secrets: Mapping[str, str]
+    retry_policy: RetryPolicyModel
+    store_config: StoreConfigModel
+    triggers: list[CronTrigger]
+    limits: list[LimitModel]
+    outputs: Mapping[str, str | list[str]]
+    on_failure: GraphParts | str
+    version: str | None
 
 
 class GraphParts(Declaration):
@@ -30,9 +71,11 @@ class GraphParts(Declaration):
     name: Name
     store_config: StoreConfigModel = Field(default_factory=StoreConfigModel)
     limits: Annotated[list[LimitModel], AfterValidator(no_repeated_limits)] = Field(default_factory=list)
-
+    outputs: Outputs = Field(default_factory=dict)
     on_failure: Name | None = None
 
+    _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
+    _types: dict[str, Any] = PrivateAttr(default_factory=dict)
     _named: dict[str, Self] = PrivateAttr(default_factory=dict)
 
     @field_validator("on_failure", mode="before")
@@ -53,10 +96,18 @@ class GraphParts(Declaration):
 
     def named_graphs(self) -> list[Self]:
         """Return the graphs that this one names and that were given as objects, and those that they name:
-        each before those that name it."""
+        each before those that name it, as far as they do not name each other."""
         found: dict[str, Self] = {}
-        for graph in self._named.values():
-            found |= {each.name: each for each in (*graph.named_graphs(), graph)}
+        entered = {self.name}
+
+        def enter(graph: GraphParts) -> None:
+            for other in graph._named.values():
+                if other.name not in entered:
+                    entered.add(other.name)
+                    enter(other)
+                    found[other.name] = cast("Self", other)
+
+        enter(self)
         return list(found.values())
 
     def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
@@ -134,3 +185,43 @@ class GraphParts(Declaration):
                 raise GraphInvalid(f"{what} was declared before, with other values")
             self.limits = [*self.limits, limit]
         return Limit(limit.name)
+
+    def output(self, name: str, value: object, /, *others: object) -> None:
+        """Declare an output of the graph: of each place of another graph that runs this one.
+
+        Args:
+            name: Its name.
+            value: An output of a node, a key of the store, or text with such references, by an f-string. Each
+                node that it refers to has to succeed exactly once in a run.
+            others: Values for runs in which a node that the values before refer to did not succeed, as on the
+                other branches.
+
+        Raises:
+            GraphInvalid: a value is not one, or the output was declared before.
+        """
+        __tracebackhide__ = True
+        what, inputs = (
+            f"output {name!r} of graph {self.name!r}",
+            Inputs("", {}, self._added, self.store_config),
+        )
+        if name in self._types:
+            raise GraphInvalid(f"{what} was declared before")
+        try:
+            texts = [inputs.output(each) for each in (value, *others)]
+            self.outputs = TypeAdapter(Outputs).validate_python({**self.outputs, name: texts})
+        except ValidationError as error:
+            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
+        except ValueError as error:
+            raise GraphInvalid(f"{what}: {error}") from None
+        types = [each.annotation if isinstance(each, OutputReference) else str for each in (value, *others)]
+        # That of this graph, where it runs itself, is this one.
+        known = [each for each in types if each is not UNKNOWN] or [UNKNOWN]
+        self._types[name] = known[0] if all(each == known[0] for each in known) else UNKNOWN
+
+
+def wrong_limits(limits: Iterable[object]) -> Iterator[str]:
+    """Yield which of the limits given to a node are none."""
+    for limit in limits:
+        if not isinstance(limit, Limit):
+            shown = f"graph.limit({limit!r})" if isinstance(limit, str) else "graph.limit(NAME)"
+            yield f"limits= takes what limit() returned, not a {type(limit).__name__}: write {shown}"

@@ -269,7 +269,8 @@ def output_problem(node: GraphNode, name: object) -> str | None:
     if isinstance(name, str) and (outputs is None or name in outputs):
         return None
     hint = suggestion(str(name), outputs or ()) or f": its outputs are {listed(outputs or ())}"
-    return f"{node.model.node_name} has no output {name!r}{hint}"
+    owner = node.model.node_name if node.model.graph is None else f"graph {node.model.graph.name!r}"
+    return f"{owner} has no output {name!r}{hint}"
 
 
 def repr_in(text: str) -> str | None:

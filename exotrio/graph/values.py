@@ -85,6 +85,12 @@ class ValueCheck:
         return f"{place.identifier!r} in graph {self.graph!r}"
 
 
+def root_of(nodes: Sequence[GraphNodeModel]) -> GraphNodeModel | None:
+    """Return the first node of a graph; None if it has none."""
+    followers = {name for node in nodes for name in node.next_nodes or ()}
+    return next((node for node in nodes if node.identifier not in followers and node.unites is None), None)
+
+
 def check_of(
     graph: str,
     nodes: Sequence[GraphNodeModel],
@@ -99,8 +105,7 @@ def check_of(
         schemas: Schemas of inputs by (namespace, node); those of others are not known.
         quote: As in ``ValueCheck``.
     """
-    followers = {name for node in nodes for name in node.next_nodes or ()}
-    root = next((node for node in nodes if node.identifier not in followers and node.unites is None), None)
+    root = root_of(nodes)
     if root is None:
         return None
     known = {node: typed_inputs(schema.get("properties")) for node, schema in schemas.items()}

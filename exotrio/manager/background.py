@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Concatenate
 
 import trio
@@ -20,6 +21,7 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
+from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
@@ -92,6 +94,7 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
         try:
             # Not in the transaction of the sweep: this locks runs before states.
             if swept.has_waits:
+                store.on_deliveries()
                 while await store.write(handle_waits):
                     pass
         except DatabaseError as error:
@@ -158,6 +161,33 @@ async def alert(store: Store) -> None:
         except DatabaseError as error:
             logger.log(log_level(error), "runs could not be started for failed ones: %s", error.what)
             await trio.sleep(RETRY_AFTER)
+
+
+class Deliveries:
+    """The task that starts, delivers and cancels the runs for which states wait (``engine.children``)."""
+
+    def __init__(self, store: Store, cipher: Cipher) -> None:
+        self._store = store
+        self._steps = (partial(start_children, cipher=cipher), deliver_ends, cancel_children)
+        self._noted = trio.Event()
+        store.on_deliveries = self.notify
+
+    def notify(self) -> None:
+        """Do at once what was noted."""
+        self._noted.set()
+
+    async def run(self) -> None:
+        """Do what is noted again and again. Never returns."""
+        while True:
+            self._noted = trio.Event()
+            try:
+                for step in self._steps:
+                    while await self._store.write(step):
+                        pass
+            except DatabaseError as error:
+                logger.log(log_level(error), "runs of waiting states could not be handled: %s", error.what)
+            # After an error, the next sweep says so again.
+            await self._noted.wait()
 
 
 class Scheduler:

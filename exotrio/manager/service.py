@@ -13,7 +13,16 @@ from typing import ParamSpec, TypeVar
 
 from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import shown_database
-from exotrio.manager.background import Retention, Scheduler, alert, in_background, join, stay, sweep
+from exotrio.manager.background import (
+    Deliveries,
+    Retention,
+    Scheduler,
+    alert,
+    in_background,
+    join,
+    stay,
+    sweep,
+)
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
 from exotrio.manager.engine.deletion import MAX_PENDING, delete_graph, pending_runs
@@ -241,6 +250,7 @@ async def open_service(
                 *((partial(stay, store, manager, monotonic, cipher.key_ids),) if store.is_shared else ()),
                 partial(sweep, store, manager, monotonic, terms),
                 partial(alert, store),
+                Deliveries(store, cipher).run,
                 retention.run,
                 keys.run,
             ):

@@ -98,7 +98,7 @@ class Api:
     ) -> None:
         """Register the node of every place, each with its place's inputs as string fields."""
         by_namespace: dict[str, dict[str, dict[str, Any]]] = {}
-        for place in (each for each in places if "wait" not in each):
+        for place in (each for each in places if not {"wait", "graph"} & each.keys()):
             declared = by_namespace.setdefault(place.get("namespace", self.namespace), {})
             name = place["node_name"]
             declared[name] = declare(name, list(place["inputs"]), outputs, secrets)

@@ -460,7 +460,7 @@ async def test_a_graph_that_waits_is_checked(two: Waiting) -> None:
         response = await two.api.put_graph("g", two.api.body(places))
         assert problem in response.text, response.text
     declared = {"name": "wait for event", "inputs_schema": {}, "outputs_schema": {}, "secrets": []}
-    assert "give the node another name" in refused(await two.api.register([declared]), 400)
+    assert "give the node another one" in refused(await two.api.register([declared]), 400)
 
 
 async def test_what_follows_an_event_may_have_a_name_that_cannot_be_built(two: Waiting) -> None:

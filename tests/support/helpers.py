@@ -185,6 +185,14 @@ DECIDED = {
 """The fields of an event."""
 
 
+def run_place(
+    identifier: str, *next_nodes: str, graph: str | dict[str, Any], **fields: Any
+) -> dict[str, Any]:
+    """Return a place that runs a graph."""
+    named = {"name": graph} if isinstance(graph, str) else graph
+    return place(identifier, *next_nodes, node_name="run graph", graph=named, **fields)
+
+
 def wait_place(identifier: str, *next_nodes: str, event: str, **fields: Any) -> dict[str, Any]:
     """Return a place that waits."""
     waits = {"event": event, "outputs": DECIDED, **fields}

@@ -11,7 +11,7 @@ from exotrio._shared.settings import KEY_VARIABLE
 from exotrio._util.words import listed
 from exotrio.cli.file_process import Loaded
 from exotrio.cli.program import command_line
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WITHOUT_RUNTIME
 
 MAX_NAMED = 3
 """Up to this number, all changed files are named."""
@@ -59,7 +59,7 @@ def runtime(loaded: Loaded, before: Loaded | None) -> Iterator[str]:
 def missing_nodes(graph: str, loaded: Loaded) -> Iterator[str]:
     """Yield a line for each node of a valid graph that this Runtime lacks; an earlier one had it."""
     for node in loaded.graphs[graph]["nodes"]:
-        known = (*loaded.nodes, WAIT_NODE)
+        known = (*loaded.nodes, *WITHOUT_RUNTIME)
         if node["namespace"] == loaded.namespace and node["node_name"] not in known:
             yield (
                 f"warning: graph {graph!r}, node {node['identifier']!r}: the Runtime has no "

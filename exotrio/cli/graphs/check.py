@@ -18,7 +18,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, GraphInvalid, ProblemsError
-from exotrio.graph import WAIT_NODE, Graph
+from exotrio.graph import WITHOUT_RUNTIME, Graph
 from exotrio.graph.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
@@ -79,7 +79,7 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
     assumed = {
         (namespace, name): any_node(namespace=namespace, name=name)
         for namespace, name in names.values()
-        if namespace not in known_namespaces or name == WAIT_NODE
+        if namespace not in known_namespaces or name in WITHOUT_RUNTIME
     }
     # A graph that uses none of a Runtime's nodes, but some of their names, has another namespace by mistake:
     # nothing else would be found in it, since the nodes of its namespace are assumed.
@@ -89,7 +89,9 @@ def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
         if namespace not in known_namespaces and others:
             text = f"{name!r} is not of namespace {namespace!r}, but of {listed(map(repr, others))},"
             yield Problem(f"{text} where a Runtime has it", identifier)
-    for problem in check_registered(template, {**nodes, **assumed}):
+    for problem in check_registered(
+        template, {**nodes, **assumed}, dict.fromkeys(template.graphs, _AnyOutputs())
+    ):
         if problem.node is not None and problem.field is None:  # it is not registered
             namespace, name = names[problem.node]
             hint = suggestion(name, [known for space, known in nodes if space == namespace])

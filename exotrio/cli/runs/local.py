@@ -28,7 +28,7 @@ from exotrio.cli.runs.waiting import is_overdue, waiting_lines
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
-from exotrio.graph import WAIT_NODE, Graph
+from exotrio.graph import WITHOUT_RUNTIME, Graph
 
 MAX_POLL_INTERVAL = 0.1
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
@@ -315,7 +315,8 @@ class LocalRun:
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
             for node in graph.nodes
-            if node.wait is None and (node.namespace != namespace or node.node_name not in known)
+            if node.node_name not in WITHOUT_RUNTIME
+            and (node.namespace != namespace or node.node_name not in known)
         ]
         if problems:
             what = f"graph {graph.name!r} has nodes that no Runtime here has"
@@ -330,7 +331,7 @@ class LocalRun:
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r}"
             for node in run.nodes
-            if node.node_name not in (*known, WAIT_NODE) and node.counts.keys() - ended
+            if node.node_name not in (*known, *WITHOUT_RUNTIME) and node.counts.keys() - ended
         ]
         if problems and run.status is RunStatus.PENDING:
             what = f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks"

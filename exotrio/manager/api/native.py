@@ -16,6 +16,7 @@ from exotrio._wire import native
 from exotrio._wire.vocabulary import (
     BRANCHES,
     CHECKPOINTS,
+    CHILDREN,
     EVENTS,
     LIMITS,
     MAX_BATCH,
@@ -53,6 +54,7 @@ CAPABILITIES = (
     "heartbeat",
     BRANCHES,
     CHECKPOINTS,
+    CHILDREN,
     EVENTS,
     LIMITS,
     NODE_POLICIES,

@@ -139,8 +139,8 @@ class Changes:
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
         seq = self._gather(run, state, seq)
-        if state.status == CREATED and state.waits:
-            self.waiting[seq] = run.id, str(state.event)
+        if state.status == CREATED and state.waits and state.event is not None:
+            self.waiting[seq] = run.id, state.event
         self.transition(run, state.place, state.groups, None, state.status)
         if state.status == SUCCESS:
             self.add_member(run, seq, state.place, state.groups, state.path)
@@ -167,6 +167,7 @@ class Changes:
         lane = LATER if state.comes_due or state.enqueue_after > now else None
         if state.status == CREATED and state.waits:
             lane = WAITING
+            self.effects.deliveries |= state.event is None
         elif state.status == CREATED:
             self.effects.claimable[seq] = run.id, state.node_id
             turn, shares = self._turn(run, state, seq)
@@ -392,6 +393,7 @@ class _EndedRuns:
             self._count(run, self._counted.pop(run.id), -1)
         if run.pending == 0 and (is_counted or may_end):
             self._effects.announced.add(run.run_id)
+            self._effects.deliveries |= bool(run.awaited)
             key = self._counted[run.id] = _ended_key(self._tx, run, self._tx.now_ms)
             self._count(run, key)
 

@@ -75,7 +75,8 @@ def _delete_some(
         return WithEffects(Deleted(0, 0, graph=False), effects)
     deleted = cancelled = 0
     while True:
-        while ended := _lock_runs(tx, graph, "pending = 0", locked):
+        # Of the others, the states that wait for them are told of their end first.
+        while ended := _lock_runs(tx, graph, "pending = 0 AND awaited = 0", locked):
             discard_runs(tx, ended)
             deleted += len(ended)
             # Go on if some were cancelled: those are few, and others would begin meanwhile.

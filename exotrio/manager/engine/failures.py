@@ -6,7 +6,7 @@ after it: that locks the graph of the other run, which no transaction may do tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from exotrio._util.words import listed
 from exotrio.graph.values import Place
@@ -51,8 +51,24 @@ def given(other: Template, facts: Mapping[str, str]) -> tuple[dict[str, str], di
     return inputs, {key: facts[key] for key in keys}
 
 
-def unfit(tx: Transaction, name: str, other: Template) -> Iterator[Problem]:
-    """Yield why no run of a graph, ``other``, can be started by a failure."""
+def current_versions(tx: Transaction, namespace: str, names: Collection[str]) -> dict[str, Template]:
+    """Return the current versions of those of these graphs that exist, by name."""
+    if not names:
+        return {}
+    rows = tx.execute(
+        f"SELECT name, template FROM graphs WHERE namespace = ? AND {tx.any_of('name')}",
+        (namespace, tx.items(sorted(names))),
+    ).fetchall()
+    return {row["name"]: tx.template(row["template"]) for row in rows}
+
+
+def unfit(tx: Transaction, namespace: str, name: str) -> Iterator[Problem]:
+    """Yield why no run of the graph ``name`` can be started by a failure."""
+    other = current_versions(tx, namespace, [name]).get(name)
+    if other is None:
+        what = f"there is no graph {name!r} in namespace {namespace!r}: store it first"
+        yield Problem(what, field=ON_FAILURE)
+        return
     inputs, store = given(other, dict.fromkeys(FACTS, ""))
     if missing := [key for key in other.body.store_config.required_keys if key not in store]:
         what = f"graph {name!r} requires keys of its store that a failed run does not give it"

@@ -94,7 +94,7 @@ class Follow:
                     trace=self._trace,
                     limit_keys=keys,
                     event=event,
-                    waits=event is not None,
+                    waits=event is not None or place.graph is not None,
                 )
             )
         for child in children:

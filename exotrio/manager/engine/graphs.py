@@ -14,13 +14,14 @@ from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphRequest, StoredGraph
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.graph import WAIT_NODE, split_name
-from exotrio.manager.engine.failures import unfit
+from exotrio.graph import WITHOUT_RUNTIME, split_name
+from exotrio.manager.engine.failures import current_versions, unfit
 from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
 from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.access import ALL, NamedKey, Permission
+from exotrio.manager.rules.children import child_problems
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from exotrio.manager.rules.problems import ON_FAILURE, Problem, refuse
+from exotrio.manager.rules.problems import Problem, refuse
 from exotrio.manager.rules.registered import Registered, check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
@@ -29,11 +30,13 @@ from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
-_WAITS = RegisterRequest(
-    runtime_name="",
-    nodes=[NodeDeclaration(name=WAIT_NODE, inputs_schema={}, outputs_schema={}, secrets=[])],
-)
-"""The node of places that wait for an event, so that their states have one, too."""
+_BUILT_IN = {
+    name: RegisterRequest(
+        runtime_name="", nodes=[NodeDeclaration(name=name, inputs_schema={}, outputs_schema={}, secrets=[])]
+    )
+    for name in WITHOUT_RUNTIME
+}
+"""The nodes of places that no runtime runs, so that their states have one, too."""
 MAX_CHECKED = 1_000
 """Versions of graphs that are checked when a node is registered that asks for more secrets."""
 
@@ -52,8 +55,10 @@ def register(
     node keeps those that it no longer declares, so that an earlier version of a runtime leaves a later one
     what that was given. It does not need them: a graph without them is valid.
     """
-    if any(node.name == WAIT_NODE for node in request.nodes):
-        raise InvalidRequest(f"{WAIT_NODE!r} is the name of places that wait: give the node another name")
+    if taken := [node.name for node in request.nodes if node.name in WITHOUT_RUNTIME]:
+        raise InvalidRequest(
+            f"{taken[0]!r} is the name of places that run no node: give the node another one"
+        )
     former = _former(tx, namespace, request)
     if key is not None:
         known = _given_secrets(tx, namespace, [node.name for node in request.nodes])
@@ -212,15 +217,21 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     The reply says whether the graph is valid. Existing runs keep the version they began with.
     """
     template = new.template
-    for each in {place.namespace for place in template.places if place.wait is not None}:
-        if tx.registered(each, WAIT_NODE) is None:
-            _register(tx, each, _WAITS)
+    for each, node_name in {(place.namespace, place.node_name) for place in template.places}:
+        if node_name in WITHOUT_RUNTIME and tx.registered(each, node_name) is None:
+            _register(tx, each, _BUILT_IN[node_name])
+    graphs = current_versions(tx, namespace, template.graphs)
+    refuse(f"graph {name!r} cannot run other graphs", child_problems(name, template, graphs))
+    outputs = {
+        each: {field: {"type": "string"} for field in other.outputs}
+        for each, other in {**graphs, name: template}.items()
+    }
     nodes = {
         (place.namespace, place.node_name): node
         for place in template.places
         if (node := tx.registered(place.namespace, place.node_name))
     }
-    errors = [str(problem) for problem in check_registered(template, nodes)]
+    errors = [str(problem) for problem in check_registered(template, nodes, outputs)]
     status = ValidationStatus.INVALID if errors else ValidationStatus.VALID
     body = template.body.model_copy(update={"secrets": {}}).model_dump_json()
     version = (body, status.value, to_json(errors).decode())
@@ -236,7 +247,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
     if template.body.on_failure is not None:
-        refuse(f"graph {name!r} cannot have this on_failure", _unfit(tx, namespace, template.body.on_failure))
+        refuse(f"graph {name!r} cannot have this on_failure", unfit(tx, namespace, template.body.on_failure))
         what = "on_failure, which a state manager of exotrio {} on this database would ignore"
         _refuse_at_older_managers(tx, name, ON_FAILURE_SINCE, what)
     elif template.refs:
@@ -265,17 +276,6 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     result = f"{'new' if is_new else 'same'} version{', invalid' if errors else ''}"
     tx.record("graph.store", namespace, name, f"{result}, {plural(len(secrets), 'secret')}")
     return WithEffects(get_graph(tx, namespace, name), effects)
-
-
-def _unfit(tx: Transaction, namespace: str, name: str) -> Iterator[Problem]:
-    """Yield why the runs of a graph cannot start one of the graph ``name`` if they fail."""
-    other = tx.row(GRAPHS + " AND name = ?", (namespace, name))
-    if other is None:
-        yield Problem(
-            f"there is no graph {name!r} in namespace {namespace!r}: store it first", field=ON_FAILURE
-        )
-    else:
-        yield from unfit(tx, name, tx.template(other["template"]))
 
 
 def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str) -> None:

@@ -39,8 +39,10 @@ def build_for(
     They are the inputs that the run's graph names, whatever is registered now: runtimes of several versions
     may run the node. An input that was registered since is left out if the node has a default for it. An
     input that is not registered (any more) is left out if it cannot be built; the stock server always leaves
-    it out.
+    it out. A graph that a place runs registers nothing: it gets all of its inputs.
     """
+    if place.graph is not None:
+        return build(place, place.inputs, sources, current, outputs, lists)
     names = (*place.inputs, *(name for name in node.required if name not in place.inputs))
     optional = place.inputs.keys() - node.inputs.keys()
     return build(place, names, sources, current, outputs, lists, optional)

@@ -182,8 +182,8 @@ def _wake(changes: Changes, woken: Sequence[tuple[State, Texts | None]]) -> None
 
 
 def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Texts | None) -> None:
-    """End the state of a place that waited."""
-    status, error, outputs, path = SUCCESS, None, {}, state.path
+    """End the state of a place that waited for an event."""
+    status, error, outputs = SUCCESS, None, {}
     if value is not None:
         outputs = wait.defaults | {**value}
     elif isinstance(wait.model.on_timeout, dict):
@@ -193,10 +193,27 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
     else:
         after = format_duration(from_ms(wait.model.timeout_ms or 0))
         status, error = ERRORED, f"no event {state.event!r} was sent within {after}"
-    run, now = state.scope(changes.tx), changes.tx.now_ms
+    now = changes.tx.now_ms
+    # Before the end: no event came, and what is shown of the state says so.
+    until = now if value is not None else min(state.enqueue_after, now - 1)
+    end_state(changes, shared, state, status, outputs=outputs, error=error, until=until)
+
+
+def end_state(
+    changes: Changes,
+    shared: Shared,
+    state: State,
+    status: str,
+    *,
+    outputs: Texts,
+    error: str | None,
+    until: int,
+) -> None:
+    """End a state that waited ``until`` a time, and let what follows its success begin."""
+    run, now, path = state.scope(changes.tx), changes.tx.now_ms, state.path
     if status == SUCCESS:
         path = output_path(state.path, 0)
-        error = Follow(changes, run, state, shared).create(state.seq, outputs, path)
+        error = Follow(changes, run, state, shared).create(state.seq, {**outputs}, path)
         status = NEXT_CREATED_ERROR if error else SUCCESS
     changes.update(
         state,
@@ -206,8 +223,7 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
         data="{}" if status == PRUNED else None,
         error=error,
         path=path,
-        # Before the end: no event came, and what is shown of the state says so.
-        enqueue_after=now if value is not None else min(state.enqueue_after, now - 1),
+        enqueue_after=until,
         finished_at=now,
     )
     changes.transition(run, state.place, state.groups, state.status, status)

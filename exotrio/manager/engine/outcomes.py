@@ -305,12 +305,8 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
     status, delay_ms = ERRORED, None
     if _is_retried(run, state, item):
         status = RETRY_CREATED
-        retry = state.retry_count + 1
-        delay_ms = retry_delay_ms(_policy_of(run, state), retry)
-        copy = copy_of(state, enqueue_after=tx.now_ms + delay_ms)
-        copy.retry_count = retry
-        copy.manual_fanout_id = state.manual_fanout_id
-        copy.failed_since = state.failed_since or tx.now_ms
+        copy = next_attempt(run, state, tx.now_ms)
+        delay_ms = copy.enqueue_after - tx.now_ms
         changes.checkpoints.move(state, changes.insert(run, copy))
     _finish(changes, run, state, item, status, error=item.error)
     return Recorded(
@@ -331,6 +327,16 @@ def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
 
 def _policy_of(run: RunScope, state: State) -> RetryPolicyModel:
     return run.template.places[state.place].retry_policy
+
+
+def next_attempt(run: RunScope, state: State, now_ms: int) -> NewState:
+    """Return the automatic retry of a state that failed, whose inputs were read."""
+    retry = state.retry_count + 1
+    copy = copy_of(state, enqueue_after=now_ms + retry_delay_ms(_policy_of(run, state), retry))
+    copy.retry_count = retry
+    copy.manual_fanout_id = state.manual_fanout_id
+    copy.failed_since = state.failed_since or now_ms
+    return copy
 
 
 def copy_of(state: State, *, enqueue_after: int) -> NewState:

@@ -202,7 +202,7 @@ def _retry(
     to_lock = sorted({*(state.seq for state in retried), *reruns.replaced, *reruns.first.values()})
     locked = tx.execute(
         # One that waits or ended has the worker of its last claim.
-        "SELECT seq, place, status, groups, path, parent, united, limits, lane,"
+        "SELECT seq, place, status, groups, path, parent, united, limits, lane, event,"
         " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
         (tx.items(to_lock),),
@@ -241,7 +241,8 @@ def _replace(
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
         # However many there are, and however many states of the run wait.
         new.turn, new.comes_due = state.turn, True
-        if (place := run.template.places[state.place]).wait and state.status != NEXT_CREATED_ERROR:
+        place = run.template.places[state.place]
+        if (place.wait or place.graph) and state.status != NEXT_CREATED_ERROR:
             new.waits, new.enqueue_after = True, begins_at(place, tx.now_ms)
         elif from_beginning:
             new.event = None

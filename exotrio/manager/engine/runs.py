@@ -10,7 +10,16 @@ from exotrio.manager.engine.changes import IDLE, Changes
 from exotrio.manager.engine.graphs import given_secrets
 from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back, keyed_turns
 from exotrio.manager.engine.slots import free_ended
-from exotrio.manager.engine.states import CREATED, ERRORED, QUEUED, RunRow, add_events, get_state, locked_runs
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    QUEUED,
+    RunRow,
+    abandon_runs,
+    add_events,
+    get_state,
+    locked_runs,
+)
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
@@ -42,7 +51,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
-        "SELECT seq, node_id, place, status, limits, lane,"
+        "SELECT seq, node_id, place, status, limits, lane, event,"
         " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run.id,),
@@ -60,6 +69,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     )
     free_ended(tx, changes.effects, states)
     add_events(tx, "cancelled", states)
+    changes.effects.deliveries |= abandon_runs(tx, states)
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
         in_order = run.priority, run.fair_key, run.share

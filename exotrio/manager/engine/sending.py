@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.children import TO_DELIVER, claimable
 from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event
 from exotrio.manager.engine.order import LATER, WAITING, begins_at
@@ -32,10 +33,10 @@ _UNADOPTED = (
     " ORDER BY priority, turn, seq LIMIT 1),"
     f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
     " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
-    f") AS seq FROM nodes WHERE name = '{WAIT_NODE}') AS found WHERE seq IS NOT NULL"
+    f") AS seq FROM nodes WHERE name IN {WITHOUT_RUNTIME}) AS found WHERE seq IS NOT NULL"
 )
-"""States of places that wait which a state manager of an earlier version created: it does not know that they
-wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
+"""States of places that wait, or run graphs, which a state manager of an earlier version created: it does not
+know that they wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
 
 
 def send(
@@ -64,18 +65,19 @@ def send(
 
 
 def has_waits_to_handle(view: View) -> bool:
-    """Whether the deadline of a waiting state has passed, or a state has to begin to wait."""
+    """Whether the deadline of a waiting state has passed, a state has to begin to wait, or something is to be
+    done about runs that states wait for (``children``)."""
     overdue = (
         f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
     )
-    both = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} LIMIT 1"
-    return view.row(both, (view.now_ms, view.now_ms)) is not None
+    any_of_them = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} UNION ALL {TO_DELIVER} LIMIT 1"
+    return view.row(any_of_them, (view.now_ms, view.now_ms)) is not None
 
 
 def handle_waits(tx: Transaction) -> WithEffects[int]:
     """End some waits whose deadlines have passed, and begin some that a state manager of an earlier version
     did not begin; return how many those were. Call it again until it returns 0."""
-    over, new = _overdue(tx), _unadopted(tx)
+    over, new = _overdue(tx), claimable(tx, WAIT_NODE, MAX_PER_STEP)
     if not over and not new:
         return WithEffects(0, NO_EFFECTS)
     runs = locked_runs_of(tx, [*over, *new])
@@ -93,20 +95,8 @@ def _overdue(tx: Transaction) -> list[int]:
     """Return the numbers of states that wait for events and whose deadlines have passed, oldest first."""
     rows = tx.execute(
         f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
-        " ORDER BY enqueue_after, seq LIMIT ?",
+        " AND event IS NOT NULL ORDER BY enqueue_after, seq LIMIT ?",
         (tx.now_ms, MAX_PER_STEP),
-    )
-    return [row["seq"] for row in rows]
-
-
-def _unadopted(tx: Transaction) -> list[int]:
-    """Return the numbers of some states as in ``_UNADOPTED``."""
-    nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (WAIT_NODE,))
-    items, created = tx.items([row["id"] for row in nodes]), f"{tx.any_of('node_id')} AND status = 'CREATED'"
-    rows = tx.execute(
-        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
-        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
-        (items, items, tx.now_ms, MAX_PER_STEP),
     )
     return [row["seq"] for row in rows]
 

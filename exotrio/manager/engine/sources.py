@@ -74,7 +74,7 @@ def read_shared(view: View, needs: Iterable[Need]) -> Shared:
         stored.update((need.run.id, key) for place in need.places for key in place.keys)
     if chains:
         shared.ancestors = {key: seq for key, seq in _ancestors(view, sorted(chains)) if key in ancestors}
-        shared.outputs = _outputs(view, sorted({*shared.ancestors.values()}))
+        shared.outputs = read_outputs(view, sorted({*shared.ancestors.values()}))
     if stored:
         shared.stored = _stored(view, stored)
     return shared
@@ -105,7 +105,7 @@ def _some_ancestors(view: View, chains: Sequence[tuple[int, int]]) -> Iterator[t
         yield (start, place), seq
 
 
-def _outputs(view: View, seqs: list[int]) -> dict[int, Outputs]:
+def read_outputs(view: View, seqs: list[int]) -> dict[int, Outputs]:
     rows = view.execute(
         f"SELECT seq, CASE WHEN length(outputs) <= ? THEN outputs END FROM states WHERE {view.any_of('seq')}",
         (MAX_SHARED, view.items(seqs)),

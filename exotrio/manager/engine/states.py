@@ -59,6 +59,9 @@ class RunRow:
     priority: int
     share: int
     fair_key: str | None
+    depth: int
+    round: int
+    awaited: int
     namespace: str
     graph_name: str
     _scope: RunScope | None = None
@@ -189,7 +192,7 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
     """
     rows = tx.execute(
         "SELECT runs.id, run_id, graph, runs.template, runs.created_at, finished_at, cancelled_at, pending,"
-        " errored, retried, priority, share, fair_key, graphs.namespace, name"
+        " errored, retried, priority, share, fair_key, depth, round, awaited, graphs.namespace, name"
         " FROM runs CROSS JOIN graphs ON graphs.id = graph"
         f" WHERE {which} ORDER BY runs.id{tx.for_update('runs')}",
         parameters,
@@ -271,6 +274,17 @@ def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
     """Add the same event to the histories of states (seq, worker), with the runtimes that held them."""
     rows = [(state["seq"], tx.now_ms, kind, state["worker"]) for state in states]
     tx.insert("events", ("state", "at", "kind", "worker"), rows)
+
+
+def abandon_runs(tx: Transaction, states: Iterable[Row]) -> bool:
+    """Let the runs be cancelled for which states (seq, status, lane, event) wait that end now (``children``);
+    return whether any waits for runs."""
+    rows = [
+        (state["seq"],)
+        for state in states
+        if (state["status"], state["lane"], state["event"]) == (CREATED, WAITING, None)
+    ]
+    return tx.insert_new("abandoned", ("state",), rows) > 0
 
 
 def find_state(view: View, namespace: str, state_id: str, *, or_run: bool = False) -> Row | None:

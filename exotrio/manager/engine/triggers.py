@@ -172,7 +172,7 @@ def start_runs(
                 trace=run.trace,
                 limit_keys=keys,
                 event=event,
-                waits=event is not None,
+                waits=event is not None or template.root.graph is not None,
             ),
         )
         stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]

@@ -34,6 +34,7 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     State,
+    abandon_runs,
     add_events,
 )
 from exotrio.manager.rules.errors import Conflict
@@ -199,7 +200,7 @@ def _united_state(tx: Transaction, group: Group, target: Row, shared: Shared, li
         trace=parent_in(target["trace"]),
         limit_keys=keys,
         event=event,
-        waits=event is not None,
+        waits=event is not None or place.graph is not None,
     )
 
 
@@ -305,6 +306,7 @@ class Reruns:
             (tx.items(sorted(targets)), numbers),
         )
         add_events(tx, REPLACED, states)
+        changes.effects.deliveries |= abandon_runs(tx, states)
         last = [
             (state["parent"], state["place"], state["seq"])
             for state in states

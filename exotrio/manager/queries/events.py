@@ -37,6 +37,7 @@ def waits_in(view: View, run: Row) -> list[EventWait]:
         # Since when: a node began to wait when its state was changed last.
         "SELECT event, place, count(*) AS states, min(updated_at) AS since, min(enqueue_after) AS until"
         " FROM states INDEXED BY states_waiting WHERE status = 'CREATED' AND lane = 'waiting' AND run = ?"
+        " AND event IS NOT NULL"
         " GROUP BY event, place ORDER BY since, event, place LIMIT ?",
         (run["id"], MAX_SHOWN),
     )

@@ -12,7 +12,7 @@ from exotrio._fields.declared import ANY_TEXT, Declared, declared
 from exotrio._util.error_message import message_line
 from exotrio._util.times import timestamp
 from exotrio._wire.v0 import RunSummary
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.engine.graphs import GRAPHS, paused, shown_graph
 from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import Page
@@ -68,7 +68,8 @@ def list_nodes(view: View, namespace: str) -> list[dict[str, Any]]:
             **paused(row),
         }
         for row in view.execute(
-            "SELECT * FROM nodes WHERE namespace = ? AND name <> ? ORDER BY name", (namespace, WAIT_NODE)
+            "SELECT * FROM nodes WHERE namespace = ? AND name NOT IN (?, ?) ORDER BY name",
+            (namespace, *WITHOUT_RUNTIME),
         )
     ]
 

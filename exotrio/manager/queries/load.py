@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.engine.order import LATER, PRIORITIES, WAITING
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
 from exotrio.manager.queries.paging import Where
@@ -251,8 +251,8 @@ def waiting(view: View, namespace: str, limit: int) -> dict[str, int]:
     )
     rows = view.execute(
         f"SELECT name, {count.format('lane IS NULL')} + {count.format('lane <= ?')} AS waiting"
-        " FROM nodes WHERE namespace = ? AND name <> ? ORDER BY name",
-        (limit, LATER, limit, namespace, WAIT_NODE),
+        " FROM nodes WHERE namespace = ? AND name NOT IN (?, ?) ORDER BY name",
+        (limit, LATER, limit, namespace, *WITHOUT_RUNTIME),
     )
     return {row["name"]: min(row["waiting"], limit) for row in rows}
 

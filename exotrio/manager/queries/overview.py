@@ -7,7 +7,7 @@ from typing import Any
 
 from exotrio._util.times import timestamp
 from exotrio._wire.overview import MAX_RUNTIMES, OldestState, RuntimeInfo, RuntimeList
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.queries.limits import list_limits
 from exotrio.manager.queries.load import (
     HOUR,
@@ -71,7 +71,7 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "nodes": [
             _node(view, node_id, backlogs[name], offers)
             for node_id, name in node_ids.items()
-            if name != WAIT_NODE
+            if name not in WITHOUT_RUNTIME
         ],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),

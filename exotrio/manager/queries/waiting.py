@@ -32,6 +32,7 @@ SENTENCES = {
     "limit": "{node} waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
     "event": "waits for event {event} since {since}",
+    "run": "waits for its run since {since}",
 }
 """What is said of each ``WaitReason.kind``. Pages replace the values by links."""
 UNTIL = ", until {at}"
@@ -136,7 +137,7 @@ def reasons_in(
 
 
 def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int]]) -> dict[str, WaitReason]:
-    """Return which events places of a run wait for, by their identifiers: of each place the first one."""
+    """Return which events places of a run wait for, of each the first one, or that they wait for runs."""
     if not any(StateStatus.WAITING in each for each in counts.values()):
         return {}
     reasons: dict[str, WaitReason] = {}
@@ -145,13 +146,28 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
             node = run["namespace"], wait.node_name
             until = None if wait.until is None else moment_ms(wait.until)
             reasons[wait.identifier] = _event_reason(node, wait.name, moment_ms(wait.since), until)
+    for place, since in view.execute(
+        "SELECT place, min(updated_at) FROM states INDEXED BY states_waiting WHERE status = 'CREATED'"
+        " AND lane = 'waiting' AND run = ? AND event IS NULL GROUP BY place",
+        (run["id"],),
+    ):
+        waits = view.template(run["template"]).places[place]
+        reasons[waits.identifier] = _run_reason((waits.namespace, waits.node_name), since)
     return reasons
 
 
 def event_reason(node: Node, state: Row) -> WaitReason:
-    """Return which event a state with the status WAITING waits for."""
+    """Return what a state with the status WAITING waits for."""
+    if state["event"] is None:
+        return _run_reason(node, state["updated_at"])
     until = waits_until(state["enqueue_after"])
     return _event_reason(node, state["event"], state["updated_at"], until)
+
+
+def _run_reason(node: Node, since_ms: int) -> WaitReason:
+    namespace, name = node
+    text = SENTENCES["run"].format(since=timestamp(since_ms))
+    return WaitReason(kind="run", namespace=namespace, node=name, since=from_unix_ms(since_ms), text=text)
 
 
 def _event_reason(node: Node, event: str, since_ms: int, until_ms: int | None) -> WaitReason:

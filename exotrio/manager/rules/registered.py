@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from exotrio._fields.declared import Declared, typed_inputs
@@ -39,15 +40,22 @@ class Registered:
         return typed_inputs(self.inputs)
 
 
-def check_registered(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> list[Problem]:
+Graphs = Mapping[str, Mapping[str, Any]]
+
+
+def check_registered(
+    template: Template, nodes: Mapping[tuple[str, str], Registered], graphs: Graphs
+) -> list[Problem]:
     """Return the first problems that keep ``template`` from running with the registered nodes.
 
-    ``nodes`` has what is registered by (namespace, name).
+    ``nodes`` has what is registered by (namespace, name), ``graphs`` the outputs of each graph that it runs.
     """
-    return first_problems(_problems(template, nodes))
+    return first_problems(_problems(template, nodes, graphs))
 
 
-def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -> Iterator[Problem]:
+def _problems(
+    template: Template, nodes: Mapping[tuple[str, str], Registered], graphs: Graphs
+) -> Iterator[Problem]:
     for place in template.places:
         if (place.namespace, place.node_name) not in nodes:
             name, version = split_name(place.node_name)
@@ -58,6 +66,8 @@ def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -
     for place in template.places:
         if place.wait is not None and (node := used[place.index]) is not None:
             used[place.index] = replace(node, outputs=place.wait.model.outputs)
+        elif place.graph is not None and (node := used[place.index]) is not None:
+            used[place.index] = replace(node, outputs=graphs[place.graph.name])
     needed_by = {name: node.name for node in used.values() if node for name in node.secrets}
     for name in needed_by:
         if name not in template.body.secrets:
@@ -78,11 +88,17 @@ def _problems(template: Template, nodes: Mapping[tuple[str, str], Registered]) -
     for identifier, ref in template.refs.items():
         if isinstance(ref, OutputRef) and (wrong := _wrong_output(template, used, ref)):
             yield Problem(wrong, identifier, WHEN)
+    for name, texts in template.outputs.items():
+        for piece in chain.from_iterable(texts):
+            if isinstance(piece, OutputRef) and (wrong := _wrong_output(template, used, piece)):
+                yield Problem(wrong, field=f"outputs.{name}")
     if template.refs:
 
         def schema_of(ref: OutputRef) -> object:
-            source = used[template[ref.identifier].index]
-            return None if source is None else source.outputs.get(ref.field)
+            place = template[ref.identifier]
+            source = used[place.index]
+            # Outputs of graphs have types that are not known here.
+            return None if source is None or place.graph is not None else source.outputs.get(ref.field)
 
         yield from never_taken(template.body.nodes, template.refs, schema_of)
 

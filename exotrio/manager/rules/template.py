@@ -30,6 +30,7 @@ from exotrio.graph import (
     MAX_NAME,
     GraphNodeModel,
     RetryPolicyModel,
+    RunGraphModel,
     UnitesStrategyEnum,
     WaitModel,
     split_name,
@@ -39,6 +40,8 @@ from exotrio.graph.values import InputsByKey, inputs_by_key
 from exotrio.manager.rules.branches import WHEN, Branches, When, branch_problems
 from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.problems import Problem, refuse
+
+_NO_RETRY = RetryPolicyModel(max_retries=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +92,10 @@ class Place:
         target: Whether some place unites this one.
         timeout_ms: Maximum of milliseconds for one execution, or None.
         overrides: Whether that replaces the ``timeout`` of the node's class, instead of the smaller counting.
-        retry_policy: Its own one, or that of the graph.
+        retry_policy: Its own one, or that of the graph; none if it runs a graph, whose nodes were retried.
         limits: The names of the limits that its states take part in, each with its key.
-        wait: The event that it waits for; None if it runs a node.
+        wait: The event that it waits for; None if it waits for none.
+        graph: The graph that it runs; None if it runs none.
     """
 
     index: int
@@ -111,6 +115,7 @@ class Place:
     retry_policy: RetryPolicyModel
     limits: Mapping[str, tuple[Piece, ...]]
     wait: Wait | None = None
+    graph: RunGraphModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,11 @@ class Template:
             "an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys, waits, self.refs)
         )
         refuse("a branch of the graph is wrong", branch_problems(shape))
+        self.outputs: dict[str, tuple[tuple[Piece, ...], ...]] = {}
+        """The values of each output, of which the first that can be built counts."""
+        refuse("an output of the graph cannot be built", self._parse_outputs(shape))
+        self.graphs: frozenset[str] = frozenset(node.graph.name for node in body.nodes if node.graph)
+        """The graphs that it runs."""
         targets = {node.unites.identifier for node in body.nodes if node.unites}
         used = {
             name: [*_pieces(pieces[name], keys[name], waits[name]), *filter(None, [self.refs.get(name)])]
@@ -183,13 +193,14 @@ class Template:
                 target=node.identifier in targets,
                 timeout_ms=_timeout_ms(node),
                 overrides=node.timeout is not None,
-                retry_policy=node.retry_policy or body.retry_policy,
+                retry_policy=node.retry_policy or (body.retry_policy if node.graph is None else _NO_RETRY),
                 limits=keys[node.identifier],
                 wait=(
                     None
                     if node.wait is None
                     else Wait(model=node.wait, event=waits[node.identifier]["event"])
                 ),
+                graph=node.graph,
             )
             for index, node in enumerate(body.nodes)
         )
@@ -199,6 +210,26 @@ class Template:
 
     def __getitem__(self, identifier: str) -> Place:
         return self.places[self._by_identifier[identifier]]
+
+    def _parse_outputs(self, shape: Shape) -> Iterator[Problem]:
+        """Parse the outputs, and yield their problems."""
+        config = self.body.store_config
+        store_keys = {*config.required_keys, *config.default_values}
+        for name, texts in self.body.outputs.items():
+            place = (None, f"outputs.{shortened(name, MAX_NAME)}")
+            parsed = []
+            for text in texts:
+                try:
+                    parsed.append(parse_placeholders(text))
+                except PlaceholderError as error:
+                    yield Problem(str(error), *place)
+                    continue
+                for piece in parsed[-1]:
+                    if isinstance(piece, OutputRef) and piece.identifier not in shape.nodes:
+                        yield Problem(f"there is no node {shortened(piece.identifier, MAX_NAME)!r}", *place)
+                    elif isinstance(piece, StoreRef) and piece.key not in store_keys:
+                        yield Problem(f"there is no store key {shortened(piece.key, MAX_NAME)!r}", *place)
+            self.outputs[name] = tuple(parsed)
 
     def _branches(self, shape: Shape, node: GraphNodeModel) -> Branches | None:
         """Return which nodes follow a node under conditions."""

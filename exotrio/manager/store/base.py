@@ -64,6 +64,7 @@ class BaseStore:
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self.on_commit: OnCommit = lambda writes, effects: None
+        self.on_deliveries: Callable[[], None] = lambda: None
         self.written: int = 0
         self._commit_times = commit_times
         self._readers = readers
@@ -207,6 +208,8 @@ class BaseStore:
         for each in effects:
             if each.tally:
                 self._tally.update(each.tally)
+            if each.deliveries:
+                self.on_deliveries()
         for write in commit.writes:
             self._answer(write)
         if commit.writes:

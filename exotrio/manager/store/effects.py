@@ -40,6 +40,8 @@ class Effects:
         ended_runs: How many runs ended, by (namespace, graph, status).
         stops: Receipts of runtimes that ended, each with its namespace.
         tally: How many states and runs ended; less than none, if runs go on that were counted before.
+        deliveries: Whether states wait for runs that are to be started, delivered or cancelled
+            (``engine.children``).
         undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
         undo_if_unknown: Run ``undo`` also if it is not known whether the commit happened: the caller cannot
@@ -55,6 +57,7 @@ class Effects:
     ended_runs: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
     stops: list[tuple[str, StopReceipt]] = field(default_factory=list)
     tally: Counts[Key] = field(default_factory=partial(defaultdict, int))
+    deliveries: bool = False
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
     waits_for: dict[Topic, float] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class Effects:
         self.claimable |= other.claimable
         self.reopened |= other.reopened
         self.stops += other.stops
+        self.deliveries |= other.deliveries
         for name in ("final", "ended_runs", "tally"):
             counts = getattr(self, name)
             for key, count in getattr(other, name).items():

@@ -55,6 +55,9 @@ class Store(Protocol):
     """Called in the Trio thread after every commit, with the number of use cases that have their results now
     (0 if it failed), and the effects of those that did not fail."""
 
+    on_deliveries: Callable[[], None]
+    """Called in the Trio thread after a commit with ``Effects.deliveries``."""
+
     path: Path | None
     """The file, or None without one."""
 

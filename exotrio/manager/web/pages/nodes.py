@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from pydantic_core import from_json
 
-from exotrio.graph import WAIT_NODE
+from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.engine.graphs import given_secrets
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.audit import last_changes
@@ -38,7 +38,7 @@ def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[
                     "hour": performance(view, node_id, HOUR),
                 }
                 for node_id, name in nodes_of(view, request.namespace).items()
-                if name != WAIT_NODE
+                if name not in WITHOUT_RUNTIME
             ]
         }
     return data
@@ -69,7 +69,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         offers = request.offers(view)
         data["now"] = {
-            "is_wait": name == WAIT_NODE,
+            "is_wait": name in WITHOUT_RUNTIME,
             "offered": offer_texts(offers.get(name, ())),
             "unserved": unserved(view, waiting, offers),
             "backlog": waiting,

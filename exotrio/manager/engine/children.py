@@ -1,0 +1,405 @@
+"""Runs that states start, for whose ends they wait: of a place that runs a graph.
+
+A state that waits for runs is CREATED, in the lane ``WAITING`` and without an ``event``. Its runs are neither
+started in the commit that creates it nor is their end delivered in the commit that ends them: a graph is
+locked before runs are, and a run before those that it started. So each commit leaves a note, in what it
+writes anyway, and a transaction after it does the rest: at once (``background.Deliveries``), or with the next
+sweep of any state manager. It locks, reads the note again, and deletes it; so everything happens once.
+
+===================  ====================================================================================
+note                 what is done
+===================  ====================================================================================
+the state is due     ``start_children``: its run is started, and it waits without a limit
+``runs.awaited``     ``deliver_ends``, once the run has ended: the state ends with its outputs or its error
+table ``abandoned``  ``cancel_children``: the state ended while it waited, so its runs are cancelled
+===================  ====================================================================================
+
+A state manager of an earlier version creates such a state as one that can be claimed. It is due then.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic_core import from_json
+
+from exotrio._util.words import shortened
+from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.graph import GRAPH_NODE
+from exotrio.graph.placeholders import OutputRef
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.following import need_to_follow
+from exotrio.manager.engine.graphs import pin_graph
+from exotrio.manager.engine.inputs import resolve
+from exotrio.manager.engine.mailbox import end_state
+from exotrio.manager.engine.order import LATER, NEVER, WAITING
+from exotrio.manager.engine.outcomes import next_attempt
+from exotrio.manager.engine.runs import cancel
+from exotrio.manager.engine.sources import InputsError, Shared, Sources, read_outputs, read_shared
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    RETRY_CREATED,
+    SUCCESS,
+    RunRow,
+    State,
+    locked_runs,
+    locked_runs_of,
+    numbered,
+    read_states,
+    read_texts,
+    size_of,
+)
+from exotrio.manager.engine.triggers import GRAPH, NewRun, Parent, start_runs
+from exotrio.manager.engine.unites import commit_changes
+from exotrio.manager.rules.children import divided
+from exotrio.manager.rules.errors import EntriesRefused, InvalidRequest, NotFound, Refused
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.cipher import Cipher
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+MAX_DEPTH = 100
+"""Runs that may be above a run."""
+MAX_PER_STEP = 100
+"""Runs that one transaction starts, or whose ends it delivers."""
+MAX_CANCELLING = 0.05
+"""Seconds after which a transaction cancels no further run."""
+MAX_ERROR = 4_000
+"""Characters of the error of a run that its parent repeats."""
+TO_DELIVER = (
+    "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
+    " UNION ALL SELECT state FROM abandoned"
+)
+"""What ``deliver_ends`` and ``cancel_children`` are for."""
+_STARTING = (
+    "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000 AND enqueue_after <= ?"
+    " AND event IS NULL"
+)
+"""States whose runs are to be started, by the index ``states_deadlines``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run that a state wants: which of its runs it is, of which graph, and the values that it is given."""
+
+    state: State
+    call: str
+    graph: str
+    values: Mapping[str, str]
+    started_by: str | None
+
+
+def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
+    """Start some of the runs that states wait for, and return how many states were handled. Call it again
+    until it returns 0."""
+    due = _due(tx)
+    if not due:
+        return WithEffects(0, NO_EFFECTS)
+    pinned = _pinned(tx, {(row["namespace"], name) for row in due for name in _graphs_of(tx, row)})
+    seqs = sorted(row["seq"] for row in due)
+    runs = locked_runs_of(tx, seqs)
+    which = f"{numbered(tx, CREATED)} AND ((lane = 'waiting' AND event IS NULL) OR lane IS NULL OR lane = ?)"
+    which += " AND enqueue_after <= ?"
+    parameters = (tx.items(seqs), LATER, tx.now_ms)
+    states = read_states(tx, runs, which, parameters, tx.for_update("states"))
+    read_texts(tx, "inputs", states)
+    changes = Changes(tx, runs.values())
+    started_by = {row["seq"]: row["started_by"] for row in due}
+    by_graph: defaultdict[tuple[str, str], list[Wanted]] = defaultdict(list)
+    failed: list[tuple[State, str]] = []
+    for state in states:
+        for wanted in _wanted(tx, state, started_by[state.seq]):
+            if problem := _too_deep(tx, wanted):
+                failed.append((state, problem))
+            else:
+                by_graph[state.run_row.namespace, wanted.graph].append(wanted)
+    for graph in sorted(by_graph):
+        refused, effects = _start(tx, graph, pinned.get(graph), by_graph[graph], cipher)
+        failed += [(wanted.state, detail) for wanted, detail in refused]
+        changes.effects.add(effects)
+    refused_seqs = {state.seq for state, _ in failed}
+    for state in states:
+        if state.seq not in refused_seqs:
+            changes.update(state, lane=WAITING, enqueue_after=NEVER, updated_at=tx.now_ms)
+    for state, problem in failed:
+        graph_name = state.scope(tx).template.places[state.place].graph
+        _fail(changes, state, f"graph {graph_name.name if graph_name else ''!r} cannot be run: {problem}")
+    commit_changes(changes)
+    return WithEffects(len(states), changes.effects)
+
+
+def _due(tx: Transaction) -> list[Row]:
+    """Return states whose runs are to be started, oldest first, with what is needed to find their graphs."""
+    columns = "seq, place, runs.namespace, runs.template, started_by"
+    rows = tx.execute(
+        f"SELECT {columns} FROM (SELECT seq, run, place FROM states INDEXED BY states_deadlines"
+        f" WHERE {_STARTING} ORDER BY enqueue_after, seq LIMIT ?) AS due CROSS JOIN runs ON runs.id = run",
+        (tx.now_ms, MAX_PER_STEP),
+    ).fetchall()
+    seqs = tx.items(claimable(tx, GRAPH_NODE, MAX_PER_STEP))
+    of_earlier = f"SELECT {columns} FROM states JOIN runs ON runs.id = run WHERE {tx.any_of('seq')}"
+    return rows + tx.execute(of_earlier, (seqs,)).fetchall()
+
+
+def claimable(tx: Transaction, node_name: str, limit: int) -> list[int]:
+    """Return some states of a node that no runtime runs, which a state manager of an earlier version created
+    as ones that can be claimed."""
+    nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (node_name,))
+    items, created = tx.items([row["id"] for row in nodes]), f"{tx.any_of('node_id')} AND status = 'CREATED'"
+    rows = tx.execute(
+        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
+        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
+        (items, items, tx.now_ms, limit),
+    )
+    return [row["seq"] for row in rows]
+
+
+def _graphs_of(tx: Transaction, row: Row) -> Iterable[str]:
+    """Return the names of the graphs that a state runs."""
+    graph = tx.template(row["template"]).places[row["place"]].graph
+    return () if graph is None else (graph.name,)
+
+
+def _wanted(tx: Transaction, state: State, started_by: str | None) -> Iterable[Wanted]:
+    """Return the runs that a state wants and does not have."""
+    graph = state.scope(tx).template.places[state.place].graph
+    if graph is not None:
+        yield Wanted(state, "", graph.name, from_json(state.inputs), started_by)
+
+
+def _pinned(tx: Transaction, graphs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row]:
+    """Return those of these graphs that exist; they stay as they are until the end of the transaction."""
+    pinned = {}
+    for namespace, name in sorted(graphs):
+        try:
+            pinned[namespace, name] = pin_graph(tx, namespace, name)
+        except NotFound:
+            continue
+    return pinned
+
+
+def _too_deep(tx: Transaction, wanted: Wanted) -> str | None:
+    """Return why a state may start no further run below its own; None if it may."""
+    run = wanted.state.run_row
+    place = run.scope(tx).template.places[wanted.state.place]
+    rounds = None if place.graph is None else place.graph.max_rounds
+    if rounds is not None and wanted.graph == run.graph_name and run.round + 1 >= rounds:
+        return f"it has had its {rounds} rounds (max_rounds)"
+    if run.depth >= MAX_DEPTH:
+        return f"there are {MAX_DEPTH} runs above it, and more are not allowed"
+    return None
+
+
+def _start(
+    tx: Transaction, graph: tuple[str, str], row: Row | None, wanted: Sequence[Wanted], cipher: Cipher
+) -> WithEffects[list[tuple[Wanted, str]]]:
+    """Start runs of one graph; return those that are refused, and why."""
+    namespace, name = graph
+    if row is None:
+        return WithEffects([(each, "it does not exist") for each in wanted], NO_EFFECTS)
+    if (status := row["validation_status"]) != ValidationStatus.VALID:
+        return WithEffects([(each, f"it is {status}") for each in wanted], NO_EFFECTS)
+    template = tx.template(row["template"])
+    refused: list[tuple[Wanted, str]] = []
+    effects = Effects()
+    waiting = [list(wanted)]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            with tx.attempt():
+                runs = [_new_run(template, name, each) for each in batch]
+                effects.add(start_runs(tx, namespace, name, runs, cipher).effects)
+        except EntriesRefused as error:
+            refused += [(batch[index], each.detail) for index, each in error.entries.items()]
+            if left := [each for index, each in enumerate(batch) if index not in error.entries]:
+                waiting.append(left)
+        except InvalidRequest as error:  # too large together
+            if len(batch) > 1:
+                waiting += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            else:
+                refused.append((batch[0], error.detail))
+        except Refused as error:
+            refused += [(each, error.detail) for each in batch]
+    return WithEffects(refused, effects)
+
+
+def _new_run(template: Template, graph: str, wanted: Wanted) -> NewRun:
+    run = wanted.state.run_row
+    inputs, store = divided(wanted.values, template)
+    return NewRun(
+        inputs=inputs,
+        store=store,
+        trace=wanted.state.parent_trace,
+        origin=GRAPH,
+        priority=run.priority,
+        share=run.share,
+        fair_key=run.fair_key,
+        parent=Parent(
+            parent_run=run.id,
+            parent_state=wanted.state.seq,
+            call=wanted.call,
+            depth=run.depth + 1,
+            round=run.round + 1 if graph == run.graph_name else 0,
+            started_by=wanted.started_by,
+        ),
+    )
+
+
+def deliver_ends(tx: Transaction) -> WithEffects[int]:
+    """Tell states of some runs, for which they waited, that have ended; return how many runs those were.
+    Call it again until it returns 0."""
+    parents: dict[int, int] = {
+        row["id"]: row["parent_state"]
+        for row in tx.execute(
+            "SELECT id, parent_state FROM runs INDEXED BY runs_to_deliver"
+            " WHERE awaited = 1 AND finished_at IS NOT NULL ORDER BY id LIMIT ?",
+            (MAX_PER_STEP,),
+        )
+    }
+    if not parents:
+        return WithEffects(0, NO_EFFECTS)
+    seqs = tx.items(sorted(set(parents.values())))
+    above = {row["run"] for row in tx.execute(f"SELECT run FROM states WHERE {tx.any_of('seq')}", (seqs,))}
+    locked = locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted({*parents, *above})),))
+    # One that was retried by hand just now goes on.
+    ended = [run for run in locked.values() if run.id in parents and run.awaited and not run.pending]
+    which = f"{numbered(tx, CREATED)} AND lane = 'waiting' AND event IS NULL"
+    states = {state.seq: state for state in read_states(tx, locked, which, (seqs,), tx.for_update("states"))}
+    changes = Changes(tx, locked.values())
+    delivered = [(run, states[parents[run.id]]) for run in ended if parents[run.id] in states]
+    results = _results(tx, [run for run, _ in delivered])
+    shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for _, state in delivered))
+    read_texts(tx, "inputs", [state for run, state in delivered if isinstance(results[run.id], str)])
+    for run, state in delivered:
+        result = results[run.id]
+        if isinstance(result, str):
+            _fail(changes, state, result)
+        else:
+            end_state(changes, shared, state, SUCCESS, outputs=result, error=None, until=tx.now_ms)
+    tx.execute(
+        f"UPDATE runs SET awaited = 0 WHERE {tx.any_of('id')} AND awaited = 1",
+        (tx.items([run.id for run in ended]),),
+    )
+    commit_changes(changes)
+    return WithEffects(len(ended), changes.effects)
+
+
+def _results(tx: Transaction, runs: Sequence[RunRow]) -> dict[int, Mapping[str, str] | str]:
+    """Return the outputs of runs that have ended, or the error of each that failed."""
+    results: dict[int, Mapping[str, str] | str] = {run.id: {} for run in runs}
+    succeeded = []
+    for run in runs:
+        name = f"run {run.run_id} of graph {run.graph_name!r}"
+        if run.cancelled_at is not None:
+            results[run.id] = f"{name} was cancelled"
+        elif run.errored:
+            results[run.id] = _first_error(tx, run, name)
+        elif run.scope(tx).template.outputs:
+            succeeded.append(run)
+    if succeeded:
+        states: defaultdict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
+        for run_id, place, count, seq in tx.execute(
+            f"SELECT run, place, count(*), min(seq) FROM states WHERE {tx.any_of('run')}"
+            " AND status = 'SUCCESS' GROUP BY run, place",
+            (tx.items([run.id for run in succeeded]),),
+        ):
+            states[run_id][place] = count, seq
+        for run in succeeded:
+            try:
+                results[run.id] = _outputs(tx, run, states[run.id])
+            except InputsError as problem:
+                results[run.id] = f"run {run.run_id} of graph {run.graph_name!r} gave no {problem}"
+    return results
+
+
+def _first_error(view: View, run: RunRow, name: str) -> str:
+    """Return where a run failed first, and its error; that of a run below it as it is."""
+    state = view.one(
+        "SELECT place, error FROM states WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
+        " ORDER BY finished_at, seq LIMIT 1",
+        (run.id,),
+    )
+    place, error = run.scope(view).template.places[state["place"]], str(state["error"])
+    if place.graph is not None and error.startswith("run "):
+        return error
+    return f"{name} failed: {place.identifier}: {shortened(error, MAX_ERROR)}"
+
+
+def _outputs(view: View, run: RunRow, states: Mapping[int, tuple[int, int]]) -> dict[str, str]:
+    """Return the outputs of a run that has succeeded; ``states`` has how many states of each place succeeded,
+    and the first of them. Raise InputsError for an output without a value."""
+    scope, template = run.scope(view), run.scope(view).template
+    # The run stands for the state above all.
+    known = {(run.id, place): seq for place, (_, seq) in states.items()}
+    named = [
+        template[piece.identifier].index
+        for texts in template.outputs.values()
+        for pieces in texts
+        for piece in pieces
+        if isinstance(piece, OutputRef)
+    ]
+    numbers = sorted({states[place][1] for place in named if place in states})
+    sources = Sources(view, scope, run.id, Shared(ancestors=known, outputs=read_outputs(view, numbers)))
+    outputs: dict[str, str] = {}
+    left = view.max_inputs
+    for name, texts in template.outputs.items():
+        for pieces in texts:
+            places = {piece.identifier for piece in pieces if isinstance(piece, OutputRef)}
+            counts = [states.get(template[each].index, (0, 0))[0] for each in sorted(places)]
+            if all(counts):
+                break
+        else:
+            raise InputsError(f"output {name!r}: no node that has it succeeded")
+        if any(count > 1 for count in counts):
+            raise InputsError(
+                f"output {name!r}: the node that has it succeeded {max(counts)} times, unite it"
+            )
+        try:
+            outputs[name] = "".join(resolve(piece, sources, "", {}) for piece in pieces)
+        except InputsError as problem:
+            raise InputsError(f"output {name!r}: {problem}") from None
+        left -= size_of(outputs[name])
+        if left < 0:
+            raise InputsError(f"output {name!r}: all of them take more than {view.max_inputs:,} bytes")
+    return outputs
+
+
+def _fail(changes: Changes, state: State, error: str) -> None:
+    """End a state that waited for runs, by an error; its inputs have been read."""
+    tx, run, status = changes.tx, state.scope(changes.tx), ERRORED
+    if state.retry_count < run.template.places[state.place].retry_policy.max_retries:
+        status = RETRY_CREATED
+        attempt = next_attempt(run, state, tx.now_ms)
+        attempt.waits = True
+        changes.insert(run, attempt)
+    end_state(changes, Shared(), state, status, outputs={}, error=error, until=tx.now_ms)
+
+
+def cancel_children(tx: Transaction) -> WithEffects[int]:
+    """Cancel some of the runs for which states waited that have ended; return how many notes and runs those
+    were. Call it again until it returns 0."""
+    notes = tx.execute("SELECT state FROM abandoned ORDER BY state LIMIT ?", (MAX_PER_STEP,)).fetchall()
+    if not notes:
+        return WithEffects(0, NO_EFFECTS)
+    noted = tx.items([row["state"] for row in notes])
+    rows = tx.execute(
+        f"SELECT id FROM runs INDEXED BY runs_by_parent WHERE {tx.any_of('parent_state')}"
+        " AND parent_state IS NOT NULL AND awaited = 1 AND cancelled_at IS NULL AND pending > 0",
+        (noted,),
+    ).fetchall()
+    effects, cancelled = Effects(), 0
+    # All at once, in their order: ``cancel`` locks them again.
+    runs = locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted(row["id"] for row in rows)),))
+    for run in runs.values():
+        if cancelled and tx.has_run_for(MAX_CANCELLING):
+            return WithEffects(cancelled, effects)
+        if run.pending and run.cancelled_at is None:
+            effects.add(cancel(tx, run.namespace, run.run_id).effects)
+            cancelled += 1
+    deleted = tx.execute(f"DELETE FROM abandoned WHERE {tx.any_of('state')}", (noted,)).rowcount
+    return WithEffects(cancelled + deleted, effects)
