@@ -90,7 +90,7 @@ else:
         ),
         "graph": (
             "ConditionModel CronTrigger Graph GraphNodeModel LimitModel NodeLimitModel RetryPolicyModel"
-            " RetryStrategyEnum StoreConfigModel UnitesModel UnitesStrategyEnum WaitModel"
+            " RetryStrategyEnum RunGraphModel StoreConfigModel UnitesModel UnitesStrategyEnum WaitModel"
         ),
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -23,7 +23,7 @@ DatabaseError DatabaseTooNew ExotrioError FieldsInvalid Graph GraphInvalid Graph
 InvalidResponse KeyRefused LifecycleError LimitModel ManagerError ManagerUnavailable NoRetry NodeLimitModel
 NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
-Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
+RunGraphModel Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 WaitForEvent WaitModel from_text to_text
 """
 CLIENT = """

@@ -404,7 +404,7 @@ async def test_a_united_place_that_runs_again_cancels_the_run_that_it_waited_for
 # -- many, and several state managers
 
 
-async def test_many_states_wait_for_a_run_each_whoever_starts_them(two: Two) -> None:
+async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
     size = 2 * MAX_PER_STEP + 10
     await deploy(two.api, "child", place("c"), outputs={"v": "${{ c.outputs.v }}"})
     flow = await deploy(
@@ -455,6 +455,24 @@ async def test_what_an_earlier_state_manager_creates_is_started_by_this_one(two:
     assert (await two.run(flow.run_id))["g"] == {"WAITING": 1}
     await ends(two, await the_child(two))
     assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
+
+
+async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> None:
+    flow = await parent(two)
+    of_child = await the_child(two)
+    two.service.store.on_deliveries = lambda: None
+    await ends(two, of_child)
+    assert await two.read(has_waits_to_handle)
+    assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
+    await deploy(two.api, "parent", *PARENT, AFTER)
+    await flow.trigger()
+    await flow.run("a")
+    assert await two.read(has_waits_to_handle)
+    await two.delivered()
+    ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
+    assert await two.read(has_waits_to_handle)
+    await two.delivered()
+    assert await two.status((await the_child(two)).run_id) == "FAILED"
 
 
 # -- starting runs in a transaction
