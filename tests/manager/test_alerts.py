@@ -14,7 +14,18 @@ from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.port import Store
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
-from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, declare, eventually, ok, place, refused
+from tests.contract.native import claim_one, item_for, report
+from tests.support.helpers import (
+    FAST_RETRY,
+    NO_RETRY,
+    SettableClock,
+    declare,
+    eventually,
+    node_name,
+    ok,
+    place,
+    refused,
+)
 from tests.support.manager import ENGINES, Manager, open_manager, open_two
 
 
@@ -204,3 +215,16 @@ async def test_with_a_run_its_alerts_are_deleted() -> None:
             pass
         rows = await store.read(lambda view: view.one("SELECT count(*) FROM alerts, runs")[0])
         assert (rows, len(await started(manager))) == (0, 1), "the run that it started has not ended"
+
+
+async def test_the_run_that_a_failure_starts_is_in_its_trace(two: tuple[Manager, Manager]) -> None:
+    one, _ = two
+    await deploy_alert(one)
+    work = await deploy_work(one, retry_policy=NO_RETRY)
+    await work.trigger()
+    state = await claim_one(one.api, limits={node_name("a"): 1})
+    execution = f"00-{'7' * 32}-{'8' * 16}-01"
+    item = item_for(state, outcome="errored", error="no stock", trace=execution)
+    assert await report(one.api, item) == ["ok"]
+    await started(one)
+    assert (await claim_one(one.api, limits={node_name("tell"): 1}))["trace"] == execution

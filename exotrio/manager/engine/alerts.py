@@ -8,6 +8,7 @@ from exotrio.manager.engine.failures import ALERTS, given
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.triggers import NewRun, Parent, trigger
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.rules.lineage import parent_in
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -39,7 +40,7 @@ def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
     lines: list[str] = []
     for row in due:
         failed = tx.row(
-            "SELECT run_id, runs.namespace, graphs.name, runs.template, place, error FROM runs"
+            "SELECT run_id, runs.namespace, graphs.name, runs.template, place, error, trace FROM runs"
             " JOIN graphs ON graphs.id = runs.graph JOIN states ON states.run = runs.id"
             " WHERE runs.id = ? AND states.seq = ?",
             (row["run"], row["state"]),
@@ -85,7 +86,14 @@ def _start(
             other = tx.template(find_graph(tx, namespace, name)["template"])
             inputs, store = given(other, facts)
             key = f"{KEY}{failed['run_id']}:{number}"
-            new = NewRun(inputs=inputs, store=store, key=key, origin=FAILURE, parent=Parent(run, awaited=0))
+            new = NewRun(
+                inputs=inputs,
+                store=store,
+                key=key,
+                trace=parent_in(failed["trace"]),
+                origin=FAILURE,
+                parent=Parent(run, awaited=0),
+            )
             started, of_run = trigger(tx, namespace, name, new)
     except Refused as refusal:
         return None, refusal.detail
