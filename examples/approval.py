@@ -17,7 +17,7 @@ from exotrio import BaseNode, Graph, Runtime, StateManager
 
 NAMESPACE = "examples"
 MAILS = anyio.Path(".mails")
-PATIENCE = timedelta(days=3)
+TIME_TO_ANSWER = timedelta(days=3)
 
 
 class Approval(BaseModel):
@@ -38,7 +38,7 @@ class Ask(BaseNode):
         order: str
 
     async def execute(self) -> Outputs:
-        until = datetime.now(UTC) + PATIENCE
+        until = datetime.now(UTC) + TIME_TO_ANSWER
         lines = [f"To: {self.inputs.to}", f"Subject: Order {self.inputs.order}", ""]
         async with StateManager(NAMESPACE) as manager:
             for name, ok in (("Approve", True), ("Refuse", False)):
@@ -74,7 +74,9 @@ graph = Graph("approval", namespace=NAMESPACE)
 ask = graph.add(
     Ask, order=graph.store("order", default="4711"), to=graph.store("to", default="ada@example.com")
 )
-approved = graph.wait("approved", Approval, after=ask, timeout=PATIENCE, on_timeout=Approval(ok=False, by=""))
+approved = graph.wait(
+    "approved", Approval, after=ask, timeout=TIME_TO_ANSWER, on_timeout=Approval(ok=False, by="")
+)
 graph.add(Close, order=ask.order, ok=approved.ok, by=approved.by)
 
 runtime = Runtime(namespace=NAMESPACE, name="approval", nodes=[Ask, Close])

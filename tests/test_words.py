@@ -19,6 +19,7 @@ BANNED = {
     "anew": "again",
     "heed": "obey, handle",
     "lodger": "what it is",
+    "patience": "STARTUP_TIMEOUT, MAX_REPLAY_FAILURES, ...: what the number limits",
 }
 """Each with what to write instead."""
 PATTERN = re.compile(rf"\b(?:{'|'.join(BANNED)})\b", re.IGNORECASE)

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 
 from exotrio.manager.store import virtual_times
-from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import OK, A, B, claim, executed_item, item_for, report
@@ -112,24 +111,6 @@ async def test_many_states_that_come_due_at_once_go_before_no_other_run(engine: 
         # Those that waited, those that came due, and the other run take turns.
         counted = await runs_of_claim(manager.api, 15)
         assert counted == {large: 10, small: 5}
-
-
-async def test_states_that_an_earlier_state_manager_delayed_are_claimed_when_they_are_due() -> None:
-    clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
-        await deploy(manager.api)
-        await fan_out(manager.api, 30)
-        # As it stores them: it knows of no lanes and no turns. Nine of them wait.
-        early = f"UPDATE states SET turn = 0, enqueue_after = {clock() + 1_000} WHERE seq < 20"
-
-        def delay(tx: Transaction) -> None:
-            tx.execute(early)
-
-        await manager.service.store.write(delay)
-        assert len(await claim(manager.api, {B: 10}, limit=10)) == 10
-        assert len(await claim(manager.api, {B: 100})) == 11
-        clock.advance(1_001)
-        assert len(await claim(manager.api, {B: 100})) == 9
 
 
 async def test_runs_that_begin_at_two_state_managers_come_by_age(monkeypatch: pytest.MonkeyPatch) -> None:

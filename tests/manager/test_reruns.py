@@ -54,21 +54,6 @@ async def test_one_that_is_replaced_while_it_waits_was_not_held_until_then() -> 
         assert (event["kind"], event["worker"]) == (unites.REPLACED, None), "no runtime held it"
 
 
-async def test_further_outputs_that_an_earlier_manager_did_not_count_are_not_subtracted() -> None:
-    async with open_manager() as manager:
-        api = manager.api
-        flow, branches = await fanned(api, "ALL_DONE", size=2)
-        ok(await api.errored(branches[0]))
-        ok(await api.executed(branches[1], OK))
-        await flow.run("u", OK, OK, OK)
-        await manager.service.store.write(lambda tx: tx.execute("UPDATE counts SET further = 0").rowcount)
-        ok(await api.retry_run(flow.run_id))
-        await flow.run("c")
-        await flow.run("u", OK, OK)
-        nodes = ok(await api.native_run(flow.run_id))["nodes"]
-        assert {node["identifier"]: node["further"] for node in nodes}["u"] == 1
-
-
 async def test_a_repeated_reply_has_no_automatic_retries_of_the_same_moment() -> None:
     clock = SettableClock()
     policy = {"max_retries": 1, "strategy": "FIXED", "backoff_factor": 1}

@@ -440,27 +440,6 @@ async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: Se
     assert await counted(manager, "starts") == 0
 
 
-async def test_what_a_manager_of_an_earlier_version_ended_does_not_count(manager: Manager) -> None:
-    await start(manager, limited(), runs=2, at_most=1)
-    [_] = await claim(manager.api)
-    assert await claim(manager.api) == []
-    await manager.service.store.write(
-        lambda tx: tx.execute("UPDATE states SET status = 'SUCCESS' WHERE status = 'QUEUED'")
-    )
-    [new] = await start_more(manager, 1)
-    [state] = await claim(manager.api)
-    assert state["run_id"] == new
-    await report(manager.api, executed_item(state))
-    await start_more(manager, 2)
-    [state] = await claim(manager.api)
-    assert await claim(manager.api) == []
-    await manager.service.store.write(
-        lambda tx: tx.execute("UPDATE states SET status = 'SUCCESS' WHERE status = 'QUEUED'")
-    )
-    await manager.service.store.write(tidy)
-    assert len(await claim(manager.api)) == 1
-
-
 async def test_a_key_that_cannot_be_built_is_an_error_like_an_input(manager: Manager) -> None:
     await start(manager, place("a", "b"), limited("b", key="${{a.outputs.v}}"), at_most=1)
     for value, why in (({"w": "w"}, "gave no output 'v'"), ({"v": "x" * 300}, "300 characters; at most 256")):

@@ -17,9 +17,6 @@ from exotrio.manager.store.transaction import Transaction
 
 MAX_LET_IN = 1_000
 """Maximum of states that came due and are let in at once."""
-MAX_EARLY_MS = 50
-"""By how much the clocks of two state managers on one database may differ: a state that another one created
-is due."""
 MAX_SEARCHES = 4
 """Maximum of searches of one claim."""
 _NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = {node_id}) IS NULL"
@@ -40,7 +37,7 @@ def find_candidates(
 
     ``versions`` has nodes of one version, each with the node in whose count its states are.
 
-    Many states that came due are let in first; those that are not due yet are put aside.
+    Many states that came due are let in first.
     """
     limit = max(counts.values())
     let_in: set[int] = set()
@@ -50,23 +47,15 @@ def find_candidates(
 
     for _ in range(MAX_SEARCHES):
         states = search({}) if run is not None else tx.heads.search(counts, search)
-        latest = tx.now_ms + MAX_EARLY_MS
-        others = [state for state in states if state.lane or state.enqueue_after > latest]
-        due = [state for state in others if state.lane == LATER]
+        due = [state for state in states if state.lane == LATER]
         found = Counter(state.node_id for state in due) if due else {}
         many = {node_id for node_id, count in found.items() if count == limit}
-        early = {state.seq for state in others if state.enqueue_after > latest}
-        if early:
-            # A state manager of an earlier version stored them.
-            tx.update("states", ("seq",), ("lane",), [(seq, LATER) for seq in sorted(early)])
-        elif many - let_in:
-            _let_in(tx, many - let_in, run)
-            let_in |= many
-        else:
+        if not many - let_in:
             break
-    if others:
-        ready = (state for state in states if state.lane is None and state.seq not in early)
-        states = [*ready, *take_places(tx, due)]
+        _let_in(tx, many - let_in, run)
+        let_in |= many
+    if due:
+        states = [*(state for state in states if state.lane is None), *take_places(tx, due)]
     left, chosen = dict(counts), []
     for state in sorted(states):
         node_id = versions.get(state.node_id, state.node_id)

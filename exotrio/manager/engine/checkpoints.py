@@ -4,9 +4,7 @@ A state has at most one row in ``checkpoints``, and ``checkpoint_size`` in its o
 a state without one costs no statement. A use case that changes a checkpoint has locked the state.
 
 Callers check that a value comes from the holder of the state's last token. Its values have numbers: one that
-arrives late, since a proxy delayed a heartbeat, is not stored. Numbers are compared only under one token: a
-later holder begins again at 1 if it claimed the state through a state manager of an earlier version, which
-brings it no checkpoint.
+arrives late, since a proxy delayed a heartbeat, is not stored. Numbers are compared only under one token.
 """
 
 from __future__ import annotations

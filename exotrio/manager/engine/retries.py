@@ -256,7 +256,7 @@ def _replace(
         new.retry_of = state.seq
         new.failed_since = None if state.status == PRUNED else state.failed_since or state.finished_at
         changes.insert(run, new, seq=seq)
-        continues = state.status == ERRORED and state.checkpoint_size is not None and not from_beginning
+        continues = state.checkpoint_size is not None and not from_beginning
         if continues:
             changes.checkpoints.move(state, seq)
         else:

@@ -288,12 +288,7 @@ def regain(tx: Transaction, states: Sequence[Row]) -> list[Row]:
 
 
 def tidy(tx: Transaction) -> None:
-    """Leave checks for holds that managers of an earlier version ended, and forget starts that count no
-    more."""
-    tx.execute(
-        "UPDATE slots SET check_at = 0 WHERE check_at IS NULL"
-        " AND NOT EXISTS (SELECT 1 FROM states WHERE seq = slots.state AND status = 'QUEUED')"
-    )
+    """Forget starts that count no more."""
     tx.execute(
         "DELETE FROM starts WHERE slot < ? - 2 * coalesce((SELECT period_ms FROM limits WHERE id = limit_id),"
         " 0)",

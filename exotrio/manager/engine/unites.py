@@ -294,11 +294,9 @@ class Reruns:
         further = Counter(
             state["place"] for state in states if state["status"] == SUCCESS and is_further(state["path"])
         )
-        # Managers of version 2 did not count them.
         tx.executemany(
-            "UPDATE counts SET further = CASE WHEN further > ? THEN further - ? ELSE 0 END"
-            " WHERE run = ? AND place = ?",
-            [(count, count, run.id, place) for place, count in sorted(further.items())],
+            "UPDATE counts SET further = further - ? WHERE run = ? AND place = ?",
+            [(count, run.id, place) for place, count in sorted(further.items())],
         )
         targets = {target_state for _, groups, _ in alike for target_state, _ in split_groups(groups)}
         tx.execute(

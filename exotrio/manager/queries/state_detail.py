@@ -17,12 +17,9 @@ from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import (
     CREATED,
-    NEXT_CREATED_ERROR,
-    PRUNED,
     QUEUED,
     RETRY_CREATED,
     RETRYABLE,
-    SUCCESS,
     begin_of,
     find_state,
     get_state,
@@ -155,8 +152,7 @@ def logs_of(view: View, seq: int) -> list[LogLine]:
 
 
 def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
-    # A state manager of an earlier version leaves it when it records an outcome.
-    if state["checkpoint_size"] is None or state["status"] in (SUCCESS, NEXT_CREATED_ERROR, PRUNED):
+    if state["checkpoint_size"] is None:
         return None
     row = read_checkpoints(view, [state["seq"]])[state["seq"]]
     return StateCheckpoint(
