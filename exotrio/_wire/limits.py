@@ -55,7 +55,8 @@ class LimitInfo(Body):
         at_most: Maximum number of states at once for each key; None if that is not limited.
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
         held: How many states hold it: those that are claimed.
-        waiting: How many states wait for it, of all that are due; at most 100,000 are counted.
+        waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
+            at most 100,000 are counted.
         graphs: The graphs whose next runs name it.
     """
 
@@ -191,7 +192,7 @@ class LimitWait(Body):
             why = f"{self.started:,} of {limit_text(None, self.starts, self.period)} used, "
             why += f"the next in {format_duration(self.room_in)}"
         else:
-            why = "it has room, and lets states in at the next claim"
+            why = "it has room for states before it"
         return f"{why}; {self.before:,} before it"
 
 

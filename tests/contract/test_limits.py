@@ -170,6 +170,35 @@ async def test_it_is_shown_what_holds_a_limit_and_why_a_state_waits_for_it(api: 
     assert (left["id"], left["waits_for"]["limit"]["before"]) == (last["id"], 0)
 
 
+@pytest.mark.parametrize("by", ["an end", "a change"])
+async def test_what_a_limit_has_room_for_waits_for_a_runtime_and_not_for_the_limit(api: Api, by: str) -> None:
+    await Flow.start(api, place("a", limits=[{"name": "stripe"}]), limits=[STRIPE], runs=5)
+    held = await claim_one(api)
+
+    async def waiting() -> tuple[int, list[int], list[int], list[str]]:
+        """Return how many wait, by limit, by key and by what each state says."""
+        states = ok(await api.states(status="CREATED"))["states"]
+        reasons = [state["waits_for"] for state in states if state["waits_for"]]
+        in_list, detail = (await limits(api))["stripe"]["waiting"], await shown(api, "stripe")
+        assert detail["waiting"] == in_list
+        said = sorted(reason["limit"]["before"] for reason in reasons if reason["kind"] == "limit")
+        others = sorted(reason["kind"] for reason in reasons if reason["kind"] != "limit")
+        return in_list, [key["waiting"] for key in detail["keys"]], said, others
+
+    ok(await api.heartbeat("w", runtime="r", phase="running", workers=1))
+    assert await claim(api, worker_id="w") == []
+    assert await waiting() == (4, [4], [0, 1, 2, 3], [])
+    if by == "an end":
+        await report(api, executed_item(held))
+        assert await waiting() == (3, [3], [1, 2, 3], [])
+    else:
+        await put_limit(api, "stripe", at_most=3)
+        assert await waiting() == (2, [2], [2, 3], [])
+        await put_limit(api, "stripe", at_most=9)
+        assert (await waiting())[0::2] == (0, [])
+    assert await claim(api, worker_id="w") != []
+
+
 async def test_a_limit_of_0_stops_what_names_it_and_a_raised_one_lets_it_run(api: Api) -> None:
     flow = await Flow.start(api, place("a", limits=[{"name": "stripe"}]), limits=[STRIPE])
     await put_limit(api, "stripe", at_most=0)

@@ -277,14 +277,14 @@ def _take_checks(tx: Transaction, slots: Slots) -> set[Pair]:
     pairs = {(limit, key) for limit, key, state, waits in rows if state != ALL_KEYS and waits}
     for limit, key, state, _ in rows:
         if state == ALL_KEYS:
-            keys = _keys_after(tx, limit, key)
+            keys = keys_after(tx, limit, key)
             pairs |= {(limit, each) for each in keys}
             if len(keys) == MAX_LANES:
                 put_slots(tx, [(limit, keys[-1], ALL_KEYS, 0)])
     return pairs
 
 
-def _keys_after(view: View, limit: int, key: str) -> list[str]:
+def keys_after(view: View, limit: int, key: str) -> list[str]:
     """Return the next keys for which states wait, in their order."""
     first, last = lanes_of(limit)
     waiting = "SELECT min(lane) AS lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane"

@@ -137,11 +137,12 @@ class Slots:
         """Return how many starts count now."""
         return sum(count for _, count in self._counted(pair))
 
-    def room(self, pair: Pair) -> int:
-        """Return how many more states may be claimed; one that names a deleted limit always may."""
+    def room(self, pair: Pair, most: int = MAX_ROOM) -> int:
+        """Return how many more states may be claimed, up to ``most``; one that names a deleted limit always
+        may."""
+        room = most
         if (limit := self.limits.get(pair[0])) is None:
-            return MAX_ROOM
-        room = MAX_ROOM
+            return room
         if limit.at_most is not None:
             room = min(room, limit.at_most - self.held(pair))
         if limit.starts is not None:

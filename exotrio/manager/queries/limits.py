@@ -16,8 +16,9 @@ from exotrio._wire.limits import (
     LimitKey,
     LimitWait,
 )
+from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import find_limit, named_by_graphs
-from exotrio.manager.engine.slots import Pair, Slots, lane_of, lanes_of, pairs_of
+from exotrio.manager.engine.slots import ALL_KEYS, Pair, Slots, lane_of, lanes_of, pairs_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -74,7 +75,10 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
 
 
 def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """Return how many states hold each limit, and how many wait for it."""
+    """Return how many states hold each limit, and how many wait for it.
+
+    Those that it has room for only wait for a claim, which lets them in.
+    """
     if not ids:
         return {}, {}
     held = view.execute(
@@ -86,7 +90,33 @@ def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict
         ("id", "first", "last"),
         [(limit, *lanes_of(limit)) for limit in sorted(ids)],
     )
-    return dict(held.fetchall()), dict(map(tuple, waiting))
+    counts = dict(map(tuple, waiting))
+    for limit, number in _let_in_next(view, ids):
+        counts[limit] = max(0, counts[limit] - number)
+    return dict(held.fetchall()), counts
+
+
+def _let_in_next(view: View, ids: Collection[int]) -> list[tuple[int, int]]:
+    """Return how many states of lanes that have room the next claims let in: limit and number.
+
+    Only where a check is due may a lane have room (``engine.slots``).
+    """
+    pairs: set[Pair] = set()
+    for limit, key, is_all in view.execute(
+        "SELECT DISTINCT limit_id, key, CASE WHEN state = ? THEN 1 ELSE 0 END FROM slots"
+        f" WHERE {view.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ? LIMIT {MAX_READ}",
+        (ALL_KEYS, view.items(sorted(ids)), view.now_ms),
+    ).fetchall():
+        keys = keys_after(view, limit, key) if is_all else [key]
+        pairs |= {(limit, each) for each in keys}
+    if not pairs:
+        return []
+    slots = Slots(view, {limit for limit, _ in pairs})
+    slots.load(pairs)
+    rooms = [(limit, lane_of((limit, key)), slots.room((limit, key), MAX_COUNTED)) for limit, key in pairs]
+    in_lane = "SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
+    let_in = f"SELECT {{id}} AS id, count(*) FROM ({in_lane} LIMIT {{room}}) AS let_in"
+    return [(limit, number) for limit, number in view.for_each((let_in,), ("id", "lane", "room"), rooms)]
 
 
 def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
@@ -117,13 +147,17 @@ def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
     for state, pairs in limited:
         # A claim has put it into the lane of one, or will once it comes to it.
         in_lane = [pair for pair in pairs if lane_of(pair) == state["lane"]]
-        for pair in (in_lane or [pair for pair in pairs if slots.room(pair) == 0])[:1]:
+        full = [pair for pair in pairs if slots.room(pair) == 0]
+        for pair in ([pair for pair in in_lane if pair in full] or full or in_lane)[:1]:
             by_pair.setdefault(pair, []).append(state)
     waits = {}
     for pair, waiting in by_pair.items():
         if pair[0] in names:
             wait = _wait(view, slots, names[pair[0]], pair)
+            room = slots.room(pair, MAX_COUNTED)
             for seq, before in _before(view, lane_of(pair), waiting).items():
+                if before < room:
+                    continue  # the next claim lets it in
                 waits[seq] = wait.model_copy(update={"before": before})
     return waits
 
@@ -203,7 +237,7 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
                 LimitKey(
                     key=key,
                     held=slots.held(pair),
-                    waiting=waiting.get(key, 0),
+                    waiting=max(0, waiting.get(key, 0) - slots.room(pair, MAX_COUNTED)),
                     started=started_now if counted else None,
                     room_at=from_unix_ms(slots.room_at(pair)),
                 )
