@@ -611,6 +611,91 @@ async def test_a_node_tells_which_run_failed() -> None:
     assert text.endswith(f"\nrun {run}")
 
 
+INVOICE = """
+class Order(BaseNode):
+    class Inputs(BaseModel):
+        number: int
+
+    class Outputs(BaseModel):
+        number: int
+
+    async def execute(self):
+        return self.Outputs(number=self.inputs.number)
+
+
+class Total(BaseNode):
+    class Inputs(BaseModel):
+        order: int
+
+    class Outputs(BaseModel):
+        total: int
+
+    async def execute(self):
+        return self.Outputs(total=self.inputs.order)
+
+
+class Discount(BaseNode):
+    class Inputs(BaseModel):
+        total: int
+
+    class Outputs(BaseModel):
+        total: int
+
+    async def execute(self):
+        return self.Outputs(total=self.inputs.total * 9 // 10)
+
+
+class Ship(BaseNode):
+    class Inputs(BaseModel):
+        order: int
+        total: int
+
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self):
+        return self.Outputs(text=f"{self.inputs.order} for {self.inputs.total}")
+"""
+SEARCH = """
+class Page(BaseNode):
+    class Inputs(BaseModel):
+        number: int
+
+    class Outputs(BaseModel):
+        hits: int
+        next: int
+        has_more: bool
+
+    async def execute(self):
+        number = self.inputs.number
+        return self.Outputs(hits=number, next=number + 1, has_more=number < 3)
+"""
+
+
+async def test_a_graph_runs_another_one_and_itself() -> None:
+    graphs = execute(block(GUIDE, "graph.add(invoice, order="), before=FROM + INVOICE)
+    graphs |= execute(block(GUIDE, "max_rounds=20"), before=FROM + SEARCH)
+    nodes = [graphs[name] for name in ("Order", "Total", "Discount", "Ship", "Page")]
+    with trio.fail_after(30):
+        async with (
+            embedded(":memory:") as transport,
+            exotrio.StateManager("shop", transport=transport) as manager,
+            trio.open_nursery() as nursery,
+        ):
+            runtime = exotrio.Runtime(namespace="shop", name="shop", nodes=nodes, transport=transport)
+            await nursery.start(runtime.run)
+            for graph in (graphs["invoice"], graphs["graph"], graphs["search"]):
+                await manager.upsert_graph(graph)
+            for number, text in (("50", "50 for 50"), ("200", "200 for 180")):
+                run = (await manager.trigger("orders", store={"number": number}))["run_id"]
+                await manager.wait(run)
+                assert [each.text for each in await manager.outputs(run, graphs["Ship"])] == [text]
+            run = (await manager.trigger("search"))["run_id"]
+            await manager.wait(run)
+            assert await manager.outputs(run, "search") == [{"hits": "3"}]
+            runtime.stop()
+
+
 async def test_events_are_sent_by_a_program_and_by_a_link(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -280,7 +280,7 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
         if isinstance(result, str):
             _fail(changes, state, result)
         else:
-            end_state(changes, shared, state, SUCCESS, outputs=result, error=None, until=tx.now_ms)
+            _end(changes, shared, state, SUCCESS, outputs=result)
     tx.execute(
         f"UPDATE runs SET awaited = 0 WHERE {tx.any_of('id')} AND awaited = 1",
         (tx.items([run.id for run in ended]),),
@@ -377,7 +377,21 @@ def _fail(changes: Changes, state: State, error: str) -> None:
         attempt = next_attempt(run, state, tx.now_ms)
         attempt.waits = True
         changes.insert(run, attempt)
-    end_state(changes, Shared(), state, status, outputs={}, error=error, until=tx.now_ms)
+    _end(changes, Shared(), state, status, error=error)
+
+
+def _end(
+    changes: Changes,
+    shared: Shared,
+    state: State,
+    status: str,
+    *,
+    outputs: Mapping[str, str] | None = None,
+    error: str | None = None,
+) -> None:
+    """End a state that waited for runs. Its lane says that it did, and no runtime had it."""
+    now = changes.tx.now_ms
+    end_state(changes, shared, state, status, outputs=outputs or {}, error=error, until=now, lane=WAITING)
 
 
 def cancel_children(tx: Transaction) -> WithEffects[int]:

@@ -208,6 +208,7 @@ def end_state(
     outputs: Texts,
     error: str | None,
     until: int,
+    lane: str | None = None,
 ) -> None:
     """End a state that waited ``until`` a time, and let what follows its success begin."""
     run, now, path = state.scope(changes.tx), changes.tx.now_ms, state.path
@@ -218,7 +219,7 @@ def end_state(
     changes.update(
         state,
         status=status,
-        lane=None,
+        lane=lane,
         outputs=to_json(outputs).decode(),
         data="{}" if status == PRUNED else None,
         error=error,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.order import WAITING
 from exotrio.manager.engine.states import (
     CREATED,
     NEXT_CREATED_ERROR,
@@ -106,8 +107,9 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
     shown = shown_status(state["status"], state["lane"])
-    # The state of a place that waits is never claimed.
-    for_event = claimed is None and (shown == StateStatus.WAITING or bool(finished and state["event"]))
+    # The state of a place that waits is never claimed. That of one that waited for a run keeps its lane.
+    waited = bool(finished and (state["event"] or state["lane"] == WAITING))
+    for_event = claimed is None and (shown == StateStatus.WAITING or waited)
     due = waits_since(state["enqueue_after"], state["updated_at"], claimed)
     waits = max(state["created_at"], due)
     if for_event:
