@@ -35,9 +35,9 @@ from exotrio._link.port import (
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._shared.events import Events
-from exotrio._wire.native import Discovery, HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
-from exotrio._wire.vocabulary import CHECKPOINTS, NATIVE_VERSION
+from exotrio._wire.vocabulary import NATIVE_VERSION
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
 from exotrio.graph import pinned_name
 
@@ -111,7 +111,6 @@ class AutoLink:
         self._current: V0Link | NativeLink = native if kind == "native" else v0
         self._identified = kind != "auto"
         self._answered_500 = False
-        self._stores_checkpoints = kind == "native"
         self._find_native_at = math.inf
         self._warned_of: str | None = None
         self._registration: tuple[str, Sequence[NodeDeclaration]] | None = None
@@ -124,19 +123,6 @@ class AutoLink:
     @property
     def is_native(self) -> bool:
         return self._current is self._native
-
-    @property
-    def stores_checkpoints(self) -> bool:
-        return self.is_native and self._stores_checkpoints
-
-    def note_ignored_checkpoint(self) -> None:
-        log.warning(
-            "the state manager at %s did not store a checkpoint: it is of an earlier version now, and "
-            "save_checkpoint does not wait",
-            self._http.endpoint.shown,
-        )
-        self._stores_checkpoints = False
-        self._identified = False
 
     @property
     def lost_claims(self) -> int:
@@ -273,7 +259,7 @@ class AutoLink:
                 log.warning("the state manager was replaced; it now speaks %s", speaks)
         elif self._kind == "v0":
             await require_v0(self._http, self._namespace)
-        elif self._learn_capabilities(await discover_native(self._http)) is None:
+        elif await discover_native(self._http) is None:
             raise ManagerUnavailable(
                 f"{self._http.endpoint.name} does not speak the native API now",
                 status=404,
@@ -299,7 +285,8 @@ class AutoLink:
         self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:
-        version = self._learn_capabilities(await discover(self._http, self._namespace))
+        native = await discover(self._http, self._namespace)
+        version = None if native is None else native.version
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
         if version == NATIVE_VERSION:
             return self._native
@@ -313,11 +300,6 @@ class AutoLink:
                 NATIVE_VERSION,
             )
         return self._v0
-
-    def _learn_capabilities(self, native: Discovery | None) -> str | None:
-        """Keep what the server says that it can do; return the version of its native API, if it has one."""
-        self._stores_checkpoints = native is not None and CHECKPOINTS in native.capabilities
-        return None if native is None else native.version
 
     async def _find_native(self) -> None:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL

@@ -163,17 +163,11 @@ class Link(Protocol):
 
     @property
     def is_native(self) -> bool:
-        """Whether claims carry leases, outcomes travel in batches, and a claim waits at the server.
+        """Whether claims carry leases, outcomes travel in batches, a claim waits at the server, and that
+        stores checkpoints.
 
         It may change when the server is replaced.
         """
-
-    @property
-    def stores_checkpoints(self) -> bool:
-        """Whether the state manager stores checkpoints, as far as it is known. It may change, too."""
-
-    def note_ignored_checkpoint(self) -> None:
-        """Take it that none are stored, until the next call has found out again. From any thread."""
 
     @property
     def lost_claims(self) -> int:

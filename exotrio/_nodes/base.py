@@ -272,8 +272,7 @@ class BaseNode(ABC):
     async def save_checkpoint(self: HasCheckpoint[M], value: M) -> None:
         """Set ``checkpoint``, and wait until the state manager has it on disk. For an ``async def``.
 
-        While the state manager is away, it waits. One that stores no checkpoints (it speaks only v0, or is of
-        an earlier version) is not waited for.
+        While the state manager is away, it waits. One that speaks only v0 stores none, and is not waited for.
 
         Args:
             value: The new value.

@@ -101,7 +101,7 @@ class Engine:
             fetch_secrets=link.secrets,
             workers=o.workers,
             changed=ledger.notify,
-            stores_checkpoints=lambda: link.stores_checkpoints,
+            stores_checkpoints=lambda: link.is_native,
             send_heartbeat=ledger.heartbeat_due.set,
             owns_signals=self.owns_signals,
         )
@@ -253,13 +253,12 @@ class Engine:
 
     def _warn_of_lost_checkpoints(self, link: Link) -> None:
         names = self.options.with_checkpoints
-        if names and not link.stores_checkpoints:
+        if names and not link.is_native:
             log.warning(
-                "checkpoints of %s are not stored: the state manager at %s %s; each execution begins without "
-                "one, and save_checkpoint does not wait",
+                "checkpoints of %s are not stored: the state manager at %s speaks v0 only; each execution "
+                "begins without one, and save_checkpoint does not wait",
                 ", ".join(names),
                 self.endpoint.shown,
-                "is of an earlier version" if link.is_native else "speaks v0 only",
             )
 
     def _open_link(self, endpoint: Endpoint, kind: LinkKind, workers: int) -> AutoLink:

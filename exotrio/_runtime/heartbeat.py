@@ -262,7 +262,7 @@ class HeartbeatSender:
             with trio.move_on_at(self._queue.due_at):
                 await self.ledger.heartbeat_due.wait()
                 return
-            if self.runtime_link.stores_checkpoints and any(
+            if self.runtime_link.is_native and any(
                 each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint)
             ):
                 return
@@ -303,7 +303,7 @@ class HeartbeatSender:
         request = self._request(Counter(stage for _, _, stage in leased))
         request.tasks, self._task_tree = self._task_tree, None
         renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
-        stores = self.options.with_checkpoints and self.runtime_link.stores_checkpoints
+        stores = self.options.with_checkpoints and self.runtime_link.is_native
         checkpoints = self._queue.take(held for held, _, _ in renewed) if stores else {}
         set_at = {held: each.set_at for held in checkpoints if (each := held.checkpoint)}
         states = [_state(held, claim, runs, checkpoints.get(held)) for held, claim, runs in renewed]
@@ -332,12 +332,6 @@ class HeartbeatSender:
         if checkpoints:
             self._queue.note_success()
         stored = () if answer is None else answer.checkpoints
-        results = () if answer is None else answer.results
-        if checkpoints and any(
-            result is HeartbeatResult.OK and number is None and held in checkpoints
-            for (held, _, _), result, number in zip(renewed, results, stored, strict=False)
-        ):
-            self.runtime_link.note_ignored_checkpoint()
         for (held, claim, _), number in zip_longest(renewed, stored):
             if (checkpoint := held.checkpoint) is None:
                 continue

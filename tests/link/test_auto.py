@@ -123,21 +123,6 @@ async def test_a_newer_native_version_is_spoken_to_over_v0_with_one_warning(
     assert link.is_native
 
 
-async def test_whether_checkpoints_are_stored_is_known_and_found_out_again_when_the_server_is_replaced() -> (
-    None
-):
-    server, link = await registered("native")
-    assert not link.stores_checkpoints, "a state manager of the version before"
-    for capabilities, kind, stores in ((["leases", "checkpoints"], "native", True), ([], "v0", False)):
-        server.capabilities, server.kind = capabilities, kind
-        server.away = httpx.ConnectError("refused")
-        with pytest.raises(ManagerUnavailable):
-            await link.claim({"D": 1}, 1)
-        server.away = None
-        await link.claim({"D": 1}, 1)
-        assert link.stores_checkpoints is stores
-
-
 @pytest.mark.parametrize("kind", ["native", "v0"])
 async def test_a_pinned_link_does_not_ask_before_something_fails(kind: LinkKind) -> None:
     server = Server("native")

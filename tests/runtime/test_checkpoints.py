@@ -529,25 +529,20 @@ async def test_an_outcome_in_the_outbox_has_its_checkpoint(
 # -- a state manager that stores none
 
 
-@pytest.mark.parametrize(
-    ("server", "why"),
-    [(V0Server(), "speaks v0 only"), (NativeServer(), "is of an earlier version")],
-    ids=["v0", "earlier"],
-)
 async def test_where_nothing_is_stored_a_warning_names_the_nodes_and_nothing_waits(
-    server: V0Server, why: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Plain(BaseNode):
         async def execute(self) -> None: ...
 
-    server.discovery = reply(404) if why == "speaks v0 only" else NativeServer.EARLIER
+    server = V0Server()
     server.add("Saves")
     with caplog.at_level(logging.WARNING):
         async with running(server, Saves, Steps, Plain):
             await server.until(EXECUTED=1)
     (warning,) = [line for line in caplog.messages if "checkpoints of" in line]
     assert warning.startswith("checkpoints of Saves, Steps are not stored: the state manager at ")
-    assert f" {why}; each execution begins without one, and save_checkpoint does not wait" in warning
+    assert " speaks v0 only; each execution begins without one, and save_checkpoint does not wait" in warning
     assert [step for _, step in Saves.saved] == [1, 2, 3]
 
 
@@ -573,34 +568,7 @@ async def test_a_node_that_waits_goes_on_when_the_state_manager_becomes_one_that
     assert [step for _, step in Saves.saved] == [1, 2, 3]
 
 
-async def test_a_node_that_waits_goes_on_when_an_earlier_version_answers_without_any_failure(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = NativeServer()
-    server.add("Saves")
-    async with running(server, Saves, registered=True, workers=1):
-        server.discovery = NativeServer.EARLIER
-        await server.until(EXECUTED=1)
-    assert [step for _, step in Saves.saved] == [1, 2, 3]
-    assert caplog.text.count(" did not store a checkpoint: it is of an earlier version now") == 1
-
-
 # -- what costs nothing
-
-
-async def test_a_state_manager_that_stores_none_gets_as_few_heartbeats_as_without_checkpoints(
-    autojump_clock: MockClock,
-) -> None:
-    async def limit(call: Call) -> None:
-        # Sent without a pause, they would keep the clock from moving.
-        assert len(server.routes("heartbeat")) < 50
-
-    server = NativeServer()
-    server.discovery = NativeServer.EARLIER
-    server.add("Steps", steps="20")
-    server.before = limit
-    async with running(server, Steps):
-        await server.until(EXECUTED=1)
 
 
 async def test_a_runtime_without_checkpoints_sends_no_more_heartbeats(autojump_clock: MockClock) -> None:

@@ -201,10 +201,8 @@ class NativeServer(V0Server):
         cancelled: Ids of states whose run heartbeats are told to be cancelled.
         commands: Told with every heartbeat.
         ttl: Of the leases, in seconds. They never end by themselves.
-        discovery: ``EARLIER`` makes it ignore checkpoints, as one of an earlier version does.
     """
 
-    EARLIER = reply(200, {"version": "1", "capabilities": ["leases", "batch", "long_poll", "heartbeat"]})
     discovery = reply(200, {"version": "1", "capabilities": ["leases", "checkpoints"]})
 
     def __init__(self, **counts: int) -> None:
@@ -247,8 +245,6 @@ class NativeServer(V0Server):
     def _store(self, item: Any) -> int | None:
         """Store the checkpoint of an item, if it has a newer one; return the number of the stored one."""
         state, newer = self.states[item["state_id"]], item.get("checkpoint")
-        if self.discovery is self.EARLIER:
-            return None
         if newer and newer["number"] > (state.checkpoint or {"number": 0})["number"]:
             state.checkpoint = newer
         return None if state.checkpoint is None else int(state.checkpoint["number"])
