@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from itertools import count
@@ -52,12 +52,15 @@ from exotrio.manager.engine import (
 )
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.cipher import Cipher, encrypt_again
+from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.port import Store
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.support.helpers import declare, node_name, place
-from tests.support.manager import recount
+from tests.support.manager import gate, recount
 from tests.support.postgres import Database, database
+from tests.support.stores import until
 
 NAMESPACE, GRAPH = "tests", "graph"
 CIPHER = Cipher(bytes(32), bytes([1] * 32))
@@ -373,6 +376,86 @@ async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wr
         pass
     await stores[0].read(recount)
     await stores[0].read(no_counter_is_negative)
+    text = fresh.server.log[before:]
+    assert "deadlock detected" not in text, text
+
+
+async def test_a_claim_that_is_repeated_holds_no_due_states_while_it_waits(
+    shared: tuple[Database, Sequence[Store]],
+) -> None:
+    crowd = Crowd(shared[1])
+    held, due = await one_held_and_one_due(crowd)
+
+    async def repeat() -> None:
+        claimed = await crowd.stores[0].write(claims.claim, NAMESPACE, {NODES[0]: 2}, 2, claimer(crowd))
+        assert claimed.seqs == [held]
+
+    await without_deadlock(shared, held, due, repeat)
+
+
+async def test_a_sweep_after_the_clock_was_set_back_locks_states_in_order(
+    shared: tuple[Database, Sequence[Store]],
+) -> None:
+    crowd = Crowd(shared[1])
+    held, due = await one_held_and_one_due(crowd)
+
+    def set_back(tx: Transaction) -> None:
+        put_meta(tx, "clock_set_back", json.dumps((tx.now_ms, 60_000, held)))
+        tx.execute("UPDATE states SET created_at = created_at + 60000 WHERE seq = ?", (due,))
+        at = crowd.now - round(TERMS.sweep_interval * 1000)
+        tx.insert("duties", ("name", "at"), [(managers.SWEEP, at), (managers.RECOVERY, crowd.now)])
+
+    await crowd.stores[0].write(set_back)
+
+    async def sweep() -> None:
+        await crowd.stores[0].write(managers.sweep, "m1", crowd.now, TERMS, None)
+
+    await without_deadlock(shared, held, due, sweep)
+
+
+def claimer(crowd: Crowd) -> claims.Claimer:
+    return claims.Claimer(manager=None, now=crowd.now, ttl_ms=60_000, worker="w0", claim_id="claim")
+
+
+async def one_held_and_one_due(crowd: Crowd) -> tuple[int, int]:
+    """Return the numbers of two states: one held under a claim id, and one after it that is due."""
+    random = Random(0)
+    await crowd.register(random)
+    await crowd.set_limit(random)
+    await crowd.upsert(random)
+    for _ in range(2):
+        await crowd.stores[0].write(triggers.trigger, NAMESPACE, GRAPH, triggers.NewRun())
+    claimed = await crowd.stores[0].write(claims.claim, NAMESPACE, {NODES[0]: 1}, 1, claimer(crowd))
+    (held,) = claimed.seqs
+    due = await crowd.stores[0].read(lambda view: view.one("SELECT seq FROM states WHERE status = 'CREATED'"))
+    assert held < due["seq"]
+    return held, due["seq"]
+
+
+async def without_deadlock(
+    shared: tuple[Database, Sequence[Store]], first: int, second: int, call: Callable[[], Awaitable[None]]
+) -> None:
+    """Make a call while another transaction locks two states, by number; that must end neither of them."""
+    fresh, stores = shared
+    before, has_ended = len(fresh.server.log), False
+    with gate() as closed:
+
+        def lock_both(tx: Transaction) -> None:
+            for seq in (first, second):
+                tx.row(f"SELECT seq FROM states WHERE seq = ?{tx.for_update('states')}", (seq,))
+                closed.hold()
+
+        async def call_and_note() -> None:
+            nonlocal has_ended
+            await call()
+            has_ended = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stores[1].write, lock_both)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.start_soon(call_and_note)
+            await until(lambda: has_ended or fresh.blocked())
+            closed.open()
     text = fresh.server.log[before:]
     assert "deadlock detected" not in text, text
 

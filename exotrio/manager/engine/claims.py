@@ -29,11 +29,11 @@ from exotrio.manager.engine.lanes import LimitedClaim
 from exotrio.manager.engine.mailbox import read_events
 from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.outcomes import record_batch
-from exotrio.manager.engine.releases import held_under, undo_claim, undo_v0_claim, used_at
+from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import Topic, WithEffects
+from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
@@ -102,6 +102,9 @@ def claim(
     claim smaller, but never empty. A claim id that was used before, or voided, claims no more: it returns
     what is still held under it.
     """
+    # Not first, usually: a claim that finds nothing would cost a statement more.
+    if tx.is_repeated and (earlier := _claimed_before(tx, namespace, claimer)) is not None:
+        return WithEffects(earlier, Effects(undo=earlier.undo))
     node_limits, run = _limits_by_id(tx, namespace, limits), _run_number(tx, namespace, claimer)
     due, limited = _lock_due(tx, node_limits, _versions(tx, namespace, limits), limit, run)
     if due:
@@ -112,9 +115,13 @@ def claim(
         limited.take(())
         effects = limited.effects
         effects.waits_for = _waits_for(tx, node_limits, run, claimer, limited)
-    if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
-        effects.undo = earlier.undo
-        return WithEffects(earlier, effects)
+    if claimer.claim_id is not None and is_used(tx, claimer.claim_id):
+        # The states that are held under it must not be waited for with locks of those that are due: they are
+        # locked in the order of claims, and others lock states by number.
+        tx.begin_again("claims")
+        if (earlier := _claimed_before(tx, namespace, claimer)) is not None:
+            effects.undo = earlier.undo
+            return WithEffects(earlier, effects)
     assert not due, "the id of a claim is kept for minutes"
     return WithEffects(
         Claimed(unregistered=any(tx.node_id(namespace, name) is None for name in limits)), effects

@@ -188,6 +188,7 @@ def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> With
     # The clock was set a moment ago: others wrote in the old time until they knew that.
     ahead = clock.set_ahead_ms(tx, LEARNT_AFTER_MS)
     if is_set_back := clock.was_set_back(tx, LEARNT_AFTER_MS):
+        _lock_waiting(tx, clock.first_new_state(tx))
         clock.move_new_states(tx)
     if ahead or is_set_back:
         extend(tx, now, ahead, terms)
@@ -225,10 +226,11 @@ def _lateness(passed: int, terms: Terms) -> int:
     return late if late > max(interval // 2, MIN_LATENESS_MS) else 0
 
 
-def _lock_waiting(tx: Transaction) -> None:
-    """Lock all states whose times are moved when the clock was set back: an UPDATE locks in any order."""
-    waiting = "SELECT seq FROM states WHERE status IN ('CREATED', 'QUEUED') ORDER BY seq"
-    tx.execute(waiting + tx.for_update("states")).fetchall()
+def _lock_waiting(tx: Transaction, first: int = 0) -> None:
+    """Lock all states whose times are moved when the clock was set back: those that are held, and those that
+    wait from number ``first`` on. An UPDATE locks in any order, and so do two SELECTs."""
+    moved = "SELECT seq FROM states WHERE status = 'QUEUED' OR (status = 'CREATED' AND seq >= ?) ORDER BY seq"
+    tx.execute(moved + tx.for_update("states"), (first,)).fetchall()
 
 
 def _follow_clock(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:

@@ -37,6 +37,11 @@ def held_under(tx: Transaction, namespace: str, claim_id: str, owner: str | None
     return rows if owner is None else [row for row in rows if row["owner"] == owner]
 
 
+def is_used(tx: Transaction, claim_id: str) -> bool:
+    """Return whether a claim id was used, without a lock."""
+    return tx.row("SELECT 1 FROM claims WHERE id = ?", (claim_id,)) is not None
+
+
 def used_at(tx: Transaction, claim_id: str) -> int | None:
     """Return when a claim id was used last, on the clock of leases; None if it was not."""
     row = tx.row(f"SELECT at FROM claims WHERE id = ?{tx.for_update('claims')}", (claim_id,))

@@ -190,14 +190,19 @@ def was_set_back(view: View, within_ms: int) -> bool:
     return view.now_ms - _last_set_back(view)[0] < within_ms
 
 
+def first_new_state(view: View) -> int:
+    """Return the first state that may have been created after the clock was set back."""
+    return max(0, _last_set_back(view)[2] - MAX_IN_FLIGHT + 1)
+
+
 def move_new_states(tx: Transaction) -> None:
     """Move states that a state manager created with the old time after the clock was set back."""
-    _, by, newest = _last_set_back(tx)
+    _, by, _ = _last_set_back(tx)
     # Those that were moved before are ahead by a few seconds only, and stay.
     made = tx.execute(
-        "SELECT seq FROM states WHERE seq > ? AND created_at > ? AND status IN ('CREATED', 'QUEUED')"
+        "SELECT seq FROM states WHERE seq >= ? AND created_at > ? AND status IN ('CREATED', 'QUEUED')"
         f" ORDER BY seq{tx.for_update('states')}",
-        (newest - MAX_IN_FLIGHT, tx.now_ms + by // 2),
+        (first_new_state(tx), tx.now_ms + by // 2),
     ).fetchall()
     seqs = tx.items([state["seq"] for state in made])
     tx.execute(f"UPDATE states SET {_MOVED} WHERE {tx.any_of('seq')}", (*[by] * len(_TIMES), seqs))

@@ -25,7 +25,8 @@ class RowChanged(Exception):
 class Transaction(View):
     """What a use case works with: a view that can also write.
 
-    ``waited`` tells whether the use case ran before, found nothing, and has waited since. ``caller`` is who
+    ``waited`` tells whether the use case ran before, found nothing, and has waited since; ``is_repeated``,
+    whether its transaction was rolled back, because of others, and it runs again. ``caller`` is who
     asked for it, if its changes are recorded. What is to be done after the commit is not written here but
     returned: ``store.effects``.
     """
@@ -42,6 +43,7 @@ class Transaction(View):
         now_ms: int,
         allocate: Callable[[], int],
         waited: bool = False,
+        is_repeated: bool = False,
     ) -> None:
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
@@ -50,6 +52,7 @@ class Transaction(View):
         self.limited_nodes = catalog.limited_nodes
         self.virtual_times = catalog.virtual_times
         self.waited = waited
+        self.is_repeated = is_repeated
         self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []
 
@@ -162,6 +165,14 @@ class Transaction(View):
         for table, updated, expected in self._updates:
             if updated.rowcount != expected:
                 raise RowChanged(table)
+
+    def begin_again(self, table: str) -> None:
+        """Let the store run the use case again, with ``is_repeated``, without the locks that it has by now.
+
+        Without locks of rows, nothing: there is nothing that others could wait for.
+        """
+        if self._dialect.locks_rows:
+            raise RowChanged(table)
 
     def for_update(self, table: str) -> str:
         """Return the end of a SELECT that locks the rows of a table that it returns."""

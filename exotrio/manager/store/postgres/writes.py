@@ -72,7 +72,9 @@ class Context:
             now_ms=self.now_ms(),
         )
 
-    def transaction(self, connection: Connection, numbers: Iterator[int], *, waited: bool) -> Transaction:
+    def transaction(
+        self, connection: Connection, numbers: Iterator[int], *, waited: bool, is_repeated: bool
+    ) -> Transaction:
         """Return what a use case works with on a connection."""
         return Transaction(
             connection=connection,
@@ -82,6 +84,7 @@ class Context:
             now_ms=self.now_ms(),
             allocate=numbers.__next__,
             waited=waited,
+            is_repeated=is_repeated,
         )
 
 
@@ -104,7 +107,7 @@ class Writer:
         failures = 0
         while True:
             try:
-                write.result = outcome.Value(self._attempt(write))
+                write.result = outcome.Value(self._attempt(write, is_repeated=failures > 0))
                 self._lost_at = None
                 return True
             except (psycopg.Error, RowChanged) as error:
@@ -168,7 +171,7 @@ class Writer:
             return Verdict.FAIL
         return verdict
 
-    def _attempt(self, write: PostgresWrite) -> Any:
+    def _attempt(self, write: PostgresWrite, *, is_repeated: bool) -> Any:
         connection = self._connect()
         write.give_up_at = write.give_up_at or time.monotonic() + RETRY_FOR
         if self._aborted:
@@ -178,7 +181,7 @@ class Writer:
         try:
             connection.begin()
             numbers = self._numbers.of(connection)
-            tx = self._context.transaction(connection, numbers, waited=write.waited)
+            tx = self._context.transaction(connection, numbers, waited=write.waited, is_repeated=is_repeated)
             value = write.run(tx)
             connection.settle()  # so that only the commit is measured as such
             is_changed = connection.total_changes != before
