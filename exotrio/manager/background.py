@@ -152,19 +152,9 @@ async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) ->
         ends.set()
 
 
-async def alert(store: Store) -> None:
-    """Start the runs that runs which end with errors have to start. Never returns."""
-    while True:
-        try:
-            for line in await store.write_once_ready(MAX_SLEEP, start_alerts) or ():
-                logger.info("%s", line)
-        except DatabaseError as error:
-            logger.log(log_level(error), "runs could not be started for failed ones: %s", error.what)
-            await trio.sleep(RETRY_AFTER)
-
-
 class Deliveries:
-    """The task that starts, delivers and cancels the runs for which states wait (``engine.children``)."""
+    """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), and
+    starts those that follow failed ones (``engine.alerts``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
         self._store = store
@@ -184,8 +174,11 @@ class Deliveries:
                 for step in self._steps:
                     while await self._store.write(step):
                         pass
+                while lines := await self._store.write(start_alerts):
+                    for line in lines:
+                        logger.info("%s", line)
             except DatabaseError as error:
-                logger.log(log_level(error), "runs of waiting states could not be handled: %s", error.what)
+                logger.log(log_level(error), "runs could not be started for others: %s", error.what)
             # After an error, the next sweep says so again.
             await self._noted.wait()
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.retention import clear, discard
-from exotrio.manager.store.port import Store
+from exotrio.manager.engine.sending import has_waits_to_handle
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
@@ -59,10 +58,6 @@ async def started(manager: Manager) -> list[dict[str, Any]]:
     await eventually(none_due)
     runs = ok(await manager.api.native("GET", "runs"))["runs"]
     return [run for run in reversed(runs) if run["graph_name"] == "alert"]
-
-
-async def idle(store: Store) -> None:
-    await trio.sleep_forever()
 
 
 def count_due(view: View) -> int:
@@ -120,7 +115,7 @@ async def test_each_end_with_errors_starts_one_run(two: tuple[Manager, Manager])
         ok(await other.api.retry_run(work.run_id))
         await work.fail("a", times=1)
     assert [run["key"][-2:] for run in await started(other)] == [":1", ":2", ":3"]
-    assert await one.service.store.write(start_alerts) is None
+    assert await one.service.store.write(start_alerts) == []
 
 
 async def test_a_failed_run_that_a_failure_started_starts_nothing(two: tuple[Manager, Manager]) -> None:
@@ -177,13 +172,16 @@ async def test_what_was_recorded_before_a_crash_is_started_by_the_next_manager(
 ) -> None:
     database = tmp_path / "work.db"
     with monkeypatch.context() as patched:
-        patched.setattr("exotrio.manager.service.alert", idle)
+        patched.setattr("exotrio.manager.background.start_alerts", lambda tx: [])
         async with open_manager(database) as crashed:
             await deploy_alert(crashed)
             work = await deploy_work(crashed, retry_policy=NO_RETRY)
             await work.trigger()
             await work.fail("a", times=1)
             assert await crashed.service.store.read(count_due) == 1
+            assert await crashed.service.store.read(has_waits_to_handle), (
+                "a sweep of any state manager says so"
+            )
     async with open_manager(database) as following:
         assert len(await started(following)) == 1
 

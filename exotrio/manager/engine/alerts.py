@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exotrio._util.words import shortened
 from exotrio._wire.runs import FAILURE
-from exotrio.manager.engine.failures import ALERTS, given
+from exotrio.manager.engine.failures import given
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.triggers import NewRun, Parent, trigger
 from exotrio.manager.rules.errors import Refused
@@ -17,15 +17,13 @@ MAX_TOGETHER = 100
 """Runs that one transaction starts."""
 MAX_ERROR = 16 * 1024
 """Characters of an error that the other run is given."""
-CHECK_INTERVAL = 30.0
-"""Seconds after which it is checked again whether a run was recorded: by a state manager that ended then, or
-on a connection that was lost."""
 KEY = "on_failure:"
 """What the key of a run that is started begins with, before the id of the failed one."""
 
 
-def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
-    """Start the runs that are due, and return a line for the log about each; None if there are none.
+def start_alerts(tx: Transaction) -> WithEffects[list[str]]:
+    """Start some of the runs that are due, and return a line for the log about each. Call it again until it
+    returns none.
 
     Each is started once: its row is locked, and changed in the same commit. No run is locked.
     """
@@ -34,10 +32,7 @@ def start_alerts(tx: Transaction) -> WithEffects[list[str] | None]:
         f" LIMIT ?{tx.skip_locked('alerts')}",
         (MAX_TOGETHER,),
     ).fetchall()
-    effects = Effects(waits_for={ALERTS: CHECK_INTERVAL})
-    if not due:
-        return WithEffects(None, effects)
-    lines: list[str] = []
+    effects, lines = Effects(), list[str]()
     for row in due:
         failed = tx.row(
             "SELECT run_id, runs.namespace, graphs.name, runs.template, place, error, trace FROM runs"

@@ -12,12 +12,13 @@ from exotrio._util.words import listed
 from exotrio.graph.values import Place
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.states import ERRORED
+from exotrio.manager.rules.children import divided
 from exotrio.manager.rules.problems import ON_FAILURE, Problem
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.transaction import Transaction
 
-ALERTS = "alerts"
-"""The topic of what this records."""
+DUE = "SELECT run FROM alerts WHERE started IS NULL AND problem IS NULL"
+"""What is recorded and not handled."""
 FACTS = ("graph", "run", "place", "error")
 """What the other run is given: of the failed run its graph, its id, its first failed state and the error."""
 
@@ -39,16 +40,13 @@ def record_failures(changes: Changes) -> None:
             " AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')) FROM runs WHERE id = ?",
             [(run,) for run in failed],
         )
-        changes.effects.announced.add(ALERTS)
+        changes.effects.deliveries = True
 
 
 def given(other: Template, facts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return which of these values a graph has as inputs of its first node, and which as keys of its store,
-    which come first."""
-    config = other.body.store_config
-    keys = {key for key in facts if key in config.required_keys or key in config.default_values}
-    inputs = {name: text for name, text in facts.items() if name in other.root.inputs and name not in keys}
-    return inputs, {key: facts[key] for key in keys}
+    """Return which of these values a graph has as inputs of its first node, and which as its store."""
+    inputs, store = divided(facts, other)
+    return {name: text for name, text in inputs.items() if name in other.root.inputs}, store
 
 
 def current_versions(tx: Transaction, namespace: str, names: Collection[str]) -> dict[str, Template]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from exotrio.graph import WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.children import TO_DELIVER, claimable
+from exotrio.manager.engine.failures import DUE
 from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event
 from exotrio.manager.engine.order import LATER, WAITING, begins_at
@@ -66,11 +67,13 @@ def send(
 
 def has_waits_to_handle(view: View) -> bool:
     """Whether the deadline of a waiting state has passed, a state has to begin to wait, or something is to be
-    done about runs that states wait for (``children``)."""
+    done about runs that states wait for (``children``) or that follow failed ones (``alerts``)."""
     overdue = (
         f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
     )
-    any_of_them = f"{overdue} UNION ALL SELECT seq {_UNADOPTED} UNION ALL {TO_DELIVER} LIMIT 1"
+    any_of_them = (
+        f"{overdue} UNION ALL SELECT seq {_UNADOPTED} UNION ALL {TO_DELIVER} UNION ALL {DUE} LIMIT 1"
+    )
     return view.row(any_of_them, (view.now_ms, view.now_ms)) is not None
 
 

@@ -130,8 +130,9 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     shown.append((events.graph, events.run_id, state["id"]))
     alerting = await Flow.start(api, place("z"), graph="z", on_failure="done", retry_policy=NO_RETRY)
     shown.append((alerting.graph, alerting.run_id, await alerting.fail("z", times=1)))
-    (alert,) = ok(await remote.native_claim({node_name("done"): 1}, worker_id="w-1"))["states"]
-    shown.append((done.graph, alert["run_id"], alert["state_id"]))
+    (alert,) = await done.take("done")
+    (child,) = ok(await api.native_run(alerting.run_id))["children"]
+    shown.append((done.graph, child["run_id"], alert["state_id"]))
     there = await Flow.start(api.elsewhere("other"), place("there"), graph="there")
     await there.run("there")
     await there.trigger()

@@ -35,8 +35,9 @@ async def shown(site: Site, run_id: str) -> dict[str, Any]:
 
 async def alert_of(site: Site, work: Flow) -> dict[str, Any]:
     async def started() -> dict[str, Any]:
-        (child,) = (await shown(site, work.run_id))["children"]
-        return dict(child)
+        children = (await shown(site, work.run_id))["children"]
+        assert len(children) == 1
+        return dict(children[0])
 
     return await eventually(started)
 
