@@ -25,8 +25,6 @@ Reason = Annotated[str, Field(max_length=MAX_WHY)]
 
 def work_lost_text(seconds: float, *, at_least: bool = False) -> str:
     """Return the work lost, in words; ``at_least`` if more may have been lost."""
-    if at_least and not seconds:
-        return "work lost not known"
     if at_least:
         return f"at least {format_duration(seconds)} of work lost"
     return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
@@ -134,7 +132,7 @@ class StopReceipt(StopReport):
         """The work lost, such as ``4.2 s``, or ``≥4.2 s`` of a runtime that vanished;
         empty if none was."""
         if self.vanished and (self.cut or self.perhaps_cut):
-            return f"≥{format_duration(self.work_lost)}" if self.work_lost else "not known"
+            return f"≥{format_duration(self.work_lost)}" if self.cut else "not known"
         return format_duration(self.work_lost) if self.work_lost else ""
 
     @property
@@ -167,12 +165,13 @@ class StopTotal(Body):
             return "0 stops"
         vanished = f", {self.vanished:,} vanished" if self.vanished else ""
         is_part = bool(self.vanished and (self.cut or self.perhaps_cut))
+        lost = work_lost_text(self.work_lost, at_least=is_part)
         took = f"{format_duration(self.took)} in all, {format_duration(self.longest)} at most; "
         return (
             f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
             f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over,"
             f" {cut_text(self.cut, self.perhaps_cut)} cut;"
-            f" {work_lost_text(self.work_lost, at_least=is_part)};"
+            f" {'work lost not known' if is_part and not self.cut else lost};"
             f" {plural(self.undelivered, 'state')} undelivered"
         )
 
