@@ -246,6 +246,8 @@ class StateHistory(StateDetail, StateTimes):
         events: The last 1,000, oldest first.
         attempts: This state and all others that are attempts at the same work, oldest first: those that it
             replaces, which were retried or ran before a rerun, and those that replace it.
+        max_attempts: How many its retry policy allows, from the last retry by hand or rerun on; None from a
+            state manager of an earlier version.
         logs: Captured lines of its last execution that logged or printed something.
         checkpoint: The one with which it would continue, if there is one.
         runs_again: If it ended badly: identifiers of the united nodes that ran without it. They run again,
@@ -270,6 +272,7 @@ class StateHistory(StateDetail, StateTimes):
     waits_for: WaitReason | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
+    max_attempts: int | None = None
     logs: list[LogLine] = Field(default_factory=list)
     checkpoint: StateCheckpoint | None = None
     runs_again: list[str] = Field(default_factory=list)
@@ -277,13 +280,12 @@ class StateHistory(StateDetail, StateTimes):
     branches: list[StateBranch] = Field(default_factory=list)
     children: list[RelatedRun] = Field(default_factory=list)
 
-    def attempt_text(self, allowed: int | None = None) -> str:
-        """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``.
-
-        The second number, and how many the retry policy ``allowed``, count from the last retry by hand or
-        rerun. Without one of these it is ``3 of 3``.
-        """
-        number = self.retry_count + 1
+    def attempt_text(self) -> str:
+        """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``, or
+        ``3 of 3``; empty if there is only one, and no other is allowed."""
+        if len(self.attempts) == 1 and (self.max_attempts or 1) == 1:
+            return ""
+        number, allowed = self.retry_count + 1, self.max_attempts
         among = f"{number:,}" if allowed is None else f"{number:,} of {allowed:,}"
         index = [attempt.id for attempt in self.attempts].index(self.id)
         # Earlier attempts may be left out, as there are too many.

@@ -351,7 +351,8 @@ def test_a_state_is_retried_and_its_attempts_are_shown(cli: Cli, place: Place) -
         attempt = rf"\n  {failure['id']} RETRY_CREATED, first, \S+Z by \S+: ValueError: .+ <- this one"
         assert re.search(attempt, shown.out)
         assert f"\n  {new.out.strip()} RETRY_CREATED, retried by hand, " in shown.out
-        assert "\nattempt 2: 1 since it was retried by hand\n" in cli("states", "show", new.out.strip()).out
+        again = cli("states", "show", new.out.strip()).out
+        assert "\nattempt 2: 1 of 1 since it was retried by hand\n" in again
         assert re.search(r" work +Work +RETRY_CREATED +by hand ", cli("states", "ls", "--run", run_id).out)
         assert " retried by hand\n" in shown.out
 

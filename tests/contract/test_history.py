@@ -77,7 +77,7 @@ async def test_every_attempt_shows_the_whole_chain(api: Api) -> None:
     ok(await api.errored(await flow.one("a")))
     ids.append(await flow.run("a"))
     histories = [ok(await api.history(state_id)) for state_id in ids]
-    assert [StateHistory.model_validate(each).attempt_text(2) for each in histories] == [
+    assert [StateHistory.model_validate(each).attempt_text() for each in histories] == [
         "1 of 2",
         "2 of 2",
         "3: 1 of 2 since it was retried by hand",

@@ -300,14 +300,16 @@ def _history(state: StateHistory) -> list[str]:
         lines.append(f"held by: {state.holder.worker or 'a v0 runtime'}{stage}{ttl}")
     if state.deliveries and state.status != StateStatus.SUCCESS:
         lines.append(f"runtimes in a row that ended while they ran it: {state.deliveries}")
+    if attempt := state.attempt_text():
+        lines.append(f"attempt {attempt}")
     if len(state.attempts) > 1:
-        lines += [f"attempt {state.attempt_text()}", "attempts:"]
-        for attempt in state.attempts:
-            this = "  <- this one" if attempt.id == state.id else ""
-            created = iso_time(attempt.created_at)
-            by = f" by {attempt.worker}" if attempt.worker else ""
-            error = f": {error_message(attempt.error)}" if attempt.error else ""
-            lines.append(f"  {attempt.id} {attempt.status.value}, {attempt.how}, {created}{by}{error}{this}")
+        lines.append("attempts:")
+        for each in state.attempts:
+            this = "  <- this one" if each.id == state.id else ""
+            created = iso_time(each.created_at)
+            by = f" by {each.worker}" if each.worker else ""
+            error = f": {error_message(each.error)}" if each.error else ""
+            lines.append(f"  {each.id} {each.status.value}, {each.how}, {created}{by}{error}{this}")
     if state.events:
         lines.append("events:")
         for event in state.events:

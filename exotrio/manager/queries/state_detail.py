@@ -66,7 +66,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     run, stages = _run_of(view, state), stages_among(view, {state["seq"]: state["status"]})
-    reason = None
+    place, reason = view.template(state["template"]).places[state["place"]], None
     node = state["namespace"], state["name"]
     if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
         reason = event_reason(node, state)
@@ -100,6 +100,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
             )
         ],
         attempts=_attempts_of(view, state),
+        # A place that waits is not retried automatically.
+        max_attempts=1 if place.wait else 1 + place.retry_policy.max_retries,
         logs=logs_of(view, state["seq"]),
         checkpoint=_checkpoint_of(view, state),
         runs_again=run_again(view, view.template(state["template"]), [(state["place"], state["groups"])])

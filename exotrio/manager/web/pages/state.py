@@ -35,7 +35,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
-    place = view.template(row["template"]).places[row["place"]]
     same = [each for each in same if each["id"] != state.id]
     return {
         "page": page,
@@ -47,8 +46,6 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },
             "progress": progress_of(view, runtimes).get(state.id),
-            # A place that waits is not retried automatically.
-            "attempts": 1 if place.wait else 1 + place.retry_policy.max_retries,
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
             "retryable": state.status in RETRYABLE and row["cancelled_at"] is None,
