@@ -278,8 +278,7 @@ class NativeLink:
         try:
             answer = await self._http.ask("POST", self._path("outcomes"), body=content)
             reply = answer.parse(_OutcomesReply)
-            # An older state manager takes the claim for an outcome, and has an item for it, too.
-            settlements = settlements_of(answer, reply.items[: len(items)], encoded)
+            settlements = settlements_of(answer, reply.items, encoded)
             if settlements is not None:
                 return Exchanged(settlements, await self._usable(reply.states))
             error: ManagerError = invalid_response(
@@ -354,9 +353,9 @@ class _ClaimReply(BaseModel):
 
 
 class _OutcomesReply(ItemsReply):
-    """The reply to outcomes and a claim; an older state manager has no states."""
+    """The reply to outcomes and a claim."""
 
-    states: list[Any] = []
+    states: list[Any]
 
 
 def _encoded(claim: Claim, outcome: Outcome) -> bytes:

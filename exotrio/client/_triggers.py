@@ -24,7 +24,7 @@ from exotrio._util.tracing import Span, producing
 from exotrio._util.words import plural
 from exotrio._wire.runs import TriggerManyReply
 from exotrio._wire.v0 import TriggerReply
-from exotrio._wire.vocabulary import MAX_BATCH, ORDER, ValidationStatus
+from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
 from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, named, run_of
@@ -51,8 +51,6 @@ async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
     request = run.request()
     if problems := await NoneCheck(calls, graph_name).problems(request["inputs"]):
         raise RequestRefused("; ".join(problems))
-    if run.in_order:
-        await calls.require(ORDER, NO_ORDER)
     return await _start(calls, graph_name, request)
 
 
@@ -223,8 +221,6 @@ class ManyRuns:
         self._reading.cancel()  # however long the next item may take to come
 
     async def _start_together(self, part: Sequence[_Entry]) -> None:
-        if any(entry.run.in_order for entry in part):
-            await self._calls.require(ORDER, NO_ORDER)
         path = self._calls.native("graph", self._graph_name, "runs")
         body = b'{"runs":[%s]}' % b",".join(entry.content for entry in part)
         arrived = False

@@ -55,17 +55,6 @@ async def test_one_request_reports_and_brings_states() -> None:
     )
 
 
-async def test_an_older_state_manager_takes_the_claim_for_a_bad_outcome_and_all_others_count() -> None:
-    def older(request: httpx.Request) -> httpx.Response:
-        items = [{"state_id": item["state_id"], "result": "ok"} for item in outcomes_of(request)]
-        return answer(200, {"items": [*items, {"state_id": "", "result": "invalid"}]})
-
-    link, _ = native_link(older)
-    exchanged = await link.exchange([held(1), held(2)], ROOM)
-    assert exchanged is not None
-    assert ([each.fate for each in exchanged.settlements], exchanged.claims) == ([Fate.SETTLED] * 2, [])
-
-
 def answering(make: Callable[[], object]) -> Handler:
     """Answer outcomes with what is made, or raise it; releases succeed."""
 
