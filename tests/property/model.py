@@ -49,6 +49,12 @@ class Place:
     event: Template = ()
     """The name of the event that it waits for; empty if it runs a node."""
     on_timeout: str = "error"
+    runs_graph: bool = False
+    """Whether it runs another graph, and no node."""
+
+    @property
+    def runs_node(self) -> bool:
+        return not self.event and not self.runs_graph
 
 
 TIMEOUT_MS = 10_000
@@ -294,11 +300,25 @@ class Model:
 
     def expired(self) -> int:
         """End the waits whose deadlines have passed; return how many those were."""
-        over = [state for state in self.states if state.waits and state.due_ms <= self.now_ms]
+        over = [state for state in self.states if state.waits and state.event and state.due_ms <= self.now_ms]
         for state in over:
             self._wake(state, None)
         self._settle()
         return len(over)
+
+    def for_runs(self) -> list[State]:
+        """Return the states that wait for runs of another graph."""
+        return [state for state in self.states if state.waits and state.event is None]
+
+    def run_ended(self, state: State, outputs: Outputs | None) -> None:
+        """The run that a state waits for has ended; None: not with these outputs."""
+        state.waits = False
+        if outputs is None:
+            state.status = "ERRORED"
+        else:
+            state.outputs = outputs
+            self._follow(state)
+        self._settle()
 
     def _wait(self, states: list[State], event: str | None = None) -> None:
         """Let states wait, each for this event or for its own; those whose event is there go on."""
@@ -365,6 +385,8 @@ class Model:
                 again.event = again.event if self.plan[again.identifier].event else None
         waiting = [again for _, again in retried if self.plan[again.identifier].event]
         self._wait([again for again in waiting if again.status == "CREATED"])
+        for _, again in retried:
+            again.waits |= self.plan[again.identifier].runs_graph and again.status == "CREATED"
         self._settle()
         return retried, refused, list(replaced)
 
@@ -468,6 +490,8 @@ class Model:
         self.states += children
         state.status = "SUCCESS"
         self._wait([child for child in children if child.event is not None])
+        for child in children:
+            child.waits |= self.plan[child.identifier].runs_graph
 
     @staticmethod
     def _reach(state: State) -> dict[str, State]:

@@ -16,6 +16,8 @@ from tests.property.model import Template as Text
 from tests.support.helpers import declare, node_name, place
 
 FIELD = "v"
+BELOW = "below"
+"""The graph that places run, and its only node."""
 BRANCH = "b"
 """The output by which branches are taken."""
 BRANCH_TEXTS = ["0", "1", "2", "x"]
@@ -206,8 +208,14 @@ def familiar_plans(draw: st.DrawFn) -> Plan:
 
 @st.composite
 def _waiting(draw: st.DrawFn, place: Place) -> Place:
-    """Let a place wait for an event, seldom; of each output of the root for another one, or all for one."""
-    if place.identifier == "n0" or place.unites is not None or draw(st.integers(0, 5), label="waits"):
+    """Let a place wait for an event, seldom, of each output of the root for another one, or all for one; or
+    let it run another graph."""
+    if place.identifier == "n0" or place.unites is not None:
+        return place
+    drawn = draw(st.integers(0, 5), label="waits")
+    if drawn == 1:
+        return replace(place, inputs={}, runs_graph=True)
+    if drawn:
         return place
     name: Text = (f"{place.identifier}-", *([Ref("n0", FIELD)] if draw(st.booleans()) else []))
     on_timeout = draw(st.sampled_from(["error", "prune", "given"]), label="on timeout")
@@ -250,6 +258,7 @@ def wire_places(plan: Plan) -> list[dict[str, Any]]:
             strategy=each.strategy,
             **_conditions(each),
             **(_wait_of(each) if each.event else {}),
+            **({"node_name": "run graph", "graph": {"name": BELOW}} if each.runs_graph else {}),
         )
         for each in plan.places
     ]

@@ -19,7 +19,7 @@ from tests.property.plans import BRANCH, FIELD, branching_plans, familiar_plans,
 
 def without_waits(plan: Plan) -> Plan:
     """Return a plan whose places all run nodes."""
-    return replace(plan, places=tuple(replace(each, event=()) for each in plan.places))
+    return replace(plan, places=tuple(replace(each, event=(), runs_graph=False) for each in plan.places))
 
 
 def referred_to(place: Place) -> set[str]:

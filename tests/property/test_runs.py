@@ -48,6 +48,8 @@ WHEN_IDLE = [
     "trigger again",
     *["send", "expire"] * 2,
 ]
+ENDS = [*["executed"] * 4, "errored", "pruned", "cancelled"]
+"""Of runs that states wait for."""
 EVENTS = ["e1", "e2"]
 """What nodes wait for."""
 EXAMPLES = 2 * settings().max_examples
@@ -76,6 +78,11 @@ class Driver:
         if not queued and model.waiting():
             twin.advance(min(state.due_ms for state in model.waiting()) - model.now_ms)
             await twin.expired()
+            return True
+        for_runs = model.for_runs()
+        if for_runs and not self.data.draw(st.integers(0, 3 if queued else 1), label="below"):
+            how = self.data.draw(st.sampled_from(ENDS), label="how")
+            await twin.run_ended(self.pick(for_runs), how, self.output())
             return True
         moves = MOVES if queued else WHEN_IDLE
         move = self.data.draw(st.sampled_from(moves), label="move")
@@ -111,7 +118,7 @@ class Driver:
     async def send(self) -> None:
         """Send an event that is waited for, or one that is early, or of another value."""
         model = self.twin.model
-        awaited = sorted({str(state.event) for state in model.states if state.waits})
+        awaited = sorted({state.event for state in model.states if state.waits and state.event})
         places = [place.identifier for place in model.plan.places if place.event]
         early = [f"{name}-{end}" for name in places for end in ("", "v0", "v1")]
         names = [*awaited * 3, *early, *EVENTS, *model.mailbox]
@@ -130,7 +137,7 @@ class Driver:
         return states[self.data.draw(st.integers(0, len(states) - 1), label="which")]
 
     def pick_place(self, plan: Plan) -> str:
-        names = [place.identifier for place in plan.places if not place.event]
+        names = [place.identifier for place in plan.places if place.runs_node]
         return self.data.draw(st.sampled_from(names), label="which place")
 
     async def report(self, move: str, state: State) -> None:
@@ -163,8 +170,10 @@ class Driver:
         for identifier in sorted(model.paused):
             await twin.pause_or_resume(identifier)
         while model.waiting() or twin.queued() or any(state.waits for state in model.states):
-            for name in {str(state.event) for state in model.states if state.waits}:
+            for name in {state.event for state in model.states if state.waits and state.event}:
                 await twin.sent(name, self.output())
+            for state in model.for_runs():
+                await twin.run_ended(state, "executed", self.output())
             await twin.claim()
             for state in twin.queued():
                 await twin.executed(state, [self.output()])

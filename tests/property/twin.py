@@ -6,10 +6,12 @@ import json
 from collections import Counter
 from typing import Any
 
-from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
+from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
+from exotrio.manager.store.view import View
 from tests.property.model import TIMEOUT_MS, Aggregate, Model, Outputs, Plan, Refused, State
-from tests.property.plans import declaration, wire_places
-from tests.support.helpers import SettableClock, node_name, ok
+from tests.property.plans import BELOW, BRANCH, FIELD, declaration, wire_places
+from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager
 
 GRAPH = "graph"
@@ -32,12 +34,19 @@ class Twin:
         self.ids: dict[State, str] = {}
         self.tokens: dict[State, list[str]] = {}
         """Of the native claims of each state; the last one is empty if a v0 claim has it."""
-        self.nodes = [node_name(place.identifier) for place in plan.places if not place.event]
+        self.nodes = [node_name(place.identifier) for place in plan.places if place.runs_node]
+        self.steps = ((start_children, manager.service.cipher), (deliver_ends,), (cancel_children,))
 
     @classmethod
     async def start(cls, manager: Manager, clock: SettableClock, plan: Plan) -> Twin:
-        api, nodes = manager.api, [place for place in plan.places if not place.event]
+        api, nodes = manager.api, [place for place in plan.places if place.runs_node]
         ok(await api.register([declaration(p.identifier, set(p.inputs)) for p in nodes]))
+        if any(each.runs_graph for each in plan.places):
+            ok(await api.register([declaration(BELOW, set())]))
+            names = [FIELD, "n", *([BRANCH] if any(each.when for each in plan.places) else [])]
+            outputs = {name: f"${{{{ {BELOW}.outputs.{name} }}}}" for name in names}
+            body = api.body([place(BELOW)], outputs=outputs, retry_policy=NO_RETRY)
+            ok(await api.put_graph(BELOW, body), 201)
         policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
         reply = ok(await api.put_graph(GRAPH, api.body(wire_places(plan), retry_policy=policy)), 201)
         assert reply["validation_status"] == "VALID", reply["validation_errors"]
@@ -151,6 +160,35 @@ class Twin:
             assert ok(response)["woken"] == woken
         await self.compare()
 
+    async def run_ended(self, state: State, how: str, outputs: Outputs) -> None:
+        """Let the run that a state waits for end."""
+
+        def run_of(view: View) -> str:
+            number = view.seq(self.ids[state])
+            return str(view.one("SELECT run_id FROM runs WHERE parent_state = ?", (number,))["run_id"])
+
+        run_id = await self.store.read(run_of)
+        if how == "cancelled":
+            ok(await self.api.native("POST", f"run/{run_id}/cancel"))
+        else:
+            limits = {node_name(BELOW): 1}
+            (claimed,) = ok(await self.api.native_claim(limits, run_id=run_id))["states"]
+            held = {"state_id": claimed["state_id"], "token": claimed["lease"]["token"]}
+            fields: dict[str, Any] = {
+                "executed": {"outputs": [outputs]},
+                "errored": {"error": "below"},
+                "pruned": {"data": {}},
+            }
+            await self._report(held, outcome=how, **fields[how])
+        self.model.run_ended(state, outputs if how == "executed" else None)
+        await self.compare()
+
+    async def delivered(self) -> None:
+        """Do all that is noted about runs that states wait for."""
+        count = 1
+        while count or await self.store.read(has_waits_to_handle):
+            count = sum([await self.store.write(*step) for step in self.steps])
+
     async def expired(self) -> None:
         expired = self.model.expired()
         assert await self.store.write(handle_waits) == expired
@@ -239,6 +277,8 @@ class Twin:
 
     async def compare(self, *, thoroughly: bool = False) -> None:
         """Check that both hold the same states; the new ones, or all of them, field by field."""
+        if any(place.runs_graph for place in self.model.plan.places):
+            await self.delivered()
         shown = ok(await self.api.run_graph(self.run_id))
         statuses = {node["id"]: node["status"] for node in shown["nodes"]}
         await self._meet([state_id for state_id in statuses if state_id not in self.ids.values()])
@@ -247,7 +287,8 @@ class Twin:
             assert statuses[state_id] == state.status, f"{state}, the server says {statuses[state_id]}"
         summary = {status: count for status, count in shown["execution_summary"].items() if count}
         assert summary == Counter(state.status for state in self.model.states)
-        (run,) = ok(await self.api.runs(1, 5))["runs"]
+        runs = ok(await self.api.runs(1, 100))["runs"]
+        (run,) = [each for each in runs if each["run_id"] == self.run_id]
         assert (run["status"], run["total_count"]) == (self.model.run_status(), len(self.model.states))
         if thoroughly:
             for state in self.model.states:
