@@ -11,11 +11,12 @@ from uuid import uuid4
 import pytest
 import trio
 
+from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.leases import Terms, expire, recover
 from exotrio.manager.engine.managers import leave
 from exotrio.manager.engine.sending import handle_waits
 from tests.contract.flow import Flow
-from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place
+from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place, run_place
 from tests.support.manager import Manager, open_manager, open_two, recount
 from tests.support.statements import noted
 from tests.support.stores import new_database
@@ -338,6 +339,39 @@ async def claiming_what_was_woken(manager: Manager, count: int) -> Act:
     return claims_all(manager)
 
 
+async def running_graphs(manager: Manager, count: int) -> Flow:
+    """Start a run with so many states of b, after each of which a place runs a graph."""
+    api = manager.api
+    await api.register_for([place("below")])
+    await Flow.put(api, "below", api.body([place("below")], outputs={"v": "${{ below.outputs.v }}"}))
+    body = [place("a", "b"), place("b", "g"), run_place("g", "c", graph="below"), place("c")]
+    flow = await Flow.deploy(api, *body, retry_policy=NO_RETRY)
+    await flow.trigger()
+    await report(manager, "a", 1, **executed(*[OUTPUT] * count))
+    manager.service.store.on_deliveries = lambda: None
+    return flow
+
+
+async def beginning_to_wait_for_runs(manager: Manager, count: int) -> Act:
+    await running_graphs(manager, count)
+    batch = await items(manager, "b", count, **executed(OUTPUT))
+    return lambda: manager.api.outcomes(*batch)
+
+
+async def starting_runs_of_states(manager: Manager, count: int) -> Act:
+    await running_graphs(manager, count)
+    await report(manager, "b", count, **executed(OUTPUT))
+    return lambda: managed(manager, start_children, manager.service.cipher)
+
+
+async def delivering_ends(manager: Manager, count: int) -> Act:
+    await running_graphs(manager, count)
+    await report(manager, "b", count, **executed(OUTPUT))
+    await manager.service.store.write(start_children, manager.service.cipher)
+    await report(manager, "below", count, **executed(OUTPUT))
+    return lambda: managed(manager, deliver_ends)
+
+
 WITH_CHECKPOINTS = (
     renewing_with_checkpoints,
     releasing_with_checkpoints,
@@ -368,6 +402,9 @@ WITH_CHECKPOINTS = (
         beginning_to_wait_for_what_is_there,
         passing_deadlines,
         claiming_what_was_woken,
+        beginning_to_wait_for_runs,
+        starting_runs_of_states,
+        delivering_ends,
         reporting("waiting", outcome="waiting", event="go"),
         reporting("fanning_out", **executed(OUTPUT, OUTPUT)),
         reporting("completing_a_group_each", "b", of="c", **executed(OUTPUT)),
@@ -397,6 +434,8 @@ async def test_many_states_take_no_more_statements_than_one(prepare: Prepare, tm
         the_end_of_each_run,
         deciding_branches,
         retrying_a_run,
+        starting_runs_of_states,
+        delivering_ends,
         failing_with_checkpoints,
     ],
 )

@@ -26,6 +26,8 @@
 ``inputs``          the inputs of a new state, built from placeholders
 ``mailbox``         events of runs, and the states that wait for them
 ``sending``         send an event to a run; end overdue waits, begin those that earlier managers did not
+``children``        runs that states start: start them, tell the states of their ends, cancel them
+``run_results``     what runs that have ended give the states that wait for them
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
 ``leases``          how long claims hold, and what happens when they end

@@ -25,32 +25,31 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json
 
-from exotrio._util.words import shortened
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import GRAPH_NODE
-from exotrio.graph.placeholders import OutputRef
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import need_to_follow
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.inputs import resolve
 from exotrio.manager.engine.mailbox import end_state
 from exotrio.manager.engine.order import LATER, NEVER, WAITING
 from exotrio.manager.engine.outcomes import next_attempt
+from exotrio.manager.engine.run_results import results_of
 from exotrio.manager.engine.runs import cancel
-from exotrio.manager.engine.sources import InputsError, Shared, Sources, read_outputs, read_shared
+from exotrio.manager.engine.sources import (
+    Shared,
+    read_shared,
+)
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
     RETRY_CREATED,
     SUCCESS,
-    RunRow,
     State,
     locked_runs,
     locked_runs_of,
     numbered,
     read_states,
     read_texts,
-    size_of,
 )
 from exotrio.manager.engine.triggers import GRAPH, NewRun, Parent, start_runs
 from exotrio.manager.engine.unites import commit_changes
@@ -61,7 +60,6 @@ from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
-from exotrio.manager.store.view import View
 
 MAX_DEPTH = 100
 """Runs that may be above a run."""
@@ -69,8 +67,6 @@ MAX_PER_STEP = 100
 """Runs that one transaction starts, or whose ends it delivers."""
 MAX_CANCELLING = 0.05
 """Seconds after which a transaction cancels no further run."""
-MAX_ERROR = 4_000
-"""Characters of the error of a run that its parent repeats."""
 TO_DELIVER = (
     "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
     " UNION ALL SELECT state FROM abandoned"
@@ -272,7 +268,7 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     states = {state.seq: state for state in read_states(tx, locked, which, (seqs,), tx.for_update("states"))}
     changes = Changes(tx, locked.values())
     delivered = [(run, states[parents[run.id]]) for run in ended if parents[run.id] in states]
-    results = _results(tx, [run for run, _ in delivered])
+    results = results_of(tx, [run for run, _ in delivered])
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for _, state in delivered))
     read_texts(tx, "inputs", [state for run, state in delivered if isinstance(results[run.id], str)])
     for run, state in delivered:
@@ -287,86 +283,6 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     )
     commit_changes(changes)
     return WithEffects(len(ended), changes.effects)
-
-
-def _results(tx: Transaction, runs: Sequence[RunRow]) -> dict[int, Mapping[str, str] | str]:
-    """Return the outputs of runs that have ended, or the error of each that failed."""
-    results: dict[int, Mapping[str, str] | str] = {run.id: {} for run in runs}
-    succeeded = []
-    for run in runs:
-        name = f"run {run.run_id} of graph {run.graph_name!r}"
-        if run.cancelled_at is not None:
-            results[run.id] = f"{name} was cancelled"
-        elif run.errored:
-            results[run.id] = _first_error(tx, run, name)
-        elif run.scope(tx).template.outputs:
-            succeeded.append(run)
-    if succeeded:
-        states: defaultdict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
-        for run_id, place, count, seq in tx.execute(
-            f"SELECT run, place, count(*), min(seq) FROM states WHERE {tx.any_of('run')}"
-            " AND status = 'SUCCESS' GROUP BY run, place",
-            (tx.items([run.id for run in succeeded]),),
-        ):
-            states[run_id][place] = count, seq
-        for run in succeeded:
-            try:
-                results[run.id] = _outputs(tx, run, states[run.id])
-            except InputsError as problem:
-                results[run.id] = f"run {run.run_id} of graph {run.graph_name!r} gave no {problem}"
-    return results
-
-
-def _first_error(view: View, run: RunRow, name: str) -> str:
-    """Return where a run failed first, and its error; that of a run below it as it is."""
-    state = view.one(
-        "SELECT place, error FROM states WHERE run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
-        " ORDER BY finished_at, seq LIMIT 1",
-        (run.id,),
-    )
-    place, error = run.scope(view).template.places[state["place"]], str(state["error"])
-    if place.graph is not None and error.startswith("run "):
-        return error
-    return f"{name} failed: {place.identifier}: {shortened(error, MAX_ERROR)}"
-
-
-def _outputs(view: View, run: RunRow, states: Mapping[int, tuple[int, int]]) -> dict[str, str]:
-    """Return the outputs of a run that has succeeded; ``states`` has how many states of each place succeeded,
-    and the first of them. Raise InputsError for an output without a value."""
-    scope, template = run.scope(view), run.scope(view).template
-    # The run stands for the state above all.
-    known = {(run.id, place): seq for place, (_, seq) in states.items()}
-    named = [
-        template[piece.identifier].index
-        for texts in template.outputs.values()
-        for pieces in texts
-        for piece in pieces
-        if isinstance(piece, OutputRef)
-    ]
-    numbers = sorted({states[place][1] for place in named if place in states})
-    sources = Sources(view, scope, run.id, Shared(ancestors=known, outputs=read_outputs(view, numbers)))
-    outputs: dict[str, str] = {}
-    left = view.max_inputs
-    for name, texts in template.outputs.items():
-        for pieces in texts:
-            places = {piece.identifier for piece in pieces if isinstance(piece, OutputRef)}
-            counts = [states.get(template[each].index, (0, 0))[0] for each in sorted(places)]
-            if all(counts):
-                break
-        else:
-            raise InputsError(f"output {name!r}: no node that has it succeeded")
-        if any(count > 1 for count in counts):
-            raise InputsError(
-                f"output {name!r}: the node that has it succeeded {max(counts)} times, unite it"
-            )
-        try:
-            outputs[name] = "".join(resolve(piece, sources, "", {}) for piece in pieces)
-        except InputsError as problem:
-            raise InputsError(f"output {name!r}: {problem}") from None
-        left -= size_of(outputs[name])
-        if left < 0:
-            raise InputsError(f"output {name!r}: all of them take more than {view.max_inputs:,} bytes")
-    return outputs
 
 
 def _fail(changes: Changes, state: State, error: str) -> None:

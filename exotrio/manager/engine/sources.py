@@ -76,7 +76,7 @@ def read_shared(view: View, needs: Iterable[Need]) -> Shared:
         shared.ancestors = {key: seq for key, seq in _ancestors(view, sorted(chains)) if key in ancestors}
         shared.outputs = read_outputs(view, sorted({*shared.ancestors.values()}))
     if stored:
-        shared.stored = _stored(view, stored)
+        shared.stored = read_stored(view, stored)
     return shared
 
 
@@ -113,7 +113,7 @@ def read_outputs(view: View, seqs: list[int]) -> dict[int, Outputs]:
     return {seq: from_json(outputs) for seq, outputs in rows if outputs is not None}
 
 
-def _stored(view: View, keys: set[tuple[int, str]]) -> dict[tuple[int, str], str | None]:
+def read_stored(view: View, keys: set[tuple[int, str]]) -> dict[tuple[int, str], str | None]:
     stored: dict[tuple[int, str], str | None] = dict.fromkeys(keys)
     for run, key, value in view.execute(
         "SELECT run, key, CASE WHEN length(value) <= ? THEN value END FROM store"
