@@ -11,9 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from exotrio._shared.database_files import make_folder, open_own
+from exotrio._util.new_file import NewFile
 from exotrio.errors import ConfigurationError
 
 logger = logging.getLogger("exotrio.manager")
+
+_WHAT = "the key file"
 
 
 def secret_path(db: Path, name: str) -> Path:
@@ -51,7 +54,9 @@ def _locked_folder(path: Path) -> Iterator[None]:
         make_folder(path.parent)
         fd = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise ConfigurationError(
+            f"{_WHAT} {path} cannot be written: {error.strerror}", fix="make its folder writable"
+        ) from error
     try:
         # Folders on NFS cannot be locked: there two first starts at the same moment may make two keys.
         with suppress(OSError):
@@ -63,38 +68,18 @@ def _locked_folder(path: Path) -> Iterator[None]:
 
 def write_secret_file(path: Path, text: str) -> None:
     """Make or replace a file that its owner only may read; on disk when this returns."""
-    temporary = path.with_name(path.name + ".new")
+    file = NewFile(path, _WHAT, ConfigurationError)
     try:
-        # Removed first: a file that an earlier process left would keep its mode.
-        temporary.unlink(missing_ok=True)
-        # Renamed when complete: a crash in between leaves no empty key.
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        file.open()
+        file.write(f"{text}\n".encode())
         if path.exists() and os.geteuid() == 0:
             # An administrator may write it for a server that runs as another user.
             owner = path.stat()
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"the key file {path} cannot be written: {error.strerror}", fix="make its folder writable"
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to disk: a file whose name is lost is lost."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
+            os.chown(file.aside, owner.st_uid, owner.st_gid)
+        file.sync()
+        file.put_in_place(overwrite=True)
     finally:
-        os.close(fd)
+        file.remove()
 
 
 def read_secret_file(path: Path, *, own: bool = False) -> str:
