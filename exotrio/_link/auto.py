@@ -78,6 +78,7 @@ class AutoLink:
         workers: Tasks that run nodes; up to twice as many v0 reports are in flight at once.
         version: That of the code: over the native API, the nodes of that version are registered and claimed,
             too.
+        pinned_only: Only these are.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class AutoLink:
         workers: int,
         events: Events | None = None,
         version: str | None = None,
+        pinned_only: bool = False,
     ) -> None:
         # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
         http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
@@ -101,8 +103,9 @@ class AutoLink:
             v0=v0,
             on_unregistered=self.register_again,
             version=version,
+            pinned_only=pinned_only,
         )
-        self._version = version
+        self._version, self._pinned_only = version, pinned_only
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -280,7 +283,8 @@ class AutoLink:
         if self._version is not None and link is self._native:
             version = self._version
             names = [node.model_copy(update={"name": pinned_name(node.name, version)}) for node in nodes]
-            nodes = [*nodes, *names]
+            # What runs without a version must not be that of one that is to end.
+            nodes = names if self._pinned_only else [*nodes, *names]
         await self._v0.register(runtime_name, nodes)
         self._registered_at = began
 

@@ -61,6 +61,7 @@ class NativeLink:
     Args:
         v0: For claims that were made without a lease.
         version: That of the code: states of the nodes of that version are claimed, too.
+        pinned_only: Claim these only.
         on_unregistered: Called when the state manager does not know a node of which states are claimed.
     """
 
@@ -73,6 +74,7 @@ class NativeLink:
         v0: V0Link,
         on_unregistered: Callable[[], object] = lambda: None,
         version: str | None = None,
+        pinned_only: bool = False,
     ) -> None:
         self._http = http
         self._namespace = namespace
@@ -80,6 +82,7 @@ class NativeLink:
         self._v0 = v0
         self._on_unregistered = on_unregistered
         self._suffix = "" if version is None else f"@{version}"
+        self._pinned_only = pinned_only
         self.run_id: str | None = None
         self._shields = v0.shields
 
@@ -179,7 +182,8 @@ class NativeLink:
 
     def _with_version(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Return the limits of a claim: a node and its version share theirs."""
-        return {**limits, **{f"{name}{self._suffix}": limit for name, limit in limits.items()}}
+        named = {f"{name}{self._suffix}": limit for name, limit in limits.items()}
+        return named if self._pinned_only else {**limits, **named}
 
     def _path(self, route: str) -> str:
         return native_path(self._namespace, route)

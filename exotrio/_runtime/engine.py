@@ -273,4 +273,5 @@ class Engine:
             workers=workers,
             events=self.ledger.events,
             version=self.options.version,
+            pinned_only=self.options.pinned_only,
         )

@@ -187,6 +187,9 @@ class HeartbeatHandler:
         if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
             self.stop.request(self.grace, DRAIN_COMMAND)
+        if "drained" in answer.commands and not self.stop.requested:
+            log.info("nothing needs the version of this runtime any more: it stops")
+            self.stop.request(self.grace, "nothing needs its version any more")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -357,6 +360,7 @@ class HeartbeatSender:
             worker_id=self.options.worker_id,
             runtime=self.options.name,
             version=self.options.version,
+            until_drained=self.options.until_drained,
             phase=self.phase().value,
             busy=stages[Stage.RUNNING],
             buffered=stages[Stage.BUFFERED],

@@ -35,6 +35,8 @@ class Adjustments(TypedDict, total=False):
 
     Fields:
         shutdown_grace, version: As in the constructor.
+        until_drained: Stop once nothing needs the version any more.
+        pinned_only: Execute only states that are pinned to the version.
         outbox: The file for the outbox, if there is one.
         exit_code: Returns the exit code of this process for the summary, or for the error that ended the
             Runtime, if the process ends with it. The receipt of the stop says it.
@@ -44,6 +46,8 @@ class Adjustments(TypedDict, total=False):
     outbox: str | None
     exit_code: ExitCode | None
     version: str | None
+    until_drained: bool
+    pinned_only: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +83,8 @@ class Options:
     link: LinkKind
     capture_logs: bool
     version: str | None = None
+    until_drained: bool = False
+    pinned_only: bool = False
     outbox_file: InitVar[str | os.PathLike[str] | None]
     nodes: Mapping[str, type[BaseNode]] = field(init=False)
     declarations: tuple[NodeDeclaration, ...] = field(init=False)
@@ -142,6 +148,10 @@ class Options:
                 raise ConfigurationError("the runtime has no usable version", problems)
             self.version = version
         if self.version is None:
+            if self.until_drained:
+                what = "a runtime that is to stop once nothing needs its version has none"
+                fix = f"give the version: --code-version, {CODE_VERSION_VARIABLE} or Runtime(version=...)"
+                raise ConfigurationError(what, fix=fix)
             return
         if len(self.nodes) > MAX_BATCH // 2:
             raise ConfigurationError(
@@ -151,7 +161,7 @@ class Options:
         self.digests = {
             name: node.digest
             for node in self.declarations
-            for name in (node.name, pinned_name(node.name, self.version))
+            for name in (*[node.name] * (not self.pinned_only), pinned_name(node.name, self.version))
         }
 
     def resolve_endpoint(self) -> Endpoint:
@@ -176,8 +186,14 @@ class Options:
         outbox: str | None = None,
         exit_code: ExitCode | None = None,
         version: str | None = None,
+        until_drained: bool = False,
+        pinned_only: bool = False,
     ) -> None:
         """See ``Runtime.adjust``."""
+        self.until_drained |= until_drained
+        self.pinned_only |= pinned_only
+        if until_drained:
+            self.link = "native"  # a server of v0 knows no versions, and is refused
         self.version = version or self.version
         self.exit_code = exit_code or self.exit_code
         if shutdown_grace is not None:

@@ -352,6 +352,7 @@ class HeartbeatRequest(Body):
         registered: The nodes that it registered, with ``NodeDeclaration.digest`` of each.
         registered_ms: How long ago that was.
         stop: How its stop went, if ``phase`` is ``stopped``; how far it is, once it was asked to stop.
+        until_drained: Whether it stops on the command ``drained``, once nothing needs its version any more.
     """
 
     worker_id: Id
@@ -375,6 +376,7 @@ class HeartbeatRequest(Body):
     ] = Field(default_factory=dict)
     registered_ms: Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] = 0
     stop: Annotated[StopReport | None, WrapValidator(_if_valid)] = None
+    until_drained: bool = False
 
 
 class HeartbeatStateReply(Body):

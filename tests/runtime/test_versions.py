@@ -9,7 +9,15 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, ConfigurationError, Graph, GraphInvalid, Runtime, StateManager
+from exotrio import (
+    BaseNode,
+    ConfigurationError,
+    Graph,
+    GraphInvalid,
+    Phase,
+    Runtime,
+    StateManager,
+)
 from exotrio._shared.settings import CODE_VERSION_VARIABLE
 from exotrio._wire.vocabulary import RunStatus
 from exotrio.graph import pinned_name
@@ -118,3 +126,55 @@ async def test_over_v0_the_nodes_of_the_version_are_not_registered(autojump_cloc
         async with running(transport, *nodes, version="1", registered=True):
             names = {node.name for node in await manager.nodes()}
     assert names == {"Plan", "Work", pinned_name("Plan", "1"), pinned_name("Work", "1")}
+
+
+async def test_a_runtime_until_drained_runs_what_is_pinned_to_it_and_stops_once_nothing_is(
+    autojump_clock: MockClock,
+) -> None:
+    done: Counter[tuple[str, str]] = Counter()
+    one, two = nodes_of("1", done), nodes_of("2", done)
+    async with (
+        embedded(":memory:", clock=lambda: int(autojump_clock.current_time() * 1000)) as transport,
+        StateManager("ns", transport=transport) as manager,
+        trio.open_nursery() as nursery,
+    ):
+        old = Runtime("ns", "old", one, transport=transport, version="1")
+        old.adjust(until_drained=True, pinned_only=True)
+        ended = trio.Event()
+
+        async def run() -> None:
+            await old.run()
+            ended.set()
+
+        nursery.start_soon(run)
+        await trio.sleep(60)
+        assert old.phase is Phase.RUNNING, "no graph has named its version yet"
+        names = {node.name for node in await manager.nodes()}
+        assert names == {pinned_name("Plan", "1"), pinned_name("Work", "1")}, "others are not replaced"
+        await manager.upsert_graph(graph_of("graph", one, "1"))
+        first = (await manager.trigger("graph"))["run_id"]
+        assert (await manager.wait(first)).status is DONE
+        await trio.sleep(60)
+        assert old.phase is Phase.RUNNING, "the next run of the graph would need it"
+        waits = (await manager.trigger("graph", start_delay=600_000))["run_id"]
+        async with running(transport, *two, version="2", registered=True):
+            await manager.upsert_graph(graph_of("graph", two, "2"))
+            await manager.upsert_graph(graph_of("any", two))
+            for _ in range(10):
+                assert (await manager.wait((await manager.trigger("any"))["run_id"])).status is DONE
+            await trio.sleep(60)
+            assert old.phase is Phase.RUNNING, "a run needs it"
+            assert (await manager.wait(waits)).status is DONE
+            with trio.fail_after(15):
+                await ended.wait()
+        assert old.summary.exit_code == 0
+        (receipt,) = [each for each in (await manager.stops()).receipts if each.runtime == "old"]
+        assert receipt.why == "nothing needs its version any more"
+    assert {key for key in done if key[0] == "1"} == {("1", "graph")}, "nothing that is not pinned"
+
+
+async def test_a_runtime_until_drained_needs_a_version(autojump_clock: MockClock) -> None:
+    without = Runtime("ns", "rt", nodes_of("1", Counter()), "http://127.0.0.1:1", "k")
+    without.adjust(until_drained=True, pinned_only=True)
+    with pytest.raises(ConfigurationError, match="once nothing needs its version has none"):
+        await without.run()

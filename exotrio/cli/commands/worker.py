@@ -46,12 +46,20 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
     is_flag=True,
     help="Show where each task waits (lines of code, no values): at /tasks, and to the state manager.",
 )
+@click.option(
+    "--until-drained",
+    is_flag=True,
+    help="Execute only runs that are pinned to the version, and exit once nothing needs it any more.",
+)
+@click.option("--and-unpinned", is_flag=True, help="With --until-drained: execute other runs, too.")
 @log_format_option
 @click.option("-v", "--verbose", count=True, help="Log every poll and state.")
 def command(
     target: str,
     grace: float | None,
     code_version: str | None,
+    until_drained: bool,
+    and_unpinned: bool,
     health_port: int | None,
     health_host: str,
     health_tasks: bool,
@@ -66,10 +74,17 @@ def command(
     SIGTERM or Ctrl-C drains: running nodes may finish within the grace, other claims are released. A
     second one cancels running nodes, a third one exits at once. Exits 0 if everything was delivered or
     released, 75 if something was abandoned.
+
+    With --until-drained, the exit code is 0 once no run in flight, no state and no graph needs the version
+    of the Runtime any more; before the first graph of the version is stored, it waits for that.
     """
+    if and_unpinned and not until_drained:
+        raise click.UsageError("--and-unpinned belongs to --until-drained")
     configure_logs(verbose=verbose, form=log_format)
     runtime = load(target).runtime()
     runtime.adjust(shutdown_grace=grace, exit_code=exit_code_after, version=code_version)
+    if until_drained:
+        runtime.adjust(until_drained=True, pinned_only=not and_unpinned)
     if health_tasks:
         runtime.show_tasks()
     with ExitStack() as stack:

@@ -36,6 +36,7 @@
 ``managers``        the state managers that share a database, and the duties that one at a time does
 ``retention``       delete finished runs
 ``deletion``        delete a graph with everything in it
+``versions``        which versions of code runs, states and graphs need
 ``workers``         runtimes as their heartbeats and claims show them, and commands to them
 ``stops``           receipts: how each runtime ended
 ==================  ===============================================================================

@@ -23,6 +23,7 @@ from exotrio.manager.engine.stops import (
     record_vanished,
     remove_receipt,
 )
+from exotrio.manager.engine.versions import is_drained
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -92,6 +93,8 @@ def heartbeat(
     effects = record_stop(tx, namespace, beat, row["drain_asked"]) if has_stopped else NO_EFFECTS
     commands += ["drain"] if row["drain_asked"] > 0 else []
     commands += ["tasks"] if row["tasks_asked"] else []
+    if beat.until_drained and beat.version is not None and is_drained(tx, namespace, beat.version):
+        commands.append("drained")
     return WithEffects((replies, commands), effects)
 
 
