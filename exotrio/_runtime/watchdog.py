@@ -61,6 +61,8 @@ class Watchdog:
         self._ends_process = ends_process
         self._deadlines: list[float] = []
         self._suspended = 0.0
+        self._armed: tuple[float, float] | None = None
+        """When the thread was to be woken by ``arm``: the time, and the processor time until then."""
         self._closed = False
         self._woken, self.wake_up = os.pipe()
         os.set_blocking(self.wake_up, False)
@@ -73,6 +75,7 @@ class Watchdog:
 
         From any thread, and from a signal handler: it takes no lock.
         """
+        self._armed = self._armed or (time.monotonic(), time.process_time())
         self._deadlines.append(self._now() + deadlines.max_exit(grace) - deadlines.LAST_LINES)
         self._wake()
 
@@ -114,7 +117,10 @@ class Watchdog:
             wait = min(max(0.0, until - self._now()), MAX_WAIT)
             began, used = time.monotonic(), time.process_time()
             woken = poll.poll(None if until == math.inf else wait * 1000)
-            if until < math.inf:
+            if self._armed is not None:
+                # It was to be awake from then on: the process may be suspended before it is.
+                (began, used), wait, self._armed = self._armed, 0.0, None
+            if self._deadlines:
                 # Late without using the processor: SIGSTOP, a frozen container, a busy machine.
                 late = time.monotonic() - began - wait
                 self._suspended += max(0.0, late - (time.process_time() - used))

@@ -129,14 +129,37 @@ def test_a_grace_of_weeks_can_be_shortened_by_a_second_signal() -> None:
         stopped_in_time(process)
 
 
-def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was() -> None:
+SUSPENDED = """
+import os, signal
+from exotrio._runtime import watchdog
+
+def wake(self, *why, wake=watchdog.Watchdog._wake):
+    if len(self._deadlines) == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)  # before the thread is awake
+    wake(self, *why)
+
+watchdog.Watchdog._wake = wake
+"""
+
+
+def until_suspended(process: Process) -> None:
+    deadline = time.monotonic() + TEST_TIMEOUT
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, process.so_far()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_at_once", [True, False])
+def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was(is_at_once: bool) -> None:
     # A busy machine needs more time to deliver the release.
-    with program(
-        LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 2"), "AwaitsThread"
-    ) as process:
+    code = LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 2")
+    with program(SUSPENDED + code if is_at_once else code, "AwaitsThread") as process:
         process.signal(signal.SIGTERM)
-        process.line("asked to stop by SIGTERM")
-        process.signal(signal.SIGSTOP)
+        if is_at_once:
+            until_suspended(process)
+        else:
+            process.line("asked to stop by SIGTERM")
+            process.signal(signal.SIGSTOP)
         time.sleep(4)  # longer than the whole stop may take
         process.signal(signal.SIGCONT)
         end = process.wait(code=75)
