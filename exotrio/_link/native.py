@@ -45,6 +45,7 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
+from exotrio.graph import split_name
 
 R = TypeVar("R", Outcome, Released)
 
@@ -212,7 +213,7 @@ class NativeLink:
         unusable: list[object] = []
         for state in states:
             try:
-                claims.append(_claim(NativeState.model_validate(state), delay, self._suffix))
+                claims.append(_claim(NativeState.model_validate(state), delay))
             except ValidationError:
                 unusable.append(state)
         if unusable:
@@ -378,11 +379,11 @@ def _held(claim: Claim) -> dict[str, Any]:
     return {"state_id": claim.state_id, "token": claim.token}
 
 
-def _claim(state: NativeState, delay: float, suffix: str) -> Claim:
+def _claim(state: NativeState, delay: float) -> Claim:
     ttl_ms, stored = state.lease.ttl_ms, state.checkpoint
     return Claim(
         state.state_id,
-        state.node_name.removesuffix(suffix),
+        split_name(state.node_name)[0],
         state.identifier,
         state.inputs,
         graph_name=state.graph_name,

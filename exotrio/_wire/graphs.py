@@ -222,20 +222,17 @@ class GraphBody(Body):
     def schedules(self) -> dict[str, Priority]:
         return schedules_of(self.triggers)
 
-    def pinned(self) -> Self:
-        """Return the graph with the nodes of its version in its places, if it names one."""
-        if self.version is None:
+    def pinned(self, version: str | None = None) -> Self:
+        """Return the graph with the nodes of a version in its places, by default its own."""
+        if (version := version or self.version) is None:
             return self
-        return self.model_copy(
-            update={
-                "nodes": [
-                    node
-                    if node.node_name in WITHOUT_RUNTIME
-                    else node.model_copy(update={"node_name": pinned_name(node.node_name, self.version)})
-                    for node in self.nodes
-                ]
-            }
-        )
+        nodes = [
+            node
+            if node.node_name in WITHOUT_RUNTIME
+            else node.model_copy(update={"node_name": pinned_name(node.node_name, version)})
+            for node in self.nodes
+        ]
+        return self.model_copy(update={"nodes": nodes, "version": version})
 
     def problems(self) -> list[str]:
         """Return what is wrong with this graph as a whole. One that was stored before these rules may break

@@ -10,6 +10,7 @@ from exotrio._wire.native import LogLine
 from exotrio._wire.runs import RelatedRun, StateTimes, WaitReason
 from exotrio._wire.v0 import RunSummary, StateDetail, StateNode
 from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus, StateStatus
+from exotrio.graph import Version
 
 MAX_PAGE = 1_000
 """Maximum number of entries in one page of a list."""
@@ -40,6 +41,48 @@ class SignInLink(Body):
     """The path at the state manager that signs one browser in, once, within ten minutes."""
 
     path: str
+
+
+class RepinRequest(Body):
+    """The version of the code that a run is to need."""
+
+    version: Version
+
+
+class Repinned(Body):
+    """A run that needs another version of the code now.
+
+    Fields:
+        before: The version that it needed; None for any.
+        may_misfit: What of the rest of the run may not fit the new version, for values that it does not have
+            yet.
+    """
+
+    run_id: str
+    version: str
+    before: str | None
+    may_misfit: list[str] = Field(default_factory=list)
+
+
+class RepinAllRequest(RepinRequest):
+    """Move the runs in flight of a version; ``after`` is ``next`` of the reply before."""
+
+    after: int = 0
+
+
+class RefusedRun(Body):
+    """A run that was not moved, and why."""
+
+    run_id: str
+    reason: str
+
+
+class RepinnedRuns(Body):
+    """Runs that were moved, in part: ``next`` is where to go on, None after the last one."""
+
+    repinned: list[Repinned]
+    refused: list[RefusedRun]
+    next: int | None = None
 
 
 # -- lists

@@ -45,6 +45,8 @@ from exotrio._wire.limits import LimitWait as LimitWait
 from exotrio._wire.native import LogLine as LogLine
 from exotrio._wire.operations import DeletedGraph as DeletedGraph
 from exotrio._wire.operations import RefusedState as RefusedState
+from exotrio._wire.operations import Repinned as Repinned
+from exotrio._wire.operations import RepinnedRuns as RepinnedRuns
 from exotrio._wire.operations import RetriedState as RetriedState
 from exotrio._wire.operations import RunPage as RunPage
 from exotrio._wire.operations import RunRetry as RunRetry

@@ -11,7 +11,7 @@ import anyio
 
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
-from exotrio._wire.operations import RunPage, RunsQuery
+from exotrio._wire.operations import Repinned, RepinnedRuns, RunPage, RunsQuery
 from exotrio._wire.overview import EXPORT_TYPE, ExportQuery
 from exotrio._wire.runs import NodeCounts, Run, RunQuery
 from exotrio._wire.v0 import RunGraph, RunList
@@ -226,6 +226,48 @@ class RunCalls(StockCalls):
             raise ConfigurationError(f"the priority {priority!r} is not one of: {', '.join(Priority)}")
         path, what = ("run", run_id, "priority"), f"the priority of the run {run_id} cannot be changed"
         return await self._calls.fetch_native(Run, "POST", path, what, body={"priority": priority})
+
+    async def repin(self, run_id: str, *, to: str) -> Repinned:
+        """Let a run need another version of the code, after a check that what it has ahead fits that.
+
+        Needs our server. A state that a runtime holds is ended by it, or given back to the new version.
+
+        Args:
+            run_id: The run.
+            to: The version; a runtime of it has registered its nodes before.
+
+        Returns:
+            What was done, and what may not fit.
+
+        Raises:
+            RequestRefused: something does not fit: nodes, fields, or inputs of states that wait. It names
+                each, and nothing was changed.
+
+        Cancellation:
+            The run may have been moved all the same.
+        """
+        path, what = ("run", run_id, "repin"), f"the run {run_id} cannot need another version"
+        return await self._calls.fetch_native(Repinned, "POST", path, what, body={"version": to})
+
+    async def repin_version(self, version: str, *, to: str) -> RepinnedRuns:
+        """Do what ``repin`` does for all runs in flight of a version, each for itself.
+
+        Returns:
+            The runs that were moved, and those that were refused, with the reasons.
+
+        Cancellation:
+            Some may have been moved; a repeated call goes on.
+        """
+        all_runs, after = RepinnedRuns(repinned=[], refused=[]), 0
+        path, what = ("version", version, "repin"), f"runs of version {version!r} cannot need another one"
+        while True:
+            body = {"version": to, "after": after}
+            part = await self._calls.fetch_native(RepinnedRuns, "POST", path, what, body=body)
+            all_runs.repinned += part.repinned
+            all_runs.refused += part.refused
+            if part.next is None:
+                return all_runs
+            after = part.next
 
     async def export(self, run_id: str, *, values: bool = True) -> bytes:
         """Return a run as one HTML page, to keep or to send. It has no script and loads nothing.

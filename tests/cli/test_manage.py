@@ -269,6 +269,10 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
         return
     slip = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
     fails(cli("runs", "cancel", slip), 6, f"did you mean {run_id}?")
+    fails(cli("runs", "repin", run_id[:8], "--to", "2"), 3, "cannot go on with version '2'", "no such class")
+    fails(cli("runs", "repin", run_id[:8]), 2, "--to")
+    fails(cli("runs", "repin", "--to", "a b"), 2, "is not a version: 'a b'")
+    assert cli("runs", "repin", "--version", "1", "--to", "2").out == "no run in flight needs version 1\n"
     shown = cli.json("runs", "priority", run_id[:8], "high")
     assert (shown["run_id"], shown["priority"]) == (run_id, "high")
     assert "priority high" in cli("runs", "show", run_id).out

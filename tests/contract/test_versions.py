@@ -163,3 +163,79 @@ async def test_a_pause_of_a_node_is_one_of_all_its_versions(api: Api) -> None:
     assert await take(api, "2") == []
     ok(await api.native("POST", f"node/{A}/resume"))
     assert (len(await take(api, "1")), len(await take(api, "2"))) == (1, 1)
+
+
+async def repin(api: Api, run_id: str, version: str) -> Any:
+    return await api.native("POST", f"run/{run_id}/repin", json={"version": version})
+
+
+@pytest.mark.parametrize("fair_key", [None, "customer"])
+async def test_a_run_moves_to_another_version_with_all_that_waits(api: Api, fair_key: str | None) -> None:
+    await api.native("PUT", "limit/one", json={"at_most": 1})
+    places = [place("a", "b"), place("b", inputs={"x": "${{ a.outputs.v }}"}, limits=[{"name": "one"}])]
+    await register(api, "1")
+    await Flow.put(api, "graph", api.body(places, version="1", retry_policy=FAST_RETRY))
+    run_id = str(uuid.uuid4())
+    ok(await api.native_trigger("graph", run_id, **({"fair_key": fair_key} if fair_key else {})))
+    (first,) = await take(api, "1")
+    assert await report(api, executed_item(first, *[{"v": "x", "w": "w"}] * 3)) == ["ok"]
+    (held,) = await take(api, "1")  # two wait for the limit
+    await register(api, "2")
+    assert ok(await repin(api, run_id, "2")) == {
+        "run_id": run_id,
+        "version": "2",
+        "before": "1",
+        "may_misfit": [],
+    }
+    # What a runtime holds is ended by it, and its retry runs on the other version.
+    assert await report(api, item_for(held, outcome="errored", error="once")) == ["ok"]
+    for _ in range(3):
+        assert await take(api, "1") == []
+        (state,) = await take(api, "2", wait_ms=5_000)
+        assert await report(api, executed_item(state)) == ["ok"]
+    assert ok(await api.native_run(run_id))["status"] == "SUCCESS"
+    assert ok(await repin(api, run_id, "2"))["before"] == "2", "it changes nothing"
+
+
+async def test_a_run_does_not_move_to_a_version_that_it_does_not_fit(api: Api) -> None:
+    flow = await deploy(api, "1")
+    run_id = await flow.trigger()
+    text = refused(await repin(api, run_id, "9"), 409)
+    assert f"the run {run_id} cannot go on with version '9'" in text
+    assert "no such class" in text
+    await register(api, "2", b=["x", "y"])
+    assert "runs of the old code have no 'y'" in refused(await repin(api, run_id, "2"), 409)
+    assert await take(api, "2") == []
+    (first,) = await take(api, "1")
+    assert await report(api, executed_item(first)) == ["ok"]
+    # What it is past need not fit.
+    nodes = [declare(B, ["x"], ["v"])]
+    ok(await api.register([{**node, "name": pinned_name(B, "3")} for node in nodes]))
+    assert ok(await repin(api, run_id, "3"))["before"] == "1"
+    assert [state["identifier"] for state in await take(api, "3")] == ["b"]
+
+
+async def test_an_input_that_waits_has_to_fit_the_other_version(api: Api) -> None:
+    flow = await deploy(api, "1")
+    for value in ("5", "five"):
+        run_id = await flow.trigger()
+        (first,) = await take(api, "1", run_id=run_id)
+        assert await report(api, executed_item(first, {"v": value, "w": ""})) == ["ok"]
+    node = declare(B, ["x"], ["v"])
+    node["inputs_schema"]["properties"]["x"]["contentSchema"] = {"type": "integer"}
+    ok(await api.register([{**node, "name": pinned_name(B, "2")}]))
+    answer = ok(await api.native("POST", "version/1/repin", json={"version": "2"}))
+    assert len(answer["repinned"]) == len(answer["refused"]) == 1
+    assert answer["refused"][0]["run_id"] == flow.run_id
+    assert "input 'x' must be a whole number" in answer["refused"][0]["reason"]
+    assert "five" not in answer["refused"][0]["reason"]
+    assert [state["inputs"] for state in await take(api, "2")] == [{"x": "5"}]
+
+
+async def test_a_run_of_no_version_gets_one(api: Api) -> None:
+    flow = await deploy(api, None)
+    run_id = await flow.trigger()
+    await register(api, "1")
+    assert ok(await repin(api, run_id, "1"))["before"] is None
+    assert await take(api, None) == []
+    assert len(await take(api, "1")) == 1

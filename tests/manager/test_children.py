@@ -21,6 +21,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
+from tests.contract.native import A, claim, executed_item, report
 from tests.support.helpers import (
     NO_RETRY,
     SettableClock,
@@ -137,6 +138,30 @@ async def test_a_place_waits_for_a_run_of_its_graph_and_has_its_outputs(two: Two
     assert await two.run(flow.run_id) == {"a": {"SUCCESS": 1}, "g": {"SUCCESS": 1}, "b": {"CREATED": 1}}
     assert await flow.inputs("b") == {"x": "two of one"}
     assert await two.read(started) == [run_id]
+
+
+async def test_a_run_that_is_started_has_the_version_of_its_parent_if_its_graph_names_none(two: Two) -> None:
+    await child(two.api)
+    await two.api.register_for([{**each, "node_name": f"{each['node_name']}@1"} for each in (*PARENT, AFTER)])
+    await Flow.put(two.api, "parent", two.api.body([*PARENT, AFTER], version="1"))
+
+    async def child_of() -> str:
+        flow = Flow(two.api, "parent")
+        await flow.trigger()
+        (first,) = await claim(two.api, {f"{A}@1": 1})
+        assert await report(two.api, executed_item(first)) == ["ok"]
+        await two.delivered()
+        return await two.status(flow.run_id)
+
+    # The version has none of its nodes, as those of another team; then a part of them; then all.
+    await child_of()
+    assert len(await claim(two.api, {node_name("c"): 9})) == 1
+    await two.api.register_for([{**CHILD[0], "node_name": f"{node_name('c')}@1"}])
+    assert await child_of() == "FAILED"
+    await two.api.register_for([{**each, "node_name": f"{each['node_name']}@1"} for each in CHILD])
+    await child_of()
+    assert await claim(two.api, {node_name("c"): 9}) == []
+    assert len(await claim(two.api, {f"{node_name('c')}@1": 9})) == 1
 
 
 async def _held(two: Two, flow: Flow, identifier: str) -> str:

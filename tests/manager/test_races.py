@@ -7,14 +7,16 @@ these end with wrong counters, states that run twice, or refusals without a reas
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from exotrio.graph import pinned_name
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.retention import drop_templates
+from exotrio.manager.engine.retention import clear, discard, drop_templates
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
@@ -207,6 +209,89 @@ async def test_a_run_begins_while_its_graph_gets_another_version(pair: Pair, api
     assert state["inputs"]["p"] in ("first", "second")
     assert await report(api, executed_item(state)) == ["ok"]
     assert (await flow.run_summary())["status"] == "SUCCESS"
+
+
+async def pinned_run(api: Api, *versions: str) -> Flow:
+    """Start a run of the first version of a graph with the places a and b, and register the others."""
+    places = [place("a", "b"), place("b")]
+    for version in versions:
+        ok(
+            await api.register(
+                [declare(pinned_name(each["node_name"], version), [], ["v", "w"]) for each in places]
+            )
+        )
+    body = api.body(places, version=versions[0], retry_policy=NO_RETRY)
+    flow = await Flow.put(api, "graph", body)
+    await flow.trigger()
+    return flow
+
+
+async def repin(api: Api, run_id: str) -> httpx.Response:
+    return await api.native("POST", f"run/{run_id}/repin", json={"version": "2"})
+
+
+@in_both_orders
+async def test_a_template_is_not_deleted_while_a_run_moves_to_it(
+    pair: Pair, api: Api, clock: SettableClock, swapped: bool
+) -> None:
+    flow = await pinned_run(api, "1", "2")
+    first = flow.run_id
+    ok(await repin(api, first))
+    ok(await api.native("POST", f"run/{first}/cancel"))
+    await flow.trigger()
+    clock.advance(1_000)
+
+    async def move(manager: Manager) -> httpx.Response:
+        return await repin(manager.remote, flow.run_id)
+
+    async def delete(manager: Manager) -> None:
+        for step in (partial(discard, keep_ms=0), clear, drop_templates):
+            await manager.service.store.write(step)
+
+    moved, _ = await race(pair, swapped, move, delete)
+    ok(moved)
+    await pair.second.service.store.write(drop_templates)
+    (state,) = await claim(api, {pinned_name(A, "2"): 1})
+    assert await report(api, executed_item(state)) == ["ok"]
+
+
+@in_both_orders
+async def test_what_follows_while_a_run_moves_is_claimed_by_the_new_version(
+    pair: Pair, api: Api, swapped: bool
+) -> None:
+    flow = await pinned_run(api, "1", "2")
+    (state,) = await claim(api, {pinned_name(A, "1"): 1})
+
+    async def move(manager: Manager) -> httpx.Response:
+        return await repin(manager.remote, flow.run_id)
+
+    async def end(manager: Manager) -> list[str]:
+        return await report(manager.remote, executed_item(state, *[OK] * 3))
+
+    moved, ended = await race(pair, swapped, move, end)
+    ok(moved)
+    assert ended == ["ok"]
+    node = node_name("b")
+    assert await claim(api, {pinned_name(node, "1"): 9}) == []
+    assert len(await claim(api, {pinned_name(node, "2"): 9})) == 3
+
+
+@in_both_orders
+async def test_a_state_is_claimed_while_its_run_moves(pair: Pair, api: Api, swapped: bool) -> None:
+    flow = await pinned_run(api, "1", "2")
+
+    async def move(manager: Manager) -> httpx.Response:
+        return await repin(manager.remote, flow.run_id)
+
+    async def take(manager: Manager) -> list[dict[str, Any]]:
+        return await claim(manager.remote, {pinned_name(A, "1"): 9})
+
+    moved, taken = await race(pair, swapped, move, take)
+    ok(moved)
+    taken += await claim(api, {pinned_name(A, "2"): 9})
+    assert len(taken) == 1
+    assert await report(api, executed_item(taken[0])) == ["ok"]
+    assert len(await claim(api, {pinned_name(node_name("b"), "2"): 9})) == 1
 
 
 async def test_an_occurrence_of_a_schedule_triggers_once(pair: Pair, api: Api, clock: SettableClock) -> None:

@@ -8,10 +8,11 @@ from uuid import uuid4
 import pytest
 
 from exotrio.graph import pinned_name
-from exotrio.manager.store import virtual_times
+from exotrio.manager.engine.retention import drop_templates
+from exotrio.manager.store import catalog, virtual_times
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import OK, B, claim, executed_item, report
+from tests.contract.native import OK, B, claim, claim_one, executed_item, report
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
 from tests.support.manager import ENGINES, open_two
 
@@ -50,3 +51,26 @@ async def test_a_node_and_its_version_have_their_turns_together(
         runs = [await fan_out(api, graph, 20) for graph in ("any", "pinned")]
         taken = Counter(state["run_id"] for state in await claim(api, both, limit=20))
         assert taken == dict.fromkeys(runs, 10), "neither comes first because it was not claimed before"
+
+
+async def test_a_state_manager_that_knew_a_run_before_it_moved_finds_its_new_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalog, "MAX_KEPT", 1)
+    async with open_two("PostgreSQL") as (one, other):
+        nodes = [pinned_name(node, version) for node in (F, B) for version in ("1", "2")]
+        ok(await one.api.register([declare(name, [], ["v", "w"]) for name in nodes]))
+        await deploy(one.api, "graph", "1")
+        run_id = str(uuid4())
+        ok(await one.api.native_trigger("graph", run_id))
+        first = await claim_one(other.api, limits={pinned_name(F, "1"): 1})
+        assert await report(other.api, executed_item(first, OK, OK)) == ["ok"]
+        await deploy(one.api, "graph", "2")
+        ok(await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
+        limits = {pinned_name(B, "2"): 1}
+        assert (await claim_one(other.api, limits=limits))["identifier"] == "b"
+        # Nothing has the template before any more, and there another one has taken its place in memory.
+        await deploy(one.api, "other", "2")
+        ok(await other.api.trigger("other"))
+        assert await one.service.store.write(drop_templates) == 1
+        assert (await claim_one(other.api, limits=limits))["identifier"] == "b"

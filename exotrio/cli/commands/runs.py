@@ -1,5 +1,5 @@
 """``python -m exotrio runs``: list and show runs; watch, cancel or retry one, send it an event, or change its
-priority."""
+priority or its version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import one_line, plural
 from exotrio._wire.runs import FAILURE, times_text
 from exotrio._wire.vocabulary import ERRORED, Priority
-from exotrio.cli import options
+from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
@@ -24,6 +24,7 @@ from exotrio.cli.terminal.output import error_message, print_message, table
 from exotrio.client import (
     Change,
     RelatedRun,
+    RepinnedRuns,
     Run,
     RunRetry,
     RunStatus,
@@ -43,7 +44,7 @@ MAX_FAILED = 20
 
 @click.group(name="runs", cls=Commands)
 def command() -> None:
-    """List and show runs; watch, cancel or retry one, send it an event, or change its priority.
+    """List and show runs; watch, cancel or retry one, send it an event, or change its priority or version.
 
     RUN is the id of a run. Its key, or the first 6 characters of its id, are enough, if they are
     unique.
@@ -185,6 +186,43 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
 
     run = connection.ask(ask)
     connection.print(run.model_dump(mode="json"), _as_lines(run))
+
+
+@command.command(name="repin")
+@click.argument("run_id", metavar="[RUN]", required=False, shell_complete=completion.names("run"))
+@click.option(
+    "--version", metavar="OLD", type=options.CodeVersion(), help="All runs in flight of this version."
+)
+@click.option("--to", "new", metavar="NEW", type=options.CodeVersion(), required=True, help="The version.")
+@connection
+def repin(run_id: str | None, version: str | None, new: str, connection: Connection) -> int:
+    """Let a run, or all runs in flight of a version, need another version of the code.
+
+    Each is checked first: what it has ahead has to fit the nodes that a runtime of the new version has
+    registered, and so have the inputs of its states. What does not is named, and such a run is not moved. A
+    state that a runtime holds is ended by it. Exits 0 if all were moved, and 1 if some were refused.
+
+    JSON: repinned (run_id, version, before, may_misfit) and refused (run_id, reason).
+    """
+    if (run_id is None) == (version is None):
+        raise click.UsageError("give a run, or --version OLD")
+
+    async def ask(manager: StateManager) -> RepinnedRuns:
+        if version is not None:
+            return await manager.repin_version(version, to=new)
+        moved = await manager.repin(await find_run_id(manager, str(run_id)), to=new)
+        return RepinnedRuns(repinned=[moved], refused=[])
+
+    runs = connection.ask(ask)
+    lines = [
+        f"{run.run_id} needs version {run.version}" + (f", not {run.before}" if run.before else "")
+        for run in runs.repinned
+    ]
+    lines += [f"{run.run_id} may not fit: {text}" for run in runs.repinned for text in run.may_misfit]
+    lines += [f"{run.run_id} was not moved: {run.reason}" for run in runs.refused]
+    lines += [f"no run in flight needs version {version}"] if not lines else []
+    connection.print(runs.model_dump(mode="json", exclude={"next"}), lines)
+    return FAILED if runs.refused else SUCCESS
 
 
 @command.command(name="retry")

@@ -17,7 +17,7 @@ from exotrio._wire.vocabulary import NATIVE_ROOT, StateStatus
 from exotrio.manager.api.bodies import body_reader
 from exotrio.manager.api.json import CLAIM_LIMIT, entries_refused, max_wait_of, parse_entries
 from exotrio.manager.api.routing import ApiRoute
-from exotrio.manager.engine import retries, triggers
+from exotrio.manager.engine import pinning, retries, triggers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.triggers import NewRun
@@ -27,11 +27,13 @@ from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.access import Caller, Permission
-from exotrio.manager.rules.errors import EntriesRefused
+from exotrio.manager.rules.errors import Conflict, EntriesRefused, NotFound
 from exotrio.manager.security.access import while_valid
 from exotrio.manager.service import Service
 
 NS = NATIVE_ROOT + "/namespace/{namespace}"
+REPINNED_AT_ONCE = 100
+"""Runs that one request moves to another version, each in a transaction."""
 
 
 class Runs:
@@ -132,6 +134,42 @@ class Runs:
     ) -> object:
         await self._store.write_as(caller, runs_engine.set_priority, namespace, run_id, body.priority)
         return await self._store.read(show_run, namespace, run_id)
+
+    @ApiRoute(
+        "POST",
+        NS + "/run/{run_id}/repin",
+        "Let a run need another version of the code",
+        operations.Repinned,
+        needs=Permission.GRAPHS,
+    )
+    async def repin(
+        self, caller: Caller, namespace: str, run_id: str, body: operations.RepinRequest
+    ) -> object:
+        return await self._store.write_as(caller, pinning.repin, namespace, run_id, body.version)
+
+    @ApiRoute(
+        "POST",
+        NS + "/version/{version}/repin",
+        "Let the runs in flight of a version of the code need another one",
+        operations.RepinnedRuns,
+        needs=Permission.GRAPHS,
+    )
+    async def repin_all(
+        self, caller: Caller, namespace: str, version: str, body: operations.RepinAllRequest
+    ) -> object:
+        done = operations.RepinnedRuns(repinned=[], refused=[])
+        of_version = namespace, version, body.after, REPINNED_AT_ONCE
+        runs = await self._store.read(pinning.runs_of_version, *of_version)
+        for number, run_id in runs:
+            done.next = number if len(runs) == REPINNED_AT_ONCE else None
+            try:
+                moved = await self._store.write_as(caller, pinning.repin, namespace, run_id, body.version)
+                done.repinned.append(moved)
+            except Conflict as refusal:
+                done.refused.append(operations.RefusedRun(run_id=run_id, reason=refusal.detail))
+            except NotFound:
+                pass  # it was deleted meanwhile
+        return done
 
     @ApiRoute(
         "POST",

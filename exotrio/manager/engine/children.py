@@ -106,16 +106,17 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     read_texts(tx, "inputs", states)
     changes = Changes(tx, runs.values())
     started_by = {row["seq"]: row["started_by"] for row in due}
-    by_graph: defaultdict[tuple[str, str], list[Wanted]] = defaultdict(list)
+    by_graph: defaultdict[tuple[str, str, str], list[Wanted]] = defaultdict(list)
     failed: list[tuple[State, str]] = []
     for state in states:
         for wanted in _wanted(tx, state, started_by[state.seq]):
             if problem := _too_deep(tx, wanted):
                 failed.append((state, problem))
             else:
-                by_graph[state.run_row.namespace, wanted.graph].append(wanted)
+                version = state.scope(tx).template.version or ""
+                by_graph[state.run_row.namespace, wanted.graph, version].append(wanted)
     for graph in sorted(by_graph):
-        refused, effects = _start(tx, graph, pinned.get(graph), by_graph[graph], cipher)
+        refused, effects = _start(tx, graph, pinned.get(graph[:2]), by_graph[graph], cipher)
         failed += [(wanted.state, detail) for wanted, detail in refused]
         changes.effects.add(effects)
     refused_seqs = {state.seq for state, _ in failed}
@@ -192,10 +193,10 @@ def _too_deep(tx: Transaction, wanted: Wanted) -> str | None:
 
 
 def _start(
-    tx: Transaction, graph: tuple[str, str], row: Row | None, wanted: Sequence[Wanted], cipher: Cipher
+    tx: Transaction, graph: tuple[str, str, str], row: Row | None, wanted: Sequence[Wanted], cipher: Cipher
 ) -> WithEffects[list[tuple[Wanted, str]]]:
-    """Start runs of one graph; return those that are refused, and why."""
-    namespace, name = graph
+    """Start runs of one graph, by runs of one version; return those that are refused, and why."""
+    namespace, name, version = graph
     if row is None:
         return WithEffects([(each, "it does not exist") for each in wanted], NO_EFFECTS)
     if (status := row["validation_status"]) != ValidationStatus.VALID:
@@ -209,7 +210,7 @@ def _start(
         try:
             with tx.attempt():
                 runs = [_new_run(template, name, each) for each in batch]
-                effects.add(start_runs(tx, namespace, name, runs, cipher).effects)
+                effects.add(start_runs(tx, namespace, name, runs, cipher, version or None).effects)
         except EntriesRefused as error:
             refused += [(batch[index], each.detail) for index, each in error.entries.items()]
             if left := [each for index, each in enumerate(batch) if index not in error.entries]:

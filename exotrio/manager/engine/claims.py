@@ -31,6 +31,7 @@ from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import RunFacts
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
@@ -332,11 +333,15 @@ def _replies(
     by_seq = {state[0]: state for state in rows}
     run_of = {seq: state[1] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
+    templates = {run: tx.template_of(run) for run in runs}
     tx.keep_runs_of(run_of)
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
     values = read_events(tx, waited.values())
-    replies = [_claim_reply(tx, claimer, by_seq[seq], runs[run_of[seq]], stored.get(seq)) for seq in seqs]
+    replies = [
+        _claim_reply(tx, claimer, by_seq[seq], runs[run], templates[run], stored.get(seq))
+        for seq, run in ((seq, run_of[seq]) for seq in seqs)
+    ]
     for seq, reply in zip(seqs, replies, strict=True) if waited else ():
         if seq in waited:
             reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
@@ -344,12 +349,17 @@ def _replies(
 
 
 def _claim_reply(
-    tx: Transaction, claimer: Claimer, state: Row, run: RunFacts, checkpoint: Row | None
+    tx: Transaction,
+    claimer: Claimer,
+    state: Row,
+    run: RunFacts,
+    template: Template,
+    checkpoint: Row | None,
 ) -> ClaimedState:
     # By position: to find the columns by their names took a quarter of the time of the replies.
     seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
     token, until, retry_count, deliveries, suspect, trace, *_ = others
-    place = tx.template(run.template).places[place_index]
+    place = template.places[place_index]
     waits = waits_since(enqueue_after, updated_at, claimed_at)
     limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
     if place.overrides:

@@ -22,7 +22,7 @@ from exotrio.manager.rules.access import ALL, NamedKey, Permission
 from exotrio.manager.rules.children import child_problems
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem, refuse
-from exotrio.manager.rules.registered import Registered, check_registered
+from exotrio.manager.rules.registered import check_registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row, count_change
@@ -258,7 +258,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         before = tx.template(graph["template"]).body.limits if current else ()
         effects = declare_limits(tx, namespace, template.body.limits, before)
     refuse(f"graph {name!r} names limits that do not exist", missing_limits(tx, namespace, template.body))
-    _name_limits(tx, namespace, template, nodes)
+    name_limits(tx, namespace, template)
     # Do not add the same version again: a script may store the graph before each run.
     is_new = current is None or version != tuple(current)
     if is_new:
@@ -293,18 +293,16 @@ def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str)
         )
 
 
-def _name_limits(
-    tx: Transaction, namespace: str, template: Template, nodes: Mapping[tuple[str, str], Registered]
-) -> None:
+def name_limits(tx: Transaction, namespace: str, template: Template) -> None:
     """Record at the registered nodes of a graph which limits their places name."""
     named = {
-        nodes[place.namespace, place.node_name].id: place.limits.keys()
+        node_id: place.limits.keys()
         for place in template.places
-        if place.limits and (place.namespace, place.node_name) in nodes
+        if place.limits and (node_id := tx.node_id(place.namespace, place.node_name)) is not None
     }
     ids = ids_of_limits(tx, namespace) if named else {}
     for node_id, names in sorted(named.items()):
-        name_at_node(tx, node_id, {ids[name] for name in names})
+        name_at_node(tx, node_id, {ids[name] for name in names if name in ids})
 
 
 def _replace_schedules(tx: Transaction, graph: int, occurrences: Mapping[str, int | None]) -> None:

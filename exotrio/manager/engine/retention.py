@@ -143,10 +143,21 @@ def drop_templates(tx: Transaction) -> int:
     """
     if take_duty(tx, RETENTION) is None:
         return 0
-    return tx.execute(
+    unused = "NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id)"
+    rows = tx.execute(
         # CROSS JOIN keeps the order: by graph, of which there are few, not by version.
-        "DELETE FROM templates WHERE id IN (SELECT templates.id FROM graphs CROSS JOIN templates"
-        " ON templates.graph = graphs.id WHERE templates.id <> graphs.template"
-        " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) LIMIT ?)",
+        "SELECT templates.id, graph FROM graphs CROSS JOIN templates ON templates.graph = graphs.id"
+        f" WHERE templates.id <> graphs.template AND {unused} LIMIT ?",
         (BATCH,),
+    ).fetchall()
+    if not rows:
+        return 0
+    # A run that moves to another version has locked its graph, too: then it is seen below.
+    graphs = sorted({row["graph"] for row in rows})
+    lock = f"SELECT id FROM graphs WHERE {tx.any_of('id')} ORDER BY id{tx.for_update('graphs')}"
+    tx.execute(lock, (tx.items(graphs),))
+    return tx.execute(
+        f"DELETE FROM templates WHERE {tx.any_of('id')} AND {unused}"
+        " AND NOT EXISTS (SELECT 1 FROM graphs WHERE graphs.template = templates.id)",
+        (tx.items(sorted(row["id"] for row in rows)),),
     ).rowcount

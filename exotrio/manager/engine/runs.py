@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from exotrio._util.words import plural
@@ -84,49 +85,57 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
 
 
 def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[None]:
-    """Give a run another priority: its waiting states are moved, and held ones keep it when they come back.
-
-    They keep their distance from the virtual time of their node, which differs by priority. Those of a
-    fairness key come behind those that wait with the new priority, and leave it their turns with the old one.
-    """
-    run, level, effects = lock_run(tx, namespace, run_id), LEVELS[priority], Effects()
+    """Give a run another priority: its waiting states are moved; held ones have it when they come back."""
+    run, level = lock_run(tx, namespace, run_id), LEVELS[priority]
     if run.priority == level:
         return WithEffects(None, NO_EFFECTS)
     tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
     tx.record("run.priority", namespace, run_id, priority)
+    places = tx.template(run.template).places
+    ids = {place.index: tx.node_id(place.namespace, place.node_name) for place in places}
+    nodes = {place: (node_id, node_id) for place, node_id in ids.items() if node_id is not None}
+    return WithEffects(None, move_pending(tx, run, level, nodes))
+
+
+def move_pending(tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]]) -> Effects:
+    """Let states of a run that wait, or come back, be claimed for other nodes or in another priority.
+
+    ``nodes`` has the node of each place before and after. They keep their distance from the virtual time of
+    their node. Those of a fairness key come behind those that wait there, and leave it their turns here.
+    """
+    effects, times = Effects(), tx.virtual_times
     pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
     # Locked by number, as everywhere.
-    columns = "seq, node_id, CASE WHEN lane = 'waiting' THEN '' ELSE status END AS status"
+    columns = "seq, place, CASE WHEN lane = 'waiting' THEN '' ELSE status END AS status"
     states = f"SELECT {columns} FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
     rows = tx.execute(states, (run.id,)).fetchall()
-    node_ids = {node_id for _, node_id, _ in rows}
+    places = {place for _, place, _ in rows}
     begins = {}
     if run.fair_key is not None:
-        waiting = {seq: node_id for seq, node_id, status in rows if status == CREATED}
+        waiting = {seq: nodes[place] for seq, place, status in rows if status == CREATED and place in nodes}
+        ids = {each for both in waiting.values() for each in both}
         key, share = run.fair_key, run.share
         # In the order in which new states lock them, not those with one priority after those with another.
         tx.execute(
             f"SELECT 1 FROM turns WHERE {tx.any_of('node_id')} AND priority IN (?, ?) AND fair_key = ?"
             f" ORDER BY node_id, priority{tx.for_update('turns')}",
-            (tx.items(sorted(node_ids)), run.priority, level, key),
+            (tx.items(sorted(ids)), run.priority, level, key),
         )
-        give_turns_back(tx, [(node_id, run.priority, key, share) for node_id in waiting.values()])
-        turns = keyed_turns(tx, {seq: (node_id, level, key, share) for seq, node_id in waiting.items()})
-        # Behind those of the key that wait with that priority.
-        begins = {waiting[seq]: turn - share for seq, turn in sorted(turns.items(), reverse=True)}
-    for place in tx.template(run.template).places:
-        if (node_id := tx.node_id(place.namespace, place.node_name)) is not None:
-            times = tx.virtual_times
-            begin = begins.get(node_id, times.of(tx, node_id, level))
-            moved = (begin - times.of(tx, node_id, run.priority), run.id, place.index)
-            tx.execute("UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?", moved)
-            if node_id in node_ids:
-                tx.execute(
-                    f"UPDATE states SET priority = ?, turn = turn + ? WHERE {pending} AND place = ?",
-                    (level, *moved),
-                )
-                effects.reopen(run.id, node_id)
-    return WithEffects(None, effects)
+        give_turns_back(tx, [(before, run.priority, key, share) for before, _ in waiting.values()])
+        turns = keyed_turns(tx, {seq: (after, level, key, share) for seq, (_, after) in waiting.items()})
+        # Behind those of the key that wait there.
+        begins = {waiting[seq][1]: turn - share for seq, turn in sorted(turns.items(), reverse=True)}
+    for place, (before, after) in nodes.items():
+        begin = begins.get(after, times.of(tx, after, level))
+        moved = (begin - times.of(tx, before, run.priority), run.id, place)
+        tx.execute("UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?", moved)
+        if place in places:
+            tx.execute(
+                f"UPDATE states SET node_id = ?, priority = ?, turn = turn + ? WHERE {pending} AND place = ?",
+                (after, level, *moved),
+            )
+            effects.reopen(run.id, after)
+    return effects
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:

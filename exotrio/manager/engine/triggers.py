@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 from exotrio._wire.vocabulary import ValidationStatus
+from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.inputs import build, event_name, limit_keys
@@ -22,6 +23,7 @@ from exotrio.manager.engine.sources import InputsError, Shared, Sources
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, size_of
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.errors import Conflict, EntriesRefused, InvalidRequest, Refused
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
@@ -116,10 +118,16 @@ def trigger_many(
 
 
 def start_runs(
-    tx: Transaction, namespace: str, graph_name: str, runs: Sequence[NewRun], cipher: Cipher | None
+    tx: Transaction,
+    namespace: str,
+    graph_name: str,
+    runs: Sequence[NewRun],
+    cipher: Cipher | None,
+    version: str | None = None,
 ) -> WithEffects[list[Started]]:
     """Start runs, as ``trigger_many`` does, without a row in the record: each run has its caller.
 
+    ``version`` is that of the runs that start them: they have it if the graph names none.
     This locks the graph. In a transaction that also locks runs, ``pin_graph`` has to come before those.
     """
     # Otherwise the version for the runs could be deleted before they are inserted.
@@ -132,11 +140,16 @@ def start_runs(
     if graph["validation_status"] != ValidationStatus.VALID:
         status = graph["validation_status"]
         raise InvalidRequest(f"the graph {graph_name!r} is {status} and cannot be triggered")
-    template = tx.template(graph["template"])
+    template, number = tx.template(graph["template"]), graph["template"]
+    if version is not None and template.version is None:
+        template = _inherited(tx, template, graph_name, version)
+        number = graph["template"] if template.version is None else pin_template(tx, graph["id"], template)
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
     check = None if cipher is None else RunValues(tx, graph, template, cipher)
-    numbers = _insert(tx, namespace, graph, {run_id: runs[index] for run_id, index in new.items()})
+    numbers = _insert(
+        tx, namespace, (graph["id"], number), {run_id: runs[index] for run_id, index in new.items()}
+    )
     changes = Changes(tx)
     stored: list[tuple[int, str, str]] = []
     left = MAX_TOGETHER * tx.max_inputs
@@ -182,6 +195,49 @@ def start_runs(
     commit_changes(changes)
     changes.effects.announced.update(new)
     return WithEffects(started, changes.effects)
+
+
+def pin_template(tx: Transaction, graph: int, template: Template) -> int:
+    """Return the number of a template of a graph that is like this one; it is stored if there is none.
+
+    The graph is locked (``graphs.pin_graph``), so that no template of it is deleted before a run has it. Read
+    it by its number only in later transactions: if this one is undone, another one gets the number.
+    """
+    body = template.body.model_dump_json()
+    known = tx.row(
+        "SELECT id FROM templates WHERE version = ? AND graph = ? AND body = ? AND validation_status = ?"
+        " AND (EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id)"
+        " OR EXISTS (SELECT 1 FROM graphs WHERE graphs.template = templates.id)) ORDER BY id LIMIT 1",
+        (template.version, graph, body, ValidationStatus.VALID.value),
+    )
+    if known is not None:
+        return int(known["id"])
+    (new,) = tx.execute(
+        "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at, version)"
+        " VALUES (?, ?, ?, '[]', ?, ?) RETURNING id",
+        (graph, body, ValidationStatus.VALID.value, tx.now_ms, template.version),
+    ).fetchall()
+    return int(new["id"])
+
+
+def _inherited(tx: Transaction, template: Template, graph_name: str, version: str) -> Template:
+    """Return the template for a run that a run of a version starts: of that version, if runtimes of it have
+    registered its nodes; as it is if they have registered none of them, as of the code of another team."""
+    inherited = Template(template.body.pinned(version))
+    named = {
+        (place.namespace, place.node_name)
+        for place in inherited.places
+        if place.node_name not in WITHOUT_RUNTIME
+    }
+    missing = [name for namespace, name in sorted(named) if tx.registered(namespace, name) is None]
+    if len(missing) == len(named):
+        return template
+    if missing:
+        raise InvalidRequest(
+            f"the graph {graph_name!r} would run on version {version!r}, of which no runtime has registered"
+            f" {listed(split_name(name)[0] for name in missing)}"
+        )
+    return inherited
 
 
 def _split_new_from_existing(
@@ -231,10 +287,12 @@ def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
     return dict(tx.execute(sql, (tx.items(run_ids),)))
 
 
-def _insert(tx: Transaction, namespace: str, graph: Row, runs: Mapping[str, NewRun]) -> dict[str, int]:
-    """Insert runs, by id, each with one state that is pending, and return their numbers."""
+def _insert(
+    tx: Transaction, namespace: str, graph: tuple[int, int], runs: Mapping[str, NewRun]
+) -> dict[str, int]:
+    """Insert runs of a graph and its template, by id, each with one pending state; return their numbers."""
     who = tx.caller and tx.caller.who
-    of_each = (namespace, graph["id"], graph["template"], tx.now_ms, 1)
+    of_each = (namespace, *graph, tx.now_ms, 1)
     columns: tuple[str, ...] = ("run_id", "namespace", "graph", "template", "created_at", "pending")
     columns += ("origin", "key", "key_digest", "priority", "share", "fair_key")
     # All or none have one.

@@ -7,7 +7,7 @@ as it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from exotrio._wire.releases import BrokenRuns, ReleaseCheck, ReleaseRequest
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.graph.breaking import BreakingChange, Models, breaking_changes
 from exotrio.manager.engine.graphs import declaration_of
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.template import Template, places_ahead
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -126,20 +126,6 @@ def _runs_of(view: View, template: int, limit: int) -> tuple[list[_InFlight], bo
         pending[run].add(place)
     found = [_InFlight(row["id"], row["run_id"], frozenset(pending[row["id"]])) for row in rows[:limit]]
     return found, len(rows) > limit
-
-
-def places_ahead(template: Template, pending: Iterable[int]) -> tuple[set[str], set[str]]:
-    """Return the identifiers at which a run has states that have not ended, and those that may get more."""
-    nodes = template.body.nodes
-    children = {node.identifier: node.next_nodes or () for node in nodes}
-    now = {nodes[index].identifier for index in pending}
-    below: set[str] = set()
-    waiting = [*now]
-    while waiting:
-        new = set(children[waiting.pop()]) - below
-        below |= new
-        waiting += new
-    return now, below
 
 
 @dataclass(slots=True)

@@ -301,6 +301,20 @@ class Template:
         }
 
 
+def places_ahead(template: Template, pending: Iterable[int]) -> tuple[set[str], set[str]]:
+    """Return the identifiers at which a run has states that have not ended, and those that may get more."""
+    nodes = template.body.nodes
+    children = {node.identifier: node.next_nodes or () for node in nodes}
+    now = {nodes[index].identifier for index in pending}
+    below: set[str] = set()
+    waiting = [*now]
+    while waiting:
+        new = set(children[waiting.pop()]) - below
+        below |= new
+        waiting += new
+    return now, below
+
+
 def _timeout_ms(node: GraphNodeModel) -> int | None:
     if node.timeout is not None:
         return max(1, round(node.timeout * 1000))

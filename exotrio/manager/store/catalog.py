@@ -27,7 +27,9 @@ MAX_STATES_KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What never changes in a run. ``run_id`` is the public one."""
+    """What hardly ever changes in a run. ``run_id`` is the public one. When a run moves to another version,
+    other state managers may still know the template before, in which only the names of nodes differ.
+    """
 
     run_id: str
     template: int
@@ -61,6 +63,8 @@ class Catalog:
         known = self._templates.get(template_id)
         if known is None:
             row = connection.execute("SELECT body FROM templates WHERE id = ?", (template_id,)).fetchone()
+            if row is None:
+                raise LookupError(f"template {template_id} was deleted")
             known = Template(StoredGraph.model_validate_json(row["body"]))
             if len(self._templates) >= MAX_KEPT:
                 self._templates.clear()
@@ -74,6 +78,9 @@ class Catalog:
         if len(self._runs) >= MAX_KEPT:
             self._runs.clear()
         self._runs[run] = facts
+
+    def forget_run(self, run: int) -> None:
+        self._runs.pop(run, None)
 
     def runs_of(self, seqs: Collection[int]) -> set[int] | None:
         """Return the numbers of the runs of these states; None if that of one is not known."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.registered import Registered
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
 from exotrio.manager.store.driver import Connection, Dialect, Rows
 from exotrio.manager.store.view import View
@@ -80,6 +81,18 @@ class Transaction(View):
                 facts_by_run[run] = RunFacts(*facts)
                 self._catalog.keep_run(run, facts_by_run[run])
         return facts_by_run
+
+    def template_of(self, run: int) -> Template:
+        """Return the template of a run, or the one before if it has moved to another version."""
+        try:
+            return self.template(self.run_facts([run])[run].template)
+        except LookupError:
+            self.forget_run(run)
+            return self.template(self.run_facts([run])[run].template)
+
+    def forget_run(self, run: int) -> None:
+        """Read the facts of a run again from now on."""
+        self._catalog.forget_run(run)
 
     def runs_of(self, seqs: Collection[int]) -> set[int] | None:
         """Return the numbers of the runs of these states; None unless all were claimed here lately."""
