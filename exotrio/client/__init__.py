@@ -44,6 +44,7 @@ from exotrio._wire.limits import LimitKey as LimitKey
 from exotrio._wire.limits import LimitWait as LimitWait
 from exotrio._wire.native import LogLine as LogLine
 from exotrio._wire.operations import DeletedGraph as DeletedGraph
+from exotrio._wire.operations import RefusedRun as RefusedRun
 from exotrio._wire.operations import RefusedState as RefusedState
 from exotrio._wire.operations import Repinned as Repinned
 from exotrio._wire.operations import RepinnedRuns as RepinnedRuns
