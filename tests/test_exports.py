@@ -32,7 +32,8 @@ Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims H
 KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
 ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
 RegisteredNode RelatedRun ReleaseCheck ReleaseRequest
-RefusedRun Repinned RepinnedRuns ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
+RefusedRun Repinned RepinnedRuns
+ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail
 StateEdge StateEvent StateHistory StateHolder
 StateManager StateNode StatePage StateRetry StateStatus StateSummary StopList StopReceipt StopTotal
