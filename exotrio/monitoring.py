@@ -242,10 +242,15 @@ class _Gauges:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         vitals = self._runtime.vitals
+        busy = sum(state.begun for state in vitals.running)
         for name, text, value in (
             ("exotrio_workers", "Maximum number of states that run at once.", vitals.workers),
-            ("exotrio_workers_busy", "Workers that have a state.", len(vitals.running)),
-            ("exotrio_buffered_states", "Claimed states that wait for a worker.", vitals.buffered),
+            ("exotrio_workers_busy", "Workers that run a node.", busy),
+            (
+                "exotrio_buffered_states",
+                "Claimed states that have not begun: they wait for a worker, their secrets or their process.",
+                vitals.buffered + len(vitals.running) - busy,
+            ),
             ("exotrio_outcomes_pending", "Outcomes not delivered yet.", vitals.undelivered),
             ("exotrio_loop_lag_seconds", "How late the loop is.", vitals.loop_lag),
         ):

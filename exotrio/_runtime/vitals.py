@@ -19,6 +19,7 @@ class Running:
         run_id: Its run; None on v0, which does not say.
         node: Name of its node class.
         identifier: Its place in the graph.
+        begun: Whether its ``execute`` began.
         duration: Seconds since its ``execute`` began; 0 while the runtime prepares that.
         progress: The last progress that its node reported with ``self.progress(...)``; None without any.
     """
@@ -27,6 +28,7 @@ class Running:
     run_id: str | None
     node: str
     identifier: str
+    begun: bool
     duration: float
     progress: Progress | None
 
@@ -66,6 +68,7 @@ def running_of(held: Sequence[HeldClaim], now: float) -> tuple[Running, ...]:
             run_id=each.claim.run_id,
             node=each.claim.node_name,
             identifier=each.claim.identifier,
+            begun=each.buffered is not None,
             duration=each.ran(now) or 0.0,
             progress=each.progress,
         )

@@ -24,7 +24,7 @@ from exotrio.monitoring import (
     RuntimeMetrics,
     StateEnded,
 )
-from tests.support.doubles import Fails, NativeServer, V0Server, reply, running, runtime
+from tests.support.doubles import Delays, Fails, NativeServer, V0Server, reply, running, runtime
 from tests.support.scrapes import labels_in, values_in
 
 
@@ -36,6 +36,14 @@ class Sleeps(BaseNode):
         precious = f"value of {self.inputs.seconds}"
         await trio.sleep(float(self.inputs.seconds))
         assert precious
+
+
+class Guarded(BaseNode):
+    class Secrets(BaseModel):
+        key: str = ""
+
+    async def execute(self) -> None:
+        await trio.sleep(1)
 
 
 class Errs(BaseNode):
@@ -144,6 +152,19 @@ async def test_a_runtime_that_was_started_cannot_be_observed_any_more(autojump_c
 
 
 # -- metrics
+
+
+async def test_a_state_whose_node_has_not_begun_yet_keeps_no_worker_busy(autojump_clock: MockClock) -> None:
+    server = NativeServer(Guarded=3)
+    server.before = Delays(("secrets",), 10)
+    rt = runtime(server, Guarded, workers=2)
+    metrics = RuntimeMetrics(rt)
+    async with running(rt):
+        await server.until(QUEUED=3)
+        await trio.sleep(1)
+        fetching = values(metrics)
+        await server.until(EXECUTED=3)
+    assert (fetching["exotrio_workers_busy"], fetching["exotrio_buffered_states"]) == (0, 3)
 
 
 async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
