@@ -10,7 +10,7 @@ import pytest
 from exotrio.client import StateHistory, StateSummary
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import claim_one, item_for, report
+from tests.contract.native import claim, claim_one, item_for, report
 from tests.support.helpers import FAST_RETRY, NO_RETRY, UNKNOWN_ID, ok, place, refused
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server has no native API")
@@ -50,6 +50,23 @@ def moments(history: dict[str, Any], *names: str) -> bool:
     times = [datetime.fromisoformat(history[name]) for name in names]
     assert all(time.tzinfo is not None for time in times)
     return times == sorted(times)
+
+
+async def test_a_state_whose_node_was_cut_is_told_apart_from_one_that_is_released_unbegun(api: Api) -> None:
+    await Flow.start(api, place("a"), runs=3)
+    begun, unbegun, handed_over = await claim(api, worker_id="w")
+    beats = [item_for(each, running=True, buffered_ms=0) for each in (begun, handed_over)]
+    ok(await api.heartbeat("w", states=beats))
+    ok(
+        await api.release(
+            states=[item_for(begun), item_for(unbegun), item_for(handed_over, handed_over=True)]
+        )
+    )
+    kinds = [
+        ok(await api.history(each["state_id"]))["events"][-1]["kind"]
+        for each in (begun, unbegun, handed_over)
+    ]
+    assert kinds == ["cut", "released", "handed over"]
 
 
 async def test_a_state_claimed_through_v0_is_shown_as_such(api: Api) -> None:

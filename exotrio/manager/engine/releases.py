@@ -9,7 +9,7 @@ from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.checkpoints import Saved, save_checkpoints
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import free, give_back_starts
-from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
+from exotrio.manager.engine.states import CREATED, QUEUED, add_events, begin_of, numbered
 from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
@@ -19,7 +19,8 @@ CLAIMS_KEPT_MS = 600_000
 """How long the id of a claim is kept: a repeated request arrives much sooner."""
 
 _TO_RELEASE = (
-    "SELECT seq, run, node_id, status, token, worker, claimed_at, trace, states.limits, owner FROM states"
+    "SELECT seq, run, node_id, status, token, worker, claimed_at, begun_at, trace, states.limits, owner"
+    " FROM states"
 )
 _HELD = (ItemResult.OK, ItemResult.DUPLICATE)
 """Results for the holder of the last token. For a duplicate, its lease ended or it repeats a request."""
@@ -157,8 +158,12 @@ def _release(
             f"UPDATE states SET deliveries = 0, suspect = 0 WHERE {tx.any_of('seq')}",
             (tx.items(sorted(handed_over)),),
         )
-    add_events(tx, "released", [state for state in states if state["seq"] not in handed_over])
-    add_events(tx, "handed over", [state for state in states if state["seq"] in handed_over])
+    kinds: dict[str, list[Row]] = {"released": [], "cut": [], "handed over": []}
+    for state in states:
+        begun = "released" if begin_of(state) is None else "cut"
+        kinds["handed over" if state["seq"] in handed_over else begun].append(state)
+    for kind, alike in kinds.items():
+        add_events(tx, kind, alike)
     for state in states:
         effects.reopen(state["run"], state["node_id"])
     free(tx, effects, [(state["seq"], state["limits"]) for state in states])
