@@ -52,7 +52,9 @@ def test_the_figures_of_a_namespace_are_shown() -> None:
     assert re.search(r"^Greeter +w-1 +running +3/4 +0 +1 +1 min 35 s +2 s$", at_risk, re.MULTILINE)
     at_risk = shown(overview(runtimes=[runtime(work_at_risk_ms=0, work_at_risk_is_more=True)]), 140)
     assert re.search(r"^Greeter +w-1 +running +3/4 +0 +1 +≥0 ms +2 s$", at_risk, re.MULTILINE)
-    assert re.search(r"^00000001 +g +running +█+░+ +41/100 +1 +1 min ago +1 min 30 s$", text, re.MULTILINE)
+    assert re.search(
+        r"^00000001 +g +running +█+░+ +41/100 +1 +1 min 30 s ago +1 min 30 s$", text, re.MULTILINE
+    )
     assert text.index("Digest ") < text.index("Scan "), "what has something to do comes first"
 
 

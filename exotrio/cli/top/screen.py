@@ -363,7 +363,7 @@ def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
         _bar(run.success_count, run.errored_count, total),
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
         _count(run.errored_count, "red"),
-        Text(f"{format_coarse((now - run.created_at).total_seconds())} ago" if run.created_at else ""),
+        Text(f"{format_duration((now - run.created_at).total_seconds())} ago" if run.created_at else ""),
         Text(format_duration(run.duration_until(now))),
     )
 

@@ -113,6 +113,9 @@ async def test_a_wait_that_ended_by_its_deadline_does_not_look_like_an_answer() 
         assert "waited 1 h for an event: none was sent in time" in page
         assert "attempt 1 of" not in page, "it is not retried automatically"
         assert "(no event)" in await site.browser.page(f"/ns/shop/runs/{run}")
+        overview = text_of(await site.browser.page("/ns/shop"))
+        assert "no event" in overview, "it is among what fails"
+        assert "of 0 failed" not in overview, "it has no attempts"
 
 
 async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
