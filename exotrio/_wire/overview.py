@@ -166,7 +166,7 @@ class NodeLoad(Body):
 
     Fields:
         waiting: Waiting states, those that are due later included; counted up to 100,000.
-        for_event: States that wait for events, which are not among the waiting ones; counted as these are.
+        for_event: States that wait for events or runs, not among the waiting ones; counted as these are.
         eligible: Those of the waiting ones that are due; 0 if the node is paused.
         oldest_due: Seconds for which the first of those has been due; 0 without any.
         running: States whose ``execute`` runs. A heartbeat says which have begun; until the next one, those
@@ -223,7 +223,7 @@ class Overview(Body):
             begun, and those that have ended and are not reported yet, as in ``NodeLoad``.
         work_at_risk, work_at_risk_is_more: Of all nodes, as in ``NodeLoad``.
         waiting_is_more: Whether more wait than were counted.
-        for_event: States that wait for events, which are not among the waiting ones.
+        for_event: States that wait for events or runs, which are not among the waiting ones.
         errored: States that failed within 24 h and were not retried.
         throughput, run_throughput: Of attempts, and of runs; the second is None from an older server.
         nodes: By name.

@@ -73,6 +73,7 @@ class WaitReason(Body):
         namespace, node: Of what they wait for.
         at: Since when it is paused, when they are due, or until when they wait for the event.
         event, since: The event that the first of them waits for, and since when it waits for it or for runs.
+        run_id, graph, runs: The first run that it waits for, and how many; none if they have not begun.
         workers: How many are busy.
         limit: The limit that has no room for the first of them.
         text: The same as a sentence.
@@ -84,6 +85,9 @@ class WaitReason(Body):
     at: Moment | None = None
     event: str | None = None
     since: Moment | None = None
+    run_id: str | None = None
+    graph: str | None = None
+    runs: int = 0
     workers: int = 0
     limit: LimitWait | None = None
     text: str
@@ -147,7 +151,8 @@ class StateTimes(Body):
         held: From its claim to its outcome; None if it is not claimed.
         for_event: Of a state that waits for an event, and not for a runtime, or that did until it ended: for
             how long. None of any other.
-        no_event: That wait ended by its deadline: no event was sent in time.
+        for_run: The same of a state that waits for the end of a run that it started.
+        no_event: The wait for an event ended by its deadline: none was sent in time.
     """
 
     waited: Seconds | None = Field(default=None, alias="waited_ms")
@@ -155,6 +160,7 @@ class StateTimes(Body):
     ran: Seconds | None = Field(default=None, alias="ran_ms")
     held: Seconds | None = Field(default=None, alias="held_ms")
     for_event: Seconds | None = Field(default=None, alias="for_event_ms")
+    for_run: Seconds | None = Field(default=None, alias="for_run_ms")
     no_event: bool = False
 
 
@@ -172,10 +178,14 @@ def times_text(
     return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
 
 
-def event_wait_text(seconds: float, *, ended: bool, no_event: bool) -> str:
-    """Return how long a state waited for an event, and if none came, in words."""
-    text = f"{'waited' if ended else 'has waited'} {format_duration(seconds)} for an event"
-    return f"{text}: {NO_EVENT}" if no_event else text
+def wait_text(for_event: float | None, for_run: float | None, *, ended: bool, no_event: bool) -> str:
+    """Return how long a state waited for an event or a run, and if no event came, in words; empty if for
+    neither."""
+    for seconds, what in ((for_event, "an event"), (for_run, "a run")):
+        if seconds is not None:
+            text = f"{'waited' if ended else 'has waited'} {format_duration(seconds)} for {what}"
+            return f"{text}: {NO_EVENT}" if no_event else text
+    return ""
 
 
 class RelatedRun(Body):

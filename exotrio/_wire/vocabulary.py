@@ -66,7 +66,7 @@ class StateStatus(StrEnum):
 
     CREATED = "CREATED"
     WAITING = "WAITING"
-    """It waits for an event."""
+    """It waits for an event or a run."""
     QUEUED = "QUEUED"
     EXECUTED = "EXECUTED"
     SUCCESS = "SUCCESS"

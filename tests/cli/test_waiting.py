@@ -141,7 +141,7 @@ def test_commands_show_what_states_wait_for(bare: Cli) -> None:
     for command in (["runs", "ls"], ["runs", "show", state["run_id"]]):
         assert "PENDING (waiting)" in bare(*command).out
     diagnosis = bare("doctor", code=0).out
-    assert "0 running, 0 waiting, 1 waiting for events\n" in diagnosis
+    assert "0 running, 0 waiting, 1 waiting for events or runs\n" in diagnosis
     assert "nothing urgent" in diagnosis
     top = bare("top").out
     assert "1 waiting for events" in top

@@ -309,7 +309,7 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
     detail["enqueue_after"] = "2026-01-31T12:00:00"
     logs = [{"at": MOMENT, "level": "stdout", "logger": None, "text": "begun"}]
     reason = {"kind": "paused", "namespace": "n", "node": "N", "at": MOMENT, "workers": 0, "text": "waits"}
-    reason |= {"limit": None, "event": None, "since": None}
+    reason |= {"limit": None, "event": None, "since": None, "run_id": None, "graph": None, "runs": 0}
     detail |= {
         "paused_at": MOMENT,
         "waits_for": reason,
@@ -319,6 +319,7 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
         "no_event": False,
     }
     detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500, "for_event_ms": None}
+    detail |= {"for_run_ms": None}
     detail |= {"condition": None, "branches": [], "children": []}
     server = Server(native=True).on("GET s", answer(200, detail))
     state = await server.client.history("s")

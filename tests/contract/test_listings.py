@@ -145,6 +145,7 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     native |= {"priority": "normal", "weight": 1.0, "fair_key": None}
     assert [{name: run.pop(name) for name in native} for run in listed] == [native] * 3
     assert {run.pop("started_by") for run in listed} <= {"root", "in process"}
+    assert {(run.pop("origin"), run.pop("parent_run_id")) for run in listed} == {("api", None)}
     assert listed == ok(await api.runs())["runs"]
 
 

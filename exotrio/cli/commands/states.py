@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import listed, plural
-from exotrio._wire.runs import NO_EVENT, event_wait_text, times_text
+from exotrio._wire.runs import NO_EVENT, times_text, wait_text
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
@@ -280,8 +280,10 @@ def _times(state: StateDetail) -> list[str]:
     if state.waited is not None:
         ended = state.finished_at is not None or state.stage == "reporting"
         lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
-    elif state.for_event is not None and state.finished_at:
-        lines.append(event_wait_text(state.for_event, ended=True, no_event=state.no_event))
+    elif state.finished_at and (
+        text := wait_text(state.for_event, state.for_run, ended=True, no_event=state.no_event)
+    ):
+        lines.append(text)
     return lines
 
 

@@ -111,7 +111,7 @@ def _namespace(report: Report) -> Iterator[str]:
         more = "+" if overview.waiting_is_more else ""
         buffered = f"{overview.buffered:,} buffered, " if overview.buffered else ""
         reporting = f"{overview.reporting:,} reporting, " if overview.reporting else ""
-        events = f", {overview.for_event:,} waiting for events" if overview.for_event else ""
+        events = f", {overview.for_event:,} waiting for events or runs" if overview.for_event else ""
         yield f"{overview.running:,} running, {buffered}{reporting}{overview.waiting:,}{more} waiting{events}"
         live = sum(runtime.live for runtime in overview.runtimes)
         through_v0 = f", and {overview.v0_runtimes} through v0" if overview.v0_runtimes else ""

@@ -126,7 +126,7 @@ def _details(node: NodeCounts, text: str, *, claimed: bool = False) -> str:
     """Return the counts that are not zero, the outputs of a fan-out, and the reported progress:
     ``2 failed, 1 replaced, 6 outputs, text``."""
     counts = [(RUNNING, "claimed")] * claimed + [
-        ((StateStatus.WAITING,), "waiting for events"),
+        ((StateStatus.WAITING,), "waiting for events or runs"),
         (FAILED, "failed"),
         (RETRIED, "replaced"),
     ]

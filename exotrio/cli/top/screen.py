@@ -112,7 +112,7 @@ def _now(overview: Overview) -> Text:
         *([(f"{overview.buffered:,}", "buffered", "")] if overview.buffered else []),
         *([(f"{overview.reporting:,}", "reporting", "")] if overview.reporting else []),
         (f"{overview.waiting:,}{more}", "waiting", ""),
-        *([(f"{overview.for_event:,}", "waiting for events", "")] if overview.for_event else []),
+        *([(f"{overview.for_event:,}", "waiting for events or runs", "")] if overview.for_event else []),
         (f"{overview.errored:,}", "errored within 24 h", "red" if overview.errored else ""),
     )
     if overview.oldest is not None:

@@ -49,7 +49,7 @@ GAUGES = (
     ),
     (
         "exotrio_manager_event_waits",
-        "States that wait for events, which are not CREATED ones above; counted up to 100,000.",
+        "States that wait for events or runs, which are not CREATED ones above; counted up to 100,000.",
         ["namespace", "node"],
     ),
     (

@@ -166,6 +166,11 @@ def shown_status(status: str, lane: str | None) -> str:
     return StateStatus.WAITING.value if lane == WAITING and status == CREATED else status
 
 
+def waits_for_run(state: Row) -> bool:
+    """Whether a state waits for the end of runs that it started, or is about to start."""
+    return state["status"] == CREATED and state["lane"] == WAITING and state["event"] is None
+
+
 def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> int:
     """Return since when a state waited for its claim, or waits: since it was due or, if it was held before,
     since it was given back.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.checkup import UnstartedRun
 from exotrio._wire.runs import FAILURE, RelatedRun
@@ -67,6 +70,28 @@ def _unstarted(view: View, run: Row) -> list[RelatedRun]:
         )
         for row in rows
     ]
+
+
+class Awaited(NamedTuple):
+    """The first run that a state waits for, and how many."""
+
+    run_id: str
+    graph: str
+    runs: int
+
+
+def awaited_by(view: View, states: Iterable[int]) -> dict[int, Awaited]:
+    """Return what states wait for that have started runs, by their numbers."""
+    if not (seqs := sorted(states)):
+        return {}
+    rows = view.execute(
+        "SELECT state, run_id, graphs.name, number FROM (SELECT parent_state AS state, min(id) AS first,"
+        f" count(*) AS number FROM runs INDEXED BY runs_by_parent WHERE {view.any_of('parent_state')}"
+        " AND parent_state IS NOT NULL AND pending > 0 GROUP BY parent_state) AS waiting"
+        " JOIN runs ON runs.id = first JOIN graphs ON graphs.id = runs.graph",
+        (view.items(seqs),),
+    )
+    return {row["state"]: Awaited(row["run_id"], row["name"], row["number"]) for row in rows}
 
 
 def naming(view: View, namespace: str, name: str | None = None) -> dict[str, str]:

@@ -120,7 +120,7 @@ class Spans:
 
     @property
     def has_event_waits(self) -> bool:
-        """Whether states waited for events."""
+        """Whether states waited for events or runs."""
         return any(span.at.for_event for span in self.spans)
 
     @property

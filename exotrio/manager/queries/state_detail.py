@@ -24,11 +24,12 @@ from exotrio.manager.engine.states import (
     find_state,
     get_state,
     shown_status,
+    waits_for_run,
 )
 from exotrio.manager.queries.branches import branches_of, condition_of
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import stages_among
-from exotrio.manager.queries.related import started_by
+from exotrio.manager.queries.related import awaited_by, started_by
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.state_times import spent_fields
 from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, MAX_SEARCHED, MAX_SEQ, RERUN
@@ -69,7 +70,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     place, reason = view.template(state["template"]).places[state["place"]], None
     node = state["namespace"], state["name"]
     if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
-        reason = event_reason(node, state)
+        awaited = awaited_by(view, [state["seq"]] if waits_for_run(state) else [])
+        reason = event_reason(node, state, awaited)
     elif state["status"] == CREATED:
         limit = waits_of(view, [state]).get(state["seq"])
         waiting = Waiting(view, state["namespace"], now)

@@ -34,7 +34,8 @@ class Times:
         finished: When it ended.
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
         is_output: It is a further output of an execution: it never waited.
-        for_event: It waits, or waited until it ended, for an event, and not for a runtime.
+        for_event: It waits, or waited until it ended, for an event or a run, and not for a runtime.
+        for_run: For a run.
         no_event: That wait ended by its deadline.
         earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
             until then is not kept.
@@ -48,6 +49,7 @@ class Times:
     stage: str | None = None
     is_output: bool = False
     for_event: bool = False
+    for_run: bool = False
     no_event: bool = False
     earlier: tuple[int, int] | None = None
 
@@ -76,6 +78,8 @@ class Times:
         until = now if self.finished is None else self.finished
         if self.claimed is None:
             waited = max(0, until - self.waits)
+            if self.for_run:
+                return Spent(waited=None, for_run=waited)
             if self.for_event:
                 return Spent(waited=None, for_event=waited, no_event=self.no_event)
             return Spent(waited=None if self.is_output else waited)
@@ -95,6 +99,7 @@ class Spent:
     ran: int | None = None
     held: int | None = None
     for_event: int | None = None
+    for_run: int | None = None
     no_event: bool = False
 
 
@@ -127,6 +132,7 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         stage=(stages or {}).get(state["seq"]),
         is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
         for_event=for_event,
+        for_run=for_event and state["event"] is None,
         no_event=for_event and finished is not None and state["enqueue_after"] < finished,
         earlier=(created, changed) if was_given_back else None,
     )

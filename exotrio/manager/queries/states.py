@@ -19,11 +19,19 @@ from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.order import WAITING
-from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, shown_status
+from exotrio.manager.engine.states import (
+    CREATED,
+    ERRORED,
+    NEXT_CREATED_ERROR,
+    QUEUED,
+    shown_status,
+    waits_for_run,
+)
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
 from exotrio.manager.queries.paging import Page, Where
+from exotrio.manager.queries.related import awaited_by
 from exotrio.manager.queries.state_times import Spent, spent_fields, times
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
@@ -134,11 +142,12 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     stages = stages_among(view, {row["seq"]: row["status"] for row in page})
     waiting = Waiting(view, namespace, now)
     limits = waits_of(view, [row for row in page if row["status"] == CREATED])
+    awaited = awaited_by(view, [row["seq"] for row in page if waits_for_run(row)])
     states = []
     for row in page:
         reason = None
         if shown_status(row["status"], row["lane"]) == StateStatus.WAITING:
-            reason = event_reason((namespace, row["name"]), row)
+            reason = event_reason((namespace, row["name"]), row, awaited)
         elif row["status"] == CREATED:
             node, limit = (namespace, row["name"]), limits.get(row["seq"])
             reason = waiting.reason(node, row["run_id"], row["enqueue_after"], limit)

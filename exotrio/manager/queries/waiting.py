@@ -16,6 +16,7 @@ from exotrio.manager.engine.states import CREATED
 from exotrio.manager.queries.events import waits_in
 from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
 from exotrio.manager.queries.load import claimed_by, paused_nodes
+from exotrio.manager.queries.related import Awaited, awaited_by
 from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -32,11 +33,20 @@ SENTENCES = {
     "limit": "{node} waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
     "event": "waits for event {event} since {since}",
-    "run": "waits for its run since {since}",
+    "run": "waits for run {run} of graph {graph} since {since}",
+    "runs": "waits for {runs} runs since {since}, first for {run} of graph {graph}",
+    "start": "waits for its run, which is about to be started",
 }
-"""What is said of each ``WaitReason.kind``. Pages replace the values by links."""
+"""What is said of a ``WaitReason``, by ``sentence_of``. Pages replace the values by links."""
 UNTIL = ", until {at}"
 """Follows where a state waits for an event with a deadline."""
+
+
+def sentence_of(reason: WaitReason) -> str:
+    """Return the sentence about a reason, in which its values are to be inserted."""
+    if reason.kind == "run" and reason.runs != 1:
+        return SENTENCES["runs" if reason.runs else "start"]
+    return SENTENCES[reason.kind]
 
 
 class Waiting:
@@ -146,28 +156,37 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
             node = run["namespace"], wait.node_name
             until = None if wait.until is None else moment_ms(wait.until)
             reasons[wait.identifier] = _event_reason(node, wait.name, moment_ms(wait.since), until)
-    for place, since in view.execute(
-        "SELECT place, min(updated_at) FROM states INDEXED BY states_waiting WHERE status = 'CREATED'"
+    waiting = view.execute(
+        "SELECT place, min(updated_at), min(seq) FROM states INDEXED BY states_waiting"
+        " WHERE status = 'CREATED'"
         " AND lane = 'waiting' AND run = ? AND event IS NULL GROUP BY place",
         (run["id"],),
-    ):
-        waits = view.template(run["template"]).places[place]
-        reasons[waits.identifier] = _run_reason((waits.namespace, waits.node_name), since)
+    ).fetchall()
+    awaited = awaited_by(view, [seq for _, _, seq in waiting])
+    for index, since, seq in waiting:
+        place = view.template(run["template"]).places[index]
+        node = place.namespace, place.node_name
+        reasons[place.identifier] = _run_reason(node, since, awaited.get(seq))
     return reasons
 
 
-def event_reason(node: Node, state: Row) -> WaitReason:
-    """Return what a state with the status WAITING waits for."""
+def event_reason(node: Node, state: Row, awaited: Mapping[int, Awaited]) -> WaitReason:
+    """Return what a state with the status WAITING waits for; ``awaited`` is what ``awaited_by`` returned."""
     if state["event"] is None:
-        return _run_reason(node, state["updated_at"])
+        return _run_reason(node, state["updated_at"], awaited.get(state["seq"]))
     until = waits_until(state["enqueue_after"])
     return _event_reason(node, state["event"], state["updated_at"], until)
 
 
-def _run_reason(node: Node, since_ms: int) -> WaitReason:
+def _run_reason(node: Node, since_ms: int, awaited: Awaited | None) -> WaitReason:
     namespace, name = node
-    text = SENTENCES["run"].format(since=timestamp(since_ms))
-    return WaitReason(kind="run", namespace=namespace, node=name, since=from_unix_ms(since_ms), text=text)
+    reason = WaitReason(kind="run", namespace=namespace, node=name, since=from_unix_ms(since_ms), text="")
+    if awaited is not None:
+        reason.run_id, reason.graph, reason.runs = awaited
+    reason.text = sentence_of(reason).format(
+        run=reason.run_id, graph=reason.graph, runs=f"{reason.runs:,}", since=timestamp(since_ms)
+    )
+    return reason
 
 
 def _event_reason(node: Node, event: str, since_ms: int, until_ms: int | None) -> WaitReason:

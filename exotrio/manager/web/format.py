@@ -15,7 +15,7 @@ from exotrio._util.times import (
     moment_ms,
     timestamp,
 )
-from exotrio._wire.runs import event_wait_text, times_text
+from exotrio._wire.runs import times_text, wait_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
@@ -25,10 +25,10 @@ MAX_VALUE = 20_000
 """Characters of one value on a page."""
 
 FOR_EVENT = "event"
-"""The class of states that wait for events."""
+"""The class of states that wait for events or runs."""
 _STATUSES = {
     "CREATED": ("waiting", "waiting"),
-    "WAITING": ("waits for event", FOR_EVENT),
+    "WAITING": ("waits for event or run", FOR_EVENT),
     "QUEUED": ("running", "running"),
     BUFFERED: ("buffered", "buffered"),
     REPORTING: ("reporting", "reporting"),
@@ -53,7 +53,7 @@ CANCELLED = "cancelled"
 OPEN = "open"
 """States that wait, are claimed or run: the counts of a run in a list do not tell them apart."""
 CLASS_WORDS = {
-    FOR_EVENT: "waiting for events",
+    FOR_EVENT: "awaiting events or runs",
     CANCELLED: "errored or cancelled",
     OPEN: "not ended",
 }
@@ -100,8 +100,9 @@ def took(run: RunSummary, now_ms: int) -> float:
 
 def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
-    if spent.for_event is not None:
-        return event_wait_text(spent.for_event / 1000, ended=ended, no_event=spent.no_event)
+    waits = (None if ms is None else ms / 1000 for ms in (spent.for_event, spent.for_run))
+    if text := wait_text(*waits, ended=ended, no_event=spent.no_event):
+        return text
     each = (None if ms is None else ms / 1000 for ms in (spent.waited, spent.buffered, spent.ran, spent.held))
     return times_text(*each, ended=ended) or "a further output"
 

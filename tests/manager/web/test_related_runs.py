@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, eventually, ok, place
+from tests.support.helpers import NO_RETRY, eventually, ok, place, run_place
 from tests.support.web import NAMESPACE, Site, open_site, text_of
 
 BASE = f"/ns/{NAMESPACE}"
@@ -119,3 +119,86 @@ async def test_a_run_whose_parent_was_deleted_is_still_shown(site: Site) -> None
     page = await site.browser.page(f"{BASE}/runs/{child['run_id']}")
     assert "since a run failed, which was deleted" in page
     assert (await shown(site, child["run_id"]))["parent"] is None
+
+
+# -- runs of states
+
+
+async def composed(site: Site) -> tuple[Flow, dict[str, Any], str]:
+    """Return a run that waits for a run of another graph, that one, and the state that waits."""
+    await Flow.deploy(site.api, place("c"), graph="child", retry_policy=NO_RETRY)
+    parent = await Flow.deploy(
+        site.api, place("a", "g"), run_place("g", graph="child"), graph="parent", retry_policy=NO_RETRY
+    )
+    await parent.trigger()
+    await parent.run("a")
+    child = await alert_of(site, parent)
+    (state,) = ok(await site.api.states(run=parent.run_id, status="WAITING"))["states"]
+    return parent, child, state["id"]
+
+
+async def test_a_state_that_waits_for_a_run_says_for_which_and_since_when(site: Site) -> None:
+    parent, child, state = await composed(site)
+    (listed,) = ok(await site.api.states(run=parent.run_id, status="WAITING"))["states"]
+    reason = listed["waits_for"]
+    text = f"waits for run {child['run_id']} of graph child since {reason['since']}"
+    assert (reason["kind"], reason["run_id"], reason["graph"], reason["runs"], reason["text"]) == (
+        "run",
+        child["run_id"],
+        "child",
+        1,
+        text,
+    )
+    history = ok(await site.api.history(state))
+    assert history["waits_for"] == reason
+    assert [each["run_id"] for each in history["children"]] == [child["run_id"]]
+    run = await shown(site, parent.run_id)
+    assert run["nodes"][1]["waits_for"] == reason
+    assert (run["pending_count"], run["for_event_count"]) == (1, 0)
+    link = f'href="{BASE}/runs/{child["run_id"]}"'
+    for page in (f"{BASE}/runs/{parent.run_id}", f"{BASE}/states/{state}"):
+        html = await site.browser.page(page)
+        assert link in html
+        assert "of graph child since" in html
+    html = await site.browser.page(f"{BASE}/runs/{child['run_id']}")
+    assert "by a state of" in html
+    assert f'href="{BASE}/states/{state}"' in html
+
+
+async def test_a_state_that_waited_for_a_run_says_for_how_long(site: Site) -> None:
+    parent, child, state = await composed(site)
+    await parent.run("c")
+
+    async def ended() -> None:
+        assert (await shown(site, parent.run_id))["status"] == "SUCCESS"
+
+    await eventually(ended)
+    history = ok(await site.api.history(state))
+    assert history["for_run_ms"] is not None
+    assert (history["for_event_ms"], history["waited_ms"], history["no_event"]) == (None, None, False)
+    assert [(each["run_id"], each["status"]) for each in history["children"]] == [
+        (child["run_id"], "SUCCESS")
+    ]
+    html = await site.browser.page(f"{BASE}/states/{state}")
+    assert "none: it waited for a run" in html
+    assert 'title="for a run"' in await site.browser.page(f"{BASE}/runs/{parent.run_id}")
+
+
+async def test_failed_runs_are_listed_before_others(site: Site) -> None:
+    await Flow.deploy(site.api, place("c"), graph="child", retry_policy=NO_RETRY)
+    places = place("a", "g"), run_place("g", graph="child")
+    parent = await Flow.deploy(site.api, *places, graph="parent", retry_policy=NO_RETRY)
+    await parent.trigger()
+    await parent.run("a", *[{"v": str(number), "w": ""} for number in range(3)])
+
+    async def children() -> list[dict[str, Any]]:
+        run = await shown(site, parent.run_id)
+        assert run["children_count"] == 3
+        return list(run["children"])
+
+    first, *_ = await eventually(children)
+    second, third, _ = await parent.take("c", 3)
+    ok(await site.api.executed(second["state_id"], {"v": "", "w": ""}))
+    ok(await site.api.errored(third["state_id"], "failed"))
+    assert [each["status"] for each in await children()] == ["FAILED", "PENDING", "SUCCESS"]
+    assert first["identifier"] == "g"
