@@ -124,7 +124,8 @@ async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
     page = text_of(await site.browser.page(f"/ns/shop/states/{state['id']}"))
     assert "waits for event approved since" in page
     assert "for an event" in page
-    assert "awaiting events or runs 1" in text_of(await site.browser.page(f"/ns/shop/runs/{run}?status=event"))
+    page = text_of(await site.browser.page(f"/ns/shop/runs/{run}?status=event"))
+    assert "awaiting events or runs 1" in page
     assert "1 waits for events or runs" in text_of(await site.browser.page("/ns/shop"))
     assert "wait for event" not in text_of(await site.browser.page("/ns/shop/nodes"))
     node = await site.browser.page("/ns/shop/nodes/wait%20for%20event")
