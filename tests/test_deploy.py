@@ -40,6 +40,8 @@ from exotrio._util.database_url import parse_database_url
 from exotrio._wire.vocabulary import KEY_HEADER, MAX_WAIT_MS
 from exotrio.cli import health_server
 from exotrio.cli.load import load
+from exotrio.graph import pinned_name
+from exotrio.manager.api.metrics import GAUGES
 from exotrio.manager.store.postgres.server import MIN_VERSION
 from exotrio.manager.store.postgres.start import STARTUP_TIMEOUT
 from tests.support import postgres
@@ -468,6 +470,54 @@ def test_the_autoscaler_follows_a_metric_that_exists_of_a_namespace_that_does() 
     assert matching is not None, "of three state managers each counts all of the database"
     assert matching[2] == load(str(DEPLOY / "app.py")).runtime().namespace
     assert f'"{matching[1]}"' in (PACKAGE / "manager/api/metrics.py").read_text("utf-8")
+
+
+def test_two_versions_run_next_to_each_other_as_one_does() -> None:
+    base = container("runtime")
+    for version in ("1", "2"):
+        body = find("Deployment", f"greeter-{version}", "versions")
+        labels = body["spec"]["template"]["metadata"]["labels"]
+        assert labels == {"app": "greeter", "exotrio": "runtime", "version": version}
+        assert body["spec"]["selector"]["matchLabels"] == {"app": "greeter", "version": version}
+        for kind, selector in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+            assert find(kind, "greeter")["spec"][selector]["matchLabels"].items() <= labels.items()
+        spec = body["spec"]["template"]["spec"]
+        (one,) = spec["containers"]
+        assert one["image"] == f"registry.example/greeter:{version}"
+        assert one["args"] == [f"--code-version={version}", *base["args"]]
+        assert options("runtime", one["args"])["code_version"] == version
+        same = {**spec, "containers": [{**one, "image": base["image"], "args": base["args"]}]}
+        assert same == pod("runtime"), "all else is as in runtime.yaml"
+        assert "replicas" not in body["spec"], "the autoscaler sets them"
+
+
+def test_a_version_is_not_scaled_to_zero_while_runs_need_it_or_nothing_is_known() -> None:
+    gauges = {name: set(labels) for name, _, labels in GAUGES}
+    for version, others in (("1", []), ("2", ["Greet"])):
+        spec = find("ScaledObject", f"greeter-{version}", "versions")["spec"]
+        assert spec["scaleTargetRef"]["name"] == f"greeter-{version}"
+        runs, load = (trigger["metadata"] for trigger in spec["triggers"])
+        assert {trigger["type"] for trigger in spec["triggers"]} == {"prometheus"}
+        assert all(isinstance(value, str) for value in (*runs.values(), *load.values())), (
+            "KEDA takes text only"
+        )
+        needed = f'max(exotrio_manager_version_runs{{namespace="Greeter",version="{version}"}})'
+        known = '0 * count(exotrio_manager_states{namespace="Greeter"})'
+        assert runs["query"] == f"{needed} or {known}", "no result while the state manager gives no numbers"
+        assert runs["ignoreNullValues"] == "false", "and no result is an error, not a zero"
+        assert runs["activationThreshold"] == "0"
+        assert gauges["exotrio_manager_version_runs"] == {"namespace", "version"}
+        assert gauges["exotrio_manager_eligible_states"] == {"namespace", "node"}
+        matching = re.search(r'eligible_states\{namespace="Greeter",node=~"(.+)"\}', load["query"])
+        assert matching is not None
+        nodes = ["Greet", *(pinned_name("Greet", each) for each in ("1", "2", "12"))]
+        assert [node for node in nodes if re.fullmatch(matching[1], node)] == [
+            *others,
+            pinned_name("Greet", version),
+        ]
+    assert find("ScaledObject", "greeter-1")["spec"]["minReplicaCount"] == 0
+    usual = find("ScaledObject", "greeter", "autoscaling")["spec"]["minReplicaCount"]
+    assert find("ScaledObject", "greeter-2")["spec"]["minReplicaCount"] == usual
 
 
 # -- compose

@@ -126,6 +126,15 @@ OTHERS = {
     "sdk/test_sdk": {
         "test_changing_the_import_is_the_migration": [block(GUIDE, "+from exotrio import")],
     },
+    "cli/test_new_release": {
+        "test_the_old_version_ends_what_it_began_next_to_the_new_one_and_exits": [
+            block(PRODUCTION, "--until-drained &"),
+            block(PRODUCTION, "graph apply app.py"),
+            block(PRODUCTION, "versions ls"),
+            block(PRODUCTION, "version  runtimes  runs in flight"),
+            block(PRODUCTION, 'namespace="Greeter", version="2"'),
+        ],
+    },
     "test_deploy": {
         "test_secrets_are_named_and_never_written_down": [block(PRODUCTION, "from-literal=database-url")],
         "test_the_compose_file_fits_the_images": [block(PRODUCTION, "deploy/compose.yaml")],

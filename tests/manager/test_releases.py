@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exotrio.graph import pinned_name
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
@@ -156,3 +157,18 @@ async def test_schemas_that_are_none_do_not_prevent_a_registration(
     broken = {"properties": 3, "required": "x"}
     ok(await manager.remote.register([{**OLD[0], "inputs_schema": broken, "outputs_schema": broken}]))
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_runs_that_are_pinned_to_another_version_are_not_compared(manager: Manager) -> None:
+    await started(manager)
+    of_one = [{**node, "name": pinned_name(node["name"], "1")} for node in OLD]
+    ok(await manager.remote.register([*OLD, *of_one], "greeter"))
+    store = {"required_keys": ["name"], "default_values": {}}
+    body = manager.remote.body(PLACES, store_config=store, version="1")
+    await (await Flow.put(manager.remote, "pinned", body)).trigger(store={"name": "Ada"})
+    changed = declare(GREET, ["name", "tone"], ["text"])
+    reply = await check(manager, changed, OLD[1], {**changed, "name": pinned_name(GREET, "2")})
+    assert [each["graph"] for each in reply["broken"]] == ["greeting"]
+    # The same version with other fields.
+    reply = await check(manager, *OLD, {**changed, "name": pinned_name(GREET, "1")}, of_one[1])
+    assert [each["graph"] for each in reply["broken"]] == ["pinned"]

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
+from exotrio import Runtime
 from exotrio._nodes.checks import declare
 from exotrio._util.words import listed, plural
+from exotrio._wire.v0 import NodeDeclaration
 from exotrio.cli.connection import Connection
 from exotrio.cli.graphs.check import Report
 from exotrio.client import BrokenRuns, ReleaseCheck, ReleaseRequest
+from exotrio.graph import pinned_name
 
 MAX_SHOWN = 5
 """Runs that a line names."""
@@ -40,13 +43,21 @@ def _release(report: Report, namespace: str, secrets: Iterable[str]) -> ReleaseR
     runtimes = [runtime for runtime in report.runtimes if runtime.namespace == namespace]
     return ReleaseRequest(
         runtimes=sorted({runtime.name for runtime in runtimes}),
-        nodes=[declare(node) for runtime in runtimes for node in runtime.nodes],
+        nodes=[node for runtime in runtimes for node in _registered(runtime)],
         secrets={
             draft.name: sorted({*draft.body.secrets, *draft.named_secrets, *secrets})
             for draft in report.drafts
             if draft.name and draft.body is not None and draft.namespace in (None, namespace)
         },
     )
+
+
+def _registered(runtime: Runtime) -> Iterator[NodeDeclaration]:
+    """Yield what a Runtime registers: its nodes, also under the names of its version."""
+    for node in map(declare, runtime.nodes):
+        yield node
+        if runtime.version is not None:
+            yield node.model_copy(update={"name": pinned_name(node.name, runtime.version)})
 
 
 def lines_of(check: ReleaseCheck, namespace: str) -> Iterator[str]:

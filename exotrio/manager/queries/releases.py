@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from exotrio._fields.declared import Declared, typed_inputs
 from exotrio._wire.releases import BrokenRuns, ReleaseCheck, ReleaseRequest
 from exotrio._wire.v0 import NodeDeclaration
+from exotrio.graph import split_name
 from exotrio.graph.breaking import BreakingChange, Models, breaking_changes
 from exotrio.manager.engine.graphs import declaration_of
 from exotrio.manager.rules.template import Template, places_ahead
@@ -43,7 +44,13 @@ def check_release(view: View, namespace: str, release: ReleaseRequest) -> Releas
     """Return which runs in flight would break if this release took over now."""
     rows = registered_nodes(view, namespace)
     old = {row["name"]: declaration_of(row) for row in rows}
-    kept = {row["name"] for row in rows if row["runtime_name"] not in release.runtimes}
+    # Runs that are pinned to another version are not affected.
+    versions = {split_name(node.name)[1] for node in release.nodes}
+    kept = {
+        row["name"]
+        for row in rows
+        if row["runtime_name"] not in release.runtimes or split_name(row["name"])[1] not in versions
+    }
     new = {name: node for name, node in old.items() if name in kept}
     new |= {node.name: node for node in release.nodes}
     return broken_runs(view, namespace, old, new, release.secrets)
@@ -75,12 +82,13 @@ def broken_runs(
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if not changed and not secrets:
         return reply
+    with_secrets = {name for name, node in new.items() if node.secrets}
     comparison = _Comparison(view, namespace, old, new, frozenset(changed))
     for template in _templates_in_flight(view):
         body = view.template(template["id"])
         names = {place.node_name for place in body.places if place.namespace == namespace}
         own_secrets = secrets.get(template["name"]) if template["namespace"] == namespace else None
-        if names.isdisjoint(changed) and own_secrets is None:
+        if names.isdisjoint(changed) and (own_secrets is None or names.isdisjoint(with_secrets)):
             continue
         runs, is_more = _runs_of(view, template["id"], MAX_RUNS - reply.checked)
         reply.checked += len(runs)
