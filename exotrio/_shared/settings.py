@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from exotrio.errors import ConfigurationError
 
@@ -80,7 +81,7 @@ def read_settings() -> Settings:
     return Settings(**{VARIABLES[name]: value for name, value in values.items()})
 
 
-def read_key_file(path: str, source: str) -> str:
+def read_key_file(path: str | Path, source: str) -> str:
     """Return the API key in a file; ConfigurationError if it cannot be read, or is empty."""
     try:
         with open(path, encoding="utf-8") as file:

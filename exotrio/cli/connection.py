@@ -19,6 +19,7 @@ from exotrio._shared.settings import (
     KEY_VARIABLE,
     NAMESPACE_VARIABLE,
     URI_VARIABLE,
+    read_key_file,
     read_settings,
     source_of,
     source_of_key,
@@ -28,7 +29,7 @@ from exotrio._util.times import iso_time
 from exotrio._util.words import listed
 from exotrio.cli import options
 from exotrio.cli.exit_codes import bare_errors
-from exotrio.cli.folder import DATABASE, KEY, client_at, find_namespace, is_shared, open_endpoint, read_key
+from exotrio.cli.folder import DATABASE, KEY, client_at, find_namespace, is_shared, open_endpoint
 from exotrio.cli.program import command_line
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import print_as, print_message, table
@@ -221,7 +222,7 @@ def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: s
         )
     problems = []
     chosen_uri = uri or settings.state_manager_uri
-    key = read_key(key_file) if key_file is not None else settings.api_key
+    key = read_key_file(key_file, "option --key-file") if key_file is not None else settings.api_key
     if not chosen_uri:
         problems.append(
             f"no state manager: give --uri http://127.0.0.1:8000, or set {URI_VARIABLE} "

@@ -89,21 +89,6 @@ def _endpoint_at(url: str, file: Path) -> Endpoint:
     return Endpoint(url, next(iter(keys_of(file).values()), "unknown"))
 
 
-def read_key(path: Path) -> str:
-    """Return the key in a file; ConfigurationError if it cannot be read, or is empty."""
-    try:
-        key = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(
-            f"the key file {path} cannot be read: {reason}",
-            fix=f"a local server keeps its key next to its database: {KEY}",
-        ) from error
-    if not key:
-        raise ConfigurationError(f"the key file {path} is empty", fix="write the API key into it")
-    return key
-
-
 async def find_namespace(endpoint: Endpoint, shown: str) -> str:
     """Return the only namespace of a state manager, or that of its newest run, and print which others there
     are.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE
+from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE, read_key_file
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._util.times import parse_duration
 from exotrio._wire.vocabulary import check_key
 from exotrio.cli import completion, values
-from exotrio.cli.folder import DATABASE, keys_of, read_key
+from exotrio.cli.folder import DATABASE, keys_of
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def run_key(
                 except ValueError as error:
                     raise click.UsageError(f"the --run-key {error}") from None
                 api_keys = [*keys_of(Path(others.get("db") or DATABASE)).values()]
-                api_keys += [read_key(others["key_file"])] if others.get("key_file") else []
+                if key_file := others.get("key_file"):
+                    api_keys.append(read_key_file(key_file, "option --key-file"))
                 if run_key in api_keys:
                     raise click.UsageError(
                         "the --run-key is the API key, and everyone who sees the run would see it; the API "

@@ -36,7 +36,7 @@ from exotrio._shared.settings import (
 from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
 from exotrio._util.words import suggestion
 from exotrio.cli.connection import how_to_give_a_key
-from exotrio.cli.folder import DATABASE, read_key
+from exotrio.cli.folder import DATABASE
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 from exotrio.manager.rules.findings import Finding, database_url_findings, info
@@ -89,7 +89,7 @@ def examine_settings(
     if key_file is not None:
         source = f"option --key-file {key_file}"
         try:
-            options[KEY_VARIABLE] = read_key(key_file), source
+            options[KEY_VARIABLE] = read_key_file(key_file, "option --key-file"), source
         except ConfigurationError as error:
             settings.problems.append(Finding(error.what, error.fix))
             # Do not use the key of the environment instead.

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import trio
 
 from exotrio._util.database_url import is_database_url
+from exotrio._util.new_file import write_new
 from exotrio.cli.folder import MEMORY
 from exotrio.cli.terminal.output import print_message
 from exotrio.errors import ConfigurationError
@@ -121,15 +122,5 @@ def shown_link(link: str, page: Path, *, private: bool | None = None) -> str:
 
 def _write_redirect(page: Path, link: str) -> None:
     """Write a page, readable by its owner only, that redirects to a link; ConfigurationError if it fails."""
-    try:
-        # Always a new file, so that it is not one, or a link, that another user put there.
-        page.unlink(missing_ok=True)
-        with open(
-            page, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)
-        ) as file:
-            file.write(_PAGE.format(link=escape(link)))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the sign-in page {page} cannot be written: {error.strerror}",
-            fix="check the folder of the database and the free space of its disk",
-        ) from error
+    # Always a new file, so that it is not one, or a link, that another user put there.
+    write_new(page, _PAGE.format(link=escape(link)).encode(), "the sign-in page", overwrite=True)
