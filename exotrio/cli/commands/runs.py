@@ -155,6 +155,7 @@ def watch(run_id: str, connection: Connection) -> int:
 def cancel(run_id: str, connection: Connection) -> None:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
+    Runs for which its states wait are cancelled, too.
     Runtimes learn of it with their next heartbeat, and cancel its nodes. Cancelling a run again changes
     nothing. A state manager that speaks only v0 cannot cancel runs.
 
@@ -233,8 +234,10 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     """Retry every failed state of a run.
 
     A state that has a checkpoint continues from it, unless --from-beginning is given. Nodes that united what
-    failed, and ran without it, run again with all that follows them; the command names them. Exits 0 if all
-    failed states were retried, and 1 if some were refused; each is named with the reason.
+    failed, and ran without it, run again with all that follows them; the command names them. A state
+    that ran a graph starts another run of it; a retry of that run itself changes nothing of the run that
+    started it. Exits 0 if all failed states were retried, and 1 if some were refused; each is named with the
+    reason.
 
     JSON: run_id, retried (state_id, new_state_id, status, from_checkpoint), refused (state_id, reason) and
     runs_again (the number of states that are replaced with them, by identifier).

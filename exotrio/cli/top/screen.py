@@ -358,7 +358,7 @@ def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
     status, style = _status(run)
     return (
         Text(one_line(run.run_id[:8])),
-        Text(one_line(run.graph_name)),
+        Text(one_line(run.graph_name) + _parent(run)),
         Text(status, style=style),
         _bar(run.success_count, run.errored_count, total),
         Text(f"{run.success_count + run.errored_count:,}/{total:,}"),
@@ -366,6 +366,11 @@ def _run(run: RunSummary, now: datetime) -> tuple[Text, ...]:
         Text(f"{format_duration((now - run.created_at).total_seconds())} ago" if run.created_at else ""),
         Text(format_duration(run.duration_until(now))),
     )
+
+
+def _parent(run: RunSummary) -> str:
+    """Return which run started a run, if one did."""
+    return f" (of {one_line(run.parent_run_id[:8])})" if run.parent_run_id else ""
 
 
 def _status(run: RunSummary) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from exotrio._wire.checkup import UnstartedRun
 from exotrio._wire.runs import FAILURE, RelatedRun
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.runs import status_of
+from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -94,15 +95,15 @@ def awaited_by(view: View, states: Iterable[int]) -> dict[int, Awaited]:
     return {row["state"]: Awaited(row["run_id"], row["name"], row["number"]) for row in rows}
 
 
-def naming(view: View, namespace: str, name: str | None = None) -> dict[str, str]:
-    """Return the graphs of a namespace whose ``on_failure`` is ``name``, or any graph, with what it is."""
+def naming(view: View, namespace: str) -> dict[str, Template]:
+    """Return the graphs of a namespace that name others, as those that they run or by ``on_failure``."""
     rows = view.execute(
         "SELECT graphs.name, template FROM graphs JOIN templates ON templates.id = template"
-        " WHERE namespace = ? AND body LIKE '%\"on_failure\":%' ORDER BY graphs.name",
+        " WHERE namespace = ? AND (body LIKE '%\"on_failure\":%' OR body LIKE '%\"graph\":{%')"
+        " ORDER BY graphs.name",
         (namespace,),
     )
-    others = {row["name"]: view.template(row["template"]).body.on_failure for row in rows}
-    return {graph: other for graph, other in others.items() if other and name in (None, other)}
+    return {row["name"]: view.template(row["template"]) for row in rows.fetchall()}
 
 
 def unstarted_in(view: View, namespace: str) -> list[UnstartedRun]:
@@ -124,7 +125,8 @@ def unstarted_in(view: View, namespace: str) -> list[UnstartedRun]:
         )
         for row in rows
     ]
-    named, known = naming(view, namespace), set[str]()
+    graphs, known = naming(view, namespace).items(), set[str]()
+    named = {graph: each.body.on_failure for graph, each in graphs if each.body.on_failure is not None}
     if named:
         others = view.items(sorted({*named.values()}))
         found = f"SELECT name FROM graphs WHERE namespace = ? AND {view.any_of('name')}"

@@ -110,6 +110,11 @@ async def test_the_pages_of_two_graphs_name_each_other(site: Site) -> None:
     page = await site.browser.page(f"{BASE}/graphs/alert")
     assert f'Started by failures of</dt><dd><a href="{BASE}/graphs/work">work</a>' in page
     assert "Started by failures" not in await site.browser.page(f"{BASE}/graphs/work")
+    await composed(site)
+    page = await site.browser.page(f"{BASE}/graphs/parent")
+    assert f'Runs graphs</dt><dd><a href="{BASE}/graphs/child">child</a>' in page
+    page = await site.browser.page(f"{BASE}/graphs/child")
+    assert f'Is run by</dt><dd><a href="{BASE}/graphs/parent">parent</a>' in page
 
 
 async def test_a_run_whose_parent_was_deleted_is_still_shown(site: Site) -> None:

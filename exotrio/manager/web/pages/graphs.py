@@ -72,6 +72,7 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         # A node of another namespace has no page in this one.
         return request.link("nodes", place.node_name) if place.namespace == request.namespace else None
 
+    others = naming(view, request.namespace)
     boxes = boxes_of(template, href=href, note=lambda place: notes.get(place.identifier))
     return {
         "graph": graph["name"],
@@ -79,7 +80,9 @@ def _page(view: View, request: PageRequest, graph: Row) -> Data:
         "problems": problems,
         "picture": draw_graph(boxes, title=f"Graph {graph['name']}"),
         "on_failure": template.body.on_failure,
-        "named_by": list(naming(view, request.namespace, graph["name"])),
+        "runs_graphs": sorted(template.graphs),
+        "run_by": [other for other, each in others.items() if graph["name"] in each.graphs],
+        "named_by": [other for other, each in others.items() if graph["name"] == each.body.on_failure],
         "policy": template.body.retry_policy,
         "policies": [
             (node.identifier, node.retry_policy) for node in template.body.nodes if node.retry_policy
