@@ -132,7 +132,8 @@ def _of_version(version: VersionInfo) -> Finding | None:
         what = f"{plural(version.runs, 'run')} in flight {are(version.runs)} pinned to version {name}"
         return Finding(
             f"{what}, and no live runtime has it",
-            f"start one: {_WORKER} --code-version {name}; or move the runs: `runs repin --version {name}`",
+            f"start one: {_WORKER} --code-version {name}; or move the runs: `runs repin --version {name}"
+            " --to NEW`",
             page=_RUNTIMES,
         )
     if version.needed or not version.runtimes:
