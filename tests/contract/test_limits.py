@@ -170,7 +170,7 @@ async def test_it_is_shown_what_holds_a_limit_and_why_a_state_waits_for_it(api: 
     assert (left["id"], left["waits_for"]["limit"]["before"]) == (last["id"], 0)
 
 
-@pytest.mark.parametrize("by", ["an end", "a change"])
+@pytest.mark.parametrize("by", ["an end", "a change", "a release"])
 async def test_what_a_limit_has_room_for_waits_for_a_runtime_and_not_for_the_limit(api: Api, by: str) -> None:
     await Flow.start(api, place("a", limits=[{"name": "stripe"}]), limits=[STRIPE], runs=5)
     held = await claim_one(api)
@@ -191,6 +191,9 @@ async def test_what_a_limit_has_room_for_waits_for_a_runtime_and_not_for_the_lim
     if by == "an end":
         await report(api, executed_item(held))
         assert await waiting() == (3, [3], [1, 2, 3], [])
+    elif by == "a release":
+        ok(await api.release(states=[item_for(held)]))
+        assert await waiting() == (4, [4], [0, 1, 2, 3], []), "the one that can be claimed takes the room"
     else:
         await put_limit(api, "stripe", at_most=3)
         assert await waiting() == (2, [2], [2, 3], [])

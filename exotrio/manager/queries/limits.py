@@ -18,12 +18,14 @@ from exotrio._wire.limits import (
 )
 from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import find_limit, named_by_graphs
-from exotrio.manager.engine.slots import ALL_KEYS, Pair, Slots, lane_of, lanes_of, pairs_of
+from exotrio.manager.engine.slots import ALL_KEYS, Pair, Slots, ids_in, lane_of, lanes_of, pairs_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_READ = 20_000
 """Counts of starts of one limit that are read to find keys in use: a limit may have a million."""
+MAX_READY = 1_000
+"""States of one node that can be claimed, the first ones, that are read to see which limits they take."""
 FOR_LIMITS = "seq, limits, lane, priority, turn"
 """Columns of a state for ``waits_of``."""
 _HELD = "FROM slots CROSS JOIN states ON states.seq = slots.state WHERE states.status = 'QUEUED'"
@@ -113,10 +115,33 @@ def _let_in_next(view: View, ids: Collection[int]) -> list[tuple[int, int]]:
         return []
     slots = Slots(view, {limit for limit, _ in pairs})
     slots.load(pairs)
-    rooms = [(limit, lane_of((limit, key)), slots.room((limit, key), MAX_COUNTED)) for limit, key in pairs]
+    rooms = [(pair[0], lane_of(pair), room) for pair, room in _rooms(view, slots, pairs).items()]
     in_lane = "SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
     let_in = f"SELECT {{id}} AS id, count(*) FROM ({in_lane} LIMIT {{room}}) AS let_in"
     return [(limit, number) for limit, number in view.for_each((let_in,), ("id", "lane", "room"), rooms)]
+
+
+def _rooms(view: View, slots: Slots, pairs: Iterable[Pair]) -> dict[Pair, int]:
+    """Return how many states of lanes the next claims let in at most, without those that let none in.
+
+    States that can be claimed already, such as those that a lost runtime held, take their part of the room.
+    """
+    rooms = {pair: room for pair in pairs if (room := slots.room(pair, MAX_COUNTED))}
+    if not rooms:
+        return {}
+    limits = {limit for limit, _ in rooms}
+    nodes = view.execute("SELECT id, limits FROM nodes WHERE limits IS NOT NULL").fetchall()
+    ready = (
+        "SELECT limits, count(*) AS number FROM (SELECT limits FROM states WHERE node_id = {node_id}"
+        " AND status = 'CREATED' AND lane IS NULL ORDER BY priority, turn, seq LIMIT {count}) AS ready"
+        " WHERE limits IS NOT NULL GROUP BY limits"
+    )
+    named = [(node["id"], MAX_READY) for node in nodes if not limits.isdisjoint(ids_in(node["limits"]))]
+    for text, number in view.for_each((ready,), ("node_id", "count"), named):
+        for pair in pairs_of(text):
+            if pair in rooms:
+                rooms[pair] -= number
+    return {pair: room for pair, room in rooms.items() if room > 0}
 
 
 def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
@@ -150,13 +175,12 @@ def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
         full = [pair for pair in pairs if slots.room(pair) == 0]
         for pair in ([pair for pair in in_lane if pair in full] or full or in_lane)[:1]:
             by_pair.setdefault(pair, []).append(state)
-    waits = {}
+    waits, rooms = {}, _rooms(view, slots, by_pair)
     for pair, waiting in by_pair.items():
         if pair[0] in names:
             wait = _wait(view, slots, names[pair[0]], pair)
-            room = slots.room(pair, MAX_COUNTED)
             for seq, before in _before(view, lane_of(pair), waiting).items():
-                if before < room:
+                if before < rooms.get(pair, 0):
                     continue  # the next claim lets it in
                 waits[seq] = wait.model_copy(update={"before": before})
     return waits
@@ -228,6 +252,7 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
     keys = list(dict.fromkeys([*waiting, *held, *started]))[:MAX_SHOWN]
     slots = Slots(view, [limit])
     slots.load((limit, key) for key in keys)
+    rooms = _rooms(view, slots, [(limit, key) for key in waiting])
     shown = []
     for key in keys:
         pair = (limit, key)
@@ -237,7 +262,7 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
                 LimitKey(
                     key=key,
                     held=slots.held(pair),
-                    waiting=max(0, waiting.get(key, 0) - slots.room(pair, MAX_COUNTED)),
+                    waiting=max(0, waiting.get(key, 0) - rooms.get(pair, 0)),
                     started=started_now if counted else None,
                     room_at=from_unix_ms(slots.room_at(pair)),
                 )
