@@ -315,6 +315,9 @@ class Server:
                 "shared_buffers = 32MB\n"
                 # To do it file by file takes seconds after each crash.
                 "recovery_init_sync_method = syncfs\n"
+                # A standby that connects late still finds what it needs, and tries again soon.
+                "wal_keep_size = 256MB\n"
+                "wal_retrieve_retry_interval = 100ms\n"
             )
 
     def _copy(self, primary: Server) -> None:

@@ -64,17 +64,18 @@ class Replicated:
         """Let each commit wait for the standby from now on."""
         self.primary.set("synchronous_standby_names", "*")
         is_synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
-        _until(lambda: self.primary.execute(is_synchronous) != [])
+        _until(lambda: self.primary.execute(is_synchronous) != [], self.standby)
 
     def detach(self, standby: Server | None = None) -> None:
         """Let a standby have all that is committed by now, and nothing more: a failover loses the rest."""
         self._is_intact = False
         standby = standby or self.standby
         (position,) = self.primary.execute("SELECT pg_current_wal_flush_lsn()")[0]
-        received = "SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn"
-        _until(lambda: standby.execute(received, (position,)) == [(True,)])
+        # What it was copied with it has replayed, and not received.
+        has_it = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) >= %s::pg_lsn"
+        _until(lambda: standby.execute(has_it, (position,)) == [(True,)], standby)
         standby.set("primary_conninfo", "")
-        _until(lambda: standby.execute("SELECT 1 FROM pg_stat_wal_receiver") == [])
+        _until(lambda: standby.execute("SELECT 1 FROM pg_stat_wal_receiver") == [], standby)
 
     def fail_over(self, *, to: Server | None = None) -> None:
         """End the primary at once, let a standby take over, and lead new connections there."""
@@ -124,8 +125,8 @@ def replicated() -> Iterator[Replicated]:
         servers.close()
 
 
-def _until(is_so: Callable[[], bool]) -> None:
+def _until(is_so: Callable[[], bool], standby: Server) -> None:
     deadline = monotonic() + TEST_TIMEOUT
     while not is_so():
-        assert monotonic() < deadline
+        assert monotonic() < deadline, standby.log[-5_000:]
         sleep(0.01)
