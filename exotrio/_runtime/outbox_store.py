@@ -285,6 +285,6 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    names = ("retry", "trace", "logs", "buffered_ms", "ran_ms", "checkpoint")
+    names = ("retry", "trace", "logs", "buffered_ms", "ran_ms", "checkpoint", "timeout_ms")
     added = {name: entry[name] for name in names if name in entry}
     return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"], **added)
