@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from exotrio._fields.models import to_text as to_text
     from exotrio._nodes.base import BaseNode as BaseNode
     from exotrio._nodes.base import Stopping as Stopping
+    from exotrio._nodes.calls import Child as Child
     from exotrio._nodes.outcome import AwaitedEvent as AwaitedEvent
     from exotrio._nodes.outcome import HandOver as HandOver
     from exotrio._nodes.outcome import NoRetry as NoRetry
@@ -78,14 +79,15 @@ else:
     _HOMES = {
         "_fields.models": "from_text to_text",
         "_nodes.base": "BaseNode Stopping",
+        "_nodes.calls": "Child",
         "_nodes.outcome": "AwaitedEvent HandOver NoRetry PruneSignal ReQueueAfterSignal WaitForEvent",
         "_runtime.lifecycle": "Phase Summary",
         "_runtime.runtime": "Runtime",
         "_version": "VERSION __version__",
         "client._state_manager": "StateManager",
         "errors": (
-            "CheckpointNotSaved ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew ExotrioError"
-            " FieldsInvalid GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError"
+            "CheckpointNotSaved ChildFailed ConfigurationError DatabaseBusy DatabaseError DatabaseTooNew"
+            " ExotrioError FieldsInvalid GraphInvalid InvalidResponse KeyRefused LifecycleError ManagerError"
             " ManagerUnavailable NotFound PortBusy ProblemsError RequestRefused"
         ),
         "graph": (

@@ -7,6 +7,7 @@
     ├── LifecycleError           a call that does not fit the runtime's phase (started twice, ...)
     ├── GraphInvalid             a graph broke validation rules; .problems names each
     ├── FieldsInvalid            values do not fit the typed fields of a node; .problems names each
+    ├── ChildFailed              a graph that a node called failed
     ├── CheckpointNotSaved       a node ended, or was told to, while it waited for its checkpoint
     ├── DatabaseError            the state manager cannot use its database
     │   ├── DatabaseBusy         another process owns it
@@ -29,6 +30,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "CheckpointNotSaved",
+    "ChildFailed",
     "ConfigurationError",
     "DatabaseBusy",
     "DatabaseError",
@@ -104,6 +106,10 @@ class GraphInvalid(ProblemsError):
 
 class FieldsInvalid(ProblemsError):
     """Values do not fit the fields of a model. ``problems`` names field and kind of value, never a value."""
+
+
+class ChildFailed(ExotrioError):
+    """A graph that a node called failed, or was cancelled."""
 
 
 class CheckpointNotSaved(ExotrioError):

@@ -18,10 +18,10 @@ import exotrio.errors
 import exotrio.monitoring
 
 NAMES = """
-AwaitedEvent BaseNode CheckpointNotSaved ConditionModel ConfigurationError CronTrigger DatabaseBusy
-DatabaseError DatabaseTooNew ExotrioError FieldsInvalid Graph GraphInvalid GraphNodeModel HandOver
-InvalidResponse KeyRefused LifecycleError LimitModel ManagerError ManagerUnavailable NoRetry NodeLimitModel
-NotFound Phase PortBusy
+AwaitedEvent BaseNode CheckpointNotSaved Child ChildFailed ConditionModel ConfigurationError CronTrigger
+DatabaseBusy DatabaseError DatabaseTooNew ExotrioError FieldsInvalid Graph GraphInvalid GraphNodeModel
+HandOver InvalidResponse KeyRefused LifecycleError LimitModel ManagerError ManagerUnavailable NoRetry
+NodeLimitModel NotFound Phase PortBusy
 ProblemsError PruneSignal ReQueueAfterSignal RequestRefused RetryPolicyModel RetryStrategyEnum
 RunGraphModel Runtime StateManager Stopping StoreConfigModel Summary UnitesModel UnitesStrategyEnum VERSION
 WaitForEvent WaitModel from_text to_text

@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -738,6 +738,19 @@ async def test_the_node_that_waits_is_executed_again_with_its_event() -> None:
         event = exotrio.AwaitedEvent("encoded-cat", value)
         assert isinstance(await run_node(encode, {"video": "cat"}, event=event), expected)
     assert len(submitted) == 1
+
+
+async def test_the_warmest_city_is_found_by_children() -> None:
+    weather = create_model("Weather", degrees=(int, ...))
+    given = {"weather": Graph("weather", namespace="ns"), "Weather": weather}
+    warmest = execute(block(GUIDE, "class Warmest("), given, before=FROM)["Warmest"]
+
+    def answer(graph: str, inputs: Mapping[str, str]) -> dict[str, int]:
+        assert graph == "weather"
+        return {"degrees": {"Oslo": 3, "Rome": 12}[inputs["city"]]}
+
+    run = await run_node(warmest, {"cities": ["Oslo", "Rome"]}, children=answer)
+    assert run == Executed([{"city": "Rome"}])
 
 
 async def test_the_policy_waits_as_long_as_the_guide_says() -> None:

@@ -55,13 +55,14 @@ class LocalBackend(ExecutionBackend):
             execution.checkpoint,
             claim.run_id or "",
             claim.event,
+            claim.children,
         )
         if isinstance(instance, Errored):
             execution.begun_at = trio.current_time()  # it took no time
             return instance
         if execution.output is not None:
             execution.output.is_open = True
-        return returned(node, await self._execute(execution.execute_of(instance), execution))
+        return returned(instance, await self._execute(execution.execute_of(instance), execution))
 
     @abstractmethod
     async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:

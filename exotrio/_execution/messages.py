@@ -10,7 +10,7 @@ from typing import Any
 from exotrio._execution.output import Line
 from exotrio._execution.results import Failure
 from exotrio._nodes.importing import Target
-from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Outcome
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, ChildResult, Outcome
 from exotrio._nodes.progress import Progress
 
 CONNECTION_LOST = 76
@@ -46,6 +46,7 @@ class Job:
         captures: Its output is kept.
         checkpoint: The one that is stored.
         event: The one that it waited for.
+        children: What came of those that it called, by their ids.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Job:
     drain: Drain | None = None
     checkpoint: CheckpointText | None = None
     event: AwaitedEvent | None = None
+    children: Mapping[str, ChildResult] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,15 @@ class Worker(ParentProcess):
         checkpoint = running.checkpoint if has_checkpoint else None
         try:
             instance = instance_of(
-                node, job.inputs, job.secrets, running.view, running, checkpoint, job.run_id, job.event
+                node,
+                job.inputs,
+                job.secrets,
+                running.view,
+                running,
+                checkpoint,
+                job.run_id,
+                job.event,
+                job.children,
             )
             if isinstance(instance, Errored):
                 return instance
@@ -161,7 +169,7 @@ class Worker(ParentProcess):
                 value = instance.execute()
                 if inspect.isawaitable(value):
                     value = trio.run(_await, value)
-            return returned(node, value)
+            return returned(instance, value)
         except BaseException as error:
             outcome = failure_of(node, error, running.redactor)
             if job.target.module == "__main__" and isinstance(outcome, Errored):

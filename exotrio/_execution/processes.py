@@ -144,6 +144,7 @@ class WorkerProcess(ChildProcess):
             trace=execution.trace,
             run_id=execution.claim.run_id or "",
             event=execution.claim.event,
+            children=execution.claim.children,
             timeout=execution.claim.timeout_of(node.timeout),
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,

@@ -13,6 +13,9 @@ from exotrio._nodes.base import BaseNode, StopView, checkpoint_class_of, runs_in
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import (
     AwaitedEvent,
+    CallChildren,
+    Calling,
+    ChildResult,
     Errored,
     Executed,
     HandedOver,
@@ -35,7 +38,7 @@ from exotrio._util.json import NotJson, decode, encode
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import from_ms
-from exotrio.errors import FieldsInvalid
+from exotrio.errors import ChildFailed, FieldsInvalid
 
 _WITHOUT_ASYNCIO = ("no running event loop", "trio.run received unrecognized yield message")
 
@@ -57,11 +60,13 @@ def instance_of(
     checkpoint: CheckpointView | None,
     run_id: str,
     event: AwaitedEvent | None,
+    children: Mapping[str, ChildResult] | None,
 ) -> BaseNode | Errored:
     """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
     instance = node()
     instance._run_id = run_id
     instance._event = event
+    instance._children = children
     instance._stop_view = view
     instance._progress_view = progress
     fields = fields_of(node.Inputs)
@@ -139,6 +144,8 @@ def why_no_retry(node: type[BaseNode], error: BaseException) -> str:
     for part in (error, *leaves(error)):
         if isinstance(part, NoRetry):
             return _not_retried(f"{node.__name__} raised {type(part).__name__}")
+        if isinstance(part, ChildFailed):
+            return _not_retried("the nodes of the child were")
         for listed in exceptions:
             if isinstance(part, listed):
                 return _not_retried(f"{node.__name__}.no_retry has {listed.__name__}")
@@ -191,12 +198,17 @@ def signalled(signal: Signal) -> Report:
             if timeout is not None and not 0 < timeout <= from_ms(MAX_DELAY_MS):
                 return Errored(f"WaitForEvent: needs a timeout above 0, up to 10 years: {signal.timeout}")
             return Waiting(signal.event, timeout)
+        case CallChildren():
+            return Calling(signal.calls)
     known = "PruneSignal, ReQueueAfterSignal, WaitForEvent or HandOver"
     raise TypeError(f"{type(signal).__name__} is not a {known}") from signal
 
 
-def returned(node: type[BaseNode], value: object) -> Outcome:
+def returned(instance: BaseNode, value: object) -> Outcome:
     """Return the outcome of a node that returned ``value``."""
+    node = type(instance)
+    if instance._calls is not None and (unread := instance._calls.unread):
+        return invalid_values(unread, (), "the code of the node has to be corrected")
     if value is None:
         return Executed([])
     values: Sequence[object] = value if isinstance(value, list | tuple) else [value]

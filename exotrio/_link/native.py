@@ -20,18 +20,20 @@ from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
 from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
 from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
-from exotrio._link.port import (
-    Claim,
-    Exchanged,
-    Fate,
-    HeartbeatAnswer,
-    Room,
-    Settlement,
-)
+from exotrio._link.port import Claim, Exchanged, Fate, HeartbeatAnswer, Room, Settlement
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
-from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, HandedOver, Outcome, Released, Report
+from exotrio._nodes.outcome import (
+    AwaitedEvent,
+    CheckpointText,
+    ChildResult,
+    HandedOver,
+    Outcome,
+    Released,
+    Report,
+)
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
+from exotrio._wire.children import EndedChild
 from exotrio._wire.native import (
     HeartbeatReply,
     HeartbeatRequest,
@@ -401,4 +403,9 @@ def _claim(state: NativeState, delay: float) -> Claim:
         trace=state.trace,
         checkpoint=None if stored is None else CheckpointText(stored.number, stored.value),
         event=None if state.event is None else AwaitedEvent(state.event.name, state.event.value),
+        children=None if state.children is None else _results(state.children),
     )
+
+
+def _results(children: Mapping[str, EndedChild]) -> dict[str, ChildResult]:
+    return {id: ChildResult(child.run_id, child.outputs, child.error) for id, child in children.items()}

@@ -10,7 +10,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from exotrio._nodes.outcome import (
+    Calling,
     CheckpointText,
+    ChildCall,
     Errored,
     Executed,
     Outcome,
@@ -23,12 +25,13 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
 from exotrio._wire.vocabulary import from_ms, to_ms
 
-_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued | Waiting]] = {
+_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued | Waiting | Calling]] = {
     "executed": Executed,
     "errored": Errored,
     "pruned": Pruned,
     "requeued": Requeued,
     "waiting": Waiting,
+    "calling": Calling,
 }
 _FIELDS = {
     "executed": "outputs",
@@ -36,12 +39,13 @@ _FIELDS = {
     "pruned": "data",
     "requeued": "delay_ms",
     "waiting": "event",
+    "calling": "calls",
 }
 
 
 def name_and_value(outcome: Outcome) -> tuple[str, Any]:
-    """Return the name of the outcome, and its value: outputs, error text, data, seconds, or the name
-    of an event."""
+    """Return the name of the outcome, and its value: outputs, error text, data, seconds, the name
+    of an event, or calls."""
     match outcome:
         case Executed(outputs):
             return "executed", outputs
@@ -53,6 +57,8 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
             return "requeued", delay
         case Waiting(event=event):
             return "waiting", event
+        case Calling(calls=calls):
+            return "calling", [asdict(call) for call in calls]
 
 
 def added_fields(outcome: Outcome) -> dict[str, Any]:
@@ -96,6 +102,8 @@ def outcome_of(
     """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
     buffered, ran = (None if ms is None else from_ms(ms) for ms in (buffered_ms, ran_ms))
     saved = None if checkpoint is None else CheckpointText(**checkpoint)
+    if name == "calling":
+        value = tuple(ChildCall(**call) for call in value)
     outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved)
     if isinstance(outcome, Waiting) and timeout_ms is not None:
         return replace(outcome, timeout=from_ms(timeout_ms))

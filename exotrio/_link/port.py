@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Outcome, Report
+from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, ChildResult, Outcome, Report
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Claim:
         trace: Trace contexts for its execution: the parent, and after spaces those to link to. None on v0.
         checkpoint: The one that is stored for it; None if there is none, and on v0.
         event: The one that it waited for; None if it waited for none, and on v0.
+        children: What came of those that it called, by their ids; None if it called none, and on v0.
     """
 
     state_id: str
@@ -59,6 +60,7 @@ class Claim:
     trace: str | None = None
     checkpoint: CheckpointText | None = None
     event: AwaitedEvent | None = None
+    children: Mapping[str, ChildResult] | None = None
 
     def timeout_of(self, of_class: float | None) -> float | None:
         """Return the seconds that one execution may take, if the class of its node allows ``of_class``."""

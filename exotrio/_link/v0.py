@@ -26,7 +26,7 @@ from exotrio._http.discovery import require_v0
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, log_text
 from exotrio._link.outcomes import name_and_fields, requeue_delay_ms
 from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settlement
-from exotrio._nodes.outcome import Errored, Released, Report, Requeued, Waiting
+from exotrio._nodes.outcome import Calling, Errored, Released, Report, Requeued, Waiting
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
 from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
@@ -80,7 +80,7 @@ class Shields:
             self._open.discard(shield)
 
 
-_NO_EVENTS = "WaitForEvent needs exotrio's own state manager (python -m exotrio server); this one has only v0"
+_ONLY_V0 = "needs exotrio's own state manager (python -m exotrio server); this one has only v0"
 
 
 class V0Link:
@@ -255,7 +255,11 @@ class V0Link:
         if isinstance(report, Requeued):
             return await self._requeue(claim, requeue_delay_ms(report.delay), self._reports)
         if isinstance(report, Waiting):
-            report = Errored(f"{report.event!r}: {_NO_EVENTS}", trace=report.trace, logs=report.logs)
+            error = f"{report.event!r}: WaitForEvent {_ONLY_V0}"
+            report = Errored(error, trace=report.trace, logs=report.logs)
+        if isinstance(report, Calling):
+            error = f"{report.calls[0].graph!r}: self.call {_ONLY_V0}"
+            report = Errored(error, retry=False, trace=report.trace, logs=report.logs)
         name, body = name_and_fields(report)
         try:
             content = encode(body)

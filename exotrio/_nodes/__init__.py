@@ -4,6 +4,7 @@
 - ``checks``: what makes a class unusable as a node, and the declaration of a usable one;
 - ``outcome``: how an execution ended, as data (``_execution`` makes it, ``_link`` encodes it), and the
   signals that a node raises to end in another way than with outputs;
+- ``calls``: the graphs that a node calls, as its children;
 - ``progress``: the progress that a running node reports;
 - ``importing``: how another process finds a node class.
 

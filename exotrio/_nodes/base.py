@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 from pydantic import BaseModel
 
-from exotrio._fields.models import HasCheckpoint
+from exotrio._fields.models import HasCheckpoint, Values
+from exotrio._nodes.calls import Calls, Child
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
-from exotrio._nodes.outcome import AwaitedEvent
+from exotrio._nodes.outcome import AwaitedEvent, ChildResult
 from exotrio._nodes.progress import ProgressView, checked_progress
+
+if TYPE_CHECKING:
+    from exotrio.graph import Graph
 
 
 class Stopping(StrEnum):
@@ -225,6 +229,8 @@ class BaseNode(ABC):
 
     _run_id: str = ""
     _event: AwaitedEvent | None = None
+    _children: Mapping[str, ChildResult] | None = None
+    _calls: Calls | None = None
     _stop_view: StopView = _NEVER
     _checkpoint: NodeCheckpoint | None = None
     _progress_view: ProgressView | None = None
@@ -248,6 +254,29 @@ class BaseNode(ABC):
         checkpoint.
         """
         return self._event
+
+    def call(self, graph: Graph | str, inputs: Values | None = None, *, key: str | None = None) -> Child:
+        """Call a graph as a child of this state, and return the child at once.
+
+        The first ``child.outputs()`` that is not there yet ends this execution by a signal. All children that
+        were called are started then, each once; when they have ended, the node is executed again from its
+        first line, and has to make the same calls. Needs our server; at any other one it is an error.
+
+        Args:
+            graph: The graph, or its name. The state manager has to have it when the child starts.
+            inputs: What ``graph.add`` takes for it by name: values or their texts, or an instance of a model
+                that has them as fields. Defaults to none.
+            key: Name of the child among those of this state. Defaults to the position of the call in the
+                execution, among those without a key.
+
+        Raises:
+            NoRetry: an earlier execution called something else here, or this one calls too much.
+            ValueError: the key cannot be one, or was given to another call.
+            ConfigurationError: an input has no form as text.
+        """
+        if self._calls is None:
+            self._calls = Calls(type(self).__name__, self._children or {})
+        return self._calls.call(graph, inputs, key)
 
     @property
     def stopping(self) -> Stopping:

@@ -22,7 +22,7 @@ _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
 
 class Signal(Exception):
-    """Base of the signals; nodes raise the four below."""
+    """Base of the signals; nodes raise the four below, and ``Child.outputs`` the last one."""
 
 
 class PruneSignal(Signal):
@@ -93,6 +93,14 @@ class HandOver(Signal):
         super().__init__(f"hand over signal; {_FOR_THE_RUNTIME}")
 
 
+class CallChildren(Signal):
+    """Start the children that were called, and run this state again once all of them have ended."""
+
+    def __init__(self, calls: Sequence[ChildCall]) -> None:
+        self.calls = tuple(calls)
+        super().__init__(f"signal to wait for {len(self.calls)} children; {_FOR_THE_RUNTIME}")
+
+
 class NoRetry(Exception):
     """The state failed for good: the graph's retry policy is not applied to it.
 
@@ -142,6 +150,24 @@ class AwaitedEvent:
 
 # It is shown in tracebacks.
 AwaitedEvent.__module__ = "exotrio"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCall:
+    """A child to start, as ``_wire.native.CalledChild`` has it."""
+
+    id: str
+    graph: str
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildResult:
+    """What came of a child: its outputs, or its error."""
+
+    run_id: str
+    outputs: Mapping[str, str] | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +266,13 @@ class Waiting(_Ended):
 
 
 @dataclass(frozen=True, slots=True)
+class Calling(_Ended):
+    """The node wants to run again when these children, started with this outcome, have ended."""
+
+    calls: Sequence[ChildCall]
+
+
+@dataclass(frozen=True, slots=True)
 class Released(_Ended):
     """There is no outcome: the state was not begun, or was cancelled. It can run again at once, and no
     attempt is counted."""
@@ -250,6 +283,6 @@ class HandedOver(Released):
     """The node gave its state back, by ``HandOver``."""
 
 
-Outcome = Executed | Errored | Pruned | Requeued | Waiting
+Outcome = Executed | Errored | Pruned | Requeued | Waiting | Calling
 Report = Outcome | Released
 """What a runtime sends to the state manager about a state that it claimed."""

@@ -17,6 +17,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.checkpoint import CheckpointView
 from exotrio._nodes.outcome import (
+    Calling,
     Errored,
     Executed,
     HandedOver,
@@ -38,6 +39,7 @@ DELIVERED: dict[type[Report], Ending] = {
     Pruned: Ending.PRUNED,
     Requeued: Ending.REQUEUED,
     Waiting: Ending.WAITING,
+    Calling: Ending.WAITING,
     HandedOver: Ending.HANDED_OVER,
 }
 
@@ -114,7 +116,7 @@ class HeldClaim:
     @property
     def is_being_released(self) -> bool:
         """Whether it is being released, so that a claim may bring it again before the response comes."""
-        return self.in_flight and isinstance(self.report, Released | Requeued | Waiting)
+        return self.in_flight and isinstance(self.report, Released | Requeued | Waiting | Calling)
 
     def is_of(self, claim: Claim) -> bool:
         """Whether ``claim`` is of this state, and not of another one that got the same id.

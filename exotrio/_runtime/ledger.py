@@ -15,7 +15,7 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Errored, Outcome, Released, Report, Requeued, Waiting
+from exotrio._nodes.outcome import Executed, Outcome, Pruned, Released, Report
 from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._shared.events import Events, LeaseLost, StateEnded
@@ -197,7 +197,7 @@ class Ledger:
             return False
         if isinstance(report, Outcome):
             report = replace(report, buffered=held.buffered, ran=held.ran(trio.current_time()))
-        if held.checkpoint is not None and isinstance(report, Errored | Requeued | Waiting | Released):
+        if held.checkpoint is not None and not isinstance(report, Executed | Pruned):
             report = replace(report, checkpoint=held.checkpoint.unconfirmed)
         held.report = report
         self._move(held, Stage.DONE)

@@ -77,6 +77,13 @@ class RunEvents(Body):
 MAX_SHOWN = 1_000
 
 
+class ClaimedEvent(Body):
+    """The event that a state waited for; ``value`` is None if the deadline passed without it."""
+
+    name: str
+    value: dict[str, str] | None = None
+
+
 class EventLinkRequest(Body):
     """What a link sends, and until when it works, as in ``StateManager.event_link``."""
 

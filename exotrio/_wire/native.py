@@ -15,7 +15,8 @@ from pydantic_core import from_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
-from exotrio._wire.events import EventName
+from exotrio._wire.children import CalledChildren, EndedChild
+from exotrio._wire.events import ClaimedEvent, EventName
 from exotrio._wire.stops import StopReport
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
@@ -54,7 +55,7 @@ class NativeClaimRequest(Body):
         limits: Node name to the maximum number of its states.
         limit: Maximum number of states in all.
         claim_id: Chosen by the client. The same id again returns the states still held under it.
-        run_id: Only states of this run, which may be triggered later. None: of any run.
+        run_id: Only states of this run, which may be triggered later, and of its children. None: of any run.
         announces: Whether the heartbeats of the process name the states that run, and name a state whose
             lease has ``announce`` before it begins. Otherwise every claimed state counts as running.
         wait_ms: How long to wait for the first state, unless the reply has ``register``.
@@ -124,13 +125,6 @@ class Checkpoint(Body):
     value: Annotated[str, AfterValidator(_checkpoint_text)]
 
 
-class ClaimedEvent(Body):
-    """The event that a state waited for; ``value`` is None if the deadline passed without it."""
-
-    name: str
-    value: dict[str, str] | None = None
-
-
 class NativeState(Body):
     """A claimed state.
 
@@ -142,6 +136,7 @@ class NativeState(Body):
             those of executions to link to.
         checkpoint: The one that is stored for it, if any.
         event: If its last execution, or that of the attempt before, ended by waiting for one.
+        children: Those that it called, by their ids, if it called any.
     """
 
     state_id: str
@@ -158,6 +153,7 @@ class NativeState(Body):
     trace: str | None = None
     checkpoint: Checkpoint | None = None
     event: ClaimedEvent | None = None
+    children: dict[str, EndedChild] | None = None
 
 
 class HeldState(Body):
@@ -259,8 +255,16 @@ class WaitingItem(ReportedState):
     timeout_ms: Annotated[int, Field(gt=0, le=MAX_DELAY_MS)] | None = None
 
 
+class CallingItem(ReportedState):
+    """The state runs again when these children, started with this outcome, have ended."""
+
+    outcome: Literal["calling"] = "calling"
+    calls: CalledChildren
+
+
 OutcomeItem = Annotated[
-    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem | WaitingItem, Field(discriminator="outcome")
+    ExecutedItem | ErroredItem | PrunedItem | RequeuedItem | WaitingItem | CallingItem,
+    Field(discriminator="outcome"),
 ]
 """One item of ``POST .../outcomes``, whose body is a bare list of them; the last may be a ``ClaimItem``."""
 

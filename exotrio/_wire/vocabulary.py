@@ -53,6 +53,10 @@ ON_FAILURE = "on_failure"
 """The capability of a state manager that starts a run of another graph when a run ends with errors."""
 VERSIONS = "versions"
 """The capability of a state manager that keeps the runs of a graph on its version of the code."""
+MAX_CALLS = 1_000
+"""Maximum number of children that one state calls."""
+MAX_CALL_BYTES = 1024 * 1024
+"""Maximum number of bytes of the inputs of these, and of their outputs."""
 MAX_EVENT = 16 * 1024
 """Maximum number of bytes of the value of an event, as JSON."""
 DRAIN_COMMAND = "the state manager"

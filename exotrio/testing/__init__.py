@@ -31,6 +31,7 @@
 from __future__ import annotations
 
 from exotrio._nodes.outcome import (
+    Calling,
     Errored,
     Executed,
     HandedOver,
@@ -52,6 +53,7 @@ from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point, Work
 
 __all__ = [
     "BreakingChange",
+    "Calling",
     "CheckFailed",
     "CrashRun",
     "Errored",

@@ -51,6 +51,7 @@ class Scenario:
     """
 
     graph: Graph
+    graphs: Sequence[Graph]
     namespace: str
     nodes: Sequence[type[BaseNode]]
     successor: Sequence[type[BaseNode]]
@@ -238,10 +239,11 @@ class Case:
     async def _run(self, manager: StateManager, timeout: float) -> GraphRun:
         graph = self.scenario.graph
         await self._nursery.start(self._start)
-        run_id = await start(manager, graph, self.scenario.inputs, self.scenario.store)
+        run_id = await start(manager, graph, self.scenario.graphs, self.scenario.inputs, self.scenario.store)
         await self.events.send_early(manager, run_id)
         send_awaited = partial(self.events.send_awaited, manager, run_id)
-        status = await wait(manager, graph, run_id, timeout, self._clock, send_awaited)
+        events = self.scenario.events
+        status = await wait(manager, graph, run_id, timeout, self._clock, events, send_awaited)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:

@@ -43,6 +43,7 @@ async def explore(
     inputs: Values | None = None,
     store: Mapping[str, object] | None = None,
     events: Mapping[str, Values] | None = None,
+    graphs: Sequence[Graph] = (),
     faults: Collection[Fault] = tuple(Fault),
     only: int | None = None,
     max_points: int = 500,
@@ -133,6 +134,7 @@ async def explore(
         inputs: As in ``run_graph``.
         store: As in ``run_graph``.
         events: Name of an event to its fields, as in ``run_graph``. Defaults to none.
+        graphs: Graphs that nodes call, as in ``run_graph``. Defaults to none.
         faults: Which ones to try. Defaults to all.
         only: Number of the only point to try; the error of ``check`` is raised as it is. Defaults to all.
         max_points: Maximum number of points to try; if there are more, that many are drawn. Defaults to 500.
@@ -162,7 +164,8 @@ async def explore(
 
     scenario = Scenario(
         graph=graph,
-        namespace=namespace_of(graph),
+        graphs=graphs,
+        namespace=namespace_of(graph, *graphs),
         nodes=nodes,
         successor=nodes if successor is None else successor,
         inputs=inputs,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_RUNS = 1_000
+"""Children that are looked at to find out whether all of them wait."""
 FIRST_INTERVAL = 0.25
 """Seconds after which it is first checked whether all that is left of a run waits for events."""
 _EPOCH_MS = 1_700_000_000_000
@@ -128,6 +130,7 @@ async def run_graph(
     store: Mapping[str, object] | None = None,
     checkpoints: Mapping[NodeOfRun, Values] | None = None,
     events: Mapping[str, Values] | None = None,
+    graphs: Sequence[Graph] = (),
     timeout: float = 3600.0,
 ) -> GraphRun:
     """Run a graph from its trigger to its end, by a real state manager in memory and a real runtime.
@@ -142,15 +145,16 @@ async def run_graph(
 
     Args:
         graph: The graph. All its nodes are in one namespace.
-        nodes: The node classes it names.
+        nodes: The node classes that it names, and those of other graphs that run.
         inputs: Inputs of its first node in place of those in the graph: an instance of its ``Inputs``, or a
             dict of values or their texts. Defaults to none.
         store: The run's store, values or their texts. Defaults to nothing.
         checkpoints: Node (as for ``GraphRun.of``) to what an earlier execution of its states stored: an
             instance of its ``Checkpoint``, or a dict as for ``inputs``. Not for nodes that run in processes.
             Defaults to none.
-        events: Name of an event to its fields, as for ``inputs``; all are sent right after the trigger.
-            Defaults to none.
+        events: Name of an event to its fields, as for ``inputs``; all are sent right after the trigger, and
+            to each child that waits for one. Defaults to none.
+        graphs: Graphs that nodes call. Those that a graph names are known without it. Defaults to none.
         timeout: Seconds it may take, on Trio's clock. Defaults to an hour.
 
     Returns:
@@ -172,7 +176,7 @@ async def run_graph(
     from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
 
-    namespace = namespace_of(graph)
+    namespace = namespace_of(graph, *graphs)
     clock = VirtualClock()
     async with (
         embedded(":memory:", clock=clock) as transport,
@@ -184,10 +188,10 @@ async def run_graph(
         with ungrouped():
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.run)
-                run_id = await start(manager, graph, inputs, store)
+                run_id = await start(manager, graph, graphs, inputs, store)
                 for name, value in (events or {}).items():
                     await manager.send(run_id, name, value)
-                status = await wait(manager, graph, run_id, timeout, clock)
+                status = await wait(manager, graph, run_id, timeout, clock, events or {})
                 runtime.stop()
         return await result(manager, graph, run_id, status)
 
@@ -206,9 +210,10 @@ def with_checkpoints(
     return [continuing(node, by_place) if (by_place := stored[node.__name__]) else node for node in nodes]
 
 
-def namespace_of(graph: Graph) -> str:
-    """Return the namespace of all nodes of a graph; raise ConfigurationError if there are several."""
-    namespaces = {node.namespace for node in graph.nodes}
+def namespace_of(*graphs: Graph) -> str:
+    """Return the namespace of all nodes of graphs; raise ConfigurationError if there are several."""
+    namespaces = {node.namespace for graph in graphs for node in graph.nodes}
+    graph = graphs[0]
     if len(namespaces) > 1:
         raise ConfigurationError(
             f"graph {graph.name!r} has nodes in several namespaces: {', '.join(sorted(namespaces))}",
@@ -219,16 +224,23 @@ def namespace_of(graph: Graph) -> str:
 
 
 async def start(
-    manager: StateManager, graph: Graph, inputs: Values | None, store: Mapping[str, object] | None
+    manager: StateManager,
+    graph: Graph,
+    graphs: Sequence[Graph],
+    inputs: Values | None,
+    store: Mapping[str, object] | None,
 ) -> str:
-    """Declare a graph, start a run of it, and return its id.
+    """Declare a graph, with others and those that they name, start a run of it, and return its id.
 
     A limit that is declared elsewhere has room for all here.
     """
-    named = {limit.name for node in graph.nodes for limit in node.limits}
-    for name in sorted(named - {limit.name for limit in graph.limits}):
+    every = {each.name: each for other in (*graphs, graph) for each in (*other.named_graphs(), other)}
+    named = {limit.name for each in every.values() for node in each.nodes for limit in node.limits}
+    declared = {limit.name for each in every.values() for limit in each.limits}
+    for name in sorted(named - declared):
         await manager.set_limit(name, at_most=MAX_LIMIT)
-    await manager.upsert_graph(graph)
+    for each in every.values():
+        await manager.upsert_graph(each)
     triggered = await manager.trigger(graph.name, inputs=inputs, store=store)
     return str(triggered["run_id"])
 
@@ -257,11 +269,13 @@ async def wait(
     run_id: str,
     timeout: float,
     clock: VirtualClock,
+    events: Mapping[str, Values],
     send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]] = _sends_nothing,
 ) -> RunStatus:
     """Wait until a run has ended, and return its status; TooSlowError says which states have not ended.
 
-    ``send_awaited`` is called when all that is left waits for events, and returns whether it sent one.
+    ``send_awaited`` is called when all that is left waits for events, with those that the run waits for, and
+    returns whether it sent one. Its children get the ``events`` that they wait for.
     """
     # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
     interval, max_interval = FIRST_INTERVAL, from_ms(MAX_WAIT_MS)
@@ -270,7 +284,7 @@ async def wait(
             while True:
                 with trio.move_on_after(interval):
                     return (await manager.wait(run_id, poll_interval=max_interval)).status
-                await _skip_waits(manager, run_id, clock, send_awaited)
+                await _skip_waits(manager, run_id, clock, events, send_awaited)
                 interval = min(2 * interval, max_interval)
     except NothingLeft as error:
         raise trio.TooSlowError(str(error)) from None
@@ -291,22 +305,41 @@ async def _skip_waits(
     manager: StateManager,
     run_id: str,
     clock: VirtualClock,
+    events: Mapping[str, Values],
     send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]],
 ) -> None:
-    """If all that is left of a run waits for events, send them, or let the time pass until the first
-    deadline."""
-    run = await manager.status(run_id)
-    left = {status for node in run.nodes for status in node.counts if status in PENDING}
-    if left != {StateStatus.WAITING}:
+    """If all that is left of a run and its children waits for events, send them, or let the time pass until
+    the first deadline."""
+    if not await _only_waits(manager, run_id):
         return
-    waits = (await manager.events(run_id)).waiting
-    if await send_awaited(waits):
+    waits, sent = (await manager.events(run_id)).waiting, False
+    if waits and await send_awaited(waits):
+        return
+    # All others are its children.
+    for child in (await manager.find_runs(status=RunStatus.PENDING, limit=MAX_RUNS)).runs:
+        if child.run_id == run_id:
+            continue
+        if not await _only_waits(manager, child.run_id):
+            return
+        of_child = (await manager.events(child.run_id)).waiting
+        for name in {each.name for each in of_child} & events.keys():
+            await manager.send(child.run_id, name, events[name])
+            sent = True
+        waits = [*waits, *of_child]
+    if sent:
         return
     if deadlines := [each.until for each in waits if each.until is not None]:
         clock.skip_to(min(deadlines))
     elif waits:
         names = listed(dict.fromkeys(repr(each.name) for each in waits))
         raise NothingLeft(f"all that is left of the run waits for {names}: give it in events=")
+
+
+async def _only_waits(manager: StateManager, run_id: str) -> bool:
+    run = await manager.status(run_id)
+    return {status for node in run.nodes for status in node.counts if status in PENDING} == {
+        StateStatus.WAITING
+    }
 
 
 async def result(manager: StateManager, graph: Graph, run_id: str, status: RunStatus) -> GraphRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -16,10 +16,10 @@ from exotrio._fields.models import Values, checkpoint_of_text, texts_of
 from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checks import node_problems
-from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, Report
+from exotrio._nodes.outcome import AwaitedEvent, Calling, CheckpointText, ChildCall, ChildResult, Report
 from exotrio._util.exceptions import ungrouped
 from exotrio._util.json import encode
-from exotrio.errors import ConfigurationError
+from exotrio.errors import ChildFailed, ConfigurationError
 
 
 async def run_node(
@@ -29,6 +29,7 @@ async def run_node(
     secrets: Mapping[str, str] | None = None,
     checkpoint: Values | None = None,
     event: AwaitedEvent | None = None,
+    children: Callable[[str, Mapping[str, str]], Values] | None = None,
     grace: float | None = None,
 ) -> Report:
     """Run one node as a runtime would, and return what would be reported.
@@ -41,12 +42,15 @@ async def run_node(
             ``inputs``. Defaults to nothing.
         event: What ``self.event`` is: ``AwaitedEvent("paid", {"sum": "12"})``; without a value if the timeout
             is over. Defaults to None: it is the first execution.
+        children: Stands for the graphs that it calls: called once for each child with the name of its graph
+            and its inputs as texts, it returns the outputs of the child, or raises ``ChildFailed``; then the
+            node is executed again. Defaults to None: the outcome is ``Calling``.
         grace: Seconds that the node has, since the runtime stops; then it is cancelled. Defaults to None: the
             runtime does not stop.
 
     Returns:
         ``Executed``, ``Errored`` with the text of the error (secrets masked), ``Pruned``, ``Requeued``,
-        ``Waiting``, ``HandedOver``, or ``Released`` if the grace was over before the node ended.
+        ``Waiting``, ``Calling``, ``HandedOver``, or ``Released`` if the grace was over before the node ended.
         What the node raises is not raised here. ``outputs_of(node)`` of it returns the outputs as ``Outputs``
         of the class, and raises if there are none; ``Executed.outputs`` has them as the texts that would be
         reported. ``checkpoint_of(node)`` returns the newest ``Checkpoint`` that the node set.
@@ -87,9 +91,30 @@ async def run_node(
                 execution.drain(trio.current_time() + grace)
                 nursery.start_soon(stop_after, grace)
             report = await executor.run(execution)
+            while children is not None and isinstance(report, Calling):
+                results = {call.id: _result(children, call) for call in report.calls}
+                claim = replace(
+                    claim,
+                    checkpoint=_newest(execution) or claim.checkpoint,
+                    children={**(claim.children or {}), **results},
+                )
+                execution = Execution(claim)
+                report = await executor.run(execution)
             nursery.cancel_scope.cancel()
-    view = execution.checkpoint
-    return report if view is None else replace(report, checkpoint=view.unconfirmed)
+    return report if execution.checkpoint is None else replace(report, checkpoint=_newest(execution))
+
+
+def _newest(execution: Execution) -> CheckpointText | None:
+    """Return the newest checkpoint that an execution set."""
+    return None if execution.checkpoint is None else execution.checkpoint.unconfirmed
+
+
+def _result(children: Callable[[str, Mapping[str, str]], Values], call: ChildCall) -> ChildResult:
+    try:
+        outputs = texts_of(f"outputs of {call.graph!r}", children(call.graph, call.inputs))
+    except ChildFailed as failed:
+        return ChildResult("test", error=str(failed))
+    return ChildResult("test", outputs=outputs)
 
 
 def stored_checkpoint(node: type[BaseNode], value: Values) -> CheckpointText:

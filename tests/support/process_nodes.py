@@ -62,6 +62,15 @@ class Waits(InProcess):
         return self.Outputs(text=self.event.value["sum"])
 
 
+class CallsInProcess(InProcess):
+    class Inputs(BaseModel):
+        cities: list[str]
+
+    def execute(self) -> Any:
+        children = [self.call("weather", {"city": city}) for city in self.inputs.cities]
+        return self.Outputs(text=" ".join(child.outputs()["degrees"] for child in children))
+
+
 class TellsItsRun(InProcess):
     def execute(self) -> Any:
         return self.Outputs(text=self.run_id)

@@ -5,12 +5,13 @@ A comment that silences an error is a test that there is one: else both checkers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_type
 
 from pydantic import BaseModel
 
 import exotrio
-from exotrio import BaseNode, HandOver
+from exotrio import BaseNode, Child, HandOver
 
 print(exotrio.Runtme)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -83,6 +84,17 @@ class Rows(BaseNode):
 class WithoutCheckpoint(BaseNode):
     def execute(self) -> None:
         print(self.checkpoint)  # type: ignore[call-overload]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Asks(BaseNode):
+    async def execute(self) -> None:
+        child = self.call("other", {"count": 1}, key="first")
+        assert_type(child, Child)
+        assert_type(child.outputs(), Mapping[str, str])
+        assert_type(child.outputs(Shared), Shared)
+        assert_type(child.error, str | None)
+        self.call(Greet)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        child.outputs(Greet)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def set_up() -> None:

@@ -26,7 +26,8 @@ _FROM, _BEFORE = " AND (priority, turn, seq) >= ({priority}, {turn}, {seq})", " 
 _candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
 """As ``Candidate._make``, which is Python code, called for each state."""
 _CANDIDATE = (
-    "priority, turn, seq, node_id, run, enqueue_after, size + coalesce(checkpoint_size, 0) AS size, limits"
+    "priority, turn, seq, node_id, run, enqueue_after,"
+    " size + coalesce(checkpoint_size, 0) + coalesce(calls_size, 0) AS size, limits"
 )
 
 

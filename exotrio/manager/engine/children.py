@@ -1,4 +1,4 @@
-"""Runs that states start, for whose ends they wait: of a place that runs a graph.
+"""Runs that states start, for whose ends they wait: of a place that runs a graph, or called by a node.
 
 A state that waits for runs is CREATED, in the lane ``WAITING`` and without an ``event``. Its runs are neither
 started in the commit that creates it nor is their end delivered in the commit that ends them: a graph is
@@ -9,8 +9,9 @@ sweep of any state manager. It locks, reads the note again, and deletes it; so e
 ===================  ====================================================================================
 note                 what is done
 ===================  ====================================================================================
-the state is due     ``start_children``: its run is started, and it waits without a limit
-``runs.awaited``     ``deliver_ends``, once the run has ended: the state ends with its outputs or its error
+the state is due     ``start_children``: its runs are started, and it waits without a limit
+``runs.awaited``     ``deliver_ends``, once the run has ended: the state ends with its outputs or its error;
+                     that of a node gets them (``calls``) and, once it has all, is claimed again
 table ``abandoned``  ``cancel_children``: the state ended while it waited, so its runs are cancelled
 ===================  ====================================================================================
 
@@ -27,10 +28,11 @@ from pydantic_core import from_json
 
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import GRAPH_NODE
+from exotrio.manager.engine.calls import Call, Result, add_results, unstarted, with_unstarted
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import need_to_follow
 from exotrio.manager.engine.graphs import pin_graph
-from exotrio.manager.engine.mailbox import end_state
+from exotrio.manager.engine.mailbox import end_state, resume
 from exotrio.manager.engine.order import LATER, NEVER, WAITING
 from exotrio.manager.engine.outcomes import next_attempt
 from exotrio.manager.engine.run_results import results_of
@@ -44,6 +46,7 @@ from exotrio.manager.engine.states import (
     ERRORED,
     RETRY_CREATED,
     SUCCESS,
+    RunRow,
     State,
     locked_runs,
     locked_runs_of,
@@ -96,8 +99,11 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     due = _due(tx)
     if not due:
         return WithEffects(0, NO_EFFECTS)
-    pinned = _pinned(tx, {(row["namespace"], name) for row in due for name in _graphs_of(tx, row)})
     seqs = sorted(row["seq"] for row in due)
+    calling = [row["seq"] for row in due if row["calls_size"] is not None]
+    named = unstarted(tx, calling, MAX_PER_STEP)
+    names = {(row["namespace"], name) for row in due for name in _graphs_of(tx, row, named)}
+    pinned = _pinned(tx, names)
     runs = locked_runs_of(tx, seqs)
     which = f"{numbered(tx, CREATED)} AND ((lane = 'waiting' AND event IS NULL) OR lane IS NULL OR lane = ?)"
     which += " AND enqueue_after <= ?"
@@ -107,34 +113,44 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     changes = Changes(tx, runs.values())
     started_by = {row["seq"]: row["started_by"] for row in due}
     by_graph: defaultdict[tuple[str, str, str], list[Wanted]] = defaultdict(list)
-    failed: list[tuple[State, str]] = []
+    failed: list[tuple[Wanted, str]] = []
+    calling = [state.seq for state in states if state.calls_size is not None]
+    calls = unstarted(tx, calling, MAX_PER_STEP)
     for state in states:
-        for wanted in _wanted(tx, state, started_by[state.seq]):
+        for wanted in _wanted(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
+            graph = state.run_row.namespace, wanted.graph
             if problem := _too_deep(tx, wanted):
-                failed.append((state, problem))
-            else:
-                version = state.scope(tx).template.version or ""
-                by_graph[state.run_row.namespace, wanted.graph, version].append(wanted)
-    for graph in sorted(by_graph):
-        refused, effects = _start(tx, graph, pinned.get(graph[:2]), by_graph[graph], cipher)
-        failed += [(wanted.state, detail) for wanted, detail in refused]
+                failed.append((wanted, problem))
+            elif graph in names:  # else it was called just now
+                by_graph[*graph, state.scope(tx).template.version or ""].append(wanted)
+    for each in sorted(by_graph):
+        refused, effects = _start(tx, each, pinned.get(each[:2]), by_graph[each], cipher)
+        failed += refused
         changes.effects.add(effects)
-    refused_seqs = {state.seq for state, _ in failed}
+    ended, results = set(), []
+    for wanted, problem in failed:
+        error = f"graph {wanted.graph!r} cannot be run: {problem}"
+        if wanted.state.calls_size is None:
+            ended.add(wanted.state.seq)
+            _fail(changes, wanted.state, error)
+        else:
+            results.append(Result(wanted.state.seq, wanted.call, None, error=error))
+    complete = add_results(tx, calling, results)
+    left = with_unstarted(tx, calling)
     for state in states:
-        if state.seq not in refused_seqs:
+        if state.seq in complete:
+            resume(changes, state)
+        elif state.seq not in ended | left:
             changes.update(state, lane=WAITING, enqueue_after=NEVER, updated_at=tx.now_ms)
-    for state, problem in failed:
-        graph_name = state.scope(tx).template.places[state.place].graph
-        _fail(changes, state, f"graph {graph_name.name if graph_name else ''!r} cannot be run: {problem}")
     commit_changes(changes)
     return WithEffects(len(states), changes.effects)
 
 
 def _due(tx: Transaction) -> list[Row]:
     """Return states whose runs are to be started, oldest first, with what is needed to find their graphs."""
-    columns = "seq, place, runs.namespace, runs.template, started_by"
+    columns = "seq, place, calls_size, runs.namespace, runs.template, started_by"
     rows = tx.execute(
-        f"SELECT {columns} FROM (SELECT seq, run, place FROM states INDEXED BY states_deadlines"
+        f"SELECT {columns} FROM (SELECT seq, run, place, calls_size FROM states INDEXED BY states_deadlines"
         f" WHERE {_STARTING} ORDER BY enqueue_after, seq LIMIT ?) AS due CROSS JOIN runs ON runs.id = run",
         (tx.now_ms, MAX_PER_STEP),
     ).fetchall()
@@ -156,14 +172,16 @@ def claimable(tx: Transaction, node_name: str, limit: int) -> list[int]:
     return [row["seq"] for row in rows]
 
 
-def _graphs_of(tx: Transaction, row: Row) -> Iterable[str]:
-    """Return the names of the graphs that a state runs."""
+def _graphs_of(tx: Transaction, row: Row, calls: Mapping[int, Sequence[Call]]) -> Iterable[str]:
+    """Return the names of the graphs that a state runs, or calls."""
     graph = tx.template(row["template"]).places[row["place"]].graph
-    return () if graph is None else (graph.name,)
+    return (call.graph for call in calls.get(row["seq"], ())) if graph is None else (graph.name,)
 
 
-def _wanted(tx: Transaction, state: State, started_by: str | None) -> Iterable[Wanted]:
+def _wanted(tx: Transaction, state: State, calls: Sequence[Call], started_by: str | None) -> Iterable[Wanted]:
     """Return the runs that a state wants and does not have."""
+    for call in calls:
+        yield Wanted(state, call.key, call.graph, call.inputs, started_by)
     graph = state.scope(tx).template.places[state.place].graph
     if graph is not None:
         yield Wanted(state, "", graph.name, from_json(state.inputs), started_by)
@@ -242,6 +260,7 @@ def _new_run(template: Template, graph: str, wanted: Wanted) -> NewRun:
             call=wanted.call,
             depth=run.depth + 1,
             round=run.round + 1 if graph == run.graph_name else 0,
+            root=run.root or run.id,
             started_by=wanted.started_by,
         ),
     )
@@ -272,8 +291,15 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     results = results_of(tx, [run for run, _ in delivered])
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for _, state in delivered))
     read_texts(tx, "inputs", [state for run, state in delivered if isinstance(results[run.id], str)])
+    called = [
+        _result(state, run, results[run.id]) for run, state in delivered if state.calls_size is not None
+    ]
+    for seq in sorted(add_results(tx, {result.seq for result in called}, called)):
+        resume(changes, states[seq])
     for run, state in delivered:
         result = results[run.id]
+        if state.calls_size is not None:
+            continue
         if isinstance(result, str):
             _fail(changes, state, result)
         else:
@@ -284,6 +310,11 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     )
     commit_changes(changes)
     return WithEffects(len(ended), changes.effects)
+
+
+def _result(state: State, run: RunRow, result: Mapping[str, str] | str) -> Result:
+    outputs, error = (None, result) if isinstance(result, str) else (result, None)
+    return Result(state.seq, str(run.call), run.run_id, outputs, error)
 
 
 def _fail(changes: Changes, state: State, error: str) -> None:

@@ -23,11 +23,12 @@ from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import split_name
+from exotrio.manager.engine.calls import read_results
 from exotrio.manager.engine.candidates import find_candidates, next_due
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.lanes import LimitedClaim
 from exotrio.manager.engine.mailbox import read_events
-from exotrio.manager.engine.order import Candidate
+from exotrio.manager.engine.order import LATER, WAITING, Candidate
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.states import CREATED, numbered, waits_since
@@ -38,8 +39,10 @@ from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CLAIM_BYTES = 2 * 1024 * 1024
-"""Maximum of the inputs and checkpoints of one claim, unless it is a single state: a slow connection must
-transfer them within the time of a request, and within a fraction of their leases."""
+"""Maximum of the inputs, checkpoints and results of calls of one claim, unless it is a single state: a slow
+connection must transfer them within the time of a request, and within a fraction of their leases."""
+MAX_BELOW = 1_000
+"""Runs below one of which a claim finds states at once."""
 UNKNOWN_RUN = -1
 """Instead of the number of a run that was not triggered yet."""
 
@@ -99,14 +102,15 @@ def claim(
     """Claim up to ``limit`` states in their order (``engine.order``), and of each node no more than its entry
     in ``limits``.
 
-    With ``claimer.run_id`` only states of that run, which may not be triggered yet. Large inputs make the
-    claim smaller, but never empty. A claim id that was used before, or voided, claims no more: it returns
-    what is still held under it.
+    With ``claimer.run_id`` only states of that run, which may not be triggered yet, and of those below it.
+    Large inputs make the claim smaller, but never empty. A claim id that was used before, or voided, claims
+    no more: it returns what is still held under it.
     """
     # Not first, usually: a claim that finds nothing would cost a statement more.
     if tx.is_repeated and (earlier := _claimed_before(tx, namespace, claimer)) is not None:
         return WithEffects(earlier, Effects(undo=earlier.undo))
-    node_limits, run = _limits_by_id(tx, namespace, limits), _run_number(tx, namespace, claimer)
+    node_limits, runs = _limits_by_id(tx, namespace, limits), _run_numbers(tx, namespace, claimer)
+    run = _run_to_claim(tx, runs, node_limits)
     due, limited = _lock_due(tx, node_limits, _versions(tx, namespace, limits), limit, run)
     if due:
         claimed, effects = _take(tx, namespace, due, limit, run, claimer, limited)
@@ -115,7 +119,9 @@ def claim(
     else:
         limited.take(())
         effects = limited.effects
-        effects.waits_for = _waits_for(tx, node_limits, run, claimer, limited)
+        effects.waits_for = {}
+        for each in runs:
+            effects.waits_for |= _waits_for(tx, node_limits, each, claimer, limited)
     if claimer.claim_id is not None and is_used(tx, claimer.claim_id):
         # The states that are held under it must not be waited for with locks of those that are due: they are
         # locked in the order of claims, and others lock states by number.
@@ -156,9 +162,9 @@ def record_and_claim(
     """
     who = claimer()
     replies, of_outcomes = record_batch(tx, namespace, items, who.owner)
-    run = _run_number(tx, namespace, who)
-    versions = _versions(tx, namespace, limits)
-    due, limited = _lock_due(tx, _limits_by_id(tx, namespace, limits), versions, limit, run)
+    node_limits, versions = _limits_by_id(tx, namespace, limits), _versions(tx, namespace, limits)
+    run = _run_to_claim(tx, _run_numbers(tx, namespace, who), node_limits)
+    due, limited = _lock_due(tx, node_limits, versions, limit, run)
     claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
     claimed = claimed or Claimed()
     effects.add(of_outcomes)
@@ -188,12 +194,32 @@ def _versions(tx: Transaction, namespace: str, limits: Mapping[str, int]) -> dic
     return versions
 
 
-def _run_number(tx: Transaction, namespace: str, claimer: Claimer) -> int | None:
-    """Return the number of the run that a claim is restricted to, if it is, or ``UNKNOWN_RUN``."""
+def _run_numbers(tx: Transaction, namespace: str, claimer: Claimer) -> list[int | None]:
+    """Return the number of the run that a claim is restricted to, and those of the runs below it that have
+    not ended; ``UNKNOWN_RUN`` alone if there is no such run, and None alone if it is not restricted."""
     if claimer.run_id is None:
-        return None
-    row = tx.row("SELECT id FROM runs WHERE run_id = ? AND namespace = ?", (claimer.run_id, namespace))
-    return UNKNOWN_RUN if row is None else int(row["id"])
+        return [None]
+    of_run = "FROM runs WHERE run_id = ? AND namespace = ?"
+    rows = tx.execute(
+        f"SELECT id, 0 AS below {of_run} UNION ALL SELECT id, 1 AS below FROM runs WHERE root IS NOT NULL"
+        f" AND pending > 0 AND root = (SELECT id {of_run}) ORDER BY below, id LIMIT ?",
+        (claimer.run_id, namespace, claimer.run_id, namespace, MAX_BELOW),
+    )
+    return [row["id"] for row in rows] or [UNKNOWN_RUN]
+
+
+def _run_to_claim(tx: Transaction, runs: Sequence[int | None], node_ids: Collection[int]) -> int | None:
+    """Return the one of these runs of which states are claimed: one with a state that waits only for its
+    turn, or is due, if there is one."""
+    if len(runs) == 1:
+        return runs[0]
+    row = tx.row(
+        f"SELECT run FROM states WHERE {tx.any_of('run')} AND {tx.any_of('node_id')} AND status = 'CREATED'"
+        f" AND coalesce(lane, '') <> '{WAITING}' AND (coalesce(lane, '') <> '{LATER}' OR enqueue_after <= ?)"
+        " ORDER BY lane IS NOT NULL, lane DESC, seq LIMIT 1",
+        (tx.items([run for run in runs if run is not None]), tx.items(sorted(node_ids)), tx.now_ms),
+    )
+    return runs[0] if row is None else int(row["run"])
 
 
 def _take(
@@ -322,7 +348,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
 
 _REPLIED = (
     "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
-    " retry_count, deliveries, suspect, trace, event, checkpoint_size"
+    " retry_count, deliveries, suspect, trace, calls_size, event, checkpoint_size"
 )
 
 
@@ -338,6 +364,7 @@ def _replies(
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
     values = read_events(tx, waited.values())
+    called = read_results(tx, [seq for seq, state in by_seq.items() if state[-3] is not None])
     replies = [
         _claim_reply(tx, claimer, by_seq[seq], runs[run], templates[run], stored.get(seq))
         for seq, run in ((seq, run_of[seq]) for seq in seqs)
@@ -345,6 +372,9 @@ def _replies(
     for seq, reply in zip(seqs, replies, strict=True) if waited else ():
         if seq in waited:
             reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
+    for seq, reply in zip(seqs, replies, strict=True) if called else ():
+        if seq in called:
+            reply.native["children"] = called[seq]
     return replies
 
 

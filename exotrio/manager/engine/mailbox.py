@@ -177,8 +177,7 @@ def _wake(changes: Changes, woken: Sequence[tuple[State, Texts | None]]) -> None
         if (wait := places[state.seq].wait) is not None:
             _end(changes, shared, state, wait, value)
         else:
-            changes.update(state, lane=LATER, enqueue_after=tx.now_ms, updated_at=tx.now_ms)
-            changes.effects.announce(state.run, state.node_id)
+            resume(changes, state)
 
 
 def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Texts | None) -> None:
@@ -197,6 +196,13 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
     # Before the end: no event came, and what is shown of the state says so.
     until = now if value is not None else min(state.enqueue_after, now - 1)
     end_state(changes, shared, state, status, outputs=outputs, error=error, until=until)
+
+
+def resume(changes: Changes, state: State) -> None:
+    """Let the state of a node that waited be claimed again."""
+    now = changes.tx.now_ms
+    changes.update(state, lane=LATER, enqueue_after=now, updated_at=now)
+    changes.effects.announce(state.run, state.node_id)
 
 
 def end_state(

@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.native import (
     AfterError,
+    CallingItem,
     ErroredItem,
     ExecutedItem,
     ItemReply,
@@ -25,8 +26,9 @@ from exotrio._wire.native import (
     RequeuedItem,
     WaitingItem,
 )
-from exotrio._wire.vocabulary import ItemResult
+from exotrio._wire.vocabulary import MAX_CALLS, ItemResult
 from exotrio.graph import RetryPolicyModel
+from exotrio.manager.engine.calls import with_too_many
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
@@ -112,6 +114,9 @@ def _record(
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
     executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
     shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
+    excess = with_too_many(
+        tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
+    )
     changes = Changes(tx, (state.run_row for state in states.values()))
     recorded = []
     logged: dict[int, str] = {}
@@ -123,6 +128,10 @@ def _record(
         if owner not in (None, state.owner):
             detail = f"another key claimed the state; the key {owner!r} may not report it"
             recorded.append(Recorded(result=ItemResult.STALE, detail=detail))
+            continue
+        if isinstance(item, CallingItem) and state.seq in excess:
+            detail = f"a state calls at most {MAX_CALLS:,} children"
+            recorded.append(Recorded(result=ItemResult.INVALID, detail=detail))
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
@@ -165,6 +174,11 @@ def _record_one(
             until = deadline_ms(changes.tx.now_ms, item.timeout_ms)
             changes.waiting[state.seq] = state.run, item.event
             return _requeued(changes, state, until, lane=WAITING, event=item.event)
+        case CallingItem():
+            changes.calls.add(state, item.calls)
+            changes.effects.deliveries = True  # which starts the runs
+            state.calls_size = state.calls_size or 0
+            return _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size)
 
 
 def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
@@ -199,6 +213,8 @@ def _is_recorded(state: State, item: OutcomeItem) -> bool:
             return state.status == CREATED and bool(state.requeued)
         case WaitingItem():
             return state.status == CREATED and bool(state.requeued) and state.event == item.event
+        case CallingItem():
+            return state.status == CREATED and bool(state.requeued) and state.calls_size is not None
 
 
 def _why_closed(state: State, token: str | None) -> str:
@@ -307,7 +323,9 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         status = RETRY_CREATED
         copy = next_attempt(run, state, tx.now_ms)
         delay_ms = copy.enqueue_after - tx.now_ms
-        changes.checkpoints.move(state, changes.insert(run, copy))
+        attempt = changes.insert(run, copy)
+        changes.checkpoints.move(state, attempt)
+        changes.calls.move(state, attempt)
     _finish(changes, run, state, item, status, error=item.error)
     return Recorded(
         result=ItemResult.OK,
@@ -357,19 +375,21 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         trace=linked(state.trace, [state.execution]),
         turn=state.turn,
         event=state.event,
+        calls_size=state.calls_size,
     )
 
 
 def _requeued(
-    changes: Changes, state: State, enqueue_after: int, *, lane: str, event: str | None = None
+    changes: Changes, state: State, until: int, *, lane: str, event: str | None = None, **more: object
 ) -> Recorded:
     tx = changes.tx
     changes.update(
         state,
         status=CREATED,
-        enqueue_after=enqueue_after,
+        enqueue_after=until,
         lane=lane,
         **({"event": event} if event != state.event else {}),
+        **more,
         requeued=1,
         deliveries=0,
         suspect=0,
@@ -379,6 +399,6 @@ def _requeued(
     )
     if lane == LATER:
         changes.effects.announce(state.run, state.node_id)
-    state.status, state.enqueue_after, state.requeued = CREATED, enqueue_after, 1
+    state.status, state.enqueue_after, state.requeued = CREATED, until, 1
     state.event = event
-    return Recorded(result=ItemResult.OK, enqueue_after=enqueue_after)
+    return Recorded(result=ItemResult.OK, enqueue_after=until)

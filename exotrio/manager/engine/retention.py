@@ -2,10 +2,10 @@
 
 A run is deleted in two steps. Its own row is deleted first, in one transaction that adds the run to
 ``discarded``: from then on neither the run nor a state of it is found. What belonged to it (states, counts,
-unite_counters, unite_members, events, logs, checkpoints, store, idle_times) is deleted later, in transactions
-that are limited in time and delete many small runs or a part of a large one: a large run deleted at once
-would delay every claim. If the process is killed meanwhile, the next one goes on. Numbers are not used again,
-so a new run never finds rows of an old one.
+unite_counters, unite_members, events, logs, checkpoints, calls, store, idle_times) is deleted later, in
+transactions that are limited in time and delete many small runs or a part of a large one: a large run deleted
+at once would delay every claim. If the process is killed meanwhile, the next one goes on. Numbers are not
+used again, so a new run never finds rows of an old one.
 
 The file does not shrink: SQLite keeps the free pages and fills them again. A backup is as small as its
 content.
@@ -27,7 +27,7 @@ RUNS = 100
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
 TEXTS = 100
-"""Maximum of logs, and of checkpoints, that one step deletes: each has up to 64 KiB of text."""
+"""Maximum of logs, of checkpoints and of calls that one step deletes: each has up to 64 KiB of text."""
 MAX_AUDIT = 100_000
 """Rows of the record of changes that are kept."""
 MAX_BATCH = 0.01
@@ -94,16 +94,14 @@ def _clear_step(tx: Transaction) -> bool:
     runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
     if not runs:
         return False
-    states = sorted(
-        row["seq"]
-        for row in tx.execute(
-            f"SELECT seq FROM states WHERE {tx.any_of('run')} LIMIT ?", (tx.items(runs), BATCH)
-        )
-    )
+    which = f"SELECT seq, calls_size FROM states WHERE {tx.any_of('run')} LIMIT ?"
+    rows = tx.execute(which, (tx.items(runs), BATCH)).fetchall()
+    states = sorted(row["seq"] for row in rows)
+    called = sorted(row["seq"] for row in rows if row["calls_size"] is not None)
     if not states:
         for table in ("counts", "store", "mailbox", "alerts", "idle_times", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
-    elif _clear_dependents(tx, states):
+    elif _clear_dependents(tx, states, called):
         for start in range(0, len(states), PART):
             part = tx.items(states[start : start + PART])
             # Locked in the order in which a heartbeat locks them, or each could wait for the other.
@@ -114,15 +112,20 @@ def _clear_step(tx: Transaction) -> bool:
     return True
 
 
-def _clear_dependents(tx: Transaction, states: Sequence[int]) -> bool:
-    """Delete what belongs to states in other tables; return whether that was all of it."""
-    items = tx.items(states)
-    members = tx.execute(
-        "DELETE FROM unite_members WHERE (target_state, place, path) IN (SELECT target_state, place, path"
-        f" FROM unite_members WHERE {tx.any_of('target_state')} LIMIT ?)",
-        (items, BATCH),
-    ).rowcount
-    is_all = members < BATCH
+def _clear_dependents(tx: Transaction, states: Sequence[int], called: Sequence[int]) -> bool:
+    """Delete what belongs to states in other tables; return whether that was all of it.
+
+    ``called`` are those of them whose nodes called runs.
+    """
+    items, is_all = tx.items(states), True
+    for table, keys, limit in (
+        ("unite_members", ("target_state", "place", "path"), BATCH),
+        *((("calls", ("state", "key"), TEXTS),) if called else ()),
+    ):
+        columns = ", ".join(keys)
+        which = f"SELECT {columns} FROM {table} WHERE {tx.any_of(keys[0])} LIMIT ?"
+        done = tx.execute(f"DELETE FROM {table} WHERE ({columns}) IN ({which})", (items, limit)).rowcount
+        is_all = is_all and done < limit
     for table, key, limit in (
         ("events", "id", BATCH),
         ("logs", "state", TEXTS),

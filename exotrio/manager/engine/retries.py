@@ -246,6 +246,8 @@ def _replace(
             new.waits, new.enqueue_after = True, begins_at(place, tx.now_ms)
         elif from_beginning:
             new.event = None
+        keeps_calls = state.status == ERRORED and not from_beginning
+        new.calls_size = state.calls_size if keeps_calls else None
         seq = tx.allocate()
         if state.status == NEXT_CREATED_ERROR:
             new.outputs = state.outputs
@@ -261,6 +263,8 @@ def _replace(
             changes.checkpoints.move(state, seq)
         else:
             changes.checkpoints.erase(state)
+        if keeps_calls:
+            changes.calls.move(state, seq)
         changes.update(state, status=RETRY_CREATED)
         changes.transition(run, state.place, state.groups, state.status, RETRY_CREATED)
         changes.add_event(state.seq, "retried by hand")

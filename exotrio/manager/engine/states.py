@@ -62,6 +62,8 @@ class RunRow:
     depth: int
     round: int
     awaited: int
+    root: int | None
+    call: str | None
     namespace: str
     graph_name: str
     _scope: RunScope | None = None
@@ -105,6 +107,7 @@ class NewState:
     comes_due: bool = False
     event: str | None = None
     waits: bool = False
+    calls_size: int | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +150,7 @@ class State:
     limits: str | None
     event: str | None
     owner: str | None
+    calls_size: int | None
     inputs: str = ""
     outputs: str = ""
     execution: str | None = None
@@ -197,7 +201,8 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
     """
     rows = tx.execute(
         "SELECT runs.id, run_id, graph, runs.template, runs.created_at, finished_at, cancelled_at, pending,"
-        " errored, retried, priority, share, fair_key, depth, round, awaited, graphs.namespace, name"
+        " errored, retried, priority, share, fair_key, depth, round, awaited, root, call, graphs.namespace,"
+        " name"
         " FROM runs CROSS JOIN graphs ON graphs.id = graph"
         f" WHERE {which} ORDER BY runs.id{tx.for_update('runs')}",
         parameters,
@@ -237,7 +242,7 @@ def read_states(
     rows = view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
-        " checkpoint_size, updated_at, turn, limits, event, owner"
+        " checkpoint_size, updated_at, turn, limits, event, owner, calls_size"
         f" FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )

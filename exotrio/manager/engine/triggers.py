@@ -49,6 +49,7 @@ class Parent(NamedTuple):
     call: str | None = None
     depth: int = 0
     round: int = 0
+    root: int | None = None
     awaited: int = 1
     started_by: str | None = None
 
@@ -189,6 +190,9 @@ def start_runs(
             ),
         )
         stored += [(scope.id, key, to_json(value).decode()) for key, value in run.store.items()]
+        if run.parent is not None and run.parent.root is not None:
+            # To claims for the states of one run, and of those below it.
+            changes.effects.announced.add((run.parent.root, node.id))
     if refused:
         raise EntriesRefused(refused)
     tx.insert("store", ("run", "key", "value"), sorted(stored))

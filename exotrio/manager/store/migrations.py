@@ -141,6 +141,7 @@ ALTER TABLE runs ADD COLUMN call TEXT;
 ALTER TABLE runs ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN root INTEGER;
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
 CREATE INDEX runs_by_parent_run ON runs (parent_run, id) WHERE parent_run IS NOT NULL;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
@@ -158,6 +159,18 @@ CREATE INDEX alerts_due ON alerts (at, run) WHERE started IS NULL AND problem IS
 CREATE INDEX alerts_refused ON alerts (at, run) WHERE problem IS NOT NULL;
 ALTER TABLE templates ADD COLUMN version TEXT;
 CREATE INDEX templates_by_version ON templates (version) WHERE version IS NOT NULL;
+CREATE INDEX runs_by_root ON runs (root) WHERE root IS NOT NULL AND pending > 0;
+ALTER TABLE states ADD COLUMN calls_size INTEGER;
+CREATE TABLE calls (
+    state INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    graph TEXT NOT NULL,
+    inputs TEXT NOT NULL,
+    run TEXT,
+    outputs TEXT,
+    error TEXT,
+    PRIMARY KEY (state, key)
+) WITHOUT ROWID;
 """,
 }
 """What leads from a version to the next one, as SQL. Each step runs in one transaction."""

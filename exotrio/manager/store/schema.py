@@ -107,7 +107,8 @@ CREATE TABLE runs (
     call TEXT,                           -- which of the runs that it started; '' of a place that runs a graph
     depth INTEGER NOT NULL DEFAULT 0,    -- runs above it
     round INTEGER NOT NULL DEFAULT 0,    -- of these, those of the same graph directly above it
-    awaited INTEGER NOT NULL DEFAULT 0   -- 1: its end has not been delivered to that state
+    awaited INTEGER NOT NULL DEFAULT 0,  -- 1: its end has not been delivered to that state
+    root INTEGER                         -- the run above which is none; NULL: it is that itself
 );
 -- By key first: it is looked up without a graph, too.
 CREATE UNIQUE INDEX runs_by_key ON runs (key, graph) WHERE key IS NOT NULL;
@@ -118,6 +119,8 @@ CREATE INDEX runs_finished ON runs (finished_at) WHERE finished_at IS NOT NULL;
 -- A state starts each of its runs once.
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
 CREATE INDEX runs_by_parent_run ON runs (parent_run, id) WHERE parent_run IS NOT NULL;
+-- Those below a run that have not ended.
+CREATE INDEX runs_by_root ON runs (root) WHERE root IS NOT NULL AND pending > 0;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
 
 -- States that ended while they waited for runs, which are to be cancelled.
@@ -211,7 +214,8 @@ CREATE TABLE states (
     lane TEXT,                           -- why it cannot be claimed; NULL: it only waits for its turn
     -- The name of the key that claimed it last; NULL: the root key, or inside a state manager.
     owner TEXT,
-    event TEXT                           -- that it waits for in the lane 'waiting', or did last; NULL: runs
+    event TEXT,                          -- that it waits for in the lane 'waiting', or did last; NULL: runs
+    calls_size INTEGER                   -- of the results in its rows of calls, bytes; NULL: it has none
 );
 CREATE INDEX states_by_turn ON states (node_id, priority, turn, seq)
     WHERE status = 'CREATED' AND lane IS NULL;
@@ -336,6 +340,18 @@ CREATE TABLE events (
     worker TEXT                          -- runtime that held it, if any
 );
 CREATE INDEX events_by_state ON events (state, id);
+
+-- Runs that the nodes of states called, and what came back (engine.calls).
+CREATE TABLE calls (
+    state INTEGER NOT NULL,
+    key TEXT NOT NULL,                   -- chosen by the runtime
+    graph TEXT NOT NULL,
+    inputs TEXT NOT NULL,                -- JSON object of texts
+    run TEXT,                            -- its public id, once it has ended
+    outputs TEXT,                        -- JSON object of texts, once it succeeded
+    error TEXT,                          -- once it failed
+    PRIMARY KEY (state, key)
+) WITHOUT ROWID;
 
 -- The last stored checkpoint of each state that has one (engine.checkpoints).
 CREATE TABLE checkpoints (
