@@ -40,6 +40,7 @@ UNREADABLE = Path("/proc/self/mem")
 
 def test_every_example_is_run_by_a_test_here() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
+        "agent.py",
         "approval.py",
         "audit.py",
         "backfill.py",
@@ -306,6 +307,26 @@ def test_an_order_is_approved_by_a_link(tmp_path: Path, button: str, result: str
             assert b"This was sent." in page.read()
         end = process.wait(code=0)
     assert end.out.splitlines()[-1] == f"  result: order 4711 is {result}, by ada@example.com"
+
+
+def test_the_agent_asks_each_question_once_although_it_is_killed(tmp_path: Path) -> None:
+    agent = EXAMPLES / "agent.py"
+    with exotrio("run", agent, "--graph", "agent", "-vv", cwd=tmp_path) as process:
+        run_id = process.line("run (\\S+) of graph")[1]
+        process.line("Lookup as lookup\\) begins")
+        process.kill()
+    end = ended("run", agent, "--resume", run_id, cwd=tmp_path, code=0)
+    assert end.out.splitlines()[-2:] == ["agent:", "  text: Mont Blanc"]
+    # Two agents below the first one, and what each of these looks up.
+    assert sql(next(tmp_path.rglob("*.db")), "SELECT count(*) FROM runs") == [(5,)]
+
+
+def test_the_agent_says_which_child_failed(tmp_path: Path) -> None:
+    question = "question=How high is K2?"
+    end = ended("run", EXAMPLES / "agent.py", "--graph", "agent", "-i", question, cwd=tmp_path, code=1)
+    assert "exotrio.errors.ChildFailed: run " in end.out
+    assert "of graph 'lookup' failed: lookup: " in end.out
+    assert "nothing is known about K2" in end.out
 
 
 ORDERS = """SUCCESS

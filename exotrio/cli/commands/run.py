@@ -13,6 +13,7 @@ from exotrio.cli.program import run_until_stopped
 from exotrio.cli.runs.local import LocalRun
 from exotrio.cli.terminal.logs import JSON, configure_logs, log_format_option
 from exotrio.cli.terminal.progress import progress_for
+from exotrio.graph import Graph
 
 
 @click.command(name="run")
@@ -98,10 +99,14 @@ def command(
     runtime, graph = loaded.runtime(), None if resume else loaded.graph(graph_name)
     if graph is not None:
         graph = graph.model_copy(update={"secrets": {**graph.secrets, **secrets}})
+    others = [
+        each.model_copy(update={"secrets": {**each.secrets, **secrets}}) for each in loaded.all_of(Graph)
+    ]
     run = LocalRun(
         target=target,
         runtime=runtime,
         graph=graph,
+        others=others,
         inputs=inputs,
         store=store,
         key=run_key,

@@ -44,6 +44,8 @@ class LocalRun:
 
     Attributes:
         graph: None to continue the run ``resume``.
+        others: The graphs of the file. An embedded state manager gets those that the Runtime can run, too,
+            since nodes may call them; any other one just those that ``graph`` names.
         port: Port to serve the embedded state manager on, 0: any free port; None: do not serve it.
         progress: Shows the run, and prints messages about it.
         waits: Whether to stay while everything that is left of the run waits for events.
@@ -56,6 +58,7 @@ class LocalRun:
     target: str
     runtime: Runtime
     graph: Graph | None
+    others: Sequence[Graph]
     inputs: dict[str, str]
     store: dict[str, str]
     key: str | None
@@ -256,6 +259,10 @@ class LocalRun:
         if self._run_id is not None:
             return self._run_id
         assert self.graph is not None
+        # In the order of the file, in which each comes after those that it names.
+        for graph in [*self.graph.named_graphs(), *(self.others if self._embedded else ())]:
+            if graph.name != self.graph.name and not self._missing_nodes(graph):
+                await self._store_other(client, graph)
         await client.upsert_graph(self.graph)
         if self._embedded:
             self._require_nodes(self.graph)
@@ -273,6 +280,13 @@ class LocalRun:
             if self._embedded:
                 self._require_nodes_of(run)
         return run_id
+
+    async def _store_other(self, client: StateManager, graph: Graph) -> None:
+        """Store a graph that the run may call."""
+        try:
+            await client.upsert_graph(graph)
+        except GraphInvalid as error:
+            self.progress.print_message(f"graph {graph.name!r} was refused and cannot be called: {error}")
 
     def _what_is_kept(self) -> str:
         """Return what is kept of an interrupted run, once the runtime has ended."""
@@ -312,17 +326,22 @@ class LocalRun:
         The state manager itself accepts them if an earlier Runtime of this database had them.
         """
         known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
-        problems = [
-            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
-            for node in graph.nodes
-            if node.node_name not in WITHOUT_RUNTIME
-            and (node.namespace != namespace or node.node_name not in known)
-        ]
+        problems = self._missing_nodes(graph)
         if problems:
             what = f"graph {graph.name!r} has nodes that no Runtime here has"
             where = f"the Runtime has, in namespace {namespace!r}: {', '.join(known)}"
             fix = "add them to its nodes=[...], or change the graph"
             raise GraphInvalid(what, problems, where=where, fix=fix)
+
+    def _missing_nodes(self, graph: Graph) -> list[str]:
+        """Return which nodes of a graph this Runtime lacks."""
+        known, namespace = [node.__name__ for node in self.runtime.nodes], self.runtime.namespace
+        return [
+            f"node {node.identifier!r} runs {node.node_name!r} of namespace {node.namespace!r}"
+            for node in graph.nodes
+            if node.node_name not in WITHOUT_RUNTIME
+            and (node.namespace != namespace or node.node_name not in known)
+        ]
 
     def _require_nodes_of(self, run: Run) -> None:
         """Refuse to continue a run that waits for nodes this Runtime lacks."""
