@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from exotrio._wire.vocabulary import MAX_CALL_BYTES, MAX_CALLS
+from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -238,6 +239,18 @@ async def test_the_number_of_children_and_the_size_of_their_inputs_are_limited(a
     reply = ok(await api.outcomes(calling(state, call("one more"))))["items"][0]
     assert (reply["result"], reply["detail"]) == ("invalid", "a state calls at most 1,000 children")
     assert await report(api, executed_item(state)) == ["ok"]
+
+
+async def test_the_calls_of_a_run_are_deleted_with_it(two: tuple[Manager, Manager], api: Api) -> None:
+    _, state = await parent(api)
+    await report(api, calling(state, *(call(str(number), "missing") for number in range(150))))
+    await report(api, executed_item(await again(api)))
+    store = two[0].service.store
+    assert await store.write(discard, -1) == 1
+    while await store.write(clear):
+        pass
+    assert await store.read(lambda view: view.row("SELECT 1 FROM calls")) is None
+    assert await store.read(lambda view: view.row("SELECT 1 FROM states")) is None
 
 
 async def test_outputs_that_are_too_large_together_are_the_error_of_a_child(api: Api) -> None:
