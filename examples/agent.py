@@ -3,7 +3,7 @@
     python -m exotrio run examples/agent.py --graph agent
 
 ``decide`` stands for a language model: here it follows a script and needs no network. It splits a question
-into others, which the same graph answers, in runs of their own; those look up facts by the graph ``lookup``.
+into others, which runs of the same graph answer; those look up facts by the graph ``lookup``.
 While children run, no worker is held, and all of this may be killed and continued with ``--resume RUN``: each
 child is started once, and each decision is made once, since it is in the checkpoint.
 """

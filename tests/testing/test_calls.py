@@ -20,7 +20,7 @@ class Number(BaseModel):
 
 
 class Tree(BaseNode):
-    """Sums the numbers from 1, each of its halves by a child of its own graph."""
+    """Sums the numbers from 1, each half by a child that runs the same graph."""
 
     class Inputs(BaseModel):
         first: int
@@ -191,7 +191,7 @@ async def test_children_wait_for_days_and_events_in_no_time(autojump_clock: Mock
 
 
 async def test_a_child_that_waits_for_an_event_without_a_limit_is_named(autojump_clock: MockClock) -> None:
-    class WaitsForever(BaseNode):
+    class WaitsAlways(BaseNode):
         async def execute(self) -> None:
             raise WaitForEvent("never")
 
@@ -200,7 +200,7 @@ async def test_a_child_that_waits_for_an_event_without_a_limit_is_named(autojump
             self.call("waits").outputs()
 
     waits, graph = Graph("waits", namespace="tests"), Graph("calls", namespace="tests")
-    waits.add(WaitsForever)
+    waits.add(WaitsAlways)
     graph.add(Calls)
     with pytest.raises(trio.TooSlowError, match="waits for 'never': give it in events="):
-        await run_graph(graph, [WaitsForever, Calls], graphs=[waits])
+        await run_graph(graph, [WaitsAlways, Calls], graphs=[waits])
