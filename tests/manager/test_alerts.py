@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.retention import clear, discard
@@ -24,6 +25,7 @@ from tests.support.helpers import (
     ok,
     place,
     refused,
+    run_place,
 )
 from tests.support.manager import ENGINES, Manager, open_manager, open_two
 
@@ -132,6 +134,47 @@ async def test_a_failed_run_that_a_failure_started_starts_nothing(two: tuple[Man
     runs = ok(await one.api.native("GET", "runs"))["runs"]
     assert len(runs) == 2
     assert await one.service.store.read(lambda view: view.one("SELECT count(*) FROM alerts")[0]) == 1
+
+
+async def test_what_a_run_that_a_failure_started_runs_starts_nothing_either(
+    two: tuple[Manager, Manager],
+) -> None:
+    one, _ = two
+    await deploy_alert(one)
+    # Each would otherwise start the other one without an end.
+    step = await Flow.deploy(one.api, place("s"), graph="step", on_failure="alert", retry_policy=NO_RETRY)
+    runs_it = run_place("r", graph="step", inputs={})
+    await Flow.put(one.api, "alert", one.api.body([runs_it], retry_policy=NO_RETRY))
+    await step.trigger()
+    await step.fail("s", times=1)
+    assert len(await started(one)) == 1
+    await step.fail("s", times=1)
+
+    async def all_ended() -> None:
+        runs = ok(await one.api.native("GET", "runs"))["runs"]
+        assert [(run["graph_name"], run["status"]) for run in runs] == [
+            ("step", "FAILED"),
+            ("alert", "FAILED"),
+            ("step", "FAILED"),
+        ]
+
+    await eventually(all_ended)
+    assert len(await started(one)) == 1
+
+
+async def test_two_managers_at_once_start_each_run_once(two: tuple[Manager, Manager]) -> None:
+    one, other = two
+    await deploy_alert(one)
+    work = await deploy_work(one, retry_policy=NO_RETRY)
+    for _ in range(20):
+        await work.trigger()
+    states = await work.take("a", 20)
+    async with trio.open_nursery() as nursery:
+        for number, state in enumerate(states):
+            nursery.start_soon((one, other)[number % 2].api.errored, state["state_id"])
+            nursery.start_soon((one, other)[number % 2].service.store.write, start_alerts)
+    runs = await started(other)
+    assert len(runs) == len({run["key"] for run in runs}) == 20
 
 
 async def test_what_no_failure_can_start_is_refused_when_it_is_stored(two: tuple[Manager, Manager]) -> None:
