@@ -54,6 +54,8 @@ class Loaded:
     """Files of the user's modules."""
     grace: float
     """Seconds for running nodes in a drain."""
+    version: str | None = None
+    """That of the code, if it names one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ def main() -> int:
         if options.journal:  # of a rehearsal, whose faults make warnings
             logging.getLogger("exotrio").setLevel(logging.INFO if options.verbose else logging.CRITICAL)
             runtime.observe(partial(_journal, command))
+        versions = {graph.version for graph in module.all_of(Graph)} - {None}
+        if runtime.version is None and len(versions) == 1:
+            runtime.adjust(version=versions.pop())
         runtime.adjust(outbox=options.outbox)
         command.send(_loaded(module, runtime))
         with ambient_endpoint(endpoint):
@@ -116,6 +119,7 @@ def _loaded(module: Module, runtime: Runtime) -> Loaded:
         graphs={graph.name: GraphBody.of(graph).model_dump(mode="json") for graph in module.all_of(Graph)},
         files=users_files(),
         grace=float(runtime.shutdown_grace),
+        version=runtime.version,
     )
 
 

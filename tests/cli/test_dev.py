@@ -26,6 +26,7 @@ from tests.support.processes import (
     ended,
     is_running,
     link_in,
+    printed_command,
     until_gone,
 )
 
@@ -79,6 +80,22 @@ class Lock(BaseNode):
 graph = Graph("lock", namespace="n")
 graph.add(Lock, turns=1)
 runtime = Runtime(namespace="n", name="locks", nodes=[Lock], poll_interval=0.05)
+"""
+PINNED = """
+import os
+from datetime import timedelta
+from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal, Runtime
+
+class Greet(BaseNode):
+    async def execute(self) -> None:
+        print("asked version {version}")
+        if not os.path.exists("go"):
+            raise ReQueueAfterSignal(timedelta(milliseconds=100))
+
+graph = Graph("greeting", version="{version}", nodes=[
+    GraphNodeModel(node_name="Greet", namespace="n", identifier="greet"),
+])
+runtime = Runtime(namespace="n", name="greeter", nodes=[Greet], poll_interval=0.05)
 """
 WORDS = 'GREETING = "Hello"\n'
 GATED = gated.APP.replace("grace=600", "grace=20") + "\nprint('loaded by', os.getpid())\n"
@@ -325,6 +342,32 @@ def test_new_code_takes_over_at_the_same_address(dev: Dev, browser: httpx.Client
     dev.says("^runtime greeter: Greet .*; graph greeting")
     start_run(browser)
     dev.says("^Good morning you")
+
+
+def test_runs_of_an_earlier_version_continue_with_new_code(dev: Dev, browser: httpx.Client) -> None:
+    dev.write(PINNED.format(version="1"))
+    dev.says("^runtime greeter: Greet")
+    start_run(browser)
+    dev.says("^asked version 1")
+    dev.write(PINNED.format(version="2"))
+    dev.says("^1 run of version 1 continued with version 2")
+    dev.says("^asked version 2")
+    (dev.folder / "go").touch()
+    dev.says("^run .* of graph 'greeting': SUCCESS")
+
+
+def test_a_run_of_a_version_is_run_by_its_file_and_continued_by_that_of_the_next_one(
+    processes: Processes, tmp_path: Path
+) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(PINNED.format(version="1"), "utf-8")
+    process = processes.start("run", "app.py", "--db", "state.db", cwd=tmp_path)
+    process.line("asked version 1")
+    command = printed_command(process.stop(signal.SIGINT).err)
+    (tmp_path / "go").touch()
+    app.write_text(PINNED.format(version="2").replace("poll_interval", 'version="2", poll_interval'), "utf-8")
+    end = ended(*command[command.index("run") :], cwd=tmp_path, code=0)
+    assert "asked version 2" in end.out + end.err
 
 
 def test_running_states_finish_and_waiting_ones_are_released_before_new_code_is_loaded(dev: Dev) -> None:

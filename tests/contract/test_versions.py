@@ -239,3 +239,21 @@ async def test_a_run_of_no_version_gets_one(api: Api) -> None:
     assert ok(await repin(api, run_id, "1"))["before"] is None
     assert await take(api, None) == []
     assert len(await take(api, "1")) == 1
+
+
+async def test_it_is_said_that_no_runtime_of_the_version_is_alive(api: Api) -> None:
+    flow = await deploy(api, "1")
+    await register(api, "2")
+    await flow.trigger()
+
+    async def why() -> Any:
+        node = ok(await api.native_run(flow.run_id))["nodes"][0]
+        return node["waits_for"] and (node["waits_for"]["kind"], node["waits_for"]["text"])
+
+    ok(await api.heartbeat("two", runtime="r", phase="running", workers=1, version="2"))
+    await take(api, "2", worker_id="two")
+    text = f"waits: {A}@1 is pinned to version 1; no runtime of that version is alive"
+    assert await why() == ("no version", text)
+    ok(await api.heartbeat("one", runtime="r", phase="running", workers=1, version="1"))
+    await claim(api, dict.fromkeys(named("1", A, B), 0), limit=0, worker_id="one")
+    assert await why() is None

@@ -102,6 +102,8 @@ class Announcer:
             ]
             for line in (line for name in valid for line in messages.missing_nodes(name, loaded)):
                 print_message(line)
+            if loaded.version is not None:
+                await self._repin(manager, loaded.version)
             await self.show_dashboard(loaded)
             if before is None:
                 print_message(messages.how_to_start(self.served.url, self.key_file, loaded))
@@ -143,6 +145,17 @@ class Announcer:
             print_message(await _graph_status(manager, name))
             return False
         return True
+
+    async def _repin(self, manager: StateManager, version: str) -> None:
+        """Let runs of earlier versions go on with this code, the only one there is here."""
+        for earlier in await manager.versions():
+            if earlier.version != version and earlier.runs:
+                runs = await manager.repin_version(earlier.version, to=version)
+                if runs.repinned:
+                    moved = plural(len(runs.repinned), "run")
+                    print_message(f"{moved} of version {earlier.version} continued with version {version}")
+                for run in runs.refused:
+                    print_message(f"warning: {run.reason}")
 
     async def _print_run_events(
         self, namespace: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

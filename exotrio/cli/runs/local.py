@@ -28,7 +28,7 @@ from exotrio.cli.runs.waiting import is_overdue, waiting_lines
 from exotrio.cli.terminal.progress import Progress
 from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
-from exotrio.graph import WITHOUT_RUNTIME, Graph
+from exotrio.graph import WITHOUT_RUNTIME, Graph, split_name
 
 MAX_POLL_INTERVAL = 0.1
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
@@ -78,6 +78,7 @@ class LocalRun:
             check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
         self._run_id = self.resume
         self._may_have_begun = self._had_failed = False
+        self._adopt(None if self.graph is None else self.graph.version)
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
         self._preparing = trio.CancelScope()
@@ -170,6 +171,7 @@ class LocalRun:
                 ) from error
             self._run_id = run.run_id
             self._had_failed = run.status is RunStatus.FAILED
+            self._adopt(next(filter(None, (split_name(node.node_name)[1] for node in run.nodes)), None))
             self._require_nodes_of(run)
             return
         if not self._embedded:
@@ -254,9 +256,17 @@ class LocalRun:
             await trio.sleep(REFRESH)
             self.progress.refresh()
 
+    def _adopt(self, version: str | None) -> None:
+        """Let the Runtime here have the version that its run needs, unless it names one."""
+        if version is not None and self.runtime.version is None:
+            self.runtime.adjust(version=version)
+        self._version = version
+
     async def _find_run(self, client: StateManager) -> str:
         """Return the id of the run, once the nodes are registered; start it, unless it exists."""
         if self._run_id is not None:
+            if self._version is not None and self._version != self.runtime.version:
+                await client.repin(self._run_id, to=str(self.runtime.version))
             return self._run_id
         assert self.graph is not None
         # In the order of the file, in which each comes after those that it names.
@@ -350,7 +360,7 @@ class LocalRun:
         problems = [
             f"node {node.identifier!r} runs {node.node_name!r}"
             for node in run.nodes
-            if node.node_name not in (*known, *WITHOUT_RUNTIME) and node.counts.keys() - ended
+            if split_name(node.node_name)[0] not in (*known, *WITHOUT_RUNTIME) and node.counts.keys() - ended
         ]
         if problems and run.status is RunStatus.PENDING:
             what = f"run {run.run_id} waits for nodes that the Runtime in {self.target} lacks"

@@ -11,6 +11,7 @@ from exotrio._util.times import from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.limits import LimitWait
 from exotrio._wire.runs import WaitReason
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.graph import split_name
 from exotrio.manager.engine.order import LATER, waits_until
 from exotrio.manager.engine.states import CREATED
 from exotrio.manager.queries.events import waits_in
@@ -27,6 +28,7 @@ Node = tuple[str, str]
 SENTENCES = {
     "paused": "waits: node {node} is paused since {at}",
     "not offered": "waits: no runtime offers {node}; start one that has it",
+    "no version": "waits: {node} is pinned to version {version}; no runtime of that version is alive",
     "other runs": "waits: the runtimes that offer {node} only work on other runs; start one that does not",
     "later": "waits: {node} is due {due}",
     "draining": "waits: all runtimes that offer {node} drain",
@@ -83,7 +85,7 @@ class Waiting:
         if namespace != self._namespace:
             return None
         if name not in self._offers:
-            return _reason("not offered", node)
+            return _reason("no version" if split_name(name)[1] else "not offered", node)
         is_served = any(offer.run_id in (None, run_id) for offer in self._offers[name])
         return None if is_served else _reason("other runs", node)
 
@@ -221,5 +223,6 @@ def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -
     namespace, name = node
     moment = from_unix_ms(at)
     iso = moment and iso_time(moment)
-    text = SENTENCES[kind].format(node=name, at=iso, due=f"at {iso}", workers=f"{workers:,}")
+    version = split_name(name)[1]
+    text = SENTENCES[kind].format(node=name, at=iso, due=f"at {iso}", workers=f"{workers:,}", version=version)
     return WaitReason(kind=kind, namespace=namespace, node=name, at=moment, workers=workers, text=text)

@@ -22,6 +22,7 @@ from exotrio._wire.checkup import (
 from exotrio._wire.limits import LimitInfo
 from exotrio._wire.overview import NodeLoad, Overview, RuntimeInfo
 from exotrio._wire.releases import VersionInfo
+from exotrio.graph import split_name
 
 CLOCK_OFF = 2.0
 """Seconds by which clocks may differ."""
@@ -154,8 +155,10 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
     oldest = format_duration(node.oldest_due)
     due = f"{plural(node.eligible, 'state')} of {name} {are(node.eligible)} due, the first for {oldest}"
     if node.eligible and not node.offered_by:
+        version = split_name(node.name)[1]
+        worker = _WORKER if version is None else f"{_WORKER} --code-version {version}"
         return Finding(
-            f"{due}: no live runtime has {name}", f"start a runtime that has it: {_WORKER}", page=page
+            f"{due}: no live runtime has {name}", f"start a runtime that has it: {worker}", page=page
         )
     if node.unserved and node.offered_by:
         wait = "waits" if node.unserved == 1 else "wait"

@@ -48,6 +48,7 @@ MAX_REASONS = 20
 OBSTACLES = {
     "paused": "its node is paused",
     "not offered": "no runtime offers this",
+    "no version": "no runtime of this version is alive",
     "other runs": "only runtimes of other runs offer this",
 }
 """What the box of a node says of a ``WaitReason.kind``."""
