@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tests.browser.chromium import expect
-from tests.browser.nodes import GRAPH, let
+from tests.browser.nodes import GRAPH, NAMESPACE, let
 from tests.browser.office import Office
 from tests.browser.visitors import Visitors
+from tests.support.helpers import NO_RETRY, declare, node_name, place
 from tests.support.processes import EXAMPLES, KEY, Processes
 
 # -- signing in
@@ -212,3 +214,29 @@ def test_a_run_is_started_from_the_form_and_started_again_with_other_values(
     expect(page.locator("#box-work .count")).to_have_text("1")
     page.locator("table.states").get_by_role("link").first.click()
     expect(page.locator("section", has_text="Inputs").first).to_contain_text("two lines\nof text")
+
+
+# -- runs that start others
+
+
+def test_a_failure_leads_to_the_run_that_it_started_and_back(visitors: Visitors, office: Office) -> None:
+    def stored(name: str, place: dict[str, Any], **fields: Any) -> None:
+        nodes = [declare(place["node_name"], [])]
+        office.server.ask("PUT", f"/v0/namespace/{NAMESPACE}/nodes/", {"runtime_name": "r", "nodes": nodes})
+        body = {"nodes": [{"namespace": NAMESPACE, **place}], "secrets": {}, "retry_policy": NO_RETRY}
+        office.server.ask("PUT", f"/v0/namespace/{NAMESPACE}/graph/{name}", {**body, **fields})
+
+    stored("alert", place("tell"))
+    stored("billing", place("bill"), on_failure="alert")
+    path = f"/v0/namespace/{NAMESPACE}"
+    run = office.server.ask("POST", f"{path}/graph/billing/trigger", {"inputs": {}, "store": {}})["run_id"]
+    claim = {"nodes": [node_name("bill")], "batch_size": 1}
+    (state,) = office.server.ask("POST", f"{path}/states/enqueue", claim)["states"]
+    page = visitors.signed_in(office.url, office.path("runs", run))
+    expect(page.get_by_role("heading", name="Runs that it started")).to_have_count(0)
+    office.server.ask("POST", f"{path}/state/{state['state_id']}/errored", {"error": "no address"})
+    expect(page.get_by_role("heading", name="Runs that it started")).to_be_visible()
+    page.locator("section:has(#h-children) tbody th a").click()
+    expect(page.get_by_text("since this run failed:")).to_be_visible()
+    page.get_by_role("link", name=run[:8]).first.click()
+    expect(page).to_have_url(office.url + office.path("runs", run))
