@@ -23,11 +23,13 @@ from tests.bench.latency import PAUSE, percentile
 from tests.bench.limits import BATCH, turn
 from tests.bench.machine import NO_TLS
 from tests.bench.places import fresh, in_process, working
-from tests.bench.work import FAN, NAMESPACE, ONE, Fan, Mark, Text, awaited, marks
+from tests.bench.work import FAN, NAMESPACE, ONE, PARENT, STEP, Fan, Mark, Text, awaited, marks
 from tests.support.postgres import database
 
 WAITING = 100_000
 SWEEPS = 50
+CHILDREN = 500
+CHILD_RUNS = 5
 MANY = Graph("many", namespace=NAMESPACE)
 _fan = MANY.add(Fan, n="0")
 MANY.wait(f"go-{_fan.i}", Text)
@@ -53,6 +55,7 @@ def waiting(plan: Plan) -> Iterator[Sample]:
             name = f"{what}, {many:,} over none that wait for events, {engine}"
             yield Sample(name, some / none, "x", max_goal=1.1)
     yield from trio.run(partial(_latency, plan))
+    yield from trio.run(partial(_children, plan))
 
 
 async def _next_to(plan: Plan, db: str, count: int) -> tuple[float, float]:
@@ -100,6 +103,28 @@ async def _latency(plan: Plan) -> list[Sample]:
         Sample("event over trigger to execute, p50", p50["event"] / p50["trigger"], "x", max_goal=1.25),
         *(Sample(f"{what} to execute, in process", used_ms[what], "ms CPU") for what in used_ms),
         Sample("event over trigger to execute, CPU", used_ms["event"] / used_ms["trigger"], "x"),
+    ]
+
+
+async def _children(plan: Plan) -> list[Sample]:
+    """CPU of a child that a node calls, whose graph has one node, next to that of a state of a fan-out."""
+    cpu: dict[str, list[float]] = {"fan": [], "parent": []}
+    async with (
+        in_process(plan.folder) as where,
+        working(where, STEP, FAN, PARENT, batch_size=64) as manager,
+    ):
+        for number in range(CHILD_RUNS + 1):
+            for graph, used in cpu.items():
+                begin = time.process_time()
+                run = await manager.trigger(graph, inputs={"n": str(CHILDREN)})
+                await manager.wait(run["run_id"])
+                if number:
+                    used.append((time.process_time() - begin) / CHILDREN * 1000)
+    state, child = (statistics.median(cpu[graph]) for graph in cpu)
+    return [
+        Sample("a state of a fan-out, in process", state, "ms CPU"),
+        Sample("a child with one state, in process", child, "ms CPU"),
+        Sample("a child over a state", child / state, "x", max_goal=2.0),
     ]
 
 

@@ -43,6 +43,17 @@ class Join(BaseNode):
         return None
 
 
+class Parent(BaseNode):
+    """Calls as many graphs of one node as it is told."""
+
+    class Inputs(BaseModel):
+        n: str
+
+    async def execute(self) -> None:
+        for child in [self.call(STEP.name, {"i": str(i)}) for i in range(int(self.inputs.n))]:
+            child.outputs()
+
+
 class Mark(BaseNode):
     """Notes when it begins."""
 
@@ -87,6 +98,8 @@ UNITED = Graph(
         place(Join, "join", {"i": "${{ begin.outputs.i }}"}, unites="begin"),
     ],
 )
+STEP = Graph("step", [place(Step, "step", {"i": ""})])
+PARENT = Graph("parent", [place(Parent, "parent", {"n": "1"})])
 ONE = Graph("one", [place(Mark, "mark", {"i": ""})])
 CHAIN = Graph(
     "chain",
@@ -98,7 +111,7 @@ CHAIN = Graph(
         ),
     ],
 )
-NODES = (Fan, Step, Join, Mark)
+NODES = (Fan, Step, Join, Parent, Mark)
 
 runtime = Runtime(NAMESPACE, "worker", list(NODES))
 """For a worker that is measured from outside: ``python -m exotrio worker tests.bench.work``."""
