@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exotrio.graph import pinned_name
+from exotrio.manager.queries import releases
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
@@ -172,3 +173,17 @@ async def test_runs_that_are_pinned_to_another_version_are_not_compared(manager:
     # The same version with other fields.
     reply = await check(manager, *OLD, {**changed, "name": pinned_name(GREET, "1")}, of_one[1])
     assert [each["graph"] for each in reply["broken"]] == ["pinned"]
+
+
+async def test_of_many_runs_the_oldest_are_compared(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releases, "MAX_RUNS", 2)
+    flow = await started(manager, runs=3)
+    await Flow(manager.remote, "greeting").trigger(store={"name": "Ada"})
+    body = manager.remote.body(PLACES, store_config={"required_keys": ["name"], "default_values": {}})
+    await (await Flow.put(manager.remote, "other", body)).trigger(store={"name": "Ada"})
+    reply = await check(manager, declare(GREET, ["name", "tone"], ["text"]), OLD[1])
+    assert (reply["runs"], reply["checked"], reply["is_more"]) == (2, 2, True)
+    assert [each["graph"] for each in reply["broken"]] == ["greeting"]
+    assert flow.run_id not in reply["broken"][0]["run_ids"]

@@ -93,6 +93,8 @@ def broken_runs(
         runs, is_more = _runs_of(view, template["id"], MAX_RUNS - reply.checked)
         reply.checked += len(runs)
         reply.is_more |= is_more
+        if not runs:
+            break  # as many as are compared
         changes = [*comparison.changes(body), *comparison.secrets(body, template, own_secrets)]
         for change in changes:
             if broken := comparison.breaks(change, body, runs):
@@ -144,6 +146,7 @@ class _Comparison:
     new: Nodes
     changed: frozenset[str]
     _ids: dict[str, int] = field(default_factory=dict)
+    _types: dict[str, dict[str, Declared]] = field(default_factory=dict)
 
     def changes(self, template: Template) -> list[BreakingChange]:
         """Return what breaks places of a graph, whether or not a run has them ahead."""
@@ -185,8 +188,10 @@ class _Comparison:
         """Return the runs that a change breaks."""
         at = {place.index for place in template.places if place.identifier in change.places}
         broken = []
+        # Most runs of a graph are at the same places.
+        ahead = {places: places_ahead(template, places) for places in {run.pending for run in runs}}
         for run in runs:
-            now, below = places_ahead(template, run.pending)
+            now, below = ahead[run.pending]
             if change.certain or not change.field.startswith("Inputs."):
                 is_broken = not (now | below).isdisjoint(change.places)
             else:
@@ -217,7 +222,9 @@ class _Comparison:
     def _accepted(self, change: BreakingChange) -> tuple[str, Declared | None]:
         """Return the input of a change, and what the new code accepts there, if that is understood."""
         name = change.field.removeprefix("Inputs.").partition(".")[0].partition("[")[0]
-        return name, typed_inputs(_models(self.new[change.node])["Inputs"].get("properties")).get(name)
+        if change.node not in self._types:
+            self._types[change.node] = typed_inputs(self.new[change.node].inputs_schema.get("properties"))
+        return name, self._types[change.node].get(name)
 
     def _inputs(self, run: int, node: str) -> list[Row]:
         if not self._ids:
