@@ -129,17 +129,30 @@ def test_a_grace_of_weeks_can_be_shortened_by_a_second_signal() -> None:
         stopped_in_time(process)
 
 
-SUSPENDED = """
+# By itself, so that it is at this moment, however busy the machine is.
+SUSPENDED = {
+    "before the watchdog is awake": """
 import os, signal
-from exotrio._runtime import watchdog
+from exotrio._runtime.watchdog import Watchdog
 
-def wake(self, *why, wake=watchdog.Watchdog._wake):
+def wake(self, *why, wake=Watchdog._wake):
     if len(self._deadlines) == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)  # before the thread is awake
+        os.kill(os.getpid(), signal.SIGSTOP)
     wake(self, *why)
 
-watchdog.Watchdog._wake = wake
-"""
+Watchdog._wake = wake
+""",
+    "when the drain begins": """
+import logging, os, signal
+
+class Suspends(logging.Handler):
+    def emit(self, record):
+        if record.msg.startswith("asked to stop"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+logging.getLogger("exotrio.runtime").addHandler(Suspends())
+""",
+}
 
 
 def until_suspended(process: Process) -> None:
@@ -149,17 +162,13 @@ def until_suspended(process: Process) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("is_at_once", [True, False])
-def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was(is_at_once: bool) -> None:
+@pytest.mark.parametrize("when", SUSPENDED)
+def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was(when: str) -> None:
     # A busy machine needs more time to deliver the release.
     code = LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 2")
-    with program(SUSPENDED + code if is_at_once else code, "AwaitsThread") as process:
+    with program(SUSPENDED[when] + code, "AwaitsThread") as process:
         process.signal(signal.SIGTERM)
-        if is_at_once:
-            until_suspended(process)
-        else:
-            process.line("asked to stop by SIGTERM")
-            process.signal(signal.SIGSTOP)
+        until_suspended(process)
         time.sleep(4)  # longer than the whole stop may take
         process.signal(signal.SIGCONT)
         end = process.wait(code=75)
