@@ -109,6 +109,7 @@ async def test_the_pages_of_two_graphs_name_each_other(site: Site) -> None:
     assert f'starts a run of <a href="{BASE}/graphs/alert">alert</a>' in page
     page = await site.browser.page(f"{BASE}/graphs/alert")
     assert f'Started by failures of</dt><dd><a href="{BASE}/graphs/work">work</a>' in page
+    assert "work names it, and will not find it." in page
     assert "Started by failures" not in await site.browser.page(f"{BASE}/graphs/work")
     await composed(site)
     page = await site.browser.page(f"{BASE}/graphs/parent")
