@@ -48,6 +48,7 @@ class RuntimeInfo(Body):
         nodes: Names of the nodes that it claims states of.
         run_id: The only run that it works on, as ``run`` does; None: on all.
         shows_tasks: Whether its task tree can be requested.
+        version: That of its code, if it has one.
     """
 
     worker_id: str
@@ -67,6 +68,7 @@ class RuntimeInfo(Body):
     nodes: list[str]
     run_id: str | None = None
     shows_tasks: bool
+    version: str | None = None
 
     @property
     def free(self) -> int | None:

@@ -67,8 +67,8 @@ def ls(connection: Connection) -> None:
     listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,
-    reporting, holds, work_at_risk_ms, work_at_risk_is_more, heard_ms, polled_ms, nodes, run_id, shows_tasks)
-    and v0 (nodes, polled_ms).
+    reporting, holds, work_at_risk_ms, work_at_risk_is_more, heard_ms, polled_ms, nodes, run_id, shows_tasks,
+    version) and v0 (nodes, polled_ms).
     """
     runtimes = connection.ask(StateManager.workers)
     body = runtimes.model_dump(mode="json")

@@ -118,6 +118,7 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
         nodes=from_json(row["nodes"]),
         run_id=row["run_id"],
         shows_tasks=heartbeat.shows_tasks,
+        version=heartbeat.version,
         heartbeat=heartbeat,
         tasks_requested=bool(row["tasks_asked"]),
         tasks=row["tasks"],

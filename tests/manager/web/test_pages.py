@@ -18,6 +18,7 @@ from exotrio._util.times import from_unix_ms
 from exotrio._wire.keys import NewKey, make_key
 from exotrio.cli.commands.runtimes import stop_row
 from exotrio.client import StopReceipt
+from exotrio.graph import pinned_name
 from exotrio.manager.engine.keys import add_key
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.schedules import fire_schedules
@@ -743,6 +744,22 @@ async def test_a_runtime_shows_what_it_runs(site: Site, clock: SettableClock) ->
     assert '<code>(a) -> ()</code> <span class="quiet">r (old)</span>' in mixed
     assert "r (new)" in mixed
     assert "<script>alert" not in html
+
+
+async def test_versions_are_shown_with_what_needs_them(site: Site) -> None:
+    assert "Live runtimes" not in await site.browser.page("/ns/shop/runtimes"), "nothing has a version"
+    names = [pinned_name("Node_a", version) for version in ("1", "2")]
+    ok(await site.api.register([declare(name) for name in names]))
+    body = site.api.body([place("a")], version="1")
+    await (await Flow.put(site.api, "graph", body)).trigger()
+    ok(await site.api.native_claim({names[1]: 1}, limit=0, worker_id="w"))
+    ok(await site.api.heartbeat("w", runtime="r", phase="running", version="2"))
+    shown = re.sub("<[^>]*>", " ", await site.browser.page("/ns/shop/runtimes"))
+    assert re.search(r"\b1 +0 +1 +graph +needed, and no live runtime has it", shown)
+    assert re.search(r"\b2 +1 +0 +may be stopped", shown)
+    assert "r 2" in shown
+    system = text_of(await site.browser.page("/ns/shop/system"))
+    assert "1 run in flight is pinned to version 1, and no live runtime has it" in system
 
 
 async def test_states_without_a_runtime_are_marked_on_every_page(site: Site) -> None:
