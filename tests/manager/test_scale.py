@@ -42,7 +42,10 @@ PLACES = [
     place("u", unites="t", inputs={"all": "${{b.outputs.v}}"}),
 ]
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
-AT_THE_START = re.compile(r"SCAN (states|claims) USING (COVERING )?INDEX (states_held|claims_by_age)$")
+AT_THE_START = re.compile(
+    r"SCAN (abandoned|(states|claims|runs|alerts) USING (COVERING )?INDEX"
+    r" (states_held|claims_by_age|runs_to_deliver|alerts_due))$"
+)
 
 
 async def everything_once(manager: Manager) -> None:

@@ -17,12 +17,15 @@ from exotrio.manager.store.postgres.translation import translate
 from tests.support.postgres import Database
 
 # Tables that stay small (nodes, graphs, managers) or have a maximum of rows (from workers on), the numbers a
-# request brings along, what an inner SELECT found (waiting, scheduled, found, held), what is held, of which
-# runtimes have no more than they can run, and the first of what is to be cleared away.
+# request brings along, what an inner SELECT found (waiting, scheduled, found, held, due), what is held, of
+# which runtimes have no more than they can run, the first of what is to be cleared away, and what is noted
+# for the task that handles the runs of states.
 MAY_BE_SCANNED = re.compile(
     r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|found|lanes|CONSTANT ROW"
     r"|workers|stops|v0_runtimes|sessions|sign_in_links|held"
-    r"|states USING (COVERING )?INDEX states_held$)"
+    r"|states USING (COVERING )?INDEX states_held$"
+    r"|abandoned|due|runs USING (COVERING )?INDEX runs_to_deliver$"
+    r"|alerts USING (COVERING )?INDEX alerts_due$)"
 )
 
 
