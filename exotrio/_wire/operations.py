@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
+from exotrio._util.times import format_duration
 from exotrio._util.words import listed, plural
 from exotrio._wire.body import Body, Moment, Seconds, Uuid
 from exotrio._wire.native import LogLine
@@ -289,6 +290,8 @@ class StateHistory(StateDetail, StateTimes):
         events: The last 1,000, oldest first.
         attempts: This state and all others that are attempts at the same work, oldest first: those that it
             replaces, which were retried or ran before a rerun, and those that replace it.
+        late: If the event that it waited for was not sent in time: how many seconds after the deadline it
+            was sent; None if it was not.
         max_attempts: How many its retry policy allows, from the last retry by hand or rerun on; None from a
             state manager of an earlier version.
         logs: Captured lines of its last execution that logged or printed something.
@@ -315,6 +318,7 @@ class StateHistory(StateDetail, StateTimes):
     waits_for: WaitReason | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
+    late: Seconds | None = Field(default=None, alias="late_ms")
     max_attempts: int | None = None
     logs: list[LogLine] = Field(default_factory=list)
     checkpoint: StateCheckpoint | None = None
@@ -322,6 +326,11 @@ class StateHistory(StateDetail, StateTimes):
     condition: StateBranch | None = None
     branches: list[StateBranch] = Field(default_factory=list)
     children: list[RelatedRun] = Field(default_factory=list)
+
+    @property
+    def late_text(self) -> str:
+        """What follows the words that no event was sent in time; empty if none was sent later."""
+        return "" if self.late is None else f"; it was sent {format_duration(self.late)} after the deadline"
 
     def attempt_text(self) -> str:
         """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``, or

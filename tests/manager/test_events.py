@@ -195,7 +195,7 @@ async def test_an_event_that_is_sent_after_the_deadline_is_too_late_also_before_
 ) -> None:
     flow = await approval(two, timeout_ms=DAY_MS, on_timeout=on_timeout)
     await flow.run("a")
-    two.clock.advance(DAY_MS)
+    two.clock.advance(DAY_MS + 5_000)
     if follows is None:
         assert "has ended" in await refusal(two, flow, 409)
         assert await two.pass_time(0) == 1
@@ -207,6 +207,7 @@ async def test_an_event_that_is_sent_after_the_deadline_is_too_late_also_before_
         assert await flow.inputs("b") == {"x": follows}
         states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
         assert states["w"]["no_event"] is True
+        assert ok(await two.other.history(states["w"]["id"]))["late_ms"] == 5_000
 
 
 async def test_of_two_waits_for_an_event_only_the_one_whose_deadline_has_not_passed_gets_it(

@@ -283,7 +283,7 @@ def _times(state: StateDetail) -> list[str]:
     elif state.finished_at and (
         text := wait_text(state.for_event, state.for_run, ended=True, no_event=state.no_event)
     ):
-        lines.append(text)
+        lines.append(text + state.late_text)
     return lines
 
 

@@ -67,6 +67,7 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     run, stages = _run_of(view, state), stages_among(view, {state["seq"]: state["status"]})
+    spent = spent_fields(state, view.now_ms, stages)
     place, reason = view.template(state["template"]).places[state["place"]], None
     node = state["namespace"], state["name"]
     if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
@@ -78,7 +79,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limit)
     return StateHistory(
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
-        **spent_fields(state, view.now_ms, stages),
+        **spent,
+        late_ms=_late_ms(view, state) if spent["no_event"] else None,
         data=None if state["data"] is None else from_json(state["data"]),
         retry_count=state["retry_count"],
         deliveries=state["deliveries"],
@@ -113,6 +115,12 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         branches=branches_of(view, state),
         children=started_by(view, state) if run["has_children"] else [],
     )
+
+
+def _late_ms(view: View, state: Row) -> int | None:
+    """Return how long after the deadline of a state the event was sent that it waited for, if it was."""
+    sent = view.row("SELECT sent_at FROM mailbox WHERE run = ? AND name = ?", (state["run"], state["event"]))
+    return None if sent is None else max(0, sent["sent_at"] - state["enqueue_after"])
 
 
 def _run_of(view: View, state: Row) -> Row:

@@ -12,7 +12,7 @@ from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages.run import PAGE
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, results
-from tests.support.helpers import SettableClock, ok, place
+from tests.support.helpers import SettableClock, ok, place, wait_place
 from tests.support.web import SCRIPT, Site, open_site, text_of
 
 OUTPUTS: dict[str, Any] = {
@@ -116,6 +116,23 @@ async def test_a_wait_that_ended_by_its_deadline_does_not_look_like_an_answer() 
         overview = text_of(await site.browser.page("/ns/shop"))
         assert "no event" in overview, "it is among what fails"
         assert "of 0 failed" not in overview, "it has no attempts"
+
+
+async def test_an_event_that_came_after_the_deadline_explains_why_there_is_no_answer() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        given: dict[str, Any] = {"timeout_ms": 3_600_000, "on_timeout": {"by": "-", "ok": "false"}}
+        wait = wait_place("wait", "b", event="approved", **given)
+        await site.api.register_for([place("b")])
+        flow = await Flow.put(site.api, "graph", site.api.body([wait, place("b")]))
+        run = await flow.trigger()
+        clock.advance(3_600_000 + 2_000)
+        value = {"ok": "true", "by": "ada"}
+        body = {"name": "approved", "value": value}
+        assert ok(await site.api.native("POST", f"run/{run}/events", json=body))["woken"] == 0
+        (state,) = [each for each in ok(await site.api.states())["states"] if each["identifier"] == "wait"]
+        page = text_of(await site.browser.page(f"/ns/shop/states/{state['id']}"))
+        assert "none was sent in time; it was sent 2.0 s after the deadline" in page
 
 
 async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:

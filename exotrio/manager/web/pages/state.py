@@ -31,7 +31,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     stages = stages_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
     at = times(row, stages)
     took = at.spent(view.now_ms)
-    text = spent_text(took, ended=at.is_over)
+    text = spent_text(took, ended=at.is_over) + state.late_text
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
