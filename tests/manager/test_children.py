@@ -481,6 +481,22 @@ async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
     }
 
 
+async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None:
+    size = MAX_PER_STEP + 10
+    await deploy(two.api, "child", place("c"))
+    flow = await deploy(two.api, "parent", place("a", "g"), run_place("g", graph="child"))
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(size)])
+    await two.delivered()
+    assert len(await two.read(started)) == size
+    ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(two.delivered)
+    assert await two.run(flow.run_id) == {"a": {"SUCCESS": size}, "g": {"ERRORED": size}}
+    assert ok(await two.api.claim([node_name("c")], 1_000))["states"] == []
+
+
 async def test_what_an_earlier_state_manager_creates_is_started_by_this_one(two: Two) -> None:
     def as_before(tx: Transaction) -> None:
         tx.execute("UPDATE states SET lane = 'later' WHERE lane = 'waiting'")

@@ -351,17 +351,23 @@ def cancel_children(tx: Transaction) -> WithEffects[int]:
     noted = tx.items([row["state"] for row in notes])
     rows = tx.execute(
         f"SELECT id FROM runs INDEXED BY runs_by_parent WHERE {tx.any_of('parent_state')}"
-        " AND parent_state IS NOT NULL AND awaited = 1 AND cancelled_at IS NULL AND pending > 0",
-        (noted,),
+        " AND parent_state IS NOT NULL AND awaited = 1 AND cancelled_at IS NULL AND pending > 0 LIMIT ?",
+        (noted, MAX_PER_STEP),
     ).fetchall()
     effects, cancelled = Effects(), 0
-    # All at once, in their order: ``cancel`` locks them again.
-    runs = locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted(row["id"] for row in rows)),))
+    # All at once, in their order, and then their states: ``cancel`` locks them again.
+    ids = tx.items(sorted(row["id"] for row in rows))
+    runs = locked_runs(tx, tx.any_of("runs.id"), (ids,))
+    if len(runs) > 1:
+        states = f"SELECT seq FROM states WHERE {tx.any_of('run')} AND status IN ('CREATED', 'QUEUED')"
+        tx.execute(f"{states} ORDER BY seq{tx.for_update('states')}", (ids,)).fetchall()
     for run in runs.values():
         if cancelled and tx.has_run_for(MAX_CANCELLING):
             return WithEffects(cancelled, effects)
         if run.pending and run.cancelled_at is None:
             effects.add(cancel(tx, run.namespace, run.run_id).effects)
             cancelled += 1
+    if len(rows) == MAX_PER_STEP:
+        return WithEffects(len(rows), effects)
     deleted = tx.execute(f"DELETE FROM abandoned WHERE {tx.any_of('state')}", (noted,)).rowcount
     return WithEffects(cancelled + deleted, effects)
