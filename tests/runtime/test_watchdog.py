@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,18 +162,24 @@ def until_suspended(process: Process) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("when", SUSPENDED)
-def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was(when: str) -> None:
+def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was() -> None:
     # A busy machine needs more time to deliver the release.
     code = LOGGED.replace("FLUSH = 0.2", "FLUSH = 0.2; deadlines.FLUSH = 2")
-    with program(SUSPENDED[when] + code, "AwaitsThread") as process:
-        process.signal(signal.SIGTERM)
-        until_suspended(process)
+    with ExitStack() as stack:
+        # All at once, since it takes a while.
+        processes = {
+            when: stack.enter_context(program(suspended + code, "AwaitsThread"))
+            for when, suspended in SUSPENDED.items()
+        }
+        for process in processes.values():
+            process.signal(signal.SIGTERM)
+            until_suspended(process)
         time.sleep(4)  # longer than the whole stop may take
-        process.signal(signal.SIGCONT)
-        end = process.wait(code=75)
-    assert "releasing state " in end.err
-    assert "abandoned" not in end.err
+        for when, process in processes.items():
+            process.signal(signal.SIGCONT)
+            end = process.wait(code=75)
+            assert "releasing state " in end.err, when
+            assert "abandoned" not in end.err, when
 
 
 OUTBOX = (
