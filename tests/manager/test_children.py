@@ -264,6 +264,27 @@ async def test_a_retry_policy_of_the_place_starts_another_run_after_its_delay(tw
     assert len(await two.read(started)) == 2
 
 
+async def test_a_run_has_the_order_of_the_one_above_it_and_the_secrets_of_its_graph(two: Two) -> None:
+    columns = "priority, share, fair_key, started_by"
+
+    def in_order(view: View) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in view.execute(f"SELECT {columns} FROM runs ORDER BY id")]
+
+    await child(two.api, secrets={"token": "of the child"})
+    await two.api.register_for(CHILD, secrets=("token",))
+    await deploy(
+        two.api, "parent", run_place("g", graph="child", inputs={"k": "v"}), secrets={"token": "above"}
+    )
+    order = {"key": "1", "priority": "high", "weight": 4.0, "fair_key": "ada"}
+    ok(await two.api.native("POST", "graph/parent/trigger", json=order))
+    await two.delivered()
+    above, below = await two.read(in_order)
+    assert above == below
+    assert below[0] < 0
+    state_id = await (await the_child(two)).one("c")
+    assert ok(await two.api.secrets(state_id))["secrets"] == {"token": "of the child"}
+
+
 # -- graphs that cannot be run
 
 
