@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from exotrio._fields.models import Values
 from exotrio._wire.events import EventWait
@@ -13,6 +13,13 @@ from exotrio.testing._points import Fault, Moment, Place, Point
 
 _TIMES = {None: 1, Fault.EVENT_REPEATED: 2}
 """How often an event is sent when it is waited for; with any other fault not then."""
+
+
+def _last_moment(wait: EventWait) -> datetime:
+    """Return shortly before the deadline of a wait: an event that is sent at the deadline is too late."""
+    if wait.until is None:
+        return wait.since + timedelta(days=1)
+    return max(wait.until - timedelta(seconds=1), wait.since + (wait.until - wait.since) / 2)
 
 
 class EventSender:
@@ -51,7 +58,7 @@ class EventSender:
                 await manager.send(run, name, values[name])
         # After the others, whose deadlines may pass, too.
         for late in [each for each in waits if faults.get(each.name) is Fault.EVENT_LATE][:1]:
-            self._clock.skip_to(late.until or late.since + timedelta(days=1))
+            self._clock.skip_to(_last_moment(late))
             await manager.send(run, late.name, values[late.name])
         return any(fault is not Fault.EVENT_LOST for fault in faults.values())
 

@@ -93,7 +93,7 @@ async def explore(
     ===========  =================  =====================================================================
 
     Events are sent when all that is left of the run waits. Further points are each event: sent right after
-    the trigger (``EVENT_EARLY``), when its deadline passes (``EVENT_LATE``), twice (``EVENT_REPEATED``), or
+    the trigger (``EVENT_EARLY``), just before its deadline (``EVENT_LATE``), twice (``EVENT_REPEATED``), or
     not at all, if it has a deadline and there is a ``check`` (``EVENT_LOST``).
 
     Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After

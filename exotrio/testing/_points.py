@@ -33,7 +33,7 @@ class Fault(StrEnum):
     EVENT_EARLY = "event early"
     """An event is sent right after the trigger, before anything waits for it."""
     EVENT_LATE = "event late"
-    """It is sent when its deadline passes; without one, a day later."""
+    """It is sent just before its deadline; without one, a day later."""
     EVENT_REPEATED = "event repeated"
     """It is sent twice: its sender did not get the first answer."""
     EVENT_LOST = "event lost"
@@ -62,7 +62,7 @@ _SENTENCES = {
     Fault.DRAINED: "was asked to stop",
     Fault.SUSPENDED: "lost its lease",
     Fault.EVENT_EARLY: "was sent before anything waited for it",
-    Fault.EVENT_LATE: "was sent when its deadline passed",
+    Fault.EVENT_LATE: "was sent just before its deadline",
     Fault.EVENT_REPEATED: "was sent twice",
     Fault.EVENT_LOST: "was not sent",
 }
