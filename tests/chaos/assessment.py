@@ -60,6 +60,8 @@ def assess(evidence: Evidence) -> Figures:
     evidence.reading.update()
     contents = read_contents(evidence.folder, evidence.database)
     counts = Figures(problems=contents.problems)
+    for state_id in contents.of_callers:
+        evidence.proxy.accepted.pop(state_id, None)
     return _Assessor(evidence, contents.states, contents.lost_leases, counts).figures()
 
 

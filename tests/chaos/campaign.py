@@ -23,6 +23,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.approvals import Approvals
 from tests.chaos.assessment import Evidence, Shown, assess
+from tests.chaos.callers import Callers
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import EXIT_TIMEOUT, Crew, stop
 from tests.chaos.graph import EXECUTED, NAMESPACE, graph, in_order
@@ -124,6 +125,9 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     if chaos.approvals is not None:
         figures.problems += chaos.approvals.problems
         figures.events = chaos.approvals.sent
+    if chaos.callers is not None:
+        figures.problems += chaos.callers.problems
+        figures.children = chaos.callers.started
     figures.problems += await _left_processes(folder)
     if chaos.watch is not None:
         figures.trends = verdicts(chaos.watch.minutes)
@@ -195,6 +199,7 @@ class _Chaos:
     pausing: Pausing = field(init=False)
     schedule: Schedule | None = field(default=None, init=False)
     approvals: Approvals | None = field(default=None, init=False)
+    callers: Callers | None = field(default=None, init=False)
     watch: Watch | None = field(default=None, init=False)
     restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
@@ -212,6 +217,7 @@ class _Chaos:
             self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
             if self.servers is None:  # what it knows must not be undone
                 self.approvals = Approvals(self._ask_in, random.Random(self.plan.seed + 2))
+                self.callers = Callers(self._ask_in)
         if self.plan.watched:
             self.suspended.add(0)  # so that nothing is done to it
             self.watch = Watch(
@@ -236,6 +242,8 @@ class _Chaos:
             await self.schedule.declare()
         if self.approvals is not None:
             await self.approvals.declare()
+        if self.callers is not None:
+            await self.callers.declare()
         *_, first, second = range(self.plan.runs)
         pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
@@ -248,6 +256,8 @@ class _Chaos:
                     background.start_soon(self._disturb, background)
                     if self.approvals is not None:
                         background.start_soon(self.approvals.run, self.plan.duration)
+                    if self.callers is not None:
+                        background.start_soon(self.callers.run, self.plan.duration)
                     await self._strike(background)
                 watching.cancel_scope.cancel()
             self._due_runs = self.plan.runs
@@ -258,6 +268,8 @@ class _Chaos:
             await self.schedule.check()
         if self.approvals is not None:
             await self.approvals.check()
+        if self.callers is not None:
+            await self.callers.check()
         shown = await self._show()
         await self.crew.dismiss()
         for server in self.cluster.servers.values():

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from tests.chaos.callers import NODES as CALLERS
 from tests.chaos.graph import NAMESPACE
 from tests.chaos.journal import key_of
 from tests.support.postgres import Database
@@ -45,11 +46,13 @@ class Contents:
 
     Attributes:
         states: By their public ids.
+        of_callers: Ids of those of ``callers``, which are not among them.
         lost_leases: The state and its holder, for each lease that ended.
         problems: What should not be there.
     """
 
     states: dict[str, State] = field(default_factory=dict)
+    of_callers: set[str] = field(default_factory=set)
     lost_leases: list[tuple[str, str | None]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -65,12 +68,16 @@ def read_contents(folder: Path, database: Database | None) -> Contents:
             f" WHERE nodes.namespace = '{NAMESPACE}'"
         )
         for row in rows:
+            if row["name"] in CALLERS:
+                contents.of_callers.add(_public_id(stamp, row["seq"]))
+                continue
             state = _state(row, stamp)
             contents.states[state.id] = state
         for row in connection.execute("SELECT state FROM checkpoints"):
             contents.problems.append(f"state {_public_id(stamp, row['state'])} ended, and has a checkpoint")
         for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'"):
-            contents.lost_leases.append((_public_id(stamp, row["state"]), row["worker"]))
+            if (state_id := _public_id(stamp, row["state"])) not in contents.of_callers:
+                contents.lost_leases.append((state_id, row["worker"]))
     return contents
 
 

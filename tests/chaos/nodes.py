@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
 from exotrio._nodes.importing import is_worker_process
+from tests.chaos.callers import CHILDREN
 from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
 from tests.chaos.journal import Journal, key_of
 
@@ -219,6 +220,30 @@ class Join(BaseNode):
         return self.Outputs(run=self.inputs.run, by=by)
 
 
-NODES = [Seed, Fan, Step, Note, Join]
+class Called(BaseNode):
+    """Of ``callers``, as the next one: not in the journal."""
+
+    class Inputs(BaseModel):
+        number: str
+
+    Outputs = Inputs
+
+    async def execute(self) -> Inputs:
+        await trio.sleep(plan.seconds)
+        return self.Inputs(number=self.inputs.number)
+
+
+class Call(BaseNode):
+    class Outputs(BaseModel):
+        sum: str
+
+    async def execute(self) -> Outputs:
+        children = [self.call("called", {"number": str(number)}) for number in range(CHILDREN)]
+        total = sum(int(child.outputs()["number"]) for child in children)
+        last = self.call("called", {"number": str(total)}, key="sum")
+        return self.Outputs(sum=last.outputs()["number"])
+
+
+NODES = [Seed, Fan, Step, Note, Join, Called, Call]
 OUTBOX: dict[str, Any] = {} if plan.outbox is None else {"outbox": plan.outbox}
 runtime = Runtime(NAMESPACE, "chaos", NODES, workers=plan.workers, poll_interval=0.5, **OUTBOX)

@@ -225,6 +225,7 @@ class Figures:
         waited: States that waited while their node was paused.
         scheduled: Runs that a schedule started.
         events: Events that were acknowledged as the first under their names.
+        children: Runs that nodes called.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
         trends: How what was watched changed over the last half; None if there are too few values.
@@ -250,6 +251,7 @@ class Figures:
     waited: int = 0
     scheduled: int = 0
     events: int = 0
+    children: int = 0
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -275,6 +277,7 @@ class Figures:
             "waited while paused": f"{self.waited}",
             "runs by a schedule": f"{self.scheduled}",
             "events of runs": f"{self.events}",
+            "runs called by nodes": f"{self.children}",
             "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",
