@@ -69,7 +69,9 @@ def command(
     Progress goes to standard error, the result to standard output; what nodes print goes to standard error,
     too, if the result is JSON.
 
-    Secrets given here are added to those of the Graph, or replace them.
+    Secrets given here are added to those of the Graph, or replace them. An embedded state manager also gets
+    the other Graphs of FILE_OR_MODULE that its Runtime can run, since nodes may call them; states of these
+    runs are executed, too.
 
     If the graph already has a run with the same --run-key, that run is continued, or its result is printed.
     It is an error if that run has other inputs or another store.

@@ -24,6 +24,7 @@
 ``unites``          when a united node runs, and when it runs again
 ``sources``         the values that placeholders name, read for a whole batch
 ``inputs``          the inputs of a new state, built from placeholders
+``calls``           runs that the nodes of states called, and what came of them
 ``mailbox``         events of runs, and the states that wait for them
 ``sending``         send an event to a run; end overdue waits, begin those that earlier managers did not
 ``children``        runs that states start: start them, tell the states of their ends, cancel them
