@@ -14,12 +14,7 @@ from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.children import input_problems, outputs_of, runs_graph
 from exotrio.graph.conditions import Condition
-from exotrio.graph.declaration import (
-    GRAPH_NODE,
-    WAIT_NODE,
-    CronTrigger,
-    check_name,
-)
+from exotrio.graph.declaration import GRAPH_NODE, WAIT_NODE, CronTrigger, check_name
 from exotrio.graph.inputs import Inputs, models_of, node_name, unites_of
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import GraphNodeModel, UnitesStrategyEnum

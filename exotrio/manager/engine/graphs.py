@@ -56,9 +56,7 @@ def register(
     what that was given. It does not need them: a graph without them is valid.
     """
     if taken := [node.name for node in request.nodes if node.name in WITHOUT_RUNTIME]:
-        raise InvalidRequest(
-            f"{taken[0]!r} is the name of places that run no node: give the node another one"
-        )
+        raise InvalidRequest(f"{taken[0]!r} is the name of places without a node: give the node another one")
     former = _former(tx, namespace, request)
     if key is not None:
         known = _given_secrets(tx, namespace, [node.name for node in request.nodes])
