@@ -180,6 +180,7 @@ class Driver:
             if model.waiting():
                 soonest = min(state.due_ms for state in model.waiting())
                 twin.advance(max(0, soonest - model.now_ms))
+                await twin.expired()  # an event would be too late for these
 
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
