@@ -14,7 +14,6 @@ from trio.testing import MockClock
 
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
-from exotrio._link.outcomes import added_fields, name_and_value, outcome_of
 from exotrio._link.port import Claim, ClaimLost, Fate
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import (
@@ -28,6 +27,7 @@ from exotrio._nodes.outcome import (
     Requeued,
     Waiting,
 )
+from exotrio._runtime import outbox_store
 from exotrio._wire.native import NativeClaimRequest, ReleaseRequest, outcome_item
 from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH
@@ -799,8 +799,9 @@ async def test_native_reports_travel_as_one_batch_in_the_form_of_the_wire() -> N
 
 def test_an_outbox_keeps_for_how_long_a_node_waits() -> None:
     for outcome in (Waiting("paid", 1.5), Waiting("paid")):
-        name, value = name_and_value(outcome)
-        assert outcome_of(name, value, **added_fields(outcome)) == outcome
+        body = outbox_store._body(claim(), outcome)
+        assert body is not None
+        assert outbox_store._parsed(body) == (claim(), outcome)
 
 
 @pytest.mark.parametrize(
