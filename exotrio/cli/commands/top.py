@@ -34,7 +34,7 @@ def command(interval: float, once: bool, connection: Connection) -> None:
              start of their process; RUNNING: those whose execute runs;
              reporting (in the head, if there are any): those that have ended, and whose outcome is
              not accepted yet
-    ENDED/H  attempts that ended in the last hour, FAILED of them; as the numbers of those in the head,
+    ENDED/H  attempts that ended in the last hour, FAILED of them; as numbers of those in the head,
              counted up to 5 s ago
     WAITED   95 % of these waited at most about so long until a runtime claimed them: if that is too
              long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
