@@ -15,6 +15,7 @@ from tests.contract.flow import Flow
 from tests.contract.native import OK, B, claim, claim_one, executed_item, report
 from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
 from tests.support.manager import ENGINES, open_two
+from tests.support.statements import noted
 
 F = node_name("f")
 PLACES = [place("f", "b"), place("b")]
@@ -51,6 +52,24 @@ async def test_a_node_and_its_version_have_their_turns_together(
         runs = [await fan_out(api, graph, 20) for graph in ("any", "pinned")]
         taken = Counter(state["run_id"] for state in await claim(api, both, limit=20))
         assert taken == dict.fromkeys(runs, 10), "neither comes first because it was not claimed before"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_claim_of_a_version_needs_no_more_statements(engine: str) -> None:
+    counts = []
+    for names in ([B], [B, pinned_name(B, "1")]):
+        async with open_two(engine) as (one, _):
+            api = one.api
+            ok(await api.register([declare(name, [], ["v", "w"]) for name in (B, pinned_name(B, "1"))]))
+            for graph, version in (("any", {}), ("pinned", {"version": "1"})):
+                await Flow.put(api, graph, api.body([place("b")], **version))
+                for _ in range(4):
+                    ok(await api.trigger(graph))
+            await claim(api, dict.fromkeys(names, 2), limit=2)
+            with noted(one.service.store) as statements:
+                assert len(await claim(api, dict.fromkeys(names, 2), limit=2)) == 2
+            counts.append(len(statements))
+    assert counts[0] == counts[1]
 
 
 async def test_a_state_manager_that_knew_a_run_before_it_moved_finds_its_new_template(
