@@ -233,6 +233,7 @@ async def test_the_ids_of_another_namespace_lead_nowhere(shop: Shop) -> None:
         "node": "Charge",
         "limit": "l",
         "worker_id": "w",
+        "version": "2",
         "page": "1",
         "size": "10",
     }
