@@ -92,3 +92,17 @@ async def test_a_state_of_a_run_of_another_namespace_needs_its_version(manager: 
     assert await versions(manager) == {"1": (1, 0, [], True)}
     ok(await manager.remote.native("POST", "outcomes", json=[executed(state)]))
     assert await versions(manager) == {"1": (1, 0, [], False)}
+
+
+async def test_many_runs_of_one_version_do_not_hide_those_of_others(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager.engine.versions.MAX_RUNS", 2)
+    for version, graph in (("1", "first"), ("1", "second"), ("2", "last")):
+        flow = await deploy(manager, version, graph)
+        for _ in range(3):
+            await flow.trigger()
+    assert await versions(manager) == {
+        "1": (0, 4, ["first", "second"], True),
+        "2": (0, 2, ["last"], True),
+    }

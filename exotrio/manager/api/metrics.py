@@ -100,7 +100,7 @@ GAUGES = (
     ),
     (
         "exotrio_manager_version_runs",
-        "Runs in flight that are pinned to the version, counted up to 100,000 in all.",
+        "Runs in flight that are pinned to the version, counted up to 10,000 for each version of a graph.",
         ["namespace", "version"],
     ),
     (

@@ -9,8 +9,8 @@ from exotrio.graph import split_name
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
-MAX_RUNS = 100_000
-"""Runs in flight that are counted."""
+MAX_RUNS = 10_000
+"""Runs in flight of each version of a graph that are counted."""
 
 
 def is_drained(view: View, namespace: str, version: str) -> bool:
@@ -30,16 +30,20 @@ def is_drained(view: View, namespace: str, version: str) -> bool:
 def runs_of_versions(view: View, **which: str) -> list[Row]:
     """Return how many runs in flight are pinned to each version, and when the first of them was created.
 
-    They are counted up to ``MAX_RUNS``. ``which`` are columns and their values.
+    Of each version of a graph up to ``MAX_RUNS`` are counted, so none is left out. ``which`` are columns and
+    their values.
     """
     conditions = "".join(f" AND {column} = ?" for column in which)
+    counted = (
+        f"SELECT created_at FROM runs WHERE template = templates.id AND finished_at IS NULL LIMIT {MAX_RUNS}"
+    )
     return view.execute(
-        "SELECT namespace, version, count(*) AS runs, min(created_at) AS oldest FROM ("
-        "SELECT runs.namespace, templates.version, runs.created_at FROM templates CROSS JOIN runs"
-        " ON runs.template = templates.id WHERE version IS NOT NULL AND finished_at IS NULL"
-        f"{conditions} LIMIT ?"
-        ") AS pinned GROUP BY namespace, version",
-        (*which.values(), MAX_RUNS),
+        "SELECT namespace, version, CAST(sum(runs) AS BIGINT) AS runs, min(oldest) AS oldest FROM ("
+        f"SELECT namespace, version, (SELECT count(*) FROM {counted}) AS runs,"
+        f" (SELECT min(created_at) FROM {counted}) AS oldest"
+        f" FROM templates JOIN graphs ON graphs.id = graph WHERE version IS NOT NULL{conditions}"
+        ") AS pinned WHERE runs > 0 GROUP BY namespace, version",
+        (*which.values(),),
     ).fetchall()
 
 
