@@ -37,7 +37,7 @@ from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._shared.events import Events
 from exotrio._wire.native import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
-from exotrio._wire.vocabulary import NATIVE_VERSION
+from exotrio._wire.vocabulary import NATIVE_VERSION, VERSIONS
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
 from exotrio.graph import pinned_name
 
@@ -79,6 +79,7 @@ class AutoLink:
         version: That of the code: over the native API, the nodes of that version are registered and claimed,
             too.
         pinned_only: Only these are.
+        until_drained: The server must be able to say that nothing needs the version any more.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class AutoLink:
         events: Events | None = None,
         version: str | None = None,
         pinned_only: bool = False,
+        until_drained: bool = False,
     ) -> None:
         # At most 2 x workers reports, as many releases, the secrets of each worker, a claim, a discovery.
         http = HttpClient(endpoint, tasks=5 * workers + 8, events=events)
@@ -106,6 +108,7 @@ class AutoLink:
             pinned_only=pinned_only,
         )
         self._version, self._pinned_only = version, pinned_only
+        self._until_drained = until_drained
         self._http = http
         self._namespace = namespace
         self._v0 = v0
@@ -140,6 +143,8 @@ class AutoLink:
         self._v0.shields.settle_by(deadline)
 
     async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+        if self._until_drained and self._registration is None:
+            await self._call(self._require_versions())
         link = await self._adapter()
         await self._call(self._register(link, runtime_name, nodes))
         self._registration = (runtime_name, nodes)
@@ -304,6 +309,17 @@ class AutoLink:
                 NATIVE_VERSION,
             )
         return self._v0
+
+    async def _require_versions(self) -> None:
+        """Raise RequestRefused if the server does not know versions, and so never says that one is done."""
+        native = await discover(self._http, self._namespace)
+        if native is None or VERSIONS not in native.capabilities:
+            why = "speaks v0 only" if native is None else "is an exotrio too old for that"
+            raise RequestRefused(
+                "a runtime cannot stop once nothing needs its version:"
+                f" {self._http.endpoint.name} {why}, and does not know versions",
+                fix="upgrade the state manager, or leave out --until-drained",
+            )
 
     async def _find_native(self) -> None:
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL

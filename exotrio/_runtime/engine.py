@@ -274,4 +274,5 @@ class Engine:
             events=self.ledger.events,
             version=self.options.version,
             pinned_only=self.options.pinned_only,
+            until_drained=self.options.until_drained,
         )

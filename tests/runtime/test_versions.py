@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import httpx
 import pytest
 import trio
 from pydantic import BaseModel
@@ -15,11 +16,12 @@ from exotrio import (
     Graph,
     GraphInvalid,
     Phase,
+    RequestRefused,
     Runtime,
     StateManager,
 )
 from exotrio._shared.settings import CODE_VERSION_VARIABLE
-from exotrio._wire.vocabulary import RunStatus
+from exotrio._wire.vocabulary import NATIVE_ROOT, RunStatus
 from exotrio.graph import pinned_name
 from exotrio.manager import embedded
 from tests.support.doubles import running
@@ -178,3 +180,30 @@ async def test_a_runtime_until_drained_needs_a_version(autojump_clock: MockClock
     without.adjust(until_drained=True, pinned_only=True)
     with pytest.raises(ConfigurationError, match="once nothing needs its version has none"):
         await without.run()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "why"),
+    [
+        (None, "speaks v0 only, and does not know versions"),
+        (["leases"], "is an exotrio too old for that, and does not know versions"),
+    ],
+)
+async def test_a_runtime_until_drained_is_refused_where_versions_are_not_known(
+    autojump_clock: MockClock, capabilities: list[str] | None, why: str
+) -> None:
+    sent: list[str] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        if request.url.path == NATIVE_ROOT:
+            if capabilities is None:
+                return httpx.Response(404, json={"detail": "Not Found"})
+            return httpx.Response(200, json={"version": "1", "capabilities": capabilities})
+        return httpx.Response(200, json={"namespace": "ns", "count": 0, "nodes": []})
+
+    runtime = Runtime("ns", "rt", nodes_of("1", Counter()), transport=httpx.MockTransport(serve), version="1")
+    runtime.adjust(until_drained=True, pinned_only=True)
+    with pytest.raises(RequestRefused, match=why):
+        await runtime.run()
+    assert set(sent) == {"GET"}, "nothing is registered"
