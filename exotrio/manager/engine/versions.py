@@ -34,9 +34,8 @@ def runs_of_versions(view: View, **which: str) -> list[Row]:
     their values.
     """
     conditions = "".join(f" AND {column} = ?" for column in which)
-    counted = (
-        f"SELECT created_at FROM runs WHERE template = templates.id AND finished_at IS NULL LIMIT {MAX_RUNS}"
-    )
+    in_flight = "template = templates.id AND finished_at IS NULL"
+    counted = f"(SELECT created_at FROM runs WHERE {in_flight} LIMIT {MAX_RUNS}) AS counted"
     return view.execute(
         "SELECT namespace, version, CAST(sum(runs) AS BIGINT) AS runs, min(oldest) AS oldest FROM ("
         f"SELECT namespace, version, (SELECT count(*) FROM {counted}) AS runs,"
