@@ -40,6 +40,7 @@ from exotrio.manager.engine import (
     leases,
     limits,
     managers,
+    nodes,
     outcomes,
     pausing,
     releases,
@@ -310,7 +311,7 @@ class Crowd:
         declared = [declare(each["node_name"], list(each["inputs"])) for each in PLACES]
         random.shuffle(declared)
         request = RegisterRequest.model_validate({"runtime_name": "tests", "nodes": declared})
-        await self.write(random, graphs.register, NAMESPACE, request)
+        await self.write(random, nodes.register, NAMESPACE, request)
 
     async def encrypt(self, random: Random) -> None:
         key = bytes([random.randrange(2)] * 32)

@@ -18,7 +18,7 @@ import trio.testing
 from exotrio import DatabaseError
 from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
-from exotrio.manager.engine import graphs, triggers
+from exotrio.manager.engine import graphs, nodes, triggers
 from exotrio.manager.engine.claims import Claimer, claim
 from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.effects import Effects, WithEffects
@@ -121,7 +121,7 @@ async def test_no_cache_is_ahead_of_the_database_after_a_commit_that_failed(
             graphs.upsert(tx, api.namespace, "graph", prepared)
             triggers.trigger(tx, api.namespace, "graph", triggers.NewRun())
             claim(tx, api.namespace, {"Node_a": 1}, 1, Claimer(manager=None, now=0, ttl_ms=60_000))
-            graphs.register(tx, api.namespace, undone)
+            nodes.register(tx, api.namespace, undone)
             assert tx.registered(api.namespace, "Node_a") is not None
 
         def fail(*_: object) -> None:

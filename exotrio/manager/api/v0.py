@@ -21,6 +21,7 @@ from exotrio.manager.api.releases import warn_of_broken_runs
 from exotrio.manager.api.routing import ApiRoute
 from exotrio.manager.engine import claims, outcomes, retries, runs, schedules, triggers
 from exotrio.manager.engine import graphs as graphs_engine
+from exotrio.manager.engine import nodes as nodes_engine
 from exotrio.manager.engine.outcomes import Recorded
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
@@ -56,7 +57,7 @@ class V0:
 
     @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply, needs=Permission.RUNTIME)
     async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
-        former = await self._store.write(graphs_engine.register, namespace, body, request.scope.get(KEY))
+        former = await self._store.write(nodes_engine.register, namespace, body, request.scope.get(KEY))
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         answer = reply(shown.model_dump())

@@ -1,7 +1,8 @@
 """Use cases that write: plain functions of a ``Transaction``, each complete in one transaction.
 
 ==================  ===============================================================================
-``graphs``          register nodes, store graphs with their secrets and schedules
+``nodes``           register nodes
+``graphs``          store graphs with their secrets and schedules
 ``triggers``        trigger runs, one or many
 ``runs``            find and cancel runs, change their priority; the secrets for the node of a state
 ``limits``          make, change and delete limits; declare those of a graph
@@ -11,14 +12,17 @@
 ``lanes``           which states of a claim find room, and which wait in lanes
 ``candidates``      the states that a claim may take, found in their order
 ``claims``          claim states, also in the use case that records outcomes
+``claim_replies``   what the reply to a claim says about each state
 ``order``           in which order states are claimed: turns, and states that are due later
 ``releases``        release claimed states
 ``checkpoints``     the last value that the node of a state set, for its next execution
 ``outcomes``        record outcomes: what each does to a state, and when it is retried
+``attempts``        further attempts at states that failed
 ``following``       the states that follow a finished one
 ``reported_texts``  errors and log lines that runtimes report: masked, bounded and stored
 ``states``          the statuses of states, and reading states
 ``changes``         ``Changes``: new states and transitions, with every counter that follows
+``ended_runs``      the runs that end in one use case, as the metrics count them
 ``failures``        runs that end with errors: which have to start another one
 ``alerts``          start these
 ``unites``          when a united node runs, and when it runs again

@@ -18,6 +18,7 @@ from typing import Any
 from exotrio._wire.vocabulary import PENDING
 from exotrio.manager.engine.calls import CallChanges
 from exotrio.manager.engine.checkpoints import CheckpointChanges
+from exotrio.manager.engine.ended_runs import EndedRuns, ended_key
 from exotrio.manager.engine.order import LAST_TURN, LATER, NEW_TURN, NORMAL, WAITING, keyed_turns
 from exotrio.manager.engine.slots import columns_of, free
 from exotrio.manager.engine.states import (
@@ -40,7 +41,7 @@ from exotrio.manager.engine.states import (
 from exotrio.manager.rules.lineage import is_further, split_groups
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.tallies import ANY_GRAPH, BUFFERED, RUN, WAITED, Key, bucket_of, minute_of
+from exotrio.manager.store.tallies import ANY_GRAPH, BUFFERED, WAITED, bucket_of, minute_of
 from exotrio.manager.store.transaction import Transaction
 
 _COUNTS = ("pending", "success", "errored", "next_created_error", "retry_created", "pruned", "further")
@@ -57,13 +58,6 @@ _FINISHED_AT = (
     " WHEN {pending} = pending AND {retried} = retried THEN finished_at ELSE {finished_at} END",
 )
 """``finished_at`` of a run: when pending last became 0, or a failed state was replaced while it was 0."""
-IDLE = (
-    "CASE WHEN runs.retried > 0 THEN (SELECT CAST(COALESCE(sum(until - since), 0) AS BIGINT) FROM idle_times"
-    " WHERE run = runs.id) ELSE 0 END AS idle"
-)
-"""The column with the milliseconds for which a run had ended and waited to be retried."""
-CANCELLED = "CANCELLED"
-"""The status under which a run is counted that was cancelled."""
 _LAST_TURN = "turn = CASE WHEN excluded.turn > counts.turn THEN excluded.turn ELSE counts.turn END"
 _UNITE_COUNTERS = ("pending", "failed", "succeeded")
 # A pruned or replaced member counts in none.
@@ -136,7 +130,7 @@ class Changes:
         self.checkpoints = CheckpointChanges()
         self.calls = CallChanges()
         self.effects = Effects()
-        self.ended_runs = _EndedRuns(tx, self.effects)
+        self.ended_runs = EndedRuns(tx, self.effects)
 
     def insert(self, run: RunScope, state: NewState, *, seq: int | None = None) -> int:
         """Add a state and return its number."""
@@ -275,7 +269,7 @@ class Changes:
         if since is None:
             return
         self._reopened.add(run)
-        self.effects.tally[_ended_key(self.tx, row, since)] -= 1
+        self.effects.tally[ended_key(self.tx, row, since)] -= 1
         if since < now:
             self.tx.insert_new("idle_times", ("run", "since", "until"), [(run, since, now)])
 
@@ -367,43 +361,3 @@ class Changes:
             row.retried += retried
             # A run that is reopened may end without running a state: what follows one is created.
             self.ended_runs.change(row, may_end=pending < 0 or run in self._reopened)
-
-
-def _ended_key(tx: Transaction, run: RunRow, ended_at: int) -> Key:
-    """Return under which key a run is counted that ends, or ended, at a time."""
-    status = CANCELLED if run.cancelled_at is not None else ERRORED if run.errored else SUCCESS
-    # Only retries let a run go on after it had ended.
-    idle = tx.one(f"SELECT {IDLE} FROM runs WHERE id = ?", (run.id,))["idle"] if run.retried else 0
-    return run.graph, RUN, status, bucket_of(ended_at - run.created_at - idle), minute_of(ended_at)
-
-
-class _EndedRuns:
-    """Announces the runs that end in one use case, and counts each once, as it is when the use case is over.
-
-    Within it a run may end for a moment: the last state of a group ends before the united node that follows
-    is created, or fails since its inputs cannot be built.
-    """
-
-    def __init__(self, tx: Transaction, effects: Effects) -> None:
-        self._tx = tx
-        self._effects = effects
-        self._counted: dict[int, Key] = {}
-
-    def change(self, run: RunRow, *, may_end: bool) -> None:
-        """Take a run as it is after a change, by which it may have ended, or may go on or have failed."""
-        is_counted = run.id in self._counted
-        if is_counted:
-            self._count(run, self._counted.pop(run.id), -1)
-        if run.pending == 0 and (is_counted or may_end):
-            self._effects.announced.add(run.run_id)
-            self._effects.deliveries |= bool(run.awaited)
-            key = self._counted[run.id] = _ended_key(self._tx, run, self._tx.now_ms)
-            self._count(run, key)
-
-    def with_status(self, status: str) -> list[int]:
-        """Return the numbers of the runs that ended with a status."""
-        return [run for run, key in self._counted.items() if key[2] == status]
-
-    def _count(self, run: RunRow, key: Key, by: int = 1) -> None:
-        self._effects.tally[key] += by
-        self._effects.ended_runs[run.namespace, run.graph_name, key[2]] += by

@@ -28,13 +28,13 @@ from pydantic_core import from_json
 
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import GRAPH_NODE
+from exotrio.manager.engine.attempts import next_attempt
 from exotrio.manager.engine.calls import Call, Result, add_results, unstarted, with_unstarted
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import need_to_follow
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.mailbox import end_state, resume
 from exotrio.manager.engine.order import LATER, NEVER, WAITING
-from exotrio.manager.engine.outcomes import next_attempt
 from exotrio.manager.engine.run_results import results_of
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.sources import (

@@ -15,26 +15,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
-from pydantic_core import from_json
-
-from exotrio._util.times import timestamp
 from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import split_name
-from exotrio.manager.engine.calls import read_results
 from exotrio.manager.engine.candidates import find_candidates, next_due
-from exotrio.manager.engine.checkpoints import read_checkpoints
+from exotrio.manager.engine.claim_replies import REPLIED, ClaimedState, claim_replies
 from exotrio.manager.engine.lanes import LimitedClaim
-from exotrio.manager.engine.mailbox import read_events
 from exotrio.manager.engine.order import LATER, WAITING, Candidate
 from exotrio.manager.engine.outcomes import record_batch
 from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
-from exotrio.manager.engine.states import CREATED, numbered, waits_since
-from exotrio.manager.rules.template import Template
-from exotrio.manager.store.catalog import RunFacts
-from exotrio.manager.store.driver import Row
+from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
@@ -68,14 +59,6 @@ class Claimer:
     announces: bool = False
     owner: str | None = None
     alone_from: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedState:
-    """One claimed state: as v0 shows it, and what the native API adds to that."""
-
-    v0: dict[str, Any]
-    native: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +242,7 @@ def _take(
     rows = tx.execute(
         "UPDATE states SET status = 'QUEUED', lane = NULL, claim = ?, token = ?, worker = ?, manager = ?,"
         " owner = ?, requeued = 0, lease_until = ?, claimed_at = ?, begun = ?, begun_at = NULL, ran_ms = NULL"
-        f" WHERE {numbered(tx, CREATED)} RETURNING {_REPLIED}",
+        f" WHERE {numbered(tx, CREATED)} RETURNING {REPLIED}",
         (
             claimer.claim_id,
             token,
@@ -278,7 +261,10 @@ def _take(
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return WithEffects(Claimed(_replies(tx, claimer, seqs, rows), seqs, undo=effects.undo), effects)
+    return WithEffects(
+        Claimed(claim_replies(tx, claimer.now, claimer.alone_from, seqs, rows), seqs, undo=effects.undo),
+        effects,
+    )
 
 
 def _lock_due(
@@ -342,84 +328,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claimer.claim_id))
     undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
-    rows = tx.execute(f"SELECT {_REPLIED} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
-    return Claimed(_replies(tx, claimer, held, rows.fetchall()), held, spent=True, undo=undo)
-
-
-_REPLIED = (
-    "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
-    " retry_count, deliveries, suspect, trace, calls_size, event, checkpoint_size"
-)
-
-
-def _replies(
-    tx: Transaction, claimer: Claimer, seqs: Sequence[int], rows: Sequence[Row]
-) -> list[ClaimedState]:
-    """Return the replies for the holder of states, in the order of ``seqs``."""
-    by_seq = {state[0]: state for state in rows}
-    run_of = {seq: state[1] for seq, state in by_seq.items()}
-    runs = tx.run_facts({*run_of.values()})
-    templates = {run: tx.template_of(run) for run in runs}
-    tx.keep_runs_of(run_of)
-    stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
-    waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
-    values = read_events(tx, waited.values())
-    called = read_results(tx, [seq for seq, state in by_seq.items() if state[-3] is not None])
-    replies = [
-        _claim_reply(tx, claimer, by_seq[seq], runs[run], templates[run], stored.get(seq))
-        for seq, run in ((seq, run_of[seq]) for seq in seqs)
-    ]
-    for seq, reply in zip(seqs, replies, strict=True) if waited else ():
-        if seq in waited:
-            reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
-    for seq, reply in zip(seqs, replies, strict=True) if called else ():
-        if seq in called:
-            reply.native["children"] = called[seq]
-    return replies
-
-
-def _claim_reply(
-    tx: Transaction,
-    claimer: Claimer,
-    state: Row,
-    run: RunFacts,
-    template: Template,
-    checkpoint: Row | None,
-) -> ClaimedState:
-    # By position: to find the columns by their names took a quarter of the time of the replies.
-    seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
-    token, until, retry_count, deliveries, suspect, trace, *_ = others
-    place = template.places[place_index]
-    waits = waits_since(enqueue_after, updated_at, claimed_at)
-    limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
-    if place.overrides:
-        limits["timeout_overrides"] = True
-    return ClaimedState(
-        v0={
-            "state_id": tx.state_id(seq),
-            "node_name": place.node_name,
-            "identifier": place.identifier,
-            "inputs": from_json(inputs),
-            "created_at": timestamp(created_at),
-        },
-        native={
-            **({} if trace is None else {"trace": trace}),
-            "graph_name": run.graph_name,
-            "run_id": run.run_id,
-            "waited_ms": max(0, claimed_at - max(created_at, waits)),
-            **limits,
-            **(
-                {}
-                if checkpoint is None
-                else {"checkpoint": {key: checkpoint[key] for key in ("number", "value")}}
-            ),
-            "lease": {
-                "token": token,
-                "ttl_ms": None if until is None else max(0, until - claimer.now),
-                "attempt": retry_count + 1,
-                "deliveries": deliveries,
-                "announce": bool(suspect),
-                "alone": deliveries >= claimer.alone_from,
-            },
-        },
+    rows = tx.execute(f"SELECT {REPLIED} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
+    return Claimed(
+        claim_replies(tx, claimer.now, claimer.alone_from, held, rows.fetchall()), held, spent=True, undo=undo
     )

@@ -27,7 +27,7 @@ from exotrio._wire.native import (
     WaitingItem,
 )
 from exotrio._wire.vocabulary import MAX_CALLS, ItemResult
-from exotrio.graph import RetryPolicyModel
+from exotrio.manager.engine.attempts import next_attempt, policy_of
 from exotrio.manager.engine.calls import with_too_many
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
@@ -51,7 +51,6 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.lineage import linked, output_path
-from exotrio.manager.rules.retry_delay import retry_delay_ms
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -334,49 +333,13 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
 
 
 def _after_error(run: RunScope, state: State, *, retried: bool, delay_ms: int | None = None) -> AfterError:
-    attempts = _policy_of(run, state).max_retries + 1
+    attempts = policy_of(run, state).max_retries + 1
     return AfterError(retried=retried, attempts=attempts, delay_ms=delay_ms)
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
     """Whether a state that fails with this error is retried."""
-    return item.retry and state.retry_count < _policy_of(run, state).max_retries
-
-
-def _policy_of(run: RunScope, state: State) -> RetryPolicyModel:
-    return run.template.places[state.place].retry_policy
-
-
-def next_attempt(run: RunScope, state: State, now_ms: int) -> NewState:
-    """Return the automatic retry of a state that failed, whose inputs were read."""
-    retry = state.retry_count + 1
-    copy = copy_of(state, enqueue_after=now_ms + retry_delay_ms(_policy_of(run, state), retry))
-    copy.retry_count = retry
-    copy.manual_fanout_id = state.manual_fanout_id
-    copy.failed_since = state.failed_since or now_ms
-    return copy
-
-
-def copy_of(state: State, *, enqueue_after: int) -> NewState:
-    """Return a new attempt at a state, whose inputs were read: same inputs, same chain, same place in the
-    fan-outs, same turn."""
-    return NewState(
-        place=state.place,
-        node_id=state.node_id,
-        status=CREATED,
-        inputs=state.inputs,
-        parent=state.parent,
-        united=bool(state.united),
-        groups=state.groups,
-        path=state.path,
-        enqueue_after=enqueue_after,
-        retry_of=state.seq,
-        limits=state.limits,
-        trace=linked(state.trace, [state.execution]),
-        turn=state.turn,
-        event=state.event,
-        calls_size=state.calls_size,
-    )
+    return item.retry and state.retry_count < policy_of(run, state).max_retries
 
 
 def _requeued(

@@ -16,7 +16,8 @@ from exotrio._util.words import listed
 from exotrio._wire.operations import Repinned
 from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.graph.breaking import Models, breaking_changes
-from exotrio.manager.engine.graphs import declaration_of, name_limits, pin_graph
+from exotrio.manager.engine.graphs import name_limits, pin_graph
+from exotrio.manager.engine.nodes import declaration_of
 from exotrio.manager.engine.runs import find_run, lock_run, move_pending
 from exotrio.manager.engine.states import RunRow
 from exotrio.manager.engine.triggers import pin_template

@@ -12,10 +12,10 @@ from pydantic_core import from_json
 
 from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.attempts import copy_of
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import begins_at
-from exotrio.manager.engine.outcomes import copy_of
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import read_shared
 from exotrio.manager.engine.states import (

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
-from exotrio.manager.engine.changes import IDLE, Changes
-from exotrio.manager.engine.graphs import given_secrets
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.ended_runs import IDLE
+from exotrio.manager.engine.nodes import given_secrets
 from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back, keyed_turns
 from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (

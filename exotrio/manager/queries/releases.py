@@ -18,7 +18,7 @@ from exotrio._wire.releases import BrokenRuns, ReleaseCheck, ReleaseRequest
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.graph import split_name
 from exotrio.graph.breaking import BreakingChange, Models, breaking_changes
-from exotrio.manager.engine.graphs import declaration_of
+from exotrio.manager.engine.nodes import declaration_of
 from exotrio.manager.rules.template import Template, places_ahead
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View

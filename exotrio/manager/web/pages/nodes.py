@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pydantic_core import from_json
 
 from exotrio.graph import WITHOUT_RUNTIME
-from exotrio.manager.engine.graphs import given_secrets
+from exotrio.manager.engine.nodes import given_secrets
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures

@@ -1,0 +1,110 @@
+"""What the reply to a claim says about each state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from exotrio._util.times import timestamp
+from exotrio.manager.engine.calls import read_results
+from exotrio.manager.engine.checkpoints import read_checkpoints
+from exotrio.manager.engine.mailbox import read_events
+from exotrio.manager.engine.states import waits_since
+from exotrio.manager.rules.template import Template
+from exotrio.manager.store.catalog import RunFacts
+from exotrio.manager.store.driver import Row
+from exotrio.manager.store.transaction import Transaction
+
+REPLIED = (
+    "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
+    " retry_count, deliveries, suspect, trace, calls_size, event, checkpoint_size"
+)
+"""The columns that a reply needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedState:
+    """One claimed state: as v0 shows it, and what the native API adds to that."""
+
+    v0: dict[str, Any]
+    native: dict[str, Any]
+
+
+def claim_replies(
+    tx: Transaction, now: int, alone_from: int, seqs: Sequence[int], rows: Sequence[Row]
+) -> list[ClaimedState]:
+    """Return the replies for the holder of states, in the order of ``seqs``.
+
+    ``now``: on the clock of leases, ms. ``alone_from``: as in ``Claimer``.
+    """
+    by_seq = {state[0]: state for state in rows}
+    run_of = {seq: state[1] for seq, state in by_seq.items()}
+    runs = tx.run_facts({*run_of.values()})
+    templates = {run: tx.template_of(run) for run in runs}
+    tx.keep_runs_of(run_of)
+    stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
+    waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
+    values = read_events(tx, waited.values())
+    called = read_results(tx, [seq for seq, state in by_seq.items() if state[-3] is not None])
+    replies = [
+        _claim_reply(tx, now, alone_from, by_seq[seq], runs[run], templates[run], stored.get(seq))
+        for seq, run in ((seq, run_of[seq]) for seq in seqs)
+    ]
+    for seq, reply in zip(seqs, replies, strict=True) if waited else ():
+        if seq in waited:
+            reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
+    for seq, reply in zip(seqs, replies, strict=True) if called else ():
+        if seq in called:
+            reply.native["children"] = called[seq]
+    return replies
+
+
+def _claim_reply(
+    tx: Transaction,
+    now: int,
+    alone_from: int,
+    state: Row,
+    run: RunFacts,
+    template: Template,
+    checkpoint: Row | None,
+) -> ClaimedState:
+    # By position: to find the columns by their names took a quarter of the time of the replies.
+    seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
+    token, until, retry_count, deliveries, suspect, trace, *_ = others
+    place = template.places[place_index]
+    waits = waits_since(enqueue_after, updated_at, claimed_at)
+    limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
+    if place.overrides:
+        limits["timeout_overrides"] = True
+    return ClaimedState(
+        v0={
+            "state_id": tx.state_id(seq),
+            "node_name": place.node_name,
+            "identifier": place.identifier,
+            "inputs": from_json(inputs),
+            "created_at": timestamp(created_at),
+        },
+        native={
+            **({} if trace is None else {"trace": trace}),
+            "graph_name": run.graph_name,
+            "run_id": run.run_id,
+            "waited_ms": max(0, claimed_at - max(created_at, waits)),
+            **limits,
+            **(
+                {}
+                if checkpoint is None
+                else {"checkpoint": {key: checkpoint[key] for key in ("number", "value")}}
+            ),
+            "lease": {
+                "token": token,
+                "ttl_ms": None if until is None else max(0, until - now),
+                "attempt": retry_count + 1,
+                "deliveries": deliveries,
+                "announce": bool(suspect),
+                "alone": deliveries >= alone_from,
+            },
+        },
+    )
