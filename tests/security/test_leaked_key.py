@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.vocabulary import LEASE_HEADER
-from exotrio.manager.engine import graphs as graphs_engine
+from exotrio.manager.engine import nodes as nodes_engine
 from exotrio.manager.rules.access import IN_NAMESPACE
 from exotrio.manager.security import sessions
 from exotrio.manager.web.pages import PAGES
@@ -183,7 +183,7 @@ async def test_a_node_that_no_longer_declares_a_secret_is_given_it_but_needs_it_
 async def test_a_node_gets_no_more_secrets_if_there_are_too_many_graphs_to_check(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs_engine, "MAX_CHECKED", 0)
+    monkeypatch.setattr(nodes_engine, "MAX_CHECKED", 0)
     site, nodes = shop.site, {"runtime_name": "r", "nodes": [declare("Charge", secrets=["CARD", "UNUSED"])]}
     refusal = await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes, status=403)
     assert "(UNUSED)" in refusal["detail"]
