@@ -157,6 +157,7 @@ def graph_body(
     limits: Sequence[LimitModel] | None = None,
     on_failure: str | None = None,
     version: str | None = None,
+    outputs: Mapping[str, Sequence[str]] | None = None,
 ) -> GraphBody:
     """Return the body of an upsert.
 
@@ -165,7 +166,7 @@ def graph_body(
     """
     try:
         return GraphBody.of_parts(
-            nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version
+            nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version, outputs
         )
     except ValidationError as error:
         raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets

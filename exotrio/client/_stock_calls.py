@@ -158,6 +158,7 @@ class StockCalls:
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
         version: str | None = None,
+        outputs: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, Any]: ...
 
     async def upsert_graph(
@@ -173,6 +174,7 @@ class StockCalls:
         limits: Sequence[LimitModel] | None = None,
         on_failure: str | None = None,
         version: str | None = None,
+        outputs: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, Any]:
         """Create or replace a graph and wait until it is validated.
 
@@ -189,6 +191,8 @@ class StockCalls:
             on_failure: Name of the graph of which a run is started when a run of this one ends with errors.
                 Defaults to none.
             version: The version of the code that its runs need. Defaults to any.
+            outputs: Its outputs by name: references to outputs of its nodes, of which the first that there is
+                counts. Defaults to none.
 
         Returns:
             The validated graph as the state manager shows it.
@@ -203,7 +207,7 @@ class StockCalls:
         """
         if isinstance(graph_name, Graph):
             parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version)
-            if any(part is not None for part in parts):
+            if any(part is not None for part in (*parts, outputs)):
                 raise TypeError("a Graph holds its nodes, secrets, policy and all else: pass it alone")
             name, body = graph_name.name, GraphBody.of(graph_name)
         elif graph_nodes is None or secrets is None:
@@ -211,7 +215,16 @@ class StockCalls:
         else:
             name = graph_name
             body = _graphs.graph_body(
-                name, graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version
+                name,
+                graph_nodes,
+                secrets,
+                retry_policy,
+                store_config,
+                triggers,
+                limits,
+                on_failure,
+                version,
+                outputs,
             )
         return await _graphs.upsert_graph(
             self._calls,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from exotrio._wire.graphs import GraphBody
 from tests.support.commands import NODES, Cli, fails, with_worker
 from tests.support.processes import Server
 
@@ -456,6 +457,26 @@ def test_a_graph_that_is_named_by_another_one_of_its_file_is_applied_before_that
     assert "when a run ends with errors: starts a run of graph told" in cli("graph", "show", "first").out
     cli.write("one.json", json.dumps({**cli.json("graph", "show", "first"), "on_failure": "tolt"}))
     fails(cli("graph", "apply", "one.json"), 3, "there is no graph 'tolt' in namespace", "store it first")
+
+
+def test_nothing_of_a_graph_is_left_out_when_it_is_applied(cli: Cli, running: Server) -> None:
+    cli.at(running)
+    cli("graph", "apply", cli.write("told.json", fan(name="told-all")), code=0)
+    whole: dict[str, Any] = {
+        **fan(secrets={"token": "t"}),
+        "store_config": {"required_keys": ["a"], "default_values": {"b": "2"}},
+        "limits": [{"name": "all", "at_most": 3}],
+        "outputs": {"n": ["${{ split.outputs.n }}"]},
+        "on_failure": "told-all",
+    }
+    assert {*whole, "version"} == GraphBody.model_fields.keys(), "a version needs a runtime that has it"
+    cli("graph", "apply", cli.write("whole.json", {"name": "whole", **whole}), code=0)
+    shown = cli.json("graph", "show", "whole")
+    for name in whole.keys() - {"nodes", "secrets", "retry_policy", "triggers"}:
+        assert shown[name] == whole[name], name
+    assert [*shown["secrets"]] == ["token"]
+    assert shown["retry_policy"]["backoff_factor"] == 10
+    assert shown["triggers"][0]["value"]["expression"] == "0 9 * * 1-5"
 
 
 def test_a_python_graph_is_applied_in_its_own_namespace_unless_one_is_given(

@@ -134,6 +134,7 @@ class Draft:
                 limits=body.limits or None,
                 on_failure=body.on_failure,
                 version=body.version,
+                outputs=body.outputs or None,
                 validation_timeout=timeout,
             )
         except GraphInvalid as error:
