@@ -47,7 +47,7 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
-from exotrio.graph import split_name
+from exotrio.graph import pinned_name
 
 R = TypeVar("R", Outcome, Released)
 
@@ -84,7 +84,9 @@ class NativeLink:
         self._worker_id = worker_id
         self._v0 = v0
         self._on_unregistered = on_unregistered
-        self._suffix = "" if version is None else f"@{version}"
+        self._version = version
+        self._names: dict[str, str] = {}
+        """Nodes by their names with the version."""
         self._pinned_only = pinned_only
         self.run_id: str | None = None
         self._shields = v0.shields
@@ -185,7 +187,11 @@ class NativeLink:
 
     def _with_version(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Return the limits of a claim: a node and its version share theirs."""
-        named = {f"{name}{self._suffix}": limit for name, limit in limits.items()}
+        if self._version is None:
+            return dict(limits)
+        pinned = {name: pinned_name(name, self._version) for name in limits}
+        self._names |= {named: name for name, named in pinned.items()}
+        named = {pinned[name]: limit for name, limit in limits.items()}
         return named if self._pinned_only else {**limits, **named}
 
     def _path(self, route: str) -> str:
@@ -215,7 +221,7 @@ class NativeLink:
         unusable: list[object] = []
         for state in states:
             try:
-                claims.append(_claim(NativeState.model_validate(state), delay))
+                claims.append(_claim(NativeState.model_validate(state), self._names, delay))
             except ValidationError:
                 unusable.append(state)
         if unusable:
@@ -381,11 +387,11 @@ def _held(claim: Claim) -> dict[str, Any]:
     return {"state_id": claim.state_id, "token": claim.token}
 
 
-def _claim(state: NativeState, delay: float) -> Claim:
+def _claim(state: NativeState, names: Mapping[str, str], delay: float) -> Claim:
     ttl_ms, stored = state.lease.ttl_ms, state.checkpoint
     return Claim(
         state.state_id,
-        split_name(state.node_name)[0],
+        names.get(state.node_name, state.node_name),
         state.identifier,
         state.inputs,
         graph_name=state.graph_name,

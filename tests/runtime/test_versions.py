@@ -182,6 +182,30 @@ async def test_a_runtime_until_drained_needs_a_version(autojump_clock: MockClock
         await without.run()
 
 
+@pytest.mark.parametrize("version", [None, "1"])
+async def test_a_node_whose_name_looks_like_one_of_a_version_keeps_it(
+    autojump_clock: MockClock, version: str | None
+) -> None:
+    ran: list[str] = []
+
+    async def execute(self: BaseNode) -> None:
+        ran.append(type(self).__name__)
+
+    node = type("mail@work", (BaseNode,), {"execute": execute})
+    async with (
+        embedded(":memory:") as transport,
+        StateManager("ns", transport=transport) as manager,
+        running(transport, node, version=version, registered=True),
+    ):
+        graph = Graph("graph", namespace="ns")
+        graph.add(node)
+        await manager.upsert_graph(graph)
+        run = (await manager.trigger("graph"))["run_id"]
+        with trio.fail_after(60):
+            assert (await manager.wait(run)).status is DONE
+    assert ran == ["mail@work"]
+
+
 @pytest.mark.parametrize(
     ("capabilities", "why"),
     [
