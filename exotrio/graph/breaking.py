@@ -13,7 +13,7 @@ from typing import Any
 
 from exotrio._fields.declared import VALUES, Declared, declared, resolve
 from exotrio._fields.fit import fits
-from exotrio.graph import GraphNodeModel
+from exotrio.graph import WITHOUT_RUNTIME, GraphNodeModel
 from exotrio.graph.placeholders import OutputRef, parse_placeholders
 
 Models = Mapping[str, Mapping[str, Any]]
@@ -68,14 +68,12 @@ def breaking_changes(
         new: The same of the new code.
         namespace: Of the code; nodes of another one are not compared. Defaults to any.
     """
-    places = {
-        place.identifier: place
-        for place in nodes
-        if place.wait is None and namespace in (None, place.namespace)
-    }
+    ours = [place for place in nodes if namespace in (None, place.namespace)]
+    places = {place.identifier: place for place in ours if place.node_name not in WITHOUT_RUNTIME}
     changes: dict[tuple[str, str], BreakingChange] = {}
-    for place in places.values():
-        for change in _of_place(place, places, old, new):
+    for place in ours:
+        found = _of_place if place.identifier in places else _lost_outputs
+        for change in found(place, places, old, new):
             known = changes.setdefault((change.node, change.field), change)
             where = tuple(dict.fromkeys([*known.places, *(change.places or (place.identifier,))]))
             changes[change.node, change.field] = replace(known, places=where)
@@ -108,7 +106,20 @@ def _of_place(
                 yield _new_input(node, name, schema, gone, before)
             continue
         yield from _changed(node, f"Inputs.{name}", before.get(name, {}), schema)
-    for reader, name, text in _texts_read(place, after):
+    yield from _lost_outputs(place, places, old, new)
+
+
+def _lost_outputs(
+    place: GraphNodeModel,
+    places: Mapping[str, GraphNodeModel],
+    old: Mapping[str, Models],
+    new: Mapping[str, Models],
+) -> Iterator[BreakingChange]:
+    """Yield which outputs that a place reads the new code does not return as it accepts them; the place may
+    run no node, but another graph."""
+    runs_node = place.identifier in places
+    after = _fields(new[place.node_name].get("Inputs")) if runs_node else {}
+    for reader, name, text in _texts_read(place, after if runs_node else place.inputs):
         pieces = parse_placeholders(text)
         for reference in pieces:
             if isinstance(reference, OutputRef) and (source := places.get(reference.identifier)):

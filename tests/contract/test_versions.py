@@ -11,7 +11,7 @@ from exotrio.graph import pinned_name
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, results
-from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, ok, place, refused
+from tests.support.helpers import FAST_RETRY, NO_RETRY, declare, ok, place, refused, run_place
 
 pytestmark = pytest.mark.deviates_from_stock("a stock server does not know versions")
 PLACES = [place("a", "b"), place("b", inputs={"x": "${{ a.outputs.v }}"})]
@@ -230,6 +230,15 @@ async def test_an_input_that_waits_has_to_fit_the_other_version(api: Api) -> Non
     assert "input 'x' must be a whole number" in answer["refused"][0]["reason"]
     assert "five" not in answer["refused"][0]["reason"]
     assert [state["inputs"] for state in await take(api, "2")] == [{"x": "5"}]
+
+
+async def test_a_run_that_is_to_run_another_graph_moves(api: Api) -> None:
+    await deploy(api, "1", name="below")
+    places = [place("a", "child"), run_place("child", graph="below")]
+    flow = await Flow.put(api, "graph", api.body(places, version="1", retry_policy=NO_RETRY))
+    run_id = await flow.trigger()
+    await register(api, "2")
+    assert ok(await repin(api, run_id, "2"))["version"] == "2"
 
 
 async def test_a_run_of_no_version_gets_one(api: Api) -> None:

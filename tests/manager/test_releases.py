@@ -10,7 +10,7 @@ import pytest
 from exotrio.graph import pinned_name
 from exotrio.manager.queries import releases
 from tests.contract.flow import Flow
-from tests.support.helpers import declare, node_name, ok, place
+from tests.support.helpers import declare, node_name, ok, place, run_place
 from tests.support.manager import ENGINES, Manager, open_manager
 
 GREET, SEND = node_name("greet"), node_name("send")
@@ -122,6 +122,25 @@ async def test_a_node_of_another_runtime_is_not_removed(manager: Manager) -> Non
     assert found(await check(manager, OLD[0], runtimes=["other"])) == []
 
 
+async def test_an_output_that_a_run_below_reads_is_missed(manager: Manager) -> None:
+    ok(await manager.remote.register(OLD, "greeter"))
+    store = {"required_keys": ["name"], "default_values": {}}
+    await Flow.put(
+        manager.remote,
+        "below",
+        manager.remote.body([PLACES[1] | {"inputs": {"text": "", "tries": ""}}], store_config=store),
+    )
+    above = [
+        PLACES[0] | {"next_nodes": ["b"]},
+        run_place("b", graph="below", inputs={"name": "${{greet.outputs.text}}"}),
+    ]
+    flow = await Flow.put(manager.remote, "above", manager.remote.body(above, store_config=store))
+    await flow.trigger(store={"name": "Ada"})
+    changed = declare(GREET, ["name"], ["body"])
+    assert found(await check(manager, changed, OLD[1])) == [(GREET, "Outputs.text", ["greet"], 1)]
+    assert found(await check(manager, *OLD)) == []
+
+
 async def test_secrets_that_a_graph_is_no_longer_given_are_named(manager: Manager) -> None:
     ok(await manager.remote.register([declare(GREET, ["name"], ["text"], ["token"]), OLD[1]], "greeter"))
     await started(manager, secrets={"token": "a", "other": "b"})
@@ -156,8 +175,14 @@ async def test_schemas_that_are_none_do_not_prevent_a_registration(
 ) -> None:
     await started(manager)
     broken = {"properties": 3, "required": "x"}
-    ok(await manager.remote.register([{**OLD[0], "inputs_schema": broken, "outputs_schema": broken}]))
-    assert not [record for record in caplog.records if record.exc_info]
+    node = {**OLD[0], "inputs_schema": broken, "outputs_schema": broken}
+    (change,) = (await check(manager, node, OLD[1]))["broken"]
+    assert change["change"]["places"] == ["greet"]
+    assert "it was not compared" in change["change"]["what"]
+    ok(await manager.remote.register([node]))
+    (record,) = caplog.records
+    assert "it was not compared" in record.getMessage()
+    assert not record.exc_info
 
 
 async def test_runs_that_are_pinned_to_another_version_are_not_compared(manager: Manager) -> None:

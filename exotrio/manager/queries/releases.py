@@ -154,8 +154,26 @@ class _Comparison:
         try:
             found = breaking_changes(template.body.nodes, *versions, namespace=self.namespace)
         except Exception:  # registration does not check schemas, so it may be anything
-            return []
+            return list(self._unreadable(template))
         return [change for change in found if change.node in self.changed]
+
+    def _unreadable(self, template: Template) -> Iterator[BreakingChange]:
+        """Yield the nodes of a graph that changed, one of which has a schema that cannot be read."""
+        places: dict[str, list[str]] = {}
+        for place in template.places:
+            if place.namespace == self.namespace and place.node_name in self.changed:
+                places.setdefault(place.node_name, []).append(place.identifier)
+        for name, identifiers in places.items():
+            yield BreakingChange(
+                node=name,
+                field="",
+                old=None,
+                new=None,
+                what="it was not compared: a schema of a node of this graph cannot be read",
+                fix="register nodes with JSON schemas of objects, as Pydantic makes them",
+                certain=False,
+                places=tuple(identifiers),
+            )
 
     def secrets(
         self, template: Template, row: Row, given: Collection[str] | None
