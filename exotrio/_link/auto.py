@@ -35,7 +35,7 @@ from exotrio._link.port import (
 from exotrio._link.v0 import V0Link
 from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._shared.events import Events
-from exotrio._wire.native import HeartbeatRequest, HeartbeatState
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_VERSION, VERSIONS
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from exotrio._http.client import HttpClient
 from exotrio._http.response import Answer, log_text
-from exotrio._link.port import Fate, Settlement
+from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
+from exotrio._link.port import Claim, Fate, Settlement
 from exotrio._link.v0 import settle_failure
+from exotrio._nodes.outcome import HandedOver, Outcome, Released, Report
+from exotrio._util.json import encode
 from exotrio._wire.native import ItemReply, ItemsReply
 from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
+
+R = TypeVar("R", Outcome, Released)
+
+log = logging.getLogger("exotrio")
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Far below the server's limit on a body, and little enough to repeat."""
@@ -34,6 +43,43 @@ class BatchItem:
     index: int
     state_id: str
     content: bytes
+
+
+def item_of(claim: Claim, report: Report) -> bytes:
+    """Return the item of a batch for a report; raise NotJson if it has values that JSON lacks."""
+    held = {"state_id": claim.state_id, "token": claim.token}
+    if isinstance(report, Released):
+        handed_over = {"handed_over": True} if isinstance(report, HandedOver) else {}
+        return encode({**held, **ended_fields(report), **handed_over})
+    name, fields = name_and_fields(report)
+    return encode({**held, "outcome": name, **fields, **added_fields(report)})
+
+
+async def send_or_shorten(
+    send: Callable[[dict[int, tuple[Claim, R]]], Awaitable[dict[int, Settlement]]],
+    items: dict[int, tuple[Claim, R]],
+) -> dict[int, Settlement]:
+    """Send items; send those that are refused once more, without log lines and checkpoint, and log that.
+
+    With these a report may be too large for a proxy.
+    """
+    settlements = await send(items)
+    again = {
+        index: (claim, replace(report, logs=(), checkpoint=None))
+        for index, (claim, report) in items.items()
+        if (report.logs or report.checkpoint) and settlements[index].fate is Fate.REFUSED
+    }
+    if not again:
+        return settlements
+    sent_again = await send(again)
+    for index, settlement in sent_again.items():
+        claim, report = items[index]
+        if settlement.fate is not Fate.REFUSED:
+            lost = "its checkpoint: work after the last stored one is repeated" if report.checkpoint else ""
+            lost = " and ".join(filter(None, ("its log lines" if report.logs else "", lost)))
+            what, why = f"state {claim.state_id} ({claim.identifier})", settlements[index].detail
+            log.warning("%s was reported without %s (with it, the report was refused: %s)", what, lost, why)
+    return settlements | sent_again
 
 
 async def deliver(

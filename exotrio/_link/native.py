@@ -8,9 +8,8 @@ Tokens guard reports and releases, so these may be repeated as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from uuid import uuid4
 
 import trio
@@ -18,38 +17,25 @@ from pydantic import BaseModel, Field, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
 from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
-from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, settlements_of
-from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
+from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, item_of, send_or_shorten, settlements_of
 from exotrio._link.port import Claim, Exchanged, Fate, HeartbeatAnswer, Room, Settlement
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
 from exotrio._nodes.outcome import (
     AwaitedEvent,
     CheckpointText,
     ChildResult,
-    HandedOver,
     Outcome,
     Released,
     Report,
 )
 from exotrio._util.backoff import WITHIN_CALL
-from exotrio._util.json import NotJson, encode
+from exotrio._util.json import NotJson
 from exotrio._wire.children import EndedChild
-from exotrio._wire.native import (
-    HeartbeatReply,
-    HeartbeatRequest,
-    HeartbeatState,
-    HeartbeatStateReply,
-    ItemsReply,
-    NativeClaimRequest,
-    NativeState,
-    PiggybackedClaim,
-    ReleaseRequest,
-)
+from exotrio._wire.heartbeats import HeartbeatReply, HeartbeatRequest, HeartbeatState, HeartbeatStateReply
+from exotrio._wire.native import ItemsReply, NativeClaimRequest, NativeState, PiggybackedClaim, ReleaseRequest
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_WAIT_MS, from_ms, native_path, to_ms
 from exotrio.errors import ManagerError, ManagerUnavailable
 from exotrio.graph import pinned_name
-
-R = TypeVar("R", Outcome, Released)
 
 log = logging.getLogger("exotrio")
 
@@ -150,9 +136,9 @@ class NativeLink:
                 ended[index] = claim, report
         settlements: dict[int, Settlement] = {}
         if ended:
-            settlements |= await _essential(self._deliver, ended)
+            settlements |= await send_or_shorten(self._deliver, ended)
         if released:
-            settlements |= await _essential(self._release, released)
+            settlements |= await send_or_shorten(self._release, released)
         if unleased:
             results = await self._v0.report(list(unleased.values()))
             settlements |= zip(unleased, results, strict=True)
@@ -270,7 +256,7 @@ class NativeLink:
         into one request, or it was refused as a whole, and a report finds out what is wrong.
         """
         try:
-            encoded = [BatchItem(0, claim.state_id, _encoded(claim, outcome)) for claim, outcome in items]
+            encoded = [BatchItem(0, claim.state_id, item_of(claim, outcome)) for claim, outcome in items]
         except NotJson:
             return None
         unleased = any(claim.token is None for claim, _ in items)
@@ -318,44 +304,17 @@ class NativeLink:
         encoded: list[BatchItem] = []
         for index, (claim, outcome) in items.items():
             try:
-                encoded.append(BatchItem(index, claim.state_id, _encoded(claim, outcome)))
+                encoded.append(BatchItem(index, claim.state_id, item_of(claim, outcome)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
         return settlements | await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
 
     async def _release(self, items: Mapping[int, tuple[Claim, Released]]) -> dict[int, Settlement]:
         encoded = [
-            BatchItem(index, claim.state_id, encode(_held(claim) | _released_fields(released)))
+            BatchItem(index, claim.state_id, item_of(claim, released))
             for index, (claim, released) in items.items()
         ]
         return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
-
-
-async def _essential(
-    send: Callable[[dict[int, tuple[Claim, R]]], Awaitable[dict[int, Settlement]]],
-    items: dict[int, tuple[Claim, R]],
-) -> dict[int, Settlement]:
-    """Send items, and what is refused again without log lines and checkpoint; log what is lost so.
-
-    They may make a report too large for something in between.
-    """
-    settlements = await send(items)
-    again = {
-        index: (claim, replace(report, logs=(), checkpoint=None))
-        for index, (claim, report) in items.items()
-        if (report.logs or report.checkpoint) and settlements[index].fate is Fate.REFUSED
-    }
-    if not again:
-        return settlements
-    sent_again = await send(again)
-    for index, settlement in sent_again.items():
-        claim, report = items[index]
-        if settlement.fate is not Fate.REFUSED:
-            lost = "its checkpoint: work after the last stored one is repeated" if report.checkpoint else ""
-            lost = " and ".join(filter(None, ("its log lines" if report.logs else "", lost)))
-            what, why = f"state {claim.state_id} ({claim.identifier})", settlements[index].detail
-            log.warning("%s was reported without %s (with it, the report was refused: %s)", what, lost, why)
-    return settlements | sent_again
 
 
 class _ClaimReply(BaseModel):
@@ -369,22 +328,6 @@ class _OutcomesReply(ItemsReply):
     """The reply to outcomes and a claim."""
 
     states: list[Any]
-
-
-def _encoded(claim: Claim, outcome: Outcome) -> bytes:
-    """Return the item of a batch for an outcome; raise NotJson if it has values that JSON lacks."""
-    name, fields = name_and_fields(outcome)
-    fields |= added_fields(outcome)
-    return encode({**_held(claim), "outcome": name, **fields})
-
-
-def _released_fields(released: Released) -> dict[str, Any]:
-    fields = ended_fields(released)
-    return fields | {"handed_over": True} if isinstance(released, HandedOver) else fields
-
-
-def _held(claim: Claim) -> dict[str, Any]:
-    return {"state_id": claim.state_id, "token": claim.token}
 
 
 def _claim(state: NativeState, names: Mapping[str, str], delay: float) -> Claim:

@@ -11,7 +11,8 @@ from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, ChildResult, Ou
 from exotrio._wire.vocabulary import HeartbeatResult
 
 if TYPE_CHECKING:
-    from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
+    from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
+    from exotrio._wire.native import AfterError
     from exotrio._wire.v0 import NodeDeclaration
 
 LinkKind = Literal["auto", "v0", "native"]
@@ -136,7 +137,7 @@ class HeartbeatAnswer:
     Attributes:
         results: One per state of the heartbeat, in order.
         ttl: Seconds the renewed leases last from when the heartbeat was sent; None: without a limit.
-        commands: Commands to this runtime, as ``_wire.native.HeartbeatReply`` has them.
+        commands: Commands to this runtime, as ``_wire.heartbeats.HeartbeatReply`` has them.
         checkpoints: The number of the stored checkpoint of each state, in order. None if the heartbeat had no
             checkpoint of it, if it is no longer held, and from a state manager that stores none.
     """

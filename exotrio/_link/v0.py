@@ -29,7 +29,8 @@ from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settleme
 from exotrio._nodes.outcome import Calling, Errored, Released, Report, Requeued, Waiting
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
-from exotrio._wire.native import AfterError, HeartbeatRequest, HeartbeatState
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import AfterError
 from exotrio._wire.v0 import (
     ClaimRequest,
     NodeDeclaration,

@@ -154,7 +154,7 @@ AwaitedEvent.__module__ = "exotrio"
 
 @dataclass(frozen=True, slots=True)
 class ChildCall:
-    """A child to start, as ``_wire.native.CalledChild`` has it."""
+    """A child to start, as ``_wire.children.CalledChild`` has it."""
 
     id: str
     graph: str

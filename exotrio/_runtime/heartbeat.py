@@ -56,7 +56,8 @@ from exotrio._shared import deadlines
 from exotrio._shared.events import CheckpointStored
 from exotrio._util.backoff import Backoff, Outage
 from exotrio._util.times import format_duration
-from exotrio._wire.native import MAX_FIELDS, Checkpoint, HeartbeatProgress, HeartbeatRequest, HeartbeatState
+from exotrio._wire.heartbeats import MAX_FIELDS, HeartbeatProgress, HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import Checkpoint
 from exotrio._wire.stops import StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND, HeartbeatResult, to_ms
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable

@@ -4,10 +4,12 @@ both sides agree by construction.
 - ``vocabulary``: paths, headers, limits and statuses
 - ``body``: the base of the models, with the types of ids, times and durations
 - ``v0``, ``graphs``: bodies of the stock state manager's API
-- ``native``: bodies of native routes for runtimes: claims, outcomes, heartbeats
+- ``native``: bodies of native routes for runtimes: claims, outcomes, releases
+- ``heartbeats``: bodies of the native route for heartbeats
 - ``runs``: bodies of native routes about runs: their start, their counts, their times
 - ``events``: bodies of native routes about the events of runs
-- ``operations``: bodies of native routes for operators: lists, the history of a state, retries of a run
+- ``operations``: bodies of native routes for operators: lists, and changes of runs in flight
+- ``states``: bodies of the native route for one state with its history
 - ``limits``: bodies of native routes about limits, and why a state waits for one
 - ``releases``: bodies of native routes about which runs in flight new code would break
 - ``audit``: bodies about the record of changes

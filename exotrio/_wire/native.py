@@ -1,4 +1,4 @@
-"""Bodies of native routes for runtimes: claims, outcomes, heartbeats."""
+"""Bodies of native routes for runtimes: claims, outcomes, releases."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,23 +17,15 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, TraceContext, Uuid
 from exotrio._wire.children import CalledChildren, EndedChild
 from exotrio._wire.events import ClaimedEvent, EventName
-from exotrio._wire.stops import StopReport
 from exotrio._wire.v0 import ErroredRequest, ExecutedRequest, PruneRequest
 from exotrio._wire.vocabulary import (
     MAX_BATCH,
     MAX_CHECKPOINT,
     MAX_LOG_LINES,
-    MAX_TASK_TREE,
     MAX_WAIT_MS,
-    HeartbeatResult,
     ItemResult,
 )
-from exotrio.graph import PartByPart, Version
-
-MAX_WORKERS = 2**31 - 1
-"""Of one runtime: a larger number is a mistake, and the database could not store every one."""
-MAX_FIELDS = 1_000
-"""Maximum number of characters that a heartbeat sends of the inputs and outputs of one node."""
+from exotrio.graph import PartByPart
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -200,15 +192,15 @@ def _logs(lines: object, parse: ValidatorFunctionWrapHandler) -> object:
         return []
 
 
-def _if_valid(ms: object, parse: ValidatorFunctionWrapHandler) -> object:
-    # Nothing is refused because of the times of an execution.
+def if_valid(ms: object, parse: ValidatorFunctionWrapHandler) -> object:
+    """Return None for what is invalid: nothing is refused because of the times of an execution."""
     try:
         return parse(ms)
     except (ValidationError, OverflowError):
         return None
 
 
-TookMs = Annotated[Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] | None, WrapValidator(_if_valid)]
+TookMs = Annotated[Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] | None, WrapValidator(if_valid)]
 
 
 class ReportedState(EndedState):
@@ -313,94 +305,3 @@ class ReleaseRequest(Body):
     states: Annotated[list[ReleasedState], Field(max_length=MAX_BATCH)] | None = None
     claim_id: Id | None = None
     delay_ms: DelayMs = 0
-
-
-class HeartbeatProgress(Body):
-    """The progress of a running node; ``fraction`` is None if the node does not know."""
-
-    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    text: Annotated[str, Field(max_length=200)] = ""
-
-
-class HeartbeatState(HeldState):
-    """A held state in a heartbeat: a worker has it (``running``), or it waits for one, or its node has ended.
-
-    ``buffered_ms`` is as in ``ReportedState``; None before ``execute`` began. So is ``ran_ms``, which is None
-    until the node has ended, and 0 if ``execute`` did not begin. ``checkpoint`` is stored if it is newer than
-    the stored one.
-    """
-
-    running: bool = False
-    buffered_ms: TookMs = None
-    ran_ms: TookMs = None
-    progress: HeartbeatProgress | None = None
-    checkpoint: Checkpoint | None = None
-
-
-class HeartbeatRequest(Body):
-    """A sign of life of a runtime, which renews the leases of all states it holds.
-
-    Fields:
-        worker_id: As in its claims.
-        runtime: Name of the runtime.
-        version: That of its code, if it has one.
-        busy: Workers that run a node.
-        buffered: States that wait for a worker.
-        reporting: States whose node has ended and whose outcome is not yet accepted.
-        states: All states that it holds.
-        workers: Number of its workers; 0 if unknown.
-        shows_tasks: Whether it answers the command ``tasks``.
-        tasks: Its task tree, in the heartbeat after that command.
-        nodes: Its nodes, with the names of their inputs and outputs as ``NodeDeclaration.fields`` gives
-            them, cut to ``MAX_FIELDS`` characters.
-        registered: The nodes that it registered, with ``NodeDeclaration.digest`` of each.
-        registered_ms: How long ago that was.
-        stop: How its stop went, if ``phase`` is ``stopped``; how far it is, once it was asked to stop.
-        until_drained: Whether it stops on the command ``drained``, once nothing needs its version any more.
-    """
-
-    worker_id: Id
-    runtime: Annotated[str, Field(max_length=256)] = ""
-    version: Version | None = None
-    phase: Annotated[str, Field(max_length=32)] = ""
-    busy: Annotated[int, Field(ge=0)] = 0
-    buffered: Annotated[int, Field(ge=0)] = 0
-    reporting: Annotated[int, Field(ge=0)] = 0
-    states: Annotated[list[HeartbeatState], Field(max_length=MAX_BATCH)] = Field(default_factory=list)
-    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
-    shows_tasks: bool = False
-    tasks: Annotated[str, Field(max_length=MAX_TASK_TREE)] | None = None
-    nodes: Annotated[
-        dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=MAX_FIELDS)]],
-        Field(max_length=MAX_BATCH),
-    ] = Field(default_factory=dict)
-    registered: Annotated[
-        dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=64)]],
-        Field(max_length=MAX_BATCH),
-    ] = Field(default_factory=dict)
-    registered_ms: Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] = 0
-    stop: Annotated[StopReport | None, WrapValidator(_if_valid)] = None
-    until_drained: bool = False
-
-
-class HeartbeatStateReply(Body):
-    """``checkpoint``: the number of the stored one, if the heartbeat had one and the state is held."""
-
-    state_id: str
-    result: HeartbeatResult
-    checkpoint: int | None = None
-
-
-class HeartbeatReply(Body):
-    """Reply to a heartbeat.
-
-    Fields:
-        items: One per state, in the order of the request.
-        ttl_ms: How long the renewed leases last, or None if they never end.
-        commands: Requests of operators: ``drain``, ``tasks``. And ``register``, if the state manager does not
-            know what the runtime registered, or only something older.
-    """
-
-    items: list[HeartbeatStateReply]
-    ttl_ms: Annotated[int, Field(ge=1)] | None = None
-    commands: list[str] = Field(default_factory=list)

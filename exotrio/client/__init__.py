@@ -51,12 +51,6 @@ from exotrio._wire.operations import RepinnedRuns as RepinnedRuns
 from exotrio._wire.operations import RetriedState as RetriedState
 from exotrio._wire.operations import RunPage as RunPage
 from exotrio._wire.operations import RunRetry as RunRetry
-from exotrio._wire.operations import StateAttempt as StateAttempt
-from exotrio._wire.operations import StateBranch as StateBranch
-from exotrio._wire.operations import StateCheckpoint as StateCheckpoint
-from exotrio._wire.operations import StateEvent as StateEvent
-from exotrio._wire.operations import StateHistory as StateHistory
-from exotrio._wire.operations import StateHolder as StateHolder
 from exotrio._wire.operations import StatePage as StatePage
 from exotrio._wire.operations import StateSummary as StateSummary
 from exotrio._wire.overview import NodeLoad as NodeLoad
@@ -74,6 +68,12 @@ from exotrio._wire.runs import NodeCounts as NodeCounts
 from exotrio._wire.runs import RelatedRun as RelatedRun
 from exotrio._wire.runs import Run as Run
 from exotrio._wire.runs import WaitReason as WaitReason
+from exotrio._wire.states import StateAttempt as StateAttempt
+from exotrio._wire.states import StateBranch as StateBranch
+from exotrio._wire.states import StateCheckpoint as StateCheckpoint
+from exotrio._wire.states import StateEvent as StateEvent
+from exotrio._wire.states import StateHistory as StateHistory
+from exotrio._wire.states import StateHolder as StateHolder
 from exotrio._wire.stops import StopList as StopList
 from exotrio._wire.stops import StopReceipt as StopReceipt
 from exotrio._wire.stops import StopTotal as StopTotal

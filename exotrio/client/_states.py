@@ -15,12 +15,12 @@ from exotrio._wire.operations import (
     RetriedState,
     RetryRunRequest,
     RunRetry,
-    StateHistory,
     StatePage,
     StatesQuery,
     StateSummary,
 )
 from exotrio._wire.runs import Run
+from exotrio._wire.states import StateHistory
 from exotrio._wire.v0 import StateDetail, StateRetry
 from exotrio._wire.vocabulary import FAILED, StateStatus, is_state_id
 from exotrio.client._calls import checked_query

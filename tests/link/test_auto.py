@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from exotrio._link.auto import AutoLink
 from exotrio._link.port import Claim, ClaimLost, Fate, LinkKind
 from exotrio._nodes.outcome import Executed, Requeued
-from exotrio._wire.native import HeartbeatRequest
+from exotrio._wire.heartbeats import HeartbeatRequest
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import KeyRefused, ManagerUnavailable, NotFound
 from tests.link.links import native_state, released, v0_claimed, v0_state

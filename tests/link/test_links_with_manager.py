@@ -25,7 +25,8 @@ from exotrio._nodes.outcome import (
     Report,
     Requeued,
 )
-from exotrio._wire.native import Checkpoint, HeartbeatRequest, HeartbeatState
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
+from exotrio._wire.native import Checkpoint
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.client._state_manager import StateManager

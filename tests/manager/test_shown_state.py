@@ -8,8 +8,8 @@ import httpx
 
 from exotrio._util.times import moment_ms
 from exotrio._wire.checkup import Checkup
-from exotrio._wire.operations import StateHistory
 from exotrio._wire.overview import Overview
+from exotrio._wire.states import StateHistory
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.queries.load import MAX_COUNTED, backlog, waiting

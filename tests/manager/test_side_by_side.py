@@ -20,13 +20,12 @@ import pytest
 import trio
 
 from exotrio._wire.graphs import GraphRequest
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
 from exotrio._wire.limits import LimitChange
 from exotrio._wire.native import (
     Checkpoint,
     ErroredItem,
     ExecutedItem,
-    HeartbeatRequest,
-    HeartbeatState,
     OutcomeItem,
     PrunedItem,
     ReleasedState,

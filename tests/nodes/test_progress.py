@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphNodeModel, StateManager
-from exotrio._wire.native import HeartbeatProgress
+from exotrio._wire.heartbeats import HeartbeatProgress
 from exotrio.manager import open_service
 from exotrio.manager.queries.runtimes import progress_of, runtimes_of
 from exotrio.monitoring import Progress

@@ -35,7 +35,7 @@ from exotrio._runtime.heartbeat import SECOND_AFTER, HeartbeatSender, heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import MAX_ALONE_WAIT
-from exotrio._wire.native import HeartbeatRequest, HeartbeatState
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
 from exotrio._wire.vocabulary import HeartbeatResult, RunStatus, StateStatus
 from exotrio.manager import embedded
 from tests.support.doubles import Call, Delays, Fails, NativeServer, V0Server, reply, running, runtime

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from exotrio._httpd import call_when_lost, is_crowded, while_connected
 from exotrio._util.words import readable_errors
-from exotrio._wire import native
+from exotrio._wire import heartbeats, native
 from exotrio._wire.vocabulary import (
     BRANCHES,
     CHECKPOINTS,
@@ -178,8 +178,8 @@ class Native:
             )
         return {"items": items}
 
-    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", native.HeartbeatReply, needs=Permission.RUNTIME)
-    async def heartbeat(self, request: Request, namespace: str, body: native.HeartbeatRequest) -> object:
+    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", heartbeats.HeartbeatReply, needs=Permission.RUNTIME)
+    async def heartbeat(self, request: Request, namespace: str, body: heartbeats.HeartbeatRequest) -> object:
         terms, now = self._service.terms, self._service.monotonic()
         manager = self._service.manager if LOCAL in request.scope else None
         ttl_ms = terms.lease_ttl_ms if manager is None else None

@@ -12,6 +12,7 @@ from exotrio._httpd import while_connected
 from exotrio._wire import operations
 from exotrio._wire.graphs import GraphPage, GraphsQuery
 from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
+from exotrio._wire.states import StateHistory
 from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import NATIVE_ROOT, StateStatus
 from exotrio.manager.api.bodies import body_reader
@@ -203,7 +204,7 @@ class Runs:
         "GET",
         NS + "/state/{state_id}",
         "Show the history of a state",
-        operations.StateHistory,
+        StateHistory,
         needs=Permission.READ,
     )
     async def state(self, namespace: str, state_id: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from exotrio._wire.native import HeartbeatState, HeartbeatStateReply
+from exotrio._wire.heartbeats import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.manager.engine.checkpoints import save_checkpoints
 from exotrio.manager.engine.leases import Terms

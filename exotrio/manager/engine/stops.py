@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from exotrio._util.times import from_unix_ms
-from exotrio._wire.native import HeartbeatRequest
+from exotrio._wire.heartbeats import HeartbeatRequest
 from exotrio._wire.stops import StopReceipt, StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND
 from exotrio.manager.engine.states import begin_of

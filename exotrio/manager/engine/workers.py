@@ -13,7 +13,7 @@ from hashlib import sha256
 from pydantic.main import IncEx
 from pydantic_core import from_json, to_json
 
-from exotrio._wire.native import HeartbeatRequest, HeartbeatStateReply
+from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatStateReply
 from exotrio.manager.engine.leases import Terms, end_leases
 from exotrio.manager.engine.renewals import renew
 from exotrio.manager.engine.stops import (

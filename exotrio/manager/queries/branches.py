@@ -10,7 +10,7 @@ from itertools import islice
 from pydantic_core import from_json
 
 from exotrio._util.words import shortened
-from exotrio._wire.operations import StateBranch
+from exotrio._wire.states import StateBranch
 from exotrio.graph.conditions import MAX_SHOWN
 from exotrio.manager.engine.inputs import resolve
 from exotrio.manager.engine.sources import Need, Sources, read_shared

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic_core import from_json, to_json
 
 from exotrio._wire.checkup import Disagreement, NodeVersion
-from exotrio._wire.native import HeartbeatProgress, HeartbeatRequest
+from exotrio._wire.heartbeats import HeartbeatProgress, HeartbeatRequest
 from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
 from exotrio._wire.stops import StopList, StopReceipt
 from exotrio.manager.engine.order import WAITING

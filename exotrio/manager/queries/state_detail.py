@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from exotrio._util.error_message import message_line
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.native import LogLine
-from exotrio._wire.operations import StateAttempt, StateCheckpoint, StateEvent, StateHistory, StateHolder
+from exotrio._wire.states import StateAttempt, StateCheckpoint, StateEvent, StateHistory, StateHolder
 from exotrio._wire.v0 import StateDetail
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.checkpoints import read_checkpoints
