@@ -13,7 +13,7 @@ from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.checkpoints import broken_checkpoints
 from tests.chaos.contents import State, read_contents
-from tests.chaos.graph import EDGES, MAX_NOTES, STATES
+from tests.chaos.graph import EDGES, MAX_NOTES, STATES, VERSIONS, version_of
 from tests.chaos.journal import GOES_ON, Execution, Reading
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
@@ -93,6 +93,7 @@ class _Assessor:
         self._check_reports()
         self._check_checkpoints()
         self._check_limit()
+        self._check_versions()
         self._check_canary()
         if self.evidence.plan.v0_only and (followed := self.evidence.proxy.followed):
             self._problem(f"a stock server would have cut requests behind an outcome: {dict(followed)}")
@@ -342,6 +343,28 @@ class _Assessor:
             self._problem(
                 f"at most {self.counts.most_notes} notes ran at once: nothing is proved of the limit"
             )
+
+    # -- what is pinned to a version ran on no other
+
+    def _check_versions(self) -> None:
+        plan = self.evidence.plan
+        if plan.v0_only:
+            return
+        pinned: Counter[str] = Counter()
+        for each in self.evidence.reading.executions.values():
+            version = version_of(int(each.key.partition("/")[0]), plan.runs)
+            if each.version not in VERSIONS:
+                self._problem(f"{each.key} ran on a runtime of no version: {each.id}")
+            elif version is None:
+                self.counts.unpinned[each.version] += 1
+            elif each.version == version:
+                pinned[version] += 1
+            else:
+                self.counts.elsewhere += 1
+                self._problem(f"{each.key} is pinned to version {version} and ran on {each.version}")
+        self.counts.pinned = pinned
+        if missing := set(VERSIONS) - set(pinned):
+            self._problem(f"nothing ran that is pinned to {sorted(missing)}: nothing is proved of versions")
 
     # -- the secret is nowhere
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from exotrio import ManagerError, StateManager
+from exotrio import Graph, ManagerError, StateManager
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.approvals import Approvals
@@ -26,7 +26,7 @@ from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.callers import Callers
 from tests.chaos.cluster import Child, Cluster, until
 from tests.chaos.crew import EXIT_TIMEOUT, Crew, stop
-from tests.chaos.graph import EXECUTED, NAMESPACE, graph, in_order
+from tests.chaos.graph import EXECUTED, NAMESPACE, VERSIONS, graph, graph_name, in_order, version_of
 from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
@@ -142,6 +142,10 @@ async def survive(plan: Plan, folder: Path) -> None:
     assert not figures.problems, str(figures)
 
 
+async def _store(manager: StateManager, graph: Graph) -> None:
+    await manager.upsert_graph(graph)
+
+
 def _replace(db: Path, backup: Path) -> None:
     for suffix in ("-wal", "-shm"):
         db.with_name(db.name + suffix).unlink(missing_ok=True)
@@ -236,8 +240,10 @@ class _Chaos:
         for number in range(self.cluster.managers):
             await self.cluster.start_server(number)
         await self.crew.muster()
-        declared = graph(canary, has_limits=not self.plan.v0_only)
-        await self._ask(lambda manager: manager.upsert_graph(declared))
+        versions = [None] if self.plan.v0_only else [None, *VERSIONS]
+        for version in versions:
+            declared = graph(canary, version, has_limits=not self.plan.v0_only)
+            await self._ask(partial(_store, graph=declared))
         if self.schedule is not None:
             await self.schedule.declare()
         if self.approvals is not None:
@@ -312,9 +318,10 @@ class _Chaos:
 
         async def trigger() -> None:
             values, key, order = {"run": str(number)}, f"run {number}", in_order(number)
+            name = graph_name(version_of(number, self.plan.runs))
             replies.append(
                 await self._ask(
-                    lambda manager: manager.trigger("chaos", values, key=key, **order), self.cluster.uri
+                    lambda manager: manager.trigger(name, values, key=key, **order), self.cluster.uri
                 )
             )
 

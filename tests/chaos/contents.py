@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from exotrio.graph import split_name
 from tests.chaos.callers import NODES as CALLERS
 from tests.chaos.graph import NAMESPACE
 from tests.chaos.journal import key_of
@@ -100,7 +101,7 @@ def _public_id(stamp: str, seq: int) -> str:
 
 
 def _state(row: Mapping[str, Any] | sqlite3.Row, stamp: str) -> State:
-    name = row["name"].lower()
+    name = split_name(row["name"].lower())[0]
     return State(
         id=_public_id(stamp, row["seq"]),
         key=key_of(name, json.loads(row["inputs"])),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from exotrio._shared.settings import CODE_VERSION_VARIABLE
 from tests.chaos.cluster import Child, Cluster, ready, until
+from tests.chaos.graph import VERSIONS
 from tests.chaos.plan import STOPS, Fault, Plan
 
 EXIT_TIMEOUT = 32.0
@@ -80,7 +82,9 @@ class Crew:
         self.busy.discard(slot)
 
     async def _start(self, slot: int) -> Child:
-        env = {"CHAOS_OUTBOX": str(self.cluster.folder / f"outbox-{slot}")} if self.plan.outbox else {}
+        env = {} if self.plan.v0_only else {CODE_VERSION_VARIABLE: VERSIONS[slot % len(VERSIONS)]}
+        if self.plan.outbox:
+            env["CHAOS_OUTBOX"] = str(self.cluster.folder / f"outbox-{slot}")
         child = await self.cluster.start_worker(f"worker-{slot}", **env)
         self.cluster.nursery.start_soon(self._expect_no_end, child)
         return child

@@ -24,6 +24,8 @@ EXECUTED = 2 * FAN_OUT + 3
 EDGES = {("seed", "fan"): FAN_OUT, ("fan", "step"): FAN_OUT, ("fan", "note"): FAN_OUT, ("seed", "join"): 1}
 """Edges of one run. The siblings of ``fan`` share their parent; a united state hangs from its target."""
 MAX_RETRIES = 3
+VERSIONS = "1", "2"
+"""Of the workers, in turn; those of v0 have none."""
 MAX_NOTES = 3
 """Of ``note`` at once, in all runs together."""
 
@@ -43,10 +45,30 @@ def in_order(number: int) -> Mapping[str, Any]:
     return ORDERS[number % len(ORDERS)]
 
 
-def graph(secret: str, *, has_limits: bool) -> Graph:
-    """Return the graph all runs are of. A server that speaks only v0 knows no limits."""
+def version_of(number: int, runs: int) -> str | None:
+    """Return the version to which one of so many runs is pinned; None for any.
+
+    The last two have the same, since ``pausing`` compares when they are claimed.
+    """
+    number = min(number, runs - 2)
+    return (VERSIONS[0], None, VERSIONS[1])[(number + number // 3) % 3]
+
+
+def graph_name(version: str | None) -> str:
+    """Return the name of the graph whose runs are pinned to a version, or to none."""
+    return "chaos" if version is None else f"chaos-{version}"
+
+
+def graph(secret: str, version: str | None, *, has_limits: bool) -> Graph:
+    """Return the graph of such runs. A server that speaks only v0 knows no limits."""
     policy = RetryPolicyModel(max_retries=MAX_RETRIES, backoff_factor=100)
-    made = Graph("chaos", namespace=NAMESPACE, secrets={CANARY: secret}, retry_policy=policy)
+    made = Graph(
+        graph_name(version),
+        namespace=NAMESPACE,
+        secrets={CANARY: secret},
+        retry_policy=policy,
+        version=version,
+    )
     seed = made.add("Seed", run="")
     fan = made.add("Fan", run=seed.run)
     step = made.add("Step", run=fan.run, index=fan.index)

@@ -31,6 +31,7 @@ class Execution:
 
     Attributes:
         id: Unique; the node gives it out as its output ``by``.
+        version: Of the runtime; empty if it has none.
         ended: When it ended, or None if it was cut.
         end: How, of ``ENDS``.
         owner: Whose checkpoint it received: the key of that work; ``-`` if it received none.
@@ -42,6 +43,7 @@ class Execution:
     key: str
     pid: int
     began: float
+    version: str = ""
     ended: float | None = None
     end: str = ""
     owner: str = "-"
@@ -55,9 +57,11 @@ class Journal:
     Args:
         path: Its file.
         pid: The process of the runtime. Defaults to this one.
+        version: Of the runtime.
     """
 
-    def __init__(self, path: Path, pid: int | None = None) -> None:
+    def __init__(self, path: Path, pid: int | None = None, version: str = "") -> None:
+        self._version = version
         self._pid = os.getpid() if pid is None else pid
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -86,8 +90,8 @@ class Journal:
 
     def _write(self, what: str, execution: str, key: str, parts: int = 0, owner: str = "-") -> None:
         # One write, so that lines of several processes do not mix.
-        at = f"{time.monotonic():.6f}"
-        os.write(self._file, f"{what} {execution} {key} {self._pid} {at} {parts} {owner}\n".encode())
+        words = what, execution, key, self._pid, f"{time.monotonic():.6f}", parts, owner, self._version
+        os.write(self._file, f"{' '.join(map(str, words))}\n".encode())
         os.fsync(self._file)
 
 
@@ -116,10 +120,10 @@ class Reading:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.decode().splitlines():
-            what, execution_id, key, pid, at, parts, owner = line.split(" ")
+            what, execution_id, key, pid, at, parts, owner, version = line.split(" ")
             match what:
                 case "begin":
-                    execution = Execution(execution_id, key, int(pid), float(at))
+                    execution = Execution(execution_id, key, int(pid), float(at), version)
                     self.executions[execution_id] = execution
                     self.by_key[key].append(execution)
                     self._running[execution.pid][execution_id] = execution

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
 from exotrio._nodes.importing import is_worker_process
+from exotrio._shared.settings import CODE_VERSION_VARIABLE
 from tests.chaos.callers import CHILDREN
 from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
 from tests.chaos.journal import Journal, key_of
@@ -31,6 +32,7 @@ class Plan:
         self.blocking = float(os.environ.get("CHAOS_BLOCKING", "0"))
         self.workers = int(os.environ.get("CHAOS_WORKERS", "4"))
         self.outbox = os.environ.get("CHAOS_OUTBOX")
+        self.version = os.environ.get(CODE_VERSION_VARIABLE, "")
 
     def first_time(self, key: str) -> bool:
         """Whether this is asked for ``key`` for the first time, in any process."""
@@ -42,7 +44,7 @@ class Plan:
 
 
 plan = Plan()
-journal = Journal(plan.folder / "journal", os.getppid() if is_worker_process() else None)
+journal = Journal(plan.folder / "journal", os.getppid() if is_worker_process() else None, plan.version)
 if is_worker_process():
     plan.first_time(f"process/{os.getpid()}")  # for the search for those that outlive their runtime
 

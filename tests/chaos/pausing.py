@@ -18,6 +18,8 @@ import trio
 
 from exotrio import StateManager
 from exotrio.client import StateStatus, StateSummary
+from exotrio.graph import pinned_name
+from tests.chaos.graph import VERSIONS
 from tests.support.postgres import Database
 
 NODES = ("Fan", "Step", "Note")
@@ -90,22 +92,27 @@ class Pausing:
     async def _state(self, run: str, node: str) -> StateSummary:
         """Return the only state of a node in a run, once the one before it has ended."""
         while True:
-            page = await self.ask(partial(StateManager.states, run=run, node=node))
-            for state in page.states:
-                return state
+            for name in _names(node):
+                page = await self.ask(partial(StateManager.states, run=run, node=name))
+                for state in page.states:
+                    return state
             await trio.sleep(0.1)
 
     async def _states(self, node: str) -> dict[str, StateSummary]:
         """Return each state of a node that waits or is held."""
         states: dict[str, StateSummary] = {}
-        before = None
-        while True:
-            page = await self.ask(
-                partial(StateManager.states, node=node, status=WAITING_OR_HELD, limit=1_000, before=before)
-            )
-            states |= {state.id: state for state in page.states}
-            if (before := page.next) is None:
-                return states
+        for name in _names(node):
+            before = None
+            while True:
+                page = await self.ask(
+                    partial(
+                        StateManager.states, node=name, status=WAITING_OR_HELD, limit=1_000, before=before
+                    )
+                )
+                states |= {state.id: state for state in page.states}
+                if (before := page.next) is None:
+                    break
+        return states
 
     async def _claims_have_ended(self) -> None:
         """Wait for those that began before the pause, which on PostgreSQL may still be on their way."""
@@ -119,6 +126,11 @@ class Pausing:
             except psycopg.OperationalError:
                 pass  # it has crashed, and with it all of them; it is restarted
             await trio.sleep(0.05)
+
+
+def _names(node: str) -> list[str]:
+    """Return the names of a node and of its versions, which are paused with it."""
+    return [node, *(pinned_name(node, version) for version in VERSIONS)]
 
 
 def _claimed(before: Mapping[str, StateSummary], now: Mapping[str, StateSummary]) -> set[str]:

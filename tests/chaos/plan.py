@@ -220,6 +220,9 @@ class Figures:
         parts_kept: Parts of work that were not done again, since a checkpoint said that they were done.
         checkpoints_lost: Executions that began with a checkpoint other than the newest stored one.
         most_notes: Maximum of notes, which have a limit, at once.
+        pinned: Executions of states that are pinned to a version, by that.
+        unpinned: Executions of the others, by the version of their runtime.
+        elsewhere: Executions of pinned states by a runtime of another version.
         leases_lost: Leases that ended without an outcome.
         recovery: Seconds from a worker's death to the next execution of what it ran.
         waited: States that waited while their node was paused.
@@ -246,6 +249,9 @@ class Figures:
     parts_kept: int = 0
     checkpoints_lost: int = 0
     most_notes: int = 0
+    pinned: Counter[str] = field(default_factory=Counter)
+    unpinned: Counter[str] = field(default_factory=Counter)
+    elsewhere: int = 0
     leases_lost: int = 0
     recovery: list[float] = field(default_factory=list)
     waited: int = 0
@@ -272,6 +278,8 @@ class Figures:
             "of another state": f"{self.wrong}",
             "checkpoints lost": f"{self.checkpoints_lost} ({self.parts_kept} parts were not done again)",
             "of a limit, at once": f"{self.most_notes}",
+            "pinned to a version": f"{_by_version(self.pinned)} ({self.elsewhere} ran elsewhere)",
+            "of any version, ran on": _by_version(self.unpinned),
             "leases that ended": f"{self.leases_lost}",
             "recovery": _percentiles(self.recovery),
             "waited while paused": f"{self.waited}",
@@ -286,6 +294,10 @@ class Figures:
         lines += [f"  - {problem}" for problem in self.problems[:40]]
         lines += [f"{name:<39} {trend or 'too few values'}" for name, trend in self.trends.items()]
         return "\n".join(lines)
+
+
+def _by_version(executions: Counter[str]) -> str:
+    return ", ".join(f"{number} x {version}" for version, number in sorted(executions.items())) or "none"
 
 
 def _percentiles(seconds: list[float]) -> str:
