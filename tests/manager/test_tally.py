@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exotrio.graph.declaration import WAIT_NODE
 from exotrio.manager.engine.leases import expire
+from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.engine.states import STATUSES
+from exotrio.manager.queries.load import HOUR, Performance, performance
 from exotrio.manager.store import tallies
 from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
-from tests.support.helpers import NO_RETRY, SettableClock, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, ok, place, wait_place
 from tests.support.manager import Manager, open_manager, tallied
 
 
@@ -73,6 +76,33 @@ async def test_a_lease_lost_too_often_counts_as_an_error(manager: Manager, clock
     now = manager.service.monotonic() + terms.lease_ttl_ms + 1
     await manager.service.store.write(expire, now, replace(terms, poison_limit=1))
     assert await counted(manager, clock) == {"ERRORED": 1}
+
+
+async def test_a_place_that_waits_counts_when_it_ends_by_its_event_or_without_it(
+    manager: Manager, clock: SettableClock
+) -> None:
+    places = [place("a", "w"), wait_place("w", event="approved", timeout_ms=6_000)]
+    await manager.api.register_for(places[:1])
+    flow = await Flow.put(manager.api, "graph", manager.api.body(places, retry_policy=NO_RETRY))
+    for is_sent in (True, False):
+        await flow.trigger()
+        await flow.run("a")
+        clock.advance(2_000 if is_sent else 6_000)
+        if is_sent:
+            body = {"name": "approved", "value": {"by": "ada", "ok": "true"}}
+            ok(await manager.api.native("POST", f"run/{flow.run_id}/events", json=body))
+        else:
+            await manager.service.store.write(handle_waits)
+    assert await counted(manager, clock) == {"SUCCESS": 3, "ERRORED": 1}
+
+    def waits(view: View) -> Performance:
+        (node_id,) = (row[0] for row in view.execute("SELECT id FROM nodes WHERE name = ?", (WAIT_NODE,)))
+        return performance(view, node_id, HOUR, is_wait=True)
+
+    recent = await manager.service.store.read(waits)
+    assert (recent.ended, recent.failed, recent.unreported) == (2, 1, 0)
+    assert recent.ran[50] == pytest.approx(4_000, rel=0.15), "how long they waited"
+    assert recent.waited[50] is None, "for no runtime"
 
 
 async def test_states_whose_end_could_not_be_recorded_are_not_counted(

@@ -250,12 +250,21 @@ class Changes:
         self._events.append((seq, self.tx.now_ms, kind))
 
     def tally(
-        self, graph: int, node_id: int, status: str, *, waited_ms: int, buffered_ms: int | None, took_ms: int
+        self,
+        graph: int,
+        node_id: int,
+        status: str,
+        *,
+        waited_ms: int | None,
+        buffered_ms: int | None,
+        took_ms: int,
     ) -> None:
-        """Count a status that the node of a state caused, with the times that it waited and took."""
+        """Count a status that the node of a state caused, with the times that it waited for a runtime and
+        took. A place that waits takes as long as it waits, and for no runtime."""
         tally, minute = self.effects.tally, minute_of(self.tx.now_ms)
         tally[graph, node_id, status, bucket_of(took_ms), minute] += 1
-        tally[ANY_GRAPH, node_id, WAITED, bucket_of(waited_ms), minute] += 1
+        if waited_ms is not None:
+            tally[ANY_GRAPH, node_id, WAITED, bucket_of(waited_ms), minute] += 1
         if buffered_ms is not None:
             tally[ANY_GRAPH, node_id, BUFFERED, bucket_of(buffered_ms), minute] += 1
 

@@ -234,6 +234,9 @@ def end_state(
         finished_at=now,
     )
     changes.transition(run, state.place, state.groups, state.status, status)
+    took_ms = now - state.updated_at
+    graph = state.run_row.graph
+    changes.tally(graph, state.node_id, status, waited_ms=None, buffered_ms=None, took_ms=took_ms)
     if status == SUCCESS:
         changes.add_member(run, state.seq, state.place, state.groups, path)
 

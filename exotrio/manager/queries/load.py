@@ -319,8 +319,11 @@ class Performance:
     ran: Mapping[int, float | None]
 
 
-def performance(view: View, node_id: int, minutes: int) -> Performance:
-    """Return how many attempts of a node ended in the last minutes, and how long they waited and took."""
+def performance(view: View, node_id: int, minutes: int, *, is_wait: bool = False) -> Performance:
+    """Return how many attempts of a node ended in the last minutes, and how long they waited and took.
+
+    With ``is_wait`` no runtime runs the node: ``ran`` is how long its states waited for events or runs.
+    """
     counts = tallies.of_node(view, node_id, minutes)
     ended = counts.statuses.total()
 
@@ -330,7 +333,7 @@ def performance(view: View, node_id: int, minutes: int) -> Performance:
     return Performance(
         ended=ended,
         failed=failures(counts.statuses),
-        unreported=max(0, ended - counts.buffered.total()),
+        unreported=0 if is_wait else max(0, ended - counts.buffered.total()),
         waited=quantiles(counts.waited),
         buffered=quantiles(counts.buffered),
         ran=quantiles(counts.took),

@@ -68,14 +68,15 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "now" in parts:
         (waiting,) = backlog(view, namespace=request.namespace, node=name)
         offers = request.offers(view)
+        is_wait = name in WITHOUT_RUNTIME
         data["now"] = {
-            "is_wait": name in WITHOUT_RUNTIME,
+            "is_wait": is_wait,
             "offered": offer_texts(offers.get(name, ())),
             "unserved": unserved(view, waiting, offers),
             "backlog": waiting,
             "spans": [
-                ("last hour", performance(view, node["id"], HOUR)),
-                ("last day", performance(view, node["id"], DAY)),
+                ("last hour", performance(view, node["id"], HOUR, is_wait=is_wait)),
+                ("last day", performance(view, node["id"], DAY, is_wait=is_wait)),
             ],
         }
     if "trend" in parts:
