@@ -226,6 +226,12 @@ class StockCalls:
                 version,
                 outputs,
             )
+        return await self._upsert(name, body, validation_timeout, polling_interval)
+
+    async def _upsert(
+        self, name: str, body: GraphBody, validation_timeout: float, polling_interval: float = 1
+    ) -> dict[str, Any]:
+        """Create or replace a graph from its whole body, so that no field is left out."""
         return await _graphs.upsert_graph(
             self._calls,
             name,

@@ -26,7 +26,6 @@ from exotrio.client import StateManager
 from exotrio.errors import GraphInvalid
 from exotrio.graph import (
     ConditionModel,
-    CronTrigger,
     Graph,
     GraphNodeModel,
     RetryPolicyModel,
@@ -110,33 +109,14 @@ class Draft:
         return FileProblem(self.file, str(problem), None, self.name, problem.node, problem.field, severity)
 
     async def declare(self, manager: StateManager, timeout: float) -> dict[str, Any]:
-        """Create or replace the graph, wait until it is validated, return it; GraphInvalid names the file."""
+        """Create or replace the graph, wait until it is validated, return it; GraphInvalid names the file.
+
+        Fields that the file leaves out are not sent: the state manager has its own defaults.
+        """
         assert self.body is not None
         assert self.name is not None
-        body, fields = self.body, self.body.model_fields_set
         try:
-            # Fields that the file leaves out are not sent: the state manager has its own defaults.
-            return await manager.upsert_graph(
-                self.name,
-                graph_nodes=body.nodes,
-                secrets=body.secrets,
-                retry_policy=body.retry_policy if "retry_policy" in fields else None,
-                store_config=body.store_config if "store_config" in fields else None,
-                triggers=[
-                    CronTrigger(
-                        expression=each.value.expression,
-                        timezone=each.value.timezone or "UTC",
-                        priority=each.priority.value,
-                    )
-                    for each in body.triggers
-                ]
-                or None,
-                limits=body.limits or None,
-                on_failure=body.on_failure,
-                version=body.version,
-                outputs=body.outputs or None,
-                validation_timeout=timeout,
-            )
+            return await manager._upsert(self.name, self.body, timeout)
         except GraphInvalid as error:
             problems = [f"{self.file}: {problem}" for problem in error.problems]
             raise GraphInvalid(error.what, problems, where=error.where, fix=error.fix) from error
