@@ -288,7 +288,7 @@ class AutoLink:
         if self._version is not None and link is self._native:
             version = self._version
             names = [node.model_copy(update={"name": pinned_name(node.name, version)}) for node in nodes]
-            # What runs without a version must not be that of one that is to end.
+            # The declarations without a version stay those of the newer code, not of code that is to end.
             nodes = names if self._pinned_only else [*nodes, *names]
         await self._v0.register(runtime_name, nodes)
         self._registered_at = began

@@ -376,7 +376,7 @@ class HeartbeatSender:
 
 
 def _state(held: HeldClaim, claim: Claim, runs: bool, checkpoint: CheckpointText | None) -> HeartbeatState:
-    held.told_unbegun = runs  # before it is read whether execute has begun: ``Workers`` does it the other way
+    held.sent_unbegun = runs  # before it is read whether execute has begun: ``Workers`` does it the other way
     last = held.progress if runs else None
     # As the outcome says it: this thread cannot read the clock by which the node ran.
     outcome = held.report if isinstance(held.report, Outcome) else None

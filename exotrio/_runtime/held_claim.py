@@ -75,7 +75,7 @@ class HeldClaim:
         report: What to send, once DONE: its outcome or its release.
         in_flight: Whether the report is being sent.
         announced: The state manager knows that its node runs.
-        told_unbegun: A heartbeat said, or is about to say, that a worker has it, perhaps before ``execute``.
+        sent_unbegun: A heartbeat said, or is about to say, that a worker has it, perhaps before ``execute``.
         ending: How it ended; None while it is held.
     """
 
@@ -90,7 +90,7 @@ class HeldClaim:
     report: Report | None = None
     in_flight: bool = False
     announced: bool = False
-    told_unbegun: bool = False
+    sent_unbegun: bool = False
     ending: Ending | None = None
 
     @property

@@ -232,5 +232,5 @@ class Workers:
         # In any thread. A heartbeat sets this before it reads whether execute has begun, so one of the two
         # notices the other.
         held = self._running.get(execution)  # None if it was given up
-        if held is not None and held.told_unbegun:
+        if held is not None and held.sent_unbegun:
             self.ledger.heartbeat_due.set()

@@ -222,7 +222,7 @@ class RelatedRun(Body):
 
     @property
     def cause(self) -> str:
-        """What started the one of both that came later, in words."""
+        """What started the later one of the two runs, in words."""
         place = f"{self.identifier} ({self.state_id})" if self.state_id else "a state"
         return f"failed: {place}" if self.origin == FAILURE else place
 

@@ -75,7 +75,7 @@ def _delete_some(
         return WithEffects(Deleted(0, 0, graph=False), effects)
     deleted = cancelled = 0
     while True:
-        # Of the others, the states that wait for them are told of their end first.
+        # Others are deleted once the states that wait for them have their results.
         while ended := _lock_runs(tx, graph, "pending = 0 AND awaited = 0", locked):
             discard_runs(tx, ended)
             deleted += len(ended)

@@ -130,11 +130,7 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     # Do not add the same version again: a script may store the graph before each run.
     is_new = current is None or version != tuple(current)
     if is_new:
-        template_id = tx.execute(
-            "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at, version)"
-            " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-            (graph["id"], *version, tx.now_ms, template.version),
-        ).fetchall()[0]["id"]
+        template_id = insert_template(tx, graph["id"], *version, template.version)
         tx.execute("UPDATE graphs SET template = ? WHERE id = ?", (template_id, graph["id"]))
     _replace_schedules(tx, graph["id"], new.occurrences)
     with tx.secure_delete():
@@ -144,6 +140,18 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     result = f"{'new' if is_new else 'same'} version{', invalid' if errors else ''}"
     tx.record("graph.store", namespace, name, f"{result}, {plural(len(secrets), 'secret')}")
     return WithEffects(get_graph(tx, namespace, name), effects)
+
+
+def insert_template(
+    tx: Transaction, graph: int, body: str, status: str, errors: str, version: str | None
+) -> int:
+    """Insert a template of a graph, with its validation and the version that it names; return its number."""
+    (new,) = tx.execute(
+        "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at, version)"
+        " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+        (graph, body, status, errors, tx.now_ms, version),
+    ).fetchall()
+    return int(new["id"])
 
 
 def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str) -> None:

@@ -44,7 +44,7 @@ def discard(tx: Transaction, keep_ms: int) -> int:
     # A run that is locked, for a retry by hand, is left for the next time.
     while runs := tx.execute(
         "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
-        # The state that waits for it has to be told of its end first.
+        # The state that waits for it has to get its result first.
         " AND awaited = 0"
         f" ORDER BY finished_at LIMIT ?{tx.skip_locked('runs')}",
         (finished_before, RUNS),

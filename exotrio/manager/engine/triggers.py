@@ -14,7 +14,7 @@ from exotrio._util.words import listed, plural
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.graphs import pin_graph
+from exotrio.manager.engine.graphs import insert_template, pin_graph
 from exotrio.manager.engine.inputs import build, event_name, limit_keys
 from exotrio.manager.engine.order import NORMAL, begins_at
 from exotrio.manager.engine.run_values import RunValues
@@ -216,12 +216,7 @@ def pin_template(tx: Transaction, graph: int, template: Template) -> int:
     )
     if known is not None:
         return int(known["id"])
-    (new,) = tx.execute(
-        "INSERT INTO templates (graph, body, validation_status, validation_errors, created_at, version)"
-        " VALUES (?, ?, ?, '[]', ?, ?) RETURNING id",
-        (graph, body, ValidationStatus.VALID.value, tx.now_ms, template.version),
-    ).fetchall()
-    return int(new["id"])
+    return insert_template(tx, graph, body, ValidationStatus.VALID, "[]", template.version)
 
 
 def _inherited(tx: Transaction, template: Template, graph_name: str, version: str) -> Template:

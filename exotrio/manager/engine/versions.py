@@ -14,7 +14,7 @@ MAX_RUNS = 10_000
 
 
 def is_drained(view: View, namespace: str, version: str) -> bool:
-    """Return whether nothing needs a version any more: before a graph names it, that is still to come."""
+    """Return whether nothing needs a version any more. One that no graph has named yet is still needed."""
     return bool(
         view.row(
             "SELECT 1 FROM templates JOIN graphs ON graphs.id = graph WHERE version = ? AND namespace = ?"
