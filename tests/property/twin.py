@@ -16,6 +16,8 @@ from tests.support.manager import Manager
 
 GRAPH = "graph"
 TRIGGER = f"graph/{GRAPH}/trigger"
+ALERT = "alert"
+"""The graph of which a run is started at each end with errors, and its node, which no step claims."""
 KEY = "order 1"
 """Of the run: however often it is triggered, it is this one."""
 Saves = tuple[int, str]
@@ -35,6 +37,9 @@ class Twin:
         self.tokens: dict[State, list[str]] = {}
         """Of the native claims of each state; the last one is empty if a v0 claim has it."""
         self.nodes = [node_name(place.identifier) for place in plan.places if place.runs_node]
+        self.status = ""
+        self.failures = 0
+        """How often the run ended with errors."""
         self.steps = ((start_children, manager.service.cipher), (deliver_ends,), (cancel_children,))
 
     @classmethod
@@ -48,7 +53,10 @@ class Twin:
             body = api.body([place(BELOW)], outputs=outputs, retry_policy=NO_RETRY)
             ok(await api.put_graph(BELOW, body), 201)
         policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
-        reply = ok(await api.put_graph(GRAPH, api.body(wire_places(plan), retry_policy=policy)), 201)
+        ok(await api.register([declaration(ALERT, set())]))
+        ok(await api.put_graph(ALERT, api.body([place(ALERT)])), 201)
+        body = api.body(wire_places(plan), retry_policy=policy, on_failure=ALERT)
+        reply = ok(await api.put_graph(GRAPH, body), 201)
         assert reply["validation_status"] == "VALID", reply["validation_errors"]
         reply = ok(await api.v0("POST", TRIGGER, json={"key": KEY}))
         assert reply["created"] is True
@@ -220,6 +228,7 @@ class Twin:
             assert response.status_code == 409, f"{state}: {response.text}"
         else:
             self.ids[again] = ok(response)["id"]
+            self.status = ""  # it may end again in the same commit
             # Bound by what the reply says; the comparison below only looks at states it has not met.
             await self._check(again)
         await self.compare()
@@ -237,6 +246,8 @@ class Twin:
             assert Counter(reply["runs_again"]) == Counter(state.identifier for state in replaced)
             for state, again in retried:
                 self.ids[again] = new[self.ids[state]]
+            if retried:
+                self.status = ""
             # What each replaced state became decides what hangs below it, so all are bound before the rest.
             for _, again in retried:
                 await self._check(again)
@@ -289,7 +300,12 @@ class Twin:
         assert summary == Counter(state.status for state in self.model.states)
         runs = ok(await self.api.runs(1, 100))["runs"]
         (run,) = [each for each in runs if each["run_id"] == self.run_id]
-        assert (run["status"], run["total_count"]) == (self.model.run_status(), len(self.model.states))
+        status = self.model.run_status()
+        assert (run["status"], run["total_count"]) == (status, len(self.model.states))
+        self.failures += status == "FAILED" != self.status
+        self.status = status
+        alerts = await self.store.read(lambda view: view.one("SELECT count(*) FROM alerts")[0])
+        assert alerts == self.failures
         if thoroughly:
             for state in self.model.states:
                 await self._check(state)
