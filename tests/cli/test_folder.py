@@ -90,6 +90,38 @@ def test_states_show_which_branches_were_taken_and_why(bare: Cli) -> None:
     assert "follows check, and check.kind == \"book\" was not true: it was 'gift'" in run
 
 
+FAILING = """from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
+
+
+class Charge(BaseNode):
+    async def execute(self) -> None:
+        raise ValueError("no stock")
+
+
+class Tell(BaseNode):
+    async def execute(self) -> None:
+        print("told")
+
+
+alert = Graph("alert", namespace="n")
+alert.add(Tell)
+graph = Graph("order", namespace="n", on_failure="alert", retry_policy=RetryPolicyModel(max_retries=0))
+graph.add(Charge)
+runtime = Runtime("n", "r", [Charge, Tell])
+"""
+
+
+def test_run_says_what_executes_the_run_that_a_failure_starts(bare: Cli) -> None:
+    bare.write("orders.py", FAILING)
+    assert "alert" not in bare("run", "orders.py", "--graph", "alert", code=0).err.partition("\n")[2]
+    end = bare("run", "orders.py", "--graph", "order", "--db", "a.db", code=1)
+    assert "it starts a run of graph 'alert', executed by:\n" in end.err
+    assert end.err.endswith("-m exotrio dev orders.py --db a.db\n")
+    run_id = bare.json("runs", "ls", "--db", "a.db", "--graph", "order")["runs"][0]["run_id"]
+    continued = bare("run", "orders.py", "--db", "a.db", "--resume", run_id, code=1)
+    assert "it starts a run" not in continued.err, "it did before"
+
+
 def test_a_run_that_no_runtime_executes_is_not_waited_for(cli: Cli) -> None:
     end = cli("trigger", "fan")
     run_id = end.out.strip()

@@ -225,6 +225,9 @@ class LocalRun:
             return WAITING
         if run.status is RunStatus.FAILED and run.cancelled_at is None and self.db != MEMORY:
             self.progress.print_message(self._how_to_retry(run.run_id))
+            if (other := self._started_by_failing(run)) is not None:
+                dev = command_line(["dev", self.target, *(["--db", self.db] if self.db else [])])
+                self.progress.print_message(f"it starts a run of graph {other!r}, executed by:\n  {dev}")
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
     async def _wait(self, client: StateManager, run_id: str) -> Run:
@@ -269,11 +272,20 @@ class LocalRun:
                 await client.repin(self._run_id, to=str(self.runtime.version))
             return self._run_id
         assert self.graph is not None
+        refused = list[Graph]()
         # In the order of the file, in which each comes after those that it names.
         for graph in [*self.graph.named_graphs(), *(self.others if self._embedded else ())]:
             if graph.name != self.graph.name and not self._missing_nodes(graph):
-                await self._store_other(client, graph)
+                try:
+                    await client.upsert_graph(graph)
+                except GraphInvalid:
+                    refused.append(graph)  # perhaps since it names that of the run
         await client.upsert_graph(self.graph)
+        for graph in refused:
+            try:
+                await client.upsert_graph(graph)
+            except GraphInvalid as error:
+                self.progress.print_message(f"graph {graph.name!r} was refused and cannot be called: {error}")
         if self._embedded:
             self._require_nodes(self.graph)
         self._may_have_begun = True
@@ -290,13 +302,6 @@ class LocalRun:
             if self._embedded:
                 self._require_nodes_of(run)
         return run_id
-
-    async def _store_other(self, client: StateManager, graph: Graph) -> None:
-        """Store a graph that the run may call."""
-        try:
-            await client.upsert_graph(graph)
-        except GraphInvalid as error:
-            self.progress.print_message(f"graph {graph.name!r} was refused and cannot be called: {error}")
 
     def _what_is_kept(self) -> str:
         """Return what is kept of an interrupted run, once the runtime has ended."""
@@ -329,6 +334,13 @@ class LocalRun:
         before = "the run had failed before, and nothing ran now; " if self._had_failed else ""
         both = ", first retry it, then continue the run" if self._embedded else ""
         return "\n  ".join([f"{before}to run what failed again{both}:", *commands])
+
+    def _started_by_failing(self, run: Run) -> str | None:
+        """Return of which graph a run is started since this one failed, if no other runtime executes it."""
+        if not self._embedded or self._had_failed:
+            return None
+        graphs = [self.graph, *self.others]
+        return next((each.on_failure for each in graphs if each and each.name == run.graph_name), None)
 
     def _require_nodes(self, graph: Graph) -> None:
         """Refuse nodes that this Runtime lacks: an embedded state manager has no other runtime.
