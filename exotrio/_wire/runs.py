@@ -18,6 +18,7 @@ from exotrio._wire.vocabulary import (
     Priority,
     RunStatus,
     StateStatus,
+    run_word,
 )
 
 
@@ -197,6 +198,7 @@ class RelatedRun(Body):
         origin: ``graph`` (a state started it, and waits for its end) or ``failure`` (the failure of a run).
         state_id, identifier: The state that started the other one, or the first that had failed.
         created_at, finished_at, cancelled_at: When it was created, when it ended, and when it was cancelled.
+        waits: All of its states that have not ended wait for events or runs.
         problem: Why it could not be started.
     """
 
@@ -209,6 +211,7 @@ class RelatedRun(Body):
     created_at: Moment | None = None
     finished_at: Moment | None = None
     cancelled_at: Moment | None = None
+    waits: bool = False
     problem: str | None = None
 
     @property
@@ -216,9 +219,7 @@ class RelatedRun(Body):
         """Its status, as pages and commands show it."""
         if self.status is None:
             return "not started"
-        if self.cancelled_at is not None:
-            return "cancelled"
-        return "running" if self.status is RunStatus.PENDING else self.status.value.lower()
+        return run_word(self.status, is_cancelled=self.cancelled_at is not None, waits=self.waits)
 
     @property
     def cause(self) -> str:

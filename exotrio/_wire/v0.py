@@ -12,7 +12,15 @@ from pydantic_core import to_json
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body, DelayMs, Moment, Seconds, Texts
-from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS, Priority, RunStatus, StateStatus, check_key
+from exotrio._wire.vocabulary import (
+    MAX_BATCH,
+    MAX_OUTPUTS,
+    Priority,
+    RunStatus,
+    StateStatus,
+    check_key,
+    run_word,
+)
 from exotrio.graph import Name
 
 # -- nodes
@@ -155,7 +163,8 @@ class RunSummary(Body):
     Fields:
         success_count: States that ended as SUCCESS or PRUNED.
         pending_count: CREATED, QUEUED and EXECUTED.
-        for_event_count: Those of ``pending_count`` that wait for events; 0 from v0.
+        for_event_count, for_run_count: Those of ``pending_count`` that wait for events, and for runs; 0 from
+            v0, and the second one from an older server.
         errored_count: ERRORED and NEXT_CREATED_ERROR.
         retried_count: RETRY_CREATED.
         pruned_count: Those of ``success_count`` that are PRUNED; 0 from an older server.
@@ -184,6 +193,7 @@ class RunSummary(Body):
     total_count: int
     pruned_count: int = 0
     for_event_count: int = 0
+    for_run_count: int = 0
     status: RunStatus
     created_at: Moment | None
     finished_at: Moment | None = None
@@ -207,6 +217,12 @@ class RunSummary(Body):
     def only_waits(self) -> bool:
         """Whether nothing of it goes on before an event is sent, or a deadline is over."""
         return 0 < self.pending_count == self.for_event_count
+
+    @property
+    def word(self) -> str:
+        """Its status, as pages and commands show it."""
+        waits = 0 < self.pending_count == self.for_event_count + self.for_run_count
+        return run_word(self.status, is_cancelled=self.cancelled_at is not None, waits=waits)
 
     def duration_until(self, now: datetime) -> float | None:
         """Return its duration, or how many seconds it has taken so far; None from v0."""

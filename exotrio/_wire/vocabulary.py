@@ -113,6 +113,14 @@ def run_status(*, pending: int, errored: int, ended: int) -> RunStatus:
     return RunStatus.FAILED if errored or not ended else RunStatus.SUCCESS
 
 
+def run_word(status: RunStatus, *, is_cancelled: bool, waits: bool) -> str:
+    """Return the word for the status of a run; ``waits``: what has not ended waits for events or runs."""
+    if is_cancelled:
+        return "cancelled"
+    pending = "waiting" if waits else "running"
+    return pending if status is RunStatus.PENDING else status.value.lower()
+
+
 class ValidationStatus(StrEnum):
     """Whether a graph can be triggered."""
 

@@ -136,6 +136,7 @@ async def test_runs_come_newest_first_as_v0_counts_them(api: Api) -> None:
     native: dict[str, Any] = {
         "pruned_count": 0,
         "for_event_count": 0,
+        "for_run_count": 0,
         "finished_at": None,
         "cancelled_at": None,
         "key": None,

@@ -316,7 +316,7 @@ async def test_a_run_is_shown_with_counts_for_each_place(api: Api) -> None:
     assert (run.pop("duration_ms"), run.pop("idle_ms"), run.pop("missing")) == (None, 0, ["1 of 2 b failed"])
     assert (run.pop("priority"), run.pop("weight"), run.pop("fair_key")) == ("normal", 1.0, None)
     assert run.pop("started_by") in ("root", "in process")
-    assert (run.pop("pruned_count"), run.pop("for_event_count")) == (0, 0)
+    assert (run.pop("pruned_count"), run.pop("for_event_count"), run.pop("for_run_count")) == (0, 0, 0)
     assert (run.pop("origin"), run.pop("parent_run_id"), run.pop("parent")) == ("api", None, None)
     assert (run.pop("children"), run.pop("children_count")) == ([], 0)
     assert run == await flow.run_summary()

@@ -104,7 +104,8 @@ def show(run_id: str, connection: Connection) -> None:
     finished_at, and problem, if one could not be started), children_count, duration_ms (null
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms,
     buffered_ms, ran_ms and held_ms (averages of its states, or null), success_count (with those that are
-    PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count), errored_count,
+    PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count,
+    for runs: for_run_count), errored_count,
     retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
     (kind, namespace, node, at, event, since, workers, text), and paused_at if that is a pause; not_reached:
     why the node has no state; further: how many of its SUCCESS states are further outputs of one execution;
@@ -344,7 +345,7 @@ def _as_lines(run: Run) -> Iterator[str]:
 
 
 def _child(child: RelatedRun) -> tuple[str, ...]:
-    status = f"not started: {one_line(child.problem)}" if child.problem else str(child.status)
+    status = f"not started: {one_line(child.problem)}" if child.problem else _status(child)
     return (child.run_id or "", child.graph_name, status, child.cause)
 
 
@@ -356,9 +357,8 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
     return lines
 
 
-def _status(run: RunSummary) -> str:
-    more = " (cancelled)" if run.cancelled_at else " (waiting)" if run.only_waits else ""
-    return run.status.value + more
+def _status(run: RunSummary | RelatedRun) -> str:
+    return str(run.status) + (f" ({run.word})" if run.word in ("cancelled", "waiting") else "")
 
 
 def _parent(run: RunSummary) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from exotrio._util.times import format_coarse, format_duration, format_quantile
 from exotrio._util.words import one_line, percent
 from exotrio.cli.top.table import Column, table_lines
-from exotrio.client import NodeLoad, Overview, RunStatus, RunSummary, RuntimeInfo
+from exotrio.client import NodeLoad, Overview, RunSummary, RuntimeInfo
 
 MIN_ROWS = 3
 """Rows of each table, if the terminal is high enough."""
@@ -325,15 +325,8 @@ def _parent(run: RunSummary) -> str:
 
 
 def _status(run: RunSummary) -> tuple[str, str]:
-    if run.cancelled_at is not None:
-        return "cancelled", "magenta"
-    if run.only_waits:
-        return "waiting", ""
-    return {
-        RunStatus.PENDING: ("running", "blue"),
-        RunStatus.SUCCESS: ("success", "green"),
-        RunStatus.FAILED: ("failed", "red"),
-    }[run.status]
+    colours = {"cancelled": "magenta", "waiting": "", "running": "blue", "success": "green", "failed": "red"}
+    return run.word, colours[run.word]
 
 
 def _bar(good: int, bad: int, total: int) -> Text:

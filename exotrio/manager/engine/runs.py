@@ -32,6 +32,8 @@ RUNS = (
     f"SELECT runs.*, graphs.name AS graph_name, {IDLE}, CAST(COALESCE((SELECT sum(counts.pruned) FROM counts"
     " WHERE run = runs.id), 0) AS BIGINT) AS pruned, (SELECT count(*) FROM states INDEXED BY states_waiting"
     " WHERE status = 'CREATED' AND lane = 'waiting' AND run = runs.id AND event IS NOT NULL) AS for_event,"
+    " (SELECT count(*) FROM states INDEXED BY states_waiting WHERE status = 'CREATED' AND lane = 'waiting'"
+    " AND run = runs.id AND event IS NULL) AS for_run,"
     " (SELECT above.run_id FROM runs AS above WHERE above.id = runs.parent_run) AS parent_run_id,"
     " (SELECT 1 FROM runs AS below WHERE below.parent_run = runs.id LIMIT 1) AS has_children"
     " FROM runs JOIN graphs ON graphs.id = runs.graph"

@@ -155,6 +155,7 @@ def _related(view: View, run: Row, *, started: Row, above: Row | None) -> Relate
         created_at=from_unix_ms(run["created_at"]),
         finished_at=from_unix_ms(run["finished_at"]),
         cancelled_at=from_unix_ms(run["cancelled_at"]),
+        waits=0 < run["pending"] == run["for_event"] + run["for_run"],
     )
 
 

@@ -32,7 +32,7 @@ READ_AT_ONCE = 250
 """Runs that a search reads with one statement."""
 NATIVE_FIELDS = {
     *("pruned_count", "finished_at", "cancelled_at", "key", "idle_ms", "duration_ms"),
-    *("priority", "weight", "fair_key", "for_event_count", "started_by", "origin"),
+    *("priority", "weight", "fair_key", "for_event_count", "for_run_count", "started_by", "origin"),
     "parent_run_id",
 }
 """Fields of a run that v0 does not show."""
@@ -69,6 +69,7 @@ def summarize_run(run: Row) -> dict[str, Any]:
         "pruned_count": run["pruned"],
         "pending_count": run["pending"],
         "for_event_count": run["for_event"],
+        "for_run_count": run["for_run"],
         "errored_count": run["errored"],
         "retried_count": run["retried"],
         "total_count": run_size(run),

@@ -17,7 +17,7 @@ from exotrio._util.times import (
 )
 from exotrio._wire.runs import times_text, wait_text
 from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus, short_id
+from exotrio._wire.vocabulary import short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
 from exotrio.manager.queries.state_times import Spent
 
@@ -80,15 +80,6 @@ def run_counts(run: RunSummary) -> dict[str, int]:
     ended_well = {"success": run.success_count - run.pruned_count, "pruned": run.pruned_count}
     counts = {**ended_well, OPEN: run.pending_count, bad: run.errored_count}
     return {name: count for name, count in counts.items() if count}
-
-
-def run_word(run: RunSummary) -> str:
-    """Return the word that a page shows for the status of a run."""
-    if run.cancelled_at is not None:
-        return "cancelled"
-    if run.only_waits:
-        return "waiting"
-    return "running" if run.status is RunStatus.PENDING else run.status.value.lower()
 
 
 def took(run: RunSummary, now_ms: int) -> float:

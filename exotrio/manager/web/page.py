@@ -215,7 +215,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    names = "ago line_of moment quantile run_counts run_word took short shorten value"
+    names = "ago line_of moment quantile run_counts took short shorten value"
     for name in names.split():
         environment.filters[name] = getattr(format, name)
     # The database counts milliseconds, and so does a page.

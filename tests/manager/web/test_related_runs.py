@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from exotrio._wire.runs import RelatedRun
+from exotrio._wire.v0 import RunSummary
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, eventually, ok, place, run_place
+from tests.support.helpers import NO_RETRY, eventually, ok, place, run_place, wait_place
 from tests.support.web import NAMESPACE, Site, open_site, text_of
 
 BASE = f"/ns/{NAMESPACE}"
@@ -52,6 +54,7 @@ async def test_each_of_the_two_runs_names_the_other_one(site: Site) -> None:
         "origin": "failure",
         "state_id": state,
         "identifier": "ship",
+        "waits": False,
         "problem": None,
     }
     alert = await shown(site, child["run_id"])
@@ -143,6 +146,24 @@ async def composed(site: Site) -> tuple[Flow, dict[str, Any], str]:
     return parent, child, state["id"]
 
 
+async def test_a_run_that_waits_for_a_run_that_waits_is_called_waiting_everywhere(site: Site) -> None:
+    await Flow.put(site.api, "child", site.api.body([wait_place("w", event="approved")]))
+    parent = await Flow.put(site.api, "parent", site.api.body([run_place("g", graph="child")]))
+    await parent.trigger()
+    child = await alert_of(site, parent)
+    assert (child["status"], child["waits"]) == ("PENDING", True)
+    runs = [RunSummary.model_validate(run) for run in ok(await site.api.native("GET", "runs"))["runs"]]
+    assert [run.word for run in runs] == ["waiting", "waiting"]
+    assert RelatedRun.model_validate(child).word == "waiting"
+    (state,) = ok(await site.api.states(run=parent.run_id))["states"]
+    page = await site.browser.page(f"{BASE}/states/{state['id']}")
+    assert "of graph child:</span> waiting" in page
+    for path in (f"/runs/{parent.run_id}", f"/runs/{child['run_id']}", "/runs"):
+        page = await site.browser.page(BASE + path)
+        assert '<span class="chip c-event">waiting</span>' in page
+        assert '<span class="chip c-running">' not in page
+
+
 async def test_a_state_that_waits_for_a_run_says_for_which_and_since_when(site: Site) -> None:
     parent, child, state = await composed(site)
     (listed,) = ok(await site.api.states(run=parent.run_id, status="WAITING"))["states"]
@@ -160,7 +181,7 @@ async def test_a_state_that_waits_for_a_run_says_for_which_and_since_when(site: 
     assert [each["run_id"] for each in history["children"]] == [child["run_id"]]
     run = await shown(site, parent.run_id)
     assert run["nodes"][1]["waits_for"] == reason
-    assert (run["pending_count"], run["for_event_count"]) == (1, 0)
+    assert (run["pending_count"], run["for_event_count"], run["for_run_count"]) == (1, 0, 1)
     link = f'href="{BASE}/runs/{child["run_id"]}"'
     for page in (f"{BASE}/runs/{parent.run_id}", f"{BASE}/states/{state}"):
         html = await site.browser.page(page)
