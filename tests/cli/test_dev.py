@@ -88,7 +88,7 @@ from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal, Runtime
 
 class Greet(BaseNode):
     async def execute(self) -> None:
-        print("asked version {version}")
+        print("asked version {version}", flush=True)
         if not os.path.exists("go"):
             raise ReQueueAfterSignal(timedelta(milliseconds=100))
 

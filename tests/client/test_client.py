@@ -317,6 +317,8 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
         "begun_at": MOMENT,
         "runs_again": [],
         "no_event": False,
+        "late_ms": None,
+        "max_attempts": None,
     }
     detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500, "for_event_ms": None}
     detail |= {"for_run_ms": None}

@@ -129,6 +129,20 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
     clock.advance(1_000)
     (state,) = ok(await api.states(run=events.run_id, status="WAITING"))["states"]
     shown.append((events.graph, events.run_id, state["id"]))
+    late = await Flow.start(
+        api,
+        {**waits, "wait": {**wait, "on_timeout": {"by": "none"}}, "next_nodes": ["k"]},
+        place("k"),
+        graph="late",
+    )
+    (state,) = ok(await api.states(run=late.run_id, status="WAITING"))["states"]
+    clock.advance(2 * 3_600_000)
+    ok(
+        await api.native(
+            "POST", f"run/{late.run_id}/events", json={"name": "\N{SNOWMAN}", "value": {"by": "ada"}}
+        )
+    )
+    shown.append((late.graph, late.run_id, state["id"]))
     alerting = await Flow.start(api, place("z"), graph="z", on_failure="done", retry_policy=NO_RETRY)
     shown.append((alerting.graph, alerting.run_id, await alerting.fail("z", times=1)))
     (alert,) = await done.take("done")
