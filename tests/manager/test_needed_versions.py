@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exotrio.graph import pinned_name
+from exotrio.manager.api.metrics import ManagerMetrics
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager
@@ -41,6 +42,10 @@ async def versions(manager: Manager) -> dict[str, tuple[int, int, list[str], boo
     found = ok(await manager.remote.native("GET", "versions"))["versions"]
     overview = ok(await manager.remote.overview())["versions"]
     assert overview == found
+    nodes = {node["name"] for node in ok(await manager.remote.overview())["nodes"]}
+    assert nodes - {NODE} == {pinned_name(NODE, each["version"]) for each in found}, (
+        "ended ones are not shown"
+    )
     return {
         each["version"]: (each["runtimes"], each["runs"], each["graphs"], each["needed"]) for each in found
     }
@@ -106,3 +111,20 @@ async def test_many_runs_of_one_version_do_not_hide_those_of_others(
         "1": (0, 4, ["first", "second"], True),
         "2": (0, 2, ["last"], True),
     }
+
+
+async def test_a_version_that_has_ended_is_in_no_metric(manager: Manager) -> None:
+    old = await deploy(manager, "1")
+    await old.trigger()
+    await deploy(manager, "2")
+    await poll(manager, "2")
+    service = manager.service
+
+    async def shown() -> set[str]:
+        metrics = ManagerMetrics(service.store, lease_clock=service.monotonic)
+        text = (await metrics.render()).decode()
+        return {each for each in (NODE, "@1", "@2") if f'{each}"' in text}
+
+    assert await shown() == {NODE, "@1", "@2"}
+    ok(await manager.remote.native("POST", f"run/{old.run_id}/cancel"))
+    assert await shown() == {NODE, "@2"}

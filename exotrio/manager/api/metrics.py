@@ -18,7 +18,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import PATTERN
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
-from exotrio.manager.queries.versions import load_of_versions
+from exotrio.manager.queries.versions import load_of_versions, without_ended
 from exotrio.manager.store.clock import Clock, monotonic_clock
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.port import Store
@@ -296,6 +296,7 @@ class ManagerMetrics:
                     )
                 except DatabaseError:
                     return  # logged by requests that needed an answer; the other numbers still help
+                self._backlog = without_ended(self._backlog, self._versions)
                 self._queried_at = now
                 for namespace, graph in graphs:
                     # From 0 on: a rate does not see a first failure that is the first value, too.

@@ -23,7 +23,7 @@ from exotrio.manager.queries.load import (
 from exotrio.manager.queries.runs import newest_runs, summarize_run
 from exotrio.manager.queries.runtimes import Offers, live_v0_runtimes, offered, runtimes_of, unserved
 from exotrio.manager.queries.trends import Trend, trend
-from exotrio.manager.queries.versions import list_versions
+from exotrio.manager.queries.versions import list_versions, without_ended
 from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
@@ -61,6 +61,8 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
     hour_of_runs = trend(view, "1h", graphs=graphs_of(view, namespace), runs=True)
     offers = offered(view, namespace, now)
     runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held))
+    versions = _versions(view, namespace, now, node_ids.values())
+    current_nodes = without_ended(backlogs.values(), {(namespace, each["version"]) for each in versions})
     shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
     return {
         "namespace": namespace,
@@ -69,16 +71,16 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         "throughput": _throughput(hour),
         "run_throughput": _throughput(hour_of_runs),
         "nodes": [
-            _node(view, node_id, backlogs[name], offers)
-            for node_id, name in node_ids.items()
-            if name not in WITHOUT_RUNTIME
+            _node(view, each.node_id, each, offers)
+            for each in current_nodes
+            if each.node not in WITHOUT_RUNTIME
         ],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
         "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
         "limits": [limit.model_dump(mode="json") for limit in list_limits(view, namespace)],
-        "versions": _versions(view, namespace, now, node_ids.values()),
+        "versions": versions,
     }
 
 

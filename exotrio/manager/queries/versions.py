@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 
 from pydantic_core import from_json
 
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.releases import VersionInfo
+from exotrio.graph import split_name
 from exotrio.manager.engine.versions import (
     graphs_of_versions,
     nodes_of_versions,
@@ -62,6 +63,20 @@ def load_of_versions(
     live = _live(view, now)
     keys = islice(dict.fromkeys([*sorted(runs), *sorted(live)]), limit)
     return {key: (runs.get(key, 0), live[key]) for key in keys}
+
+
+def without_ended(backlogs: Iterable[Backlog], versions: Collection[tuple[str, str]]) -> list[Backlog]:
+    """Return the backlogs without those of nodes of versions that have ended, whose names remain registered.
+
+    ``versions`` are the others, with their namespaces.
+    """
+    return [
+        each
+        for each in backlogs
+        if (version := split_name(each.node)[1]) is None
+        or (each.namespace, version) in versions
+        or any((each.waiting, each.for_event, each.running, each.buffered, each.reporting))
+    ]
 
 
 def _live(view: View, now: int) -> Counter[tuple[str, str]]:

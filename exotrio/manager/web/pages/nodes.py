@@ -12,9 +12,10 @@ from exotrio.manager.engine.nodes import given_secrets
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import fields_of, find_node, graphs_using, last_failures
-from exotrio.manager.queries.load import DAY, HOUR, backlog, nodes_of, performance
+from exotrio.manager.queries.load import DAY, HOUR, backlog, performance
 from exotrio.manager.queries.runtimes import offer_texts, unserved
 from exotrio.manager.queries.trends import trend
+from exotrio.manager.queries.versions import list_versions, without_ended
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
@@ -26,19 +27,23 @@ FAILURES_SHOWN = 10
 def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "Nodes"}}
     if "list" in parts:
-        backlogs = {each.node: each for each in backlog(view, namespace=request.namespace)}
+        backlogs = backlog(view, namespace=request.namespace)
+        if any("@" in each.node for each in backlogs):
+            listed = list_versions(view, request.namespace, request.monotonic)
+            versions = {(request.namespace, each.version) for each in listed}
+            backlogs = without_ended(backlogs, versions)
         offers = request.offers(view)
         data["list"] = {
             "nodes": [
                 {
-                    "name": name,
-                    "offered": offer_texts(offers.get(name, ())),
-                    "unserved": unserved(view, backlogs[name], offers),
-                    "backlog": backlogs[name],
-                    "hour": performance(view, node_id, HOUR),
+                    "name": each.node,
+                    "offered": offer_texts(offers.get(each.node, ())),
+                    "unserved": unserved(view, each, offers),
+                    "backlog": each,
+                    "hour": performance(view, each.node_id, HOUR),
                 }
-                for node_id, name in nodes_of(view, request.namespace).items()
-                if name not in WITHOUT_RUNTIME
+                for each in backlogs
+                if each.node not in WITHOUT_RUNTIME
             ]
         }
     return data
