@@ -95,7 +95,7 @@ def in_postgres(database: Database, table: str) -> list[tuple[Any, ...]]:
 def test_each_table_is_moved_or_belongs_to_processes() -> None:
     # A new table has to be decided upon; and so does a new time on the clock of leases.
     moved = """
-        abandoned alerts audit calls checkpoints claims counts cron_triggers discarded events graphs
+        alerts audit calls checkpoints children_to_cancel claims counts cron_triggers discarded events graphs
         idle_times keys limits logs mailbox meta nodes runs secrets slots starts states stops store
         templates trends turns unite_counters unite_members waiting_trends
     """

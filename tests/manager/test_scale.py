@@ -43,7 +43,7 @@ PLACES = [
 ]
 # Only at the start, and only what is held, a partial index, or claimed in the last minutes.
 AT_THE_START = re.compile(
-    r"SCAN (abandoned|(states|claims|runs|alerts) USING (COVERING )?INDEX"
+    r"SCAN (children_to_cancel|(states|claims|runs|alerts) USING (COVERING )?INDEX"
     r" (states_held|claims_by_age|runs_to_deliver|alerts_due))$"
 )
 

@@ -24,7 +24,7 @@ MAY_BE_SCANNED = re.compile(
     r"SCAN (json_each|meta|nodes|graphs|managers|discarded|waiting|scheduled|found|lanes|CONSTANT ROW"
     r"|workers|stops|v0_runtimes|sessions|sign_in_links|held"
     r"|states USING (COVERING )?INDEX states_held$"
-    r"|abandoned|due|runs USING (COVERING )?INDEX runs_to_deliver$"
+    r"|children_to_cancel|due|runs USING (COVERING )?INDEX runs_to_deliver$"
     r"|alerts USING (COVERING )?INDEX alerts_due$)"
 )
 

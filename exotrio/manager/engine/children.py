@@ -6,14 +6,14 @@ locked before runs are, and a run before those that it started. So each commit l
 writes anyway, and a transaction after it does the rest: at once (``background.Deliveries``), or with the next
 sweep of any state manager. It locks, reads the note again, and deletes it; so everything happens once.
 
-===================  ====================================================================================
-note                 what is done
-===================  ====================================================================================
-the state is due     ``start_children``: its runs are started, and it waits without a limit
-``runs.awaited``     ``deliver_ends``, once the run has ended: the state ends with its outputs or its error;
-                     that of a node gets them (``calls``) and, once it has all, is claimed again
-table ``abandoned``  ``cancel_children``: the state ended while it waited, so its runs are cancelled
-===================  ====================================================================================
+====================== ======================================================================================
+note                   what is done
+====================== ======================================================================================
+the state is due       ``start_children``: its runs are started, and it waits without a limit
+``runs.awaited``       ``deliver_ends``, once the run has ended: the state ends with its outputs or its error;
+                       that of a node gets them (``calls``) and, once it has all, is claimed again
+``children_to_cancel`` ``cancel_children``: the state ended while it waited, so its runs are cancelled
+====================== ======================================================================================
 
 A state manager of an earlier version creates such a state as one that can be claimed. It is due then.
 """
@@ -72,7 +72,7 @@ MAX_CANCELLING = 0.05
 """Seconds after which a transaction cancels no further run."""
 TO_DELIVER = (
     "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
-    " UNION ALL SELECT state FROM abandoned"
+    " UNION ALL SELECT state FROM children_to_cancel"
 )
 """What ``deliver_ends`` and ``cancel_children`` are for."""
 _STARTING = (
@@ -345,7 +345,9 @@ def _end(
 def cancel_children(tx: Transaction) -> WithEffects[int]:
     """Cancel some of the runs for which states waited that have ended; return how many notes and runs those
     were. Call it again until it returns 0."""
-    notes = tx.execute("SELECT state FROM abandoned ORDER BY state LIMIT ?", (MAX_PER_STEP,)).fetchall()
+    notes = tx.execute(
+        "SELECT state FROM children_to_cancel ORDER BY state LIMIT ?", (MAX_PER_STEP,)
+    ).fetchall()
     if not notes:
         return WithEffects(0, NO_EFFECTS)
     noted = tx.items([row["state"] for row in notes])
@@ -369,5 +371,5 @@ def cancel_children(tx: Transaction) -> WithEffects[int]:
             cancelled += 1
     if len(rows) == MAX_PER_STEP:
         return WithEffects(len(rows), effects)
-    deleted = tx.execute(f"DELETE FROM abandoned WHERE {tx.any_of('state')}", (noted,)).rowcount
+    deleted = tx.execute(f"DELETE FROM children_to_cancel WHERE {tx.any_of('state')}", (noted,)).rowcount
     return WithEffects(cancelled + deleted, effects)

@@ -17,8 +17,8 @@ from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
     RunRow,
-    abandon_runs,
     add_events,
+    cancel_children_later,
     get_state,
     locked_runs,
 )
@@ -73,7 +73,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     )
     free_ended(tx, changes.effects, states)
     add_events(tx, "cancelled", states)
-    changes.effects.deliveries |= abandon_runs(tx, states)
+    changes.effects.deliveries |= cancel_children_later(tx, states)
     if run.fair_key is not None:
         # Otherwise the next states of the key would wait for the turns of these, which nothing claims.
         in_order = run.priority, run.fair_key, run.share

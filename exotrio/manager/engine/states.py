@@ -286,7 +286,7 @@ def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
     tx.insert("events", ("state", "at", "kind", "worker"), rows)
 
 
-def abandon_runs(tx: Transaction, states: Iterable[Row]) -> bool:
+def cancel_children_later(tx: Transaction, states: Iterable[Row]) -> bool:
     """Let the runs be cancelled for which states (seq, status, lane, event) wait that end now (``children``);
     return whether any waits for runs."""
     rows = [
@@ -294,7 +294,7 @@ def abandon_runs(tx: Transaction, states: Iterable[Row]) -> bool:
         for state in states
         if (state["status"], state["lane"], state["event"]) == (CREATED, WAITING, None)
     ]
-    return tx.insert_new("abandoned", ("state",), rows) > 0
+    return tx.insert_new("children_to_cancel", ("state",), rows) > 0
 
 
 def find_state(view: View, namespace: str, state_id: str, *, or_run: bool = False) -> Row | None:

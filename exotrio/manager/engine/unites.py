@@ -34,8 +34,8 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     State,
-    abandon_runs,
     add_events,
+    cancel_children_later,
 )
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.rules.lineage import (
@@ -304,7 +304,7 @@ class Reruns:
             (tx.items(sorted(targets)), numbers),
         )
         add_events(tx, REPLACED, states)
-        changes.effects.deliveries |= abandon_runs(tx, states)
+        changes.effects.deliveries |= cancel_children_later(tx, states)
         last = [
             (state["parent"], state["place"], state["seq"])
             for state in states

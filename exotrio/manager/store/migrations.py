@@ -145,7 +145,7 @@ ALTER TABLE runs ADD COLUMN root INTEGER;
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_state, call) WHERE parent_state IS NOT NULL;
 CREATE INDEX runs_by_parent_run ON runs (parent_run, id) WHERE parent_run IS NOT NULL;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
-CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
+CREATE TABLE children_to_cancel (state INTEGER PRIMARY KEY);
 CREATE TABLE alerts (
     run INTEGER NOT NULL,
     number INTEGER NOT NULL,

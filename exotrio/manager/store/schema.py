@@ -124,7 +124,7 @@ CREATE INDEX runs_by_root ON runs (root) WHERE root IS NOT NULL AND pending > 0;
 CREATE INDEX runs_to_deliver ON runs (id) WHERE awaited = 1 AND finished_at IS NOT NULL;
 
 -- States that ended while they waited for runs, which are to be cancelled.
-CREATE TABLE abandoned (state INTEGER PRIMARY KEY);
+CREATE TABLE children_to_cancel (state INTEGER PRIMARY KEY);
 
 -- Events that were sent to runs (engine.mailbox): the first value under a name.
 CREATE TABLE mailbox (
