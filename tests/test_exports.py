@@ -30,8 +30,8 @@ CLIENT = """
 AddedKey BrokenRuns Change ChangePage
 Checkup DatabaseState DeletedGraph Disagreement EventWait GraphInfo HeldClaims HorizonHolder KeptEvent
 KeyInfo KeyList LimitDetail LimitHolder LimitInfo LimitKey LimitWait LogLine LostLeases
-ManagerState NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState RefusedState
-RegisteredNode RelatedRun ReleaseCheck ReleaseRequest
+ManagerState NewRelease NewRun NodeCounts NodeLoad NodeVersion OldestState Overview PostgresState
+RefusedState RegisteredNode RelatedRun ReleaseCheck
 RefusedRun Repinned RepinnedRuns
 ReplicationSlot RetriedState Run RunEvents RunGraph RunList RunPage RunRetry RunStatus
 RunSummary RuntimeInfo RuntimeList SentEvent StateAttempt StateBranch StateCheckpoint StateDetail

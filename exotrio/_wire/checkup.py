@@ -147,7 +147,8 @@ class DatabaseState(Body):
 
 
 class UnstartedRun(Body):
-    """A run that a failure could not start (``Graph.on_failure``) within 24 h, or that none could start now.
+    """A failed run of the last 24 h for which ``Graph.on_failure`` started no run, or a graph whose failures
+    can start none now.
 
     Fields:
         graph, on_failure: The graph that names another one, and its name.

@@ -53,14 +53,14 @@ class Repinned(Body):
 
     Fields:
         before: The version that it needed; None for any.
-        may_misfit: What of the rest of the run may not fit the new version, for values that it does not have
+        may_not_fit: What of the rest of the run may not fit the new version, for values that it does not have
             yet.
     """
 
     run_id: str
     version: str
     before: str | None
-    may_misfit: list[str] = Field(default_factory=list)
+    may_not_fit: list[str] = Field(default_factory=list)
 
 
 class RepinAllRequest(RepinRequest):

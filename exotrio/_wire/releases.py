@@ -10,7 +10,7 @@ from exotrio._wire.vocabulary import MAX_BATCH
 from exotrio.graph.breaking import BreakingChange
 
 
-class ReleaseRequest(Body):
+class NewRelease(Body):
     """The nodes and the graphs of new code, for one namespace.
 
     Fields:

@@ -61,8 +61,8 @@ from exotrio._wire.overview import RuntimeList as RuntimeList
 from exotrio._wire.overview import Throughput as Throughput
 from exotrio._wire.overview import V0Runtime as V0Runtime
 from exotrio._wire.releases import BrokenRuns as BrokenRuns
+from exotrio._wire.releases import NewRelease as NewRelease
 from exotrio._wire.releases import ReleaseCheck as ReleaseCheck
-from exotrio._wire.releases import ReleaseRequest as ReleaseRequest
 from exotrio._wire.releases import VersionInfo as VersionInfo
 from exotrio._wire.runs import NodeCounts as NodeCounts
 from exotrio._wire.runs import RelatedRun as RelatedRun

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from exotrio._wire.releases import ReleaseCheck, ReleaseRequest, VersionInfo, VersionList
+from exotrio._wire.releases import NewRelease, ReleaseCheck, VersionInfo, VersionList
 from exotrio.client._keys import KeyCalls
 
 
 class ReleaseCalls(KeyCalls):
     """What ``StateManager`` has for releases of nodes and graphs."""
 
-    async def check_release(self, release: ReleaseRequest) -> ReleaseCheck:
+    async def check_release(self, release: NewRelease) -> ReleaseCheck:
         """Return which runs in flight would break if the nodes of a release took over. Needs our server.
 
         Nothing is changed. ``python -m exotrio graph check FILE --against-runs`` calls this for the Runtimes

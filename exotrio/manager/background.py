@@ -159,17 +159,17 @@ class Deliveries:
     def __init__(self, store: Store, cipher: Cipher) -> None:
         self._store = store
         self._steps = (partial(start_children, cipher=cipher), deliver_ends, cancel_children)
-        self._noted = trio.Event()
+        self._recorded = trio.Event()
         store.on_deliveries = self.notify
 
     def notify(self) -> None:
-        """Do at once what was noted."""
-        self._noted.set()
+        """Do at once what was recorded."""
+        self._recorded.set()
 
     async def run(self) -> None:
-        """Do what is noted again and again. Never returns."""
+        """Do again and again what was recorded. Never returns."""
         while True:
-            self._noted = trio.Event()
+            self._recorded = trio.Event()
             try:
                 for step in self._steps:
                     while await self._store.write(step):
@@ -178,9 +178,10 @@ class Deliveries:
                     for line in lines:
                         logger.info("%s", line)
             except DatabaseError as error:
-                logger.log(log_level(error), "runs could not be started for others: %s", error.what)
+                what = "runs that states wait for, or that failures start"
+                logger.log(log_level(error), "%s could not be started: %s", what, error.what)
             # After an error, the next sweep says so again.
-            await self._noted.wait()
+            await self._recorded.wait()
 
 
 class Scheduler:

@@ -185,7 +185,7 @@ async def test_a_run_moves_to_another_version_with_all_that_waits(api: Api, fair
         "run_id": run_id,
         "version": "2",
         "before": "1",
-        "may_misfit": [],
+        "may_not_fit": [],
     }
     # What a runtime holds is ended by it, and its retry runs on the other version.
     assert await report(api, item_for(held, outcome="errored", error="once")) == ["ok"]

@@ -204,7 +204,7 @@ def repin(run_id: str | None, version: str | None, new: str, connection: Connect
     registered, and so have the inputs of its states. What does not is named, and such a run is not moved. A
     state that a runtime holds is ended by it. Exits 0 if all were moved, and 1 if some were refused.
 
-    JSON: repinned (run_id, version, before, may_misfit) and refused (run_id, reason).
+    JSON: repinned (run_id, version, before, may_not_fit) and refused (run_id, reason).
     """
     if (run_id is None) == (version is None):
         raise click.UsageError("give a run, or --version OLD")
@@ -220,7 +220,7 @@ def repin(run_id: str | None, version: str | None, new: str, connection: Connect
         f"{run.run_id} needs version {run.version}" + (f", not {run.before}" if run.before else "")
         for run in runs.repinned
     ]
-    lines += [f"{run.run_id} may not fit: {text}" for run in runs.repinned for text in run.may_misfit]
+    lines += [f"{run.run_id} may not fit: {text}" for run in runs.repinned for text in run.may_not_fit]
     lines += [f"{run.run_id} was not moved: {run.reason}" for run in runs.refused]
     lines += [f"no run in flight needs version {version}"] if not lines else []
     connection.print(runs.model_dump(mode="json", exclude={"next"}), lines)

@@ -12,7 +12,7 @@ from exotrio._util.words import listed, plural
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.cli.connection import Connection
 from exotrio.cli.graphs.check import Report
-from exotrio.client import BrokenRuns, ReleaseCheck, ReleaseRequest
+from exotrio.client import BrokenRuns, NewRelease, ReleaseCheck
 from exotrio.graph import pinned_name
 
 MAX_SHOWN = 5
@@ -39,9 +39,9 @@ def compare_with_runs(connection: Connection, report: Report, secrets: Iterable[
     return connection.ask(lambda manager: manager.check_release(release))
 
 
-def _release(report: Report, namespace: str, secrets: Iterable[str]) -> ReleaseRequest:
+def _release(report: Report, namespace: str, secrets: Iterable[str]) -> NewRelease:
     runtimes = [runtime for runtime in report.runtimes if runtime.namespace == namespace]
-    return ReleaseRequest(
+    return NewRelease(
         runtimes=sorted({runtime.name for runtime in runtimes}),
         nodes=[node for runtime in runtimes for node in _registered(runtime)],
         secrets={

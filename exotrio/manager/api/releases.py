@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from exotrio._util.words import listed, plural
-from exotrio._wire.releases import ReleaseCheck, ReleaseRequest, VersionList
+from exotrio._wire.releases import NewRelease, ReleaseCheck, VersionList
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.errors import DatabaseError
@@ -43,7 +43,7 @@ class Releases:
         ReleaseCheck,
         needs=Permission.READ,
     )
-    async def check(self, caller: Caller, namespace: str, body: ReleaseRequest) -> object:
+    async def check(self, caller: Caller, namespace: str, body: NewRelease) -> object:
         """Runs of other namespaces are left out if the caller may not read them."""
         found = await self._store.read_with_deadline(check_release, namespace, body)
         found.broken = [each for each in found.broken if caller.may(Permission.READ, each.namespace)]

@@ -24,7 +24,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 MAX_SHORT = 200
-"""Characters of an error that has no room."""
+"""Characters that are kept of an error if the results of a state have too many bytes without the rest."""
 NO_RESULT = "outputs IS NULL AND error IS NULL"
 _TOO_LARGE = f"its outputs have {{:,}} bytes; all children of a state may have {MAX_CALL_BYTES:,} together"
 

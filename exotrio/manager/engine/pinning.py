@@ -44,7 +44,7 @@ def repin(tx: Transaction, namespace: str, run_id: str, version: str) -> WithEff
     if before.version == version:
         return WithEffects(reply, NO_EFFECTS)
     after = Template(before.body.pinned(version))
-    refused, reply.may_misfit = _misfits(tx, run, before, after)
+    refused, reply.may_not_fit = _what_does_not_fit(tx, run, before, after)
     if refused:
         raise Conflict(
             f"the run {run_id} cannot go on with version {version!r}: {listed(refused, MAX_NAMED, '; ')}"
@@ -77,7 +77,9 @@ def runs_of_version(
     return list(map(tuple, rows))
 
 
-def _misfits(tx: Transaction, run: RunRow, before: Template, after: Template) -> tuple[list[str], list[str]]:
+def _what_does_not_fit(
+    tx: Transaction, run: RunRow, before: Template, after: Template
+) -> tuple[list[str], list[str]]:
     """Return what of the rest of a run does not fit its new template, and what may not: for values that it
     does not have yet."""
     pending = {
@@ -86,7 +88,7 @@ def _misfits(tx: Transaction, run: RunRow, before: Template, after: Template) ->
     now, below = places_ahead(before, pending)
     ahead = [place for place in before.places if place.identifier in now | below]
     refused: list[str] = []
-    may_misfit: list[str] = []
+    may_not_fit: list[str] = []
     for namespace in sorted({place.namespace for place in ahead}):
         old, new = (_models(tx, namespace, template.places) for template in (before, after))
         nodes = [
@@ -97,8 +99,8 @@ def _misfits(tx: Transaction, run: RunRow, before: Template, after: Template) ->
                 if change.certain:
                     refused.append(str(change))
                 elif not below.isdisjoint(change.places):
-                    may_misfit.append(str(change))
-    return [*refused, *_wrong_values(tx, run, after, now)], may_misfit
+                    may_not_fit.append(str(change))
+    return [*refused, *_wrong_values(tx, run, after, now)], may_not_fit
 
 
 def _models(view: View, namespace: str, places: Iterable[Place]) -> dict[str, Models]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic_core import from_json
 
 from exotrio._fields.declared import Declared, typed_inputs
-from exotrio._wire.releases import BrokenRuns, ReleaseCheck, ReleaseRequest
+from exotrio._wire.releases import BrokenRuns, NewRelease, ReleaseCheck
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.graph import split_name
 from exotrio.graph.breaking import BreakingChange, Models, breaking_changes
@@ -40,7 +40,7 @@ def registered_nodes(view: View, namespace: str) -> list[Row]:
     ).fetchall()
 
 
-def check_release(view: View, namespace: str, release: ReleaseRequest) -> ReleaseCheck:
+def check_release(view: View, namespace: str, release: NewRelease) -> ReleaseCheck:
     """Return which runs in flight would break if this release took over now."""
     rows = registered_nodes(view, namespace)
     old = {row["name"]: declaration_of(row) for row in rows}
@@ -214,13 +214,13 @@ class _Comparison:
                 is_broken = not (now | below).isdisjoint(change.places)
             else:
                 is_broken = any(
-                    self._may_misfit(change, template, name) for name in below.intersection(change.places)
-                ) or (not now.isdisjoint(change.places) and self._misfits(change, run, at))
+                    self._may_not_fit(change, template, name) for name in below.intersection(change.places)
+                ) or (not now.isdisjoint(change.places) and self._does_not_fit(change, run, at))
             if is_broken:
                 broken.append(run)
         return broken
 
-    def _may_misfit(self, change: BreakingChange, template: Template, identifier: str) -> bool:
+    def _may_not_fit(self, change: BreakingChange, template: Template, identifier: str) -> bool:
         """Whether a value that a place is still to get may not fit; a text of the graph is compared."""
         name, accepted = self._accepted(change)
         pieces = template[identifier].inputs.get(name, ())
@@ -228,7 +228,7 @@ class _Comparison:
             return True
         return accepted.problem("".join(map(str, pieces))) is not None
 
-    def _misfits(self, change: BreakingChange, run: _InFlight, places: Collection[int]) -> bool:
+    def _does_not_fit(self, change: BreakingChange, run: _InFlight, places: Collection[int]) -> bool:
         """Whether an input of a state that waits or runs does not fit."""
         name, accepted = self._accepted(change)
         rows = self._inputs(run.number, change.node)
