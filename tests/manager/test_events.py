@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic_core import from_json, to_json
 
+from exotrio._util.times import timestamp
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
@@ -197,7 +198,10 @@ async def test_an_event_that_is_sent_after_the_deadline_is_too_late_also_before_
     await flow.run("a")
     two.clock.advance(DAY_MS + 5_000)
     if follows is None:
-        assert "has ended" in await refusal(two, flow, 409)
+        deadline = timestamp(two.clock() - 5_000)
+        answer = await refusal(two, flow, 409)
+        assert f"is too late: the wait for it ended at {deadline}, and no other state waits" in answer
+        assert ok(await two.api.native_run(flow.run_id))["status"] == "PENDING"
         assert await two.pass_time(0) == 1
         assert "has ended" in await refusal(two, flow, 409)
     else:

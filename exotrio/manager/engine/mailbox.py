@@ -19,7 +19,7 @@ from itertools import islice
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import format_duration
+from exotrio._util.times import format_duration, timestamp
 from exotrio._util.words import closest, listed, suggestion
 from exotrio._wire.vocabulary import MAX_EVENT, from_ms
 from exotrio.manager.engine.changes import Changes
@@ -59,23 +59,30 @@ class Sent:
     similar: str | None = None
 
 
-def find_event(view: View, run_id: int, name: str) -> tuple[Texts | None, bool]:
-    """Return the value of an event, if it was sent, and whether a state still waits for it although its
-    deadline has passed."""
+def find_event(view: View, run_id: int, name: str) -> tuple[Texts | None, int | None]:
+    """Return the value of an event, if it was sent, and the last deadline that has passed of the states that
+    still wait for it."""
     row = view.one(
         "SELECT (SELECT value FROM mailbox WHERE run = ? AND name = ?) AS value,"
-        f" EXISTS (SELECT 1 FROM states WHERE {_OVERDUE}) AS is_overdue",
+        f" (SELECT max(enqueue_after) FROM states WHERE {_OVERDUE}) AS overdue",
         (run_id, name, run_id, name, view.now_ms),
     )
-    return None if row["value"] is None else from_json(row["value"]), bool(row["is_overdue"])
+    return None if row["value"] is None else from_json(row["value"]), row["overdue"]
 
 
 def put_event(
-    changes: Changes, run_id: int, template: Template, name: str, value: Texts, earlier: Texts | None
+    changes: Changes,
+    run_id: int,
+    template: Template,
+    name: str,
+    value: Texts,
+    earlier: Texts | None,
+    overdue: int | None,
 ) -> Sent:
     """Put an event into the mailbox of a run, which is locked, and wake the states that wait for it.
 
-    ``earlier`` is its value if it was sent before. No deadline of these states has passed.
+    ``earlier`` is its value if it was sent before. ``overdue`` is the deadline of states that were woken just
+    now without it.
 
     Raises:
         Conflict: another value was sent under this name, the run has ended, or its mailbox is full.
@@ -86,6 +93,12 @@ def put_event(
         if is_same_event(template, name, earlier, value):
             return Sent(created=False, woken=0)
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
+    if not run.pending and overdue is not None:
+        # It ends in this transaction, which a refusal undoes: until a sweep comes, it is shown as pending.
+        raise Conflict(
+            f"the event {name!r} of the run {run.run_id} is too late: the wait for it ended at"
+            f" {timestamp(overdue)}, and no other state waits"
+        )
     if not run.pending:
         raise Conflict(f"the run {run.run_id} has ended: it takes no events")
     text = check_event(template, name, value)

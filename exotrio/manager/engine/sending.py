@@ -54,11 +54,11 @@ def send(
     """
     run = lock_run(tx, namespace, run_id)
     changes = Changes(tx, [run])
-    earlier, is_overdue = find_event(tx, run.id, name)
-    if is_overdue:
+    earlier, overdue = find_event(tx, run.id, name)
+    if overdue is not None:
         end_overdue(changes, run.id, name)
         commit_changes(changes)
-    sent = put_event(changes, run.id, tx.template(run.template), name, value, earlier)
+    sent = put_event(changes, run.id, tx.template(run.template), name, value, earlier, overdue)
     commit_changes(changes)
     if sent.created:
         tx.record("run.send", namespace, run_id, name)
