@@ -210,7 +210,7 @@ async def test_an_event_that_is_sent_after_the_deadline_is_too_late_also_before_
         assert await two.run(flow) == {"a": {"SUCCESS": 1}, "w": {"SUCCESS": 1}, "b": {"CREATED": 1}}
         assert await flow.inputs("b") == {"x": follows}
         states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
-        assert states["w"]["no_event"] is True
+        assert (states["w"]["no_event"], states["w"]["for_event_ms"]) == (True, DAY_MS)
         assert ok(await two.other.history(states["w"]["id"]))["late_ms"] == 5_000
 
 
@@ -403,6 +403,27 @@ async def test_a_node_that_waits_runs_again_with_the_event_and_its_checkpoint(tw
     await report(two.api, item_for(again, outcome="requeued", delay_ms=1))
     two.clock.advance(1)
     assert "event" not in await claim_one(two.other)
+
+
+async def test_a_cancelled_node_waited_from_the_end_of_its_execution(two: Waiting) -> None:
+    flow = await Flow.start(two.api, place("a"))
+    state = await claim_one(two.api)
+    two.clock.advance(800)
+    await report(two.api, item_for(state, outcome="waiting", event="paid", timeout_ms=DAY_MS))
+    two.clock.advance(5_200)
+    ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
+    shown = ok(await two.other.history(state["state_id"]))
+    assert (shown["for_event_ms"], shown["waited_ms"], shown["no_event"]) == (5_200, None, False)
+
+
+async def test_a_node_that_is_cancelled_once_its_event_is_there_waited_for_a_runtime(two: Waiting) -> None:
+    flow, claimed = await waiting_node(two)
+    two.clock.advance(5_000)
+    assert await send(two.other, flow, "paid", sum="12") == (True, 1)
+    two.clock.advance(300)
+    ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
+    shown = ok(await two.other.history(claimed["state_id"]))
+    assert (shown["for_event_ms"], shown["waited_ms"]) == (None, 300)
 
 
 async def test_a_node_that_waits_learns_that_its_deadline_has_passed(two: Waiting) -> None:

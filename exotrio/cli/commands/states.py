@@ -277,6 +277,8 @@ def _times(state: StateDetail) -> list[str]:
         ("finished", state.finished_at, ""),
     ]
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
+    if state.finished_at and not state.claimed_at and state.worker:
+        lines.append(f"last claimed by {state.worker}: it ended while it waited")
     if state.waited is not None:
         ended = state.finished_at is not None or state.stage == "reporting"
         lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))

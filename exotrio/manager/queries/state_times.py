@@ -37,6 +37,7 @@ class Times:
         for_event: It waits, or waited until it ended, for an event or a run, and not for a runtime.
         for_run: For a run.
         no_event: That wait ended by its deadline.
+        deadline: Which it was.
         earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
             until then is not kept.
     """
@@ -51,6 +52,7 @@ class Times:
     for_event: bool = False
     for_run: bool = False
     no_event: bool = False
+    deadline: int | None = None
     earlier: tuple[int, int] | None = None
 
     @property
@@ -60,8 +62,8 @@ class Times:
 
     def mapped(self, function: Callable[[int], int]) -> Times:
         """Return what a function makes of each of them."""
-        others = (self.claimed, self.begun, self.ended, self.finished)
-        claimed, begun, ended, finished = (None if at is None else function(at) for at in others)
+        others = (self.claimed, self.begun, self.ended, self.finished, self.deadline)
+        claimed, begun, ended, finished, deadline = (None if at is None else function(at) for at in others)
         earlier = None if self.earlier is None else (function(self.earlier[0]), function(self.earlier[1]))
         return replace(
             self,
@@ -70,6 +72,7 @@ class Times:
             begun=begun,
             ended=ended,
             finished=finished,
+            deadline=deadline,
             earlier=earlier,
         )
 
@@ -77,7 +80,8 @@ class Times:
         """Return how long the state waited and ran until it ended, or until now."""
         until = now if self.finished is None else self.finished
         if self.claimed is None:
-            waited = max(0, until - self.waits)
+            # A sweep may come to a deadline late: the state has waited no longer all the same.
+            waited = max(0, (until if self.deadline is None else self.deadline) - self.waits)
             if self.for_run:
                 return Spent(waited=None, for_run=waited)
             if self.for_event:
@@ -112,14 +116,18 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
     shown = shown_status(state["status"], state["lane"])
-    # The state of a place that waits is never claimed. That of one that waited for a run keeps its lane.
-    waited = bool(finished and (state["event"] or state["lane"] == WAITING))
+    # One that is cancelled, or waited for a run, keeps its lane. That of a place whose wait is over has none,
+    # and is never claimed.
+    waited = bool(finished and (state["lane"] == WAITING or (state["event"] and state["lane"] is None)))
     for_event = claimed is None and (shown == StateStatus.WAITING or waited)
     due = waits_since(state["enqueue_after"], state["updated_at"], claimed)
     waits = max(state["created_at"], due)
     if for_event:
-        waits = state["created_at"] if finished else state["updated_at"]
+        # A node is executed before it waits. After the end, it is what an earlier state manager stored.
+        since = state["updated_at"]
+        waits = since if finished is None or since < finished else state["created_at"]
     until = claimed or finished
+    no_event = bool(for_event and state["event"] and finished and state["enqueue_after"] < finished)
     created, changed = state["created_at"], state["updated_at"]
     # Later than the claim, it is the end, which a state manager of an earlier version stored.
     was_given_back = created < changed <= (until or changed) and state["event"] is None
@@ -133,7 +141,9 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
         is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
         for_event=for_event,
         for_run=for_event and state["event"] is None,
-        no_event=for_event and finished is not None and state["enqueue_after"] < finished,
+        no_event=no_event,
+        # At the very deadline, an ended state has the ms before it (``mailbox``).
+        deadline=state["enqueue_after"] if no_event and finished - state["enqueue_after"] > 1 else None,
         earlier=(created, changed) if was_given_back else None,
     )
 

@@ -11,7 +11,7 @@ from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages.run import PAGE
 from tests.contract.flow import Flow
-from tests.contract.native import claim_one, item_for, results
+from tests.contract.native import claim_one, item_for, report, results
 from tests.support.helpers import SettableClock, ok, place, wait_place
 from tests.support.web import SCRIPT, Site, open_site, text_of
 
@@ -152,3 +152,17 @@ async def test_lists_and_pages_of_states_show_the_status(site: Site) -> None:
     assert '<span class="chip c-event">waiting</span>' in await site.browser.page("/ns/shop/runs")
     exported = await site.browser.page(f"/ns/shop/runs/{run}/export")
     assert "for an event" in text_of(exported)
+
+
+async def test_the_page_of_a_node_that_was_cancelled_while_it_waited_says_which_runtime_had_it(
+    site: Site,
+) -> None:
+    flow = await Flow.start(site.api, place("a"))
+    state = await claim_one(site.api)
+    await report(site.api, item_for(state, outcome="waiting", event="paid"))
+    ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
+    page = text_of(await site.browser.page(f"/ns/shop/states/{state['state_id']}"))
+    assert "Last claimed by" in page
+    assert "it ended while it waited" in page
+    assert "it waited for an event" not in page
+    assert "requested to run again" not in page
