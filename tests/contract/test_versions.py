@@ -232,6 +232,36 @@ async def test_an_input_that_waits_has_to_fit_the_other_version(api: Api) -> Non
     assert [state["inputs"] for state in await take(api, "2")] == [{"x": "5"}]
 
 
+@pytest.mark.parametrize("of", ["a state", "the run"])
+async def test_what_is_retried_by_hand_runs_on_the_version_to_which_its_run_moved(api: Api, of: str) -> None:
+    flow = await deploy(api, "1")
+    run_id = await flow.trigger()
+    (first,) = await take(api, "1")
+    assert await report(api, item_for(first, outcome="errored", error="for good")) == ["ok"]
+    await register(api, "2")
+    assert ok(await repin(api, run_id, "2"))["before"] == "1"
+    if of == "a state":
+        ok(await api.manual_retry(first["state_id"]))
+    else:
+        ok(await api.retry_run(run_id))
+    assert await take(api, "1") == []
+    assert [state["identifier"] for state in await take(api, "2")] == ["a"]
+
+
+async def test_a_state_is_not_retried_on_a_version_that_lacks_its_node(api: Api) -> None:
+    flow = await deploy(api, "1")
+    run_id = await flow.trigger()
+    (first,) = await take(api, "1")
+    assert await report(api, item_for(first, outcome="errored", error="for good")) == ["ok"]
+    ok(await api.register([declare(pinned_name(B, "2"), ["x"], ["v"])]))
+    ok(await repin(api, run_id, "2"))
+    text = refused(await api.manual_retry(first["state_id"]), 409)
+    assert f"{pinned_name(A, '2')!r} now, which is not registered" in text
+    await register(api, "2")
+    ok(await api.manual_retry(first["state_id"]))
+    assert [state["identifier"] for state in await take(api, "2")] == ["a"]
+
+
 async def test_a_run_that_is_to_run_another_graph_moves(api: Api) -> None:
     await deploy(api, "1", name="below")
     places = [place("a", "child"), run_place("child", graph="below")]

@@ -39,6 +39,7 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.engine.unites import REPLACED, Reruns, commit_changes, united_states
 from exotrio.manager.rules.errors import Conflict, NotFound
+from exotrio.manager.rules.template import Place
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -242,6 +243,10 @@ def _replace(
         # However many there are, and however many states of the run wait.
         new.turn, new.comes_due = state.turn, True
         place = run.template.places[state.place]
+        if run.template.version is not None:
+            new.node_id = _node_of(tx, place)
+            if new.node_id != state.node_id:
+                new.turn = None  # turns of two nodes cannot be compared
         if (place.wait or place.graph) and state.status != NEXT_CREATED_ERROR:
             new.waits, new.enqueue_after = True, begins_at(place, tx.now_ms)
         elif from_beginning:
@@ -278,6 +283,19 @@ def _replace(
             )
         )
     return retried
+
+
+def _node_of(tx: Transaction, place: Place) -> int:
+    """Return the node that a pinned run has at a place: the run may have moved to another version since a
+    state of that place ended, and what it was past need not fit."""
+    node_id = tx.node_id(place.namespace, place.node_name)
+    if node_id is None:
+        raise Conflict(
+            f"{place.identifier!r} runs {place.node_name!r} now, which is not registered in namespace"
+            f" {place.namespace!r}; first start a runtime of that version that has it, or move the run to"
+            " another version"
+        )
+    return node_id
 
 
 def _rebuilt(tx: Transaction, run: RunScope, unbuilt: Sequence[State]) -> list[NewState]:
