@@ -61,6 +61,8 @@ TIMEOUT_MS = 10_000
 """Of each wait."""
 GIVEN: dict[str, object] = {"v": "given", "n": "given", "b": "1"}
 """The outputs of a place at its deadline, if its graph gives some."""
+VERSIONS = "1", "2"
+"""Of the code."""
 DEFAULTS: dict[str, object] = {"b": "0"}
 """Outputs that an event may lack."""
 
@@ -206,14 +208,19 @@ class Model:
 
     Attributes:
         states: Every state there is, in no special order.
-        inputs_of: Identifier to the inputs its registered schema has. Others are built too, if they can be.
+        version: To which the run is pinned; None for any.
+        inputs_of: (Identifier, version) to the inputs that its registered schema has. Others are built too,
+            if they can be.
         paused: Identifiers of nodes of which nothing is claimed.
     """
 
-    def __init__(self, plan: Plan, now_ms: int = 0) -> None:
+    def __init__(self, plan: Plan, now_ms: int = 0, version: str | None = None) -> None:
         self.plan = plan
         self.now_ms = now_ms
-        self.inputs_of = {place.identifier: set(place.inputs) for place in plan.places}
+        self.version = version
+        self.inputs_of = {
+            (place.identifier, each): set(place.inputs) for place in plan.places for each in (None, *VERSIONS)
+        }
         self.paused: set[str] = set()
         self.states: list[State] = []
         self.fired: set[tuple[State, str]] = set()
@@ -223,8 +230,10 @@ class Model:
 
     # -- what a runtime does
 
-    def claim(self) -> list[State]:
-        """Queue every state that is due, and whose node is not paused."""
+    def claim(self, version: str | None = None) -> list[State]:
+        """Queue every state that is due, and whose node is not paused; none of another version."""
+        if self.version not in (None, version):
+            return []
         due = [state for state in self.waiting() if state.due_ms <= self.now_ms]
         for state in due:
             state.status = "QUEUED"
@@ -425,7 +434,10 @@ class Model:
             target = state.parents.get(place.unites or "")
             if target is None or state.unbuilt or state.status == "RETRY_CREATED":
                 continue
-            now = self._inputs(place, dict(state.parents), target)
+            try:
+                now = self._inputs(place, dict(state.parents), target)
+            except Unbuildable:
+                continue  # the version that it was built for, before the run moved, did not ask for all
             lists = {name: value for name, value in now.items() if isinstance(value, Aggregate)}
             if any(value != state.inputs.get(name, value) for name, value in lists.items()):
                 found.append(state)
@@ -439,9 +451,13 @@ class Model:
         again.inputs = inputs.get(state, state.inputs)
         return again
 
-    def forget_inputs(self, identifier: str) -> None:
-        """The node is registered again, with a schema that asks for nothing."""
-        self.inputs_of[identifier] = set()
+    def forget_inputs(self, identifier: str, version: str | None) -> None:
+        """A runtime of a version registers the node again, with a schema that asks for nothing."""
+        self.inputs_of[identifier, None] = self.inputs_of[identifier, version] = set()
+
+    def repinned(self, version: str) -> None:
+        """The run goes on with a version. All of them take what its graph gives."""
+        self.version = version
 
     # -- what can be seen of a run
 
@@ -508,7 +524,7 @@ class Model:
                 else:
                     inputs[name] = "".join(self._piece(piece, reach) for piece in template)
             except Unbuildable:
-                if name in self.inputs_of[place.identifier]:
+                if name in self.inputs_of[place.identifier, self.version]:
                     raise
         return inputs
 

@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.property.model import FAILED, PENDING, TIMEOUT_MS, Outputs, Plan, State
+from tests.property.model import FAILED, PENDING, TIMEOUT_MS, VERSIONS, Outputs, Plan, State
 from tests.property.plans import BRANCH, BRANCH_TEXTS, FIELD, branching_plans, familiar_plans, plans
 from tests.property.twin import Twin
 from tests.support import postgres
@@ -35,6 +35,7 @@ MOVES = [
     "pause",
     "pause",
     "trigger again",
+    "repin",
     *["waited", "send", "send"],
     "expire",
 ]
@@ -46,6 +47,7 @@ WHEN_IDLE = [
     "forget",
     "pause",
     "trigger again",
+    "repin",
     *["send", "expire"] * 2,
 ]
 ENDS = [*["executed"] * 4, "errored", "pruned", "cancelled"]
@@ -73,9 +75,13 @@ class Driver:
     async def step(self) -> bool:
         """Take one step; return False when nothing is left to do."""
         twin, model = self.twin, self.twin.model
-        await twin.claim(natively=self.data.draw(st.integers(0, 3), label="claim") > 0)
+        natively = self.data.draw(st.integers(0, 3), label="claim") > 0
+        # Seldom of a version that is not that of the run: nothing goes on with it.
+        versions = [*[model.version] * 4, None, *VERSIONS]
+        await twin.claim(natively, self.data.draw(st.sampled_from(versions), label="version"))
         queued = twin.queued()
-        if not queued and model.waiting():
+        waiting = model.waiting()
+        if not queued and waiting and min(state.due_ms for state in waiting) > model.now_ms:
             twin.advance(min(state.due_ms for state in model.waiting()) - model.now_ms)
             await twin.expired()
             return True
@@ -96,7 +102,10 @@ class Driver:
         elif move == "retry run":
             await twin.retried_run(self.draw_bool("from beginning"))
         elif move == "forget":
-            await twin.forget_inputs(self.pick_place(model.plan))
+            version = self.data.draw(st.sampled_from([None, *VERSIONS]), label="version")
+            await twin.forget_inputs(self.pick_place(model.plan), version)
+        elif move == "repin":
+            await twin.repinned(self.data.draw(st.sampled_from(VERSIONS), label="version"))
         elif move == "pause":
             await twin.pause_or_resume(self.pick_place(model.plan))
         elif move == "trigger again":
@@ -174,7 +183,7 @@ class Driver:
                 await twin.sent(name, self.output())
             for state in model.for_runs():
                 await twin.run_ended(state, "executed", self.output())
-            await twin.claim()
+            await twin.claim(version=model.version)
             for state in twin.queued():
                 await twin.executed(state, [self.output()])
             if model.waiting():
@@ -206,7 +215,8 @@ async def play(db: str, plan: Plan, data: st.DataObject) -> None:
     """Drive one run to its end."""
     clock = SettableClock()
     async with open_manager(db, clock=clock) as manager:
-        twin = await Twin.start(manager, clock, plan)
+        version = data.draw(st.sampled_from([None, *VERSIONS]), label="version")
+        twin = await Twin.start(manager, clock, plan, version)
         driver = Driver(twin, data)
         for _ in range(STEPS):
             if not await driver.step():

@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
+from exotrio.graph import pinned_name
 from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
 from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
 from exotrio.manager.store.view import View
-from tests.property.model import TIMEOUT_MS, Aggregate, Model, Outputs, Plan, Refused, State
+from tests.property.model import TIMEOUT_MS, VERSIONS, Aggregate, Model, Outputs, Plan, Refused, State
 from tests.property.plans import BELOW, BRANCH, FIELD, declaration, wire_places
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager
@@ -27,11 +28,13 @@ Saves = tuple[int, str]
 class Twin:
     """One run, twice."""
 
-    def __init__(self, manager: Manager, clock: SettableClock, plan: Plan, run_id: str) -> None:
+    def __init__(
+        self, manager: Manager, clock: SettableClock, plan: Plan, run_id: str, version: str | None
+    ) -> None:
         self.api = manager.api
         self.store = manager.service.store
         self.clock = clock
-        self.model = Model(plan, clock.now_ms)
+        self.model = Model(plan, clock.now_ms, version)
         self.run_id = run_id
         self.ids: dict[State, str] = {}
         self.tokens: dict[State, list[str]] = {}
@@ -43,34 +46,42 @@ class Twin:
         self.steps = ((start_children, manager.service.cipher), (deliver_ends,), (cancel_children,))
 
     @classmethod
-    async def start(cls, manager: Manager, clock: SettableClock, plan: Plan) -> Twin:
+    async def start(
+        cls, manager: Manager, clock: SettableClock, plan: Plan, version: str | None = None
+    ) -> Twin:
+        """Start a run, which is pinned to a version if there is one."""
         api, nodes = manager.api, [place for place in plan.places if place.runs_node]
-        ok(await api.register([declaration(p.identifier, set(p.inputs)) for p in nodes]))
+        for each in VERSIONS:
+            declared = [one for p in nodes for one in _declarations(p.identifier, set(p.inputs), each)]
+            ok(await api.register(declared))
         if any(each.runs_graph for each in plan.places):
-            ok(await api.register([declaration(BELOW, set())]))
+            ok(await api.register([one for each in VERSIONS for one in _declarations(BELOW, set(), each)]))
             names = [FIELD, "n", *([BRANCH] if any(each.when for each in plan.places) else [])]
             outputs = {name: f"${{{{ {BELOW}.outputs.{name} }}}}" for name in names}
             body = api.body([place(BELOW)], outputs=outputs, retry_policy=NO_RETRY)
             ok(await api.put_graph(BELOW, body), 201)
         policy = {"max_retries": plan.max_retries, "strategy": "FIXED", "backoff_factor": plan.backoff_ms}
-        ok(await api.register([declaration(ALERT, set())]))
+        ok(await api.register([one for each in VERSIONS for one in _declarations(ALERT, set(), each)]))
         ok(await api.put_graph(ALERT, api.body([place(ALERT)])), 201)
-        body = api.body(wire_places(plan), retry_policy=policy, on_failure=ALERT)
+        fields = {} if version is None else {"version": version}
+        body = api.body(wire_places(plan), retry_policy=policy, on_failure=ALERT, **fields)
         reply = ok(await api.put_graph(GRAPH, body), 201)
         assert reply["validation_status"] == "VALID", reply["validation_errors"]
         reply = ok(await api.v0("POST", TRIGGER, json={"key": KEY}))
         assert reply["created"] is True
-        twin = cls(manager, clock, plan, reply["run_id"])
+        twin = cls(manager, clock, plan, reply["run_id"], version)
         await twin.compare()
         return twin
 
     # -- steps
 
-    async def claim(self, natively: bool = True) -> None:
-        """Claim everything that is due."""
-        expected = {self.ids[state]: state for state in self.model.claim()}
+    async def claim(self, natively: bool = True, version: str | None = None) -> None:
+        """Claim everything that is due, as a runtime of a version does; over v0 there is none."""
+        version = version if natively else None
+        expected = {self.ids[state]: state for state in self.model.claim(version)}
         if natively:
-            reply = ok(await self.api.native_claim(dict.fromkeys(self.nodes, 500), limit=500))
+            limits = {name: 500 for node in self.nodes for name in _names(node, version)}
+            reply = ok(await self.api.native_claim(limits, limit=500))
         else:
             reply = ok(await self.api.claim(self.nodes, 500))
         assert Counter(claimed["state_id"] for claimed in reply["states"]) == Counter(expected.keys())
@@ -179,7 +190,8 @@ class Twin:
         if how == "cancelled":
             ok(await self.api.native("POST", f"run/{run_id}/cancel"))
         else:
-            limits = {node_name(BELOW): 1}
+            # Its graph names no version, so it has the one that this run had when it began.
+            limits = {name: 1 for version in VERSIONS for name in _names(node_name(BELOW), version)}
             (claimed,) = ok(await self.api.native_claim(limits, run_id=run_id))["states"]
             held = {"state_id": claimed["state_id"], "token": claimed["lease"]["token"]}
             fields: dict[str, Any] = {
@@ -253,9 +265,16 @@ class Twin:
                 await self._check(again)
         await self.compare()
 
-    async def forget_inputs(self, identifier: str) -> None:
-        self.model.forget_inputs(identifier)
-        ok(await self.api.register([declaration(identifier, set())]))
+    async def forget_inputs(self, identifier: str, version: str | None) -> None:
+        self.model.forget_inputs(identifier, version)
+        ok(await self.api.register(_declarations(identifier, set(), version)))
+
+    async def repinned(self, version: str) -> None:
+        before = self.model.version
+        self.model.repinned(version)
+        reply = ok(await self.api.native("POST", f"run/{self.run_id}/repin", json={"version": version}))
+        assert (reply["before"], reply["version"]) == (before, version)
+        await self.compare()
 
     async def pause_or_resume(self, identifier: str) -> None:
         """Pause a node that is not paused, or resume one that is."""
@@ -349,6 +368,16 @@ class Twin:
     async def _detail(self, state_id: str) -> dict[str, Any]:
         detail: dict[str, Any] = ok(await self.api.state(GRAPH, self.run_id, state_id))
         return detail
+
+
+def _names(node: str, version: str | None) -> list[str]:
+    """Return the names under which a runtime of a version has a node."""
+    return [node] if version is None else [node, pinned_name(node, version)]
+
+
+def _declarations(identifier: str, inputs: set[str], version: str | None) -> list[dict[str, Any]]:
+    declared = declaration(identifier, inputs)
+    return [{**declared, "name": name} for name in _names(declared["name"], version)]
 
 
 def _checkpoint(number: int, value: str) -> dict[str, Any]:
