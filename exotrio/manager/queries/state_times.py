@@ -38,8 +38,8 @@ class Times:
         for_run: For a run.
         no_event: That wait ended by its deadline.
         deadline: Which it was.
-        earlier: Its creation, and when it was given back, if it was held before: how long it waited and ran
-            until then is not kept.
+        earlier: Its creation, and when it was given back, began to wait or was woken, if it was held before:
+            how long it waited and ran until then is not kept.
     """
 
     waits: int
@@ -130,7 +130,9 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     no_event = bool(for_event and state["event"] and finished and state["enqueue_after"] < finished)
     created, changed = state["created_at"], state["updated_at"]
     # Later than the claim, it is the end, which a state manager of an earlier version stored.
-    was_given_back = created < changed <= (until or changed) and state["event"] is None
+    # A place that waits, or runs a graph, is changed when it begins to wait, and no runtime had it.
+    had_no_runtime = state["claimed_at"] is None and (state["event"] or state["lane"] == WAITING)
+    was_given_back = created < changed <= (until or changed) and not had_no_runtime
     return Times(
         waits=waits if until is None else min(waits, until),
         claimed=claimed,

@@ -11,8 +11,8 @@ from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages.run import PAGE
 from tests.contract.flow import Flow
-from tests.contract.native import claim_one, item_for, report, results
-from tests.support.helpers import SettableClock, ok, place, wait_place
+from tests.contract.native import A, claim_one, executed_item, item_for, report, results
+from tests.support.helpers import SettableClock, eventually, ok, place, run_place, wait_place
 from tests.support.web import SCRIPT, Site, open_site, text_of
 
 OUTPUTS: dict[str, Any] = {
@@ -166,3 +166,36 @@ async def test_the_page_of_a_node_that_was_cancelled_while_it_waited_says_which_
     assert "it ended while it waited" in page
     assert "it waited for an event" not in page
     assert "requested to run again" not in page
+
+
+async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of_a_place() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        await Flow.deploy(site.api, place("c"), graph="child")
+        places = [place("a", "g"), run_place("g", graph="child")]
+        flow = await Flow.deploy(site.api, *places, graph="parent")
+        await flow.trigger()
+        page = f"/ns/shop/runs/{flow.run_id}"
+        state = await claim_one(site.api, limits={A: 1})
+        clock.advance(1_000)
+        await report(site.api, item_for(state, outcome="waiting", event="paid"))
+        clock.advance(3_000)
+        drawn = await site.browser.fragments(page, "timeline")
+        assert 'class="earlier" x="0.00%" width="25.00%"' in drawn, "it ran, as far as is known"
+        assert 'class="awaits" x="25.00%" width="75.00%"' in drawn
+        body = {"name": "paid", "value": {"sum": "12"}}
+        ok(await site.api.native("POST", f"run/{flow.run_id}/events", json=body))
+        state = await claim_one(site.api, limits={A: 1})
+        clock.advance(1_000)
+        await report(site.api, executed_item(state))
+        drawn = await site.browser.fragments(page, "timeline")
+        assert 'class="earlier" x="0.00%" width="80.00%"' in drawn
+        assert "before it was given back, began to wait or was woken" in drawn
+
+        async def has_begun() -> None:
+            clock.advance(1)
+            assert ok(await site.api.native_run(flow.run_id))["children"]
+
+        await eventually(has_begun)
+        drawn = await site.browser.fragments(page, "timeline")
+        assert drawn.count('class="earlier"') == 1, "no runtime had the state that waits for a run"

@@ -258,6 +258,19 @@ def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_wait
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn
     assert 'class="waits" x="40.00%" width="20.00%"' in drawn
     assert "ran 2 ms, since it could be claimed again</title>" in drawn
+    waits = Times(
+        waits=4,
+        claimed=None,
+        begun=None,
+        ended=None,
+        finished=None,
+        for_event=True,
+        for_run=True,
+        earlier=(1, 4),
+    )
+    drawn = timeline([("a", 1)], [span(0, at=waits, status="WAITING")], until=10)
+    assert 'class="earlier" x="10.00%" width="30.00%"' in drawn, "it called a graph"
+    assert "<title>a: waits for event or run, has waited 6 ms for a run</title>" in drawn
     assert 'class="earlier"' not in timeline([("a", MAX_BARS)], [span(0, at=at)] * (MAX_BARS + 1), until=10)
 
 
@@ -276,8 +289,8 @@ def test_the_legend_says_what_pale_bars_are() -> None:
     assert (outcome in legend(ended), since_claim in legend(ended)) == (True, False)
     assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
     given_back = replace(ended, earlier=(0, 1))
-    assert "before it could be claimed again" in legend(given_back)
-    assert "before it could be claimed again" not in legend(ended)
+    assert "before it was given back" in legend(given_back)
+    assert "before it was given back" not in legend(ended)
     many = legend(runs, ended, number=MAX_BARS)
     assert (outcome in many, "pale" in many) == (True, False)
 
