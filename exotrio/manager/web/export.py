@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
+from exotrio.manager.engine.states import shown_status
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
@@ -151,7 +152,9 @@ def _pick_states(
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
             state = _shown(view, row, stages, texts, values=with_values)
-            states.append({**state, "stage": stages.get(row["seq"], row["status"])})
+            states.append(
+                {**state, "stage": stages.get(row["seq"], shown_status(row["status"], row["lane"]))}
+            )
         if totals[place.index]:
             groups.append({"place": place, "total": totals[place.index], "states": states})
     total = sum(totals)

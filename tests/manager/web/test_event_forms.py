@@ -183,6 +183,8 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         drawn = await site.browser.fragments(page, "timeline")
         assert 'class="earlier" x="0.00%" width="25.00%"' in drawn, "it ran, as far as is known"
         assert 'class="awaits" x="25.00%" width="75.00%"' in drawn
+        exported = (await site.api.native("GET", f"run/{flow.run_id}/export")).text
+        assert '<span class="chip c-event">waits for event or run</span>' in exported, "as the page calls it"
         body = {"name": "paid", "value": {"sum": "12"}}
         ok(await site.api.native("POST", f"run/{flow.run_id}/events", json=body))
         state = await claim_one(site.api, limits={A: 1})
