@@ -26,7 +26,8 @@ Reason = Annotated[str, Field(max_length=MAX_WHY)]
 def work_lost_text(seconds: float, *, at_least: bool = False) -> str:
     """Return the work lost, in words; ``at_least`` if more may have been lost."""
     if at_least:
-        return f"at least {format_duration(seconds)} of work lost"
+        lost = f"at least {format_duration(seconds)} of work lost"
+        return lost if seconds else "how much work was lost is not known"
     return f"{format_duration(seconds)} of work lost" if seconds else "no work lost"
 
 

@@ -435,6 +435,19 @@ async def test_a_node_that_waits_learns_that_its_deadline_has_passed(two: Waitin
     assert await two.run(flow) == {"a": {"SUCCESS": 1}}
 
 
+async def test_the_next_attempt_gets_an_event_that_was_sent_after_the_deadline_of_the_one_before(
+    two: Waiting,
+) -> None:
+    flow, _ = await waiting_node(two)
+    assert await two.pass_time(DAY_MS) == 1
+    late = await claim_one(two.api)
+    assert late["event"] == {"name": "paid", "value": None}
+    assert await send(two.other, flow, "paid", sum="12") == (True, 0)
+    await report(two.api, item_for(late, outcome="errored", error="no event"))
+    two.clock.advance(1_000)
+    assert (await claim_one(two.other))["event"] == {"name": "paid", "value": {"sum": "12"}}
+
+
 async def test_a_node_that_waits_for_an_event_that_came_runs_again_at_once(two: Waiting) -> None:
     flow = await Flow.start(two.api, place("a"))
     state = await claim_one(two.api)
