@@ -21,13 +21,20 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
-from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
+from exotrio.manager.engine.children import (
+    cancel_children,
+    deliver_ends,
+    fail_lost,
+    find_lost,
+    start_children,
+)
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
-from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine.sending import handle_waits, notes
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
+from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.opening import write_at_start
 from exotrio.manager.store.port import Store, log_level
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
@@ -158,7 +165,11 @@ class Deliveries:
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
         self._store = store
-        self._steps = (partial(start_children, cipher=cipher), deliver_ends, cancel_children)
+        self._steps: dict[str, Callable[[Transaction], WithEffects[int]]] = {
+            "start": partial(start_children, cipher=cipher),
+            "deliver": deliver_ends,
+            "cancel": cancel_children,
+        }
         self._recorded = trio.Event()
         store.on_deliveries = self.notify
 
@@ -171,17 +182,23 @@ class Deliveries:
         while True:
             self._recorded = trio.Event()
             try:
-                for step in self._steps:
-                    while await self._store.write(step):
-                        pass
-                while lines := await self._store.write(start_alerts):
-                    for line in lines:
-                        logger.info("%s", line)
+                # By turns: runs that start others without end are cancelled all the same.
+                while any([await self._do(note) for note in await self._store.read(notes)]):
+                    pass
             except DatabaseError as error:
                 what = "runs that states wait for, or that failures start"
                 logger.log(log_level(error), "%s could not be started: %s", what, error.what)
             # After an error, the next sweep says so again.
             await self._recorded.wait()
+
+    async def _do(self, note: str) -> bool:
+        """Do some of what is noted, and return whether there was something."""
+        if note != "alert":
+            return await self._store.write(self._steps[note]) > 0
+        lines = await self._store.write(start_alerts)
+        for line in lines:
+            logger.info("%s", line)
+        return bool(lines)
 
 
 class Scheduler:
@@ -218,7 +235,8 @@ class Scheduler:
 class Retention:
     """The task that deletes runs once they have been finished for longer than ``keep_ms``; None keeps them.
 
-    It also deletes what belonged to deleted runs, also to those that an earlier process deleted.
+    It also deletes what belonged to deleted runs, also to those that an earlier process deleted, and lets
+    states fail whose runs were deleted by a state manager of an earlier version.
     """
 
     def __init__(self, store: Store, keep_ms: int | None) -> None:
@@ -248,6 +266,9 @@ class Retention:
                 logger.info("%s of the record of changes deleted", plural(trimmed, "row"))
             if keep_ms is not None:
                 await _run_to_end(store, drop_templates)
+            while lost := await store.read(find_lost):
+                if not await store.write(fail_lost, lost):
+                    break
         except DatabaseError as error:
             logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
         else:

@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import trio
+
 from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import shown_database
 from exotrio.manager.background import (
+    DELETE_PAUSE,
     Deliveries,
     Retention,
     Scheduler,
@@ -145,6 +148,9 @@ class Service:
                     if step.graph:
                         return deleted, cancelled
                     more = step.runs > 0
+                # The last ones began just now, or states are still to be told of their ends.
+                self.store.on_deliveries()
+                await trio.sleep(DELETE_PAUSE)
         finally:
             self.retention.notify()
 

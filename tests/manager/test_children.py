@@ -10,9 +10,18 @@ from uuid import uuid4
 
 import pytest
 import trio
+from pydantic_core import from_json, to_json
 
-from exotrio.manager.engine.children import MAX_PER_STEP, cancel_children, deliver_ends, start_children
-from exotrio.manager.engine.retention import discard
+from exotrio.manager import service
+from exotrio.manager.background import Deliveries
+from exotrio.manager.engine.children import (
+    MAX_PER_STEP,
+    cancel_children,
+    deliver_ends,
+    find_lost,
+    start_children,
+)
+from exotrio.manager.engine.retention import clear, discard, discard_runs
 from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
 from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
 from exotrio.manager.rules.errors import EntriesRefused
@@ -419,6 +428,37 @@ async def test_a_deleted_graph_ends_the_states_that_wait_for_its_runs(two: Two) 
     assert await two.error(flow) == f"run {run_id} of graph 'child' was cancelled"
 
 
+async def test_a_deletion_lets_the_last_ends_be_delivered_and_pauses(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = await parent(two)
+    store, steps = two.service.store, []
+
+    async def write_as(*args: Any, **kwargs: Any) -> Any:
+        steps.append(args)
+        return await type(store).write_as(store, *args, **kwargs)
+
+    deliver = store.on_deliveries
+    store.on_deliveries = lambda: None
+    await ends(two, await the_child(two))
+    asked = trio.Event()
+    store.on_deliveries = asked.set
+    monkeypatch.setattr(store, "write_as", write_as)
+    monkeypatch.setattr(service, "DELETE_PAUSE", 3_600)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(two.api.delete_graph, "child"))
+        with trio.fail_after(10):
+            await asked.wait()
+        for _ in range(20):
+            await two.read(started)
+        nursery.cancel_scope.cancel()
+    assert len(steps) == 1
+    monkeypatch.setattr(service, "DELETE_PAUSE", 0)
+    store.on_deliveries = deliver
+    ok(await two.api.delete_graph("child"))
+    assert [each["status"] for each in await flow.states("g")] == ["SUCCESS"]
+
+
 async def test_the_runs_below_a_deleted_graph_are_cancelled(two: Two) -> None:
     await parent(two)
     of_child = await the_child(two)
@@ -502,6 +542,34 @@ async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
     }
 
 
+async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, steps = 2 * MAX_PER_STEP, []
+    cancelled = await parent(two)
+    store = two.service.store
+    store.on_deliveries = lambda: None
+    ok(await two.api.native("POST", f"run/{cancelled.run_id}/cancel"))
+    flow = await deploy(two.api, "parent", *PARENT, AFTER)
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(size)])
+
+    async def write(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        called = step.func if isinstance(step, partial) else step
+        steps.extend([called] if called in (start_children, deliver_ends, cancel_children) else [])
+        return await type(store).write(store, step, *args, **kwargs)
+
+    monkeypatch.setattr(store, "write", write)
+    deliveries = Deliveries(store, two.service.cipher)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliveries.run)
+        await eventually(partial(handled, two))
+        nursery.cancel_scope.cancel()
+    assert steps == [cancel_children, start_children, deliver_ends, start_children]
+
+
+async def handled(two: Two) -> None:
+    assert not await two.read(has_waits_to_handle)
+
+
 async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None:
     size = MAX_PER_STEP + 10
     await deploy(two.api, "child", place("c"))
@@ -533,6 +601,46 @@ async def test_what_an_earlier_state_manager_creates_is_started_by_this_one(two:
     assert (await two.run(flow.run_id))["g"] == {"WAITING": 1}
     await ends(two, await the_child(two))
     assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
+
+
+async def test_a_place_that_an_earlier_state_manager_stored_without_its_graph_fails(two: Two) -> None:
+    def stored_before(tx: Transaction) -> None:
+        for row in tx.execute("SELECT id, body FROM templates").fetchall():
+            body = from_json(row["body"])
+            for each in body["nodes"]:
+                each.pop("graph", None)
+            tx.execute("UPDATE templates SET body = ? WHERE id = ?", (to_json(body).decode(), row["id"]))
+
+    await child(two.api)
+    flow = await deploy(two.api, "parent", *PARENT, AFTER)
+    await two.write(stored_before)
+    await flow.trigger()
+    await flow.run("a", {"v": "one", "w": ""})
+    assert "store the graph again" in await two.error(flow)
+
+
+async def test_a_state_whose_run_an_earlier_state_manager_deleted_fails(two: Two) -> None:
+    def delete_as_before(tx: Transaction, run_id: str) -> None:
+        discard_runs(tx, [row["id"] for row in tx.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,))])
+
+    flow = await parent(two)
+    assert await two.read(find_lost) == []
+    of_child = await the_child(two)
+    two.service.store.on_deliveries = lambda: None
+    await ends(two, of_child)
+    assert await two.read(find_lost) == []
+    await two.write(delete_as_before, of_child.run_id)
+    while await two.write(clear):
+        pass
+    two.service.retention.notify()
+
+    async def failed() -> None:
+        assert await two.read(find_lost) == []
+
+    await eventually(failed)
+    assert await two.error(flow) == "the run of graph 'child' was deleted before its end was delivered"
+    assert (await two.run(flow.run_id))["g"] == {"ERRORED": 1}
+    assert await two.status(flow.run_id) == "FAILED"
 
 
 async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> None:

@@ -15,7 +15,8 @@ the state is due       ``start_children``: its runs are started, and it waits wi
 ``children_to_cancel`` ``cancel_children``: the state ended while it waited, so its runs are cancelled
 ====================== ======================================================================================
 
-A state manager of an earlier version creates such a state as one that can be claimed. It is due then.
+A state manager of an earlier version creates such a state as one that can be claimed. It is due then. And it
+deletes runs whose ends were not delivered: ``fail_lost`` finds the states that wait for these.
 """
 
 from __future__ import annotations
@@ -37,10 +38,7 @@ from exotrio.manager.engine.mailbox import end_state, resume
 from exotrio.manager.engine.order import LATER, NEVER, WAITING
 from exotrio.manager.engine.run_results import results_of
 from exotrio.manager.engine.runs import cancel
-from exotrio.manager.engine.sources import (
-    Shared,
-    read_shared,
-)
+from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -63,6 +61,7 @@ from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 MAX_DEPTH = 100
 """Runs that may be above a run."""
@@ -70,16 +69,25 @@ MAX_PER_STEP = 100
 """Runs that one transaction starts, or whose ends it delivers."""
 MAX_CANCELLING = 0.05
 """Seconds after which a transaction cancels no further run."""
-TO_DELIVER = (
-    "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
-    " UNION ALL SELECT state FROM children_to_cancel"
-)
-"""What ``deliver_ends`` and ``cancel_children`` are for."""
-_STARTING = (
+TO_DELIVER = "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
+"""What ``deliver_ends`` is for."""
+TO_CANCEL = "SELECT state FROM children_to_cancel"
+"""What ``cancel_children`` is for."""
+STARTING = (
     "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000 AND enqueue_after <= ?"
     " AND event IS NULL"
 )
 """States whose runs are to be started, by the index ``states_deadlines``."""
+_LOST = (
+    f"lane = 'waiting' AND event IS NULL AND enqueue_after = {NEVER}"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_state = states.seq AND awaited = 1)"
+)
+"""CREATED states that wait for runs that were started and are not there."""
+_DELETED = "the run of graph {!r} was deleted before its end was delivered"
+_NOT_STORED = (
+    "the graph was stored by a state manager of an earlier version, which left out what this place runs:"
+    " store the graph again, and start another run"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,11 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     failed: list[tuple[Wanted, str]] = []
     calling = [state.seq for state in states if state.calls_size is not None]
     calls = unstarted(tx, calling, MAX_PER_STEP)
+    ended = set()
     for state in states:
+        if state.calls_size is None and state.scope(tx).template.places[state.place].graph is None:
+            ended.add(state.seq)
+            _fail(changes, state, _NOT_STORED)
         for wanted in _wanted(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
             graph = state.run_row.namespace, wanted.graph
             if problem := _too_deep(tx, wanted):
@@ -127,7 +139,7 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
         refused, effects = _start(tx, each, pinned.get(each[:2]), by_graph[each], cipher)
         failed += refused
         changes.effects.add(effects)
-    ended, results = set(), []
+    results = []
     for wanted, problem in failed:
         error = f"graph {wanted.graph!r} cannot be run: {problem}"
         if wanted.state.calls_size is None:
@@ -151,7 +163,7 @@ def _due(tx: Transaction) -> list[Row]:
     columns = "seq, place, calls_size, runs.namespace, runs.template, started_by"
     rows = tx.execute(
         f"SELECT {columns} FROM (SELECT seq, run, place, calls_size FROM states INDEXED BY states_deadlines"
-        f" WHERE {_STARTING} ORDER BY enqueue_after, seq LIMIT ?) AS due CROSS JOIN runs ON runs.id = run",
+        f" WHERE {STARTING} ORDER BY enqueue_after, seq LIMIT ?) AS due CROSS JOIN runs ON runs.id = run",
         (tx.now_ms, MAX_PER_STEP),
     ).fetchall()
     seqs = tx.items(claimable(tx, GRAPH_NODE, MAX_PER_STEP))
@@ -310,6 +322,39 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     )
     commit_changes(changes)
     return WithEffects(len(ended), changes.effects)
+
+
+def find_lost(view: View) -> list[int]:
+    """Return the numbers of some states that wait for runs that were deleted."""
+    rows = view.execute(
+        f"SELECT seq FROM states INDEXED BY states_waiting WHERE status = 'CREATED' AND {_LOST} LIMIT ?",
+        (MAX_PER_STEP,),
+    )
+    return [row["seq"] for row in rows]
+
+
+def fail_lost(tx: Transaction, seqs: Sequence[int]) -> WithEffects[int]:
+    """Let those of these states fail that wait for runs that were deleted; a node gets that as the error of
+    its call. Return how many states were handled."""
+    runs = locked_runs_of(tx, seqs)
+    which = f"{numbered(tx, CREATED)} AND {_LOST}"
+    states = read_states(tx, runs, which, (tx.items(sorted(seqs)),), tx.for_update("states"))
+    read_texts(tx, "inputs", states)
+    changes = Changes(tx, runs.values())
+    calling = [state.seq for state in states if state.calls_size is not None]
+    lost = unstarted(tx, calling, MAX_PER_STEP)
+    results = [
+        Result(seq, call.key, None, error=_DELETED.format(call.graph)) for seq in lost for call in lost[seq]
+    ]
+    complete = add_results(tx, calling, results)
+    for state in states:
+        graph = state.scope(tx).template.places[state.place].graph
+        if state.calls_size is None:
+            _fail(changes, state, _NOT_STORED if graph is None else _DELETED.format(graph.name))
+        elif state.seq in complete:
+            resume(changes, state)
+    commit_changes(changes)
+    return WithEffects(len(states), changes.effects)
 
 
 def _result(state: State, run: RunRow, result: Mapping[str, str] | str) -> Result:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from exotrio.graph import WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.children import TO_DELIVER, claimable
+from exotrio.manager.engine.children import STARTING, TO_CANCEL, TO_DELIVER, claimable
 from exotrio.manager.engine.failures import DUE
 from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event
@@ -71,10 +71,23 @@ def has_waits_to_handle(view: View) -> bool:
     overdue = (
         f"SELECT 1 AS found FROM states INDEXED BY states_deadlines WHERE {_LIMITED} AND enqueue_after <= ?"
     )
-    any_of_them = (
-        f"{overdue} UNION ALL SELECT seq {_UNADOPTED} UNION ALL {TO_DELIVER} UNION ALL {DUE} LIMIT 1"
-    )
+    unadopted = f"SELECT seq {_UNADOPTED}"
+    any_of_them = " UNION ALL ".join((overdue, unadopted, TO_DELIVER, TO_CANCEL, DUE)) + " LIMIT 1"
     return view.row(any_of_them, (view.now_ms, view.now_ms)) is not None
+
+
+def notes(view: View) -> list[str]:
+    """Return what is to be done about runs that states wait for, or that follow failed ones: some of
+    alert, cancel, deliver, start, in this order."""
+    starting = f"SELECT seq FROM states INDEXED BY states_deadlines WHERE {STARTING}"
+    which = {
+        "start": f"{starting} UNION ALL SELECT seq {_UNADOPTED}",
+        "deliver": TO_DELIVER,
+        "cancel": TO_CANCEL,
+        "alert": DUE,
+    }
+    each = (f"SELECT '{note}' AS note WHERE EXISTS ({noted})" for note, noted in which.items())
+    return sorted(row["note"] for row in view.execute(" UNION ALL ".join(each), (view.now_ms, view.now_ms)))
 
 
 def handle_waits(tx: Transaction) -> WithEffects[int]:
