@@ -1032,3 +1032,17 @@ async def test_the_runtimes_page_lists_how_runtimes_stopped_and_what_that_cost(
     assert row[0] == "heartbeat 1 min ago", "when it ended is not known"
     clock.advance(86_400_001)
     assert "No runtime stopped" in await site.browser.fragments("/ns/shop/runtimes", "stops")
+
+
+async def test_a_key_has_no_room_if_its_starts_are_used_up(site: Site) -> None:
+    node, limits = place("a", limits=[{"name": "api"}]), [{"name": "api", "at_most": 5, "starts": 3}]
+    limits[0]["period_ms"] = 3_600_000
+    await site.api.register_for([node])
+    flow = await Flow.put(site.api, "graph", site.api.body([node], limits=limits))
+    rooms = []
+    for _ in range(3):
+        await flow.trigger()
+        await flow.run("a")
+        page = await site.browser.page("/ns/shop/limits/api")
+        rooms += re.findall(r'data-label="Room" class="num">(\d+)', page)
+    assert rooms == ["2", "1", "0"], "although no state holds it"
