@@ -171,7 +171,7 @@ def spans_of(view: View, run: Row) -> Spans:
     # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
     rows = view.execute(
-        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, claimed_at,"
+        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, worker, claimed_at,"
         " begun_at, ran_ms, finished_at FROM states"
         " WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
@@ -294,7 +294,7 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         ranked[place].append((0, seq, seq))
         seen.add(seq)
     for row in view.execute(
-        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, claimed_at,"
+        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, worker, claimed_at,"
         " begun_at, ran_ms, finished_at FROM states WHERE run = ? ORDER BY seq LIMIT ?",
         (run["id"], MAX_SEARCHED),
     ):

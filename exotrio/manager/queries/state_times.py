@@ -131,7 +131,9 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     created, changed = state["created_at"], state["updated_at"]
     # Later than the claim, it is the end, which a state manager of an earlier version stored.
     # A place that waits, or runs a graph, is changed when it begins to wait, and no runtime had it.
-    had_no_runtime = state["claimed_at"] is None and (state["event"] or state["lane"] == WAITING)
+    # One that was cancelled while it waited has kept the id of its runtime.
+    had_runtime = state["claimed_at"] is not None or state["worker"] is not None
+    had_no_runtime = not had_runtime and (state["event"] or state["lane"] == WAITING)
     was_given_back = created < changed <= (until or changed) and not had_no_runtime
     return Times(
         waits=waits if until is None else min(waits, until),

@@ -201,3 +201,17 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         await eventually(has_begun)
         drawn = await site.browser.fragments(page, "timeline")
         assert drawn.count('class="earlier"') == 1, "no runtime had the state that waits for a run"
+
+
+async def test_the_timeline_shows_the_time_of_a_node_before_a_wait_in_which_it_was_cancelled() -> None:
+    clock = SettableClock()
+    async with open_site(clock=clock) as site:
+        flow = await Flow.start(site.api, place("a"))
+        state = await claim_one(site.api)
+        clock.advance(1_000)
+        await report(site.api, item_for(state, outcome="waiting", event="paid"))
+        clock.advance(3_000)
+        ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
+        drawn = await site.browser.fragments(f"/ns/shop/runs/{flow.run_id}", "timeline")
+        assert 'class="earlier" x="0.00%" width="25.00%"' in drawn
+        assert 'class="awaits" x="25.00%" width="75.00%"' in drawn
