@@ -66,7 +66,10 @@ def test_commands_say_for_which_run_a_state_waits(bare: Cli, running: Server) ->
     assert f"\nstarted run {child['run_id']} of graph child: running\n" in shown
     out = cli("runs", "show", child["run_id"], code=0).out
     assert f"\nstarted by run {run} of graph parent: g ({state['id']})\n" in out
-    cli("runs", "cancel", run, code=0)
+    out = cli("runs", "cancel", run, code=0).out
+    assert f"{child['run_id']}  child  PENDING (about to be cancelled)" in out or "(cancelled)  g (" in out
     once(lambda: cli.json("runs", "show", child["run_id"])["cancelled_at"])
+    assert "\ncancelled since that run was cancelled\n" in cli("runs", "show", child["run_id"], code=0).out
+    assert "state manager" in cli("audit", "ls", "--target", child["run_id"], code=0).out
     shown = cli("states", "show", state["id"], code=0).out
     assert f"\nstarted run {child['run_id']} of graph child: cancelled\n" in shown

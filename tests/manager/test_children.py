@@ -372,6 +372,9 @@ async def test_a_cancelled_run_cancels_the_runs_below_it(two: Two) -> None:
     for run_id in (middle, below):
         assert await two.status(run_id) == "FAILED"
         assert ok(await two.api.native_run(run_id))["cancelled_at"] is not None
+        (change,) = ok(await two.api.native("GET", f"changes?target={run_id}"))["changes"]
+        assert (change["who"], change["action"]) == ("state manager", "run.cancel")
+        assert change["result"] == "1 state cancelled, since the state that waited for the run has ended"
     assert (await two.run(flow.run_id)) == {"g": {"ERRORED": 1}}
 
 

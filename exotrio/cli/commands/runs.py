@@ -322,13 +322,16 @@ def _as_lines(run: Run) -> Iterator[str]:
         yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
     if run.parent is not None:
         yield f"started by run {run.parent.run_id} of graph {run.parent.graph_name}: {run.parent.cause}"
+        above = run.parent.cancelled_at
+        if run.origin != FAILURE and run.cancelled_at and above and above <= run.cancelled_at:
+            yield "cancelled since that run was cancelled"
     elif run.origin == FAILURE:
         yield "started by the failure of a run that was deleted since"
     if run.children:
         more = run.children_count - len(run.children)
         left_out = f", of which {more:,} are not shown" if more else ""
         yield f"started {plural(run.children_count, 'run')}{left_out}:"
-        yield from table(("run", "graph", "status", "by"), [_child(child) for child in run.children])
+        yield from table(("run", "graph", "status", "by"), [_child(child, run) for child in run.children])
     if run.missing:
         so_far = " so far" if run.status is RunStatus.PENDING else ""
         what = "its result is partial" if run.has_result else "it has no result"
@@ -344,8 +347,10 @@ def _as_lines(run: Run) -> Iterator[str]:
             yield f"not reached: {node.identifier}: {node.not_reached}"
 
 
-def _child(child: RelatedRun) -> tuple[str, ...]:
+def _child(child: RelatedRun, run: Run) -> tuple[str, ...]:
     status = f"not started: {one_line(child.problem)}" if child.problem else _status(child)
+    if run.cancelled_at and child.origin != FAILURE and child.status is RunStatus.PENDING:
+        status = f"{child.status} (about to be cancelled)"
     return (child.run_id or "", child.graph_name, status, child.cause)
 
 

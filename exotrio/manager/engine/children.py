@@ -412,7 +412,7 @@ def cancel_children(tx: Transaction) -> WithEffects[int]:
         if cancelled and tx.has_run_for(MAX_CANCELLING):
             return WithEffects(cancelled, effects)
         if run.pending and run.cancelled_at is None:
-            effects.add(cancel(tx, run.namespace, run.run_id).effects)
+            effects.add(cancel(tx, run.namespace, run.run_id, is_abandoned=True).effects)
             cancelled += 1
     if len(rows) == MAX_PER_STEP:
         return WithEffects(len(rows), effects)

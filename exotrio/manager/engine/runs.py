@@ -40,11 +40,11 @@ RUNS = (
 )
 
 
-def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
+def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool = False) -> WithEffects[None]:
     """End a run: waiting and running states are ERRORED with the error ``cancelled``; nothing follows.
 
     Runtimes that run one of its states learn it with their next heartbeat. A repeated request changes
-    nothing.
+    nothing. ``is_abandoned``: the state that waited for the run has ended.
     """
     run = lock_run(tx, namespace, run_id)
     if run.cancelled_at is not None:
@@ -82,7 +82,10 @@ def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
         ]
         give_turns_back(tx, [(node_id, *in_order) for node_id in waiting])
     tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
-    tx.record("run.cancel", namespace, run_id, f"{plural(len(states), 'state')} cancelled")
+    result, who = f"{plural(len(states), 'state')} cancelled", None
+    if is_abandoned:
+        result, who = f"{result}, since the state that waited for the run has ended", "state manager"
+    tx.record("run.cancel", namespace, run_id, result, who=who)
     changes.apply()
     return WithEffects(None, changes.effects)
 

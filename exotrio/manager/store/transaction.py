@@ -211,16 +211,22 @@ class Transaction(View):
             self._connection.execute("RELEASE attempt")
             raise
 
-    def record(self, action: str, namespace: str, target: str, result: str = "") -> None:
-        """Record a change in its commit, with its caller. Without one nothing is recorded: runtimes, and what
-        the state manager does by itself.
+    def record(
+        self, action: str, namespace: str, target: str, result: str = "", *, who: str | None = None
+    ) -> None:
+        """Record a change in its commit, with its caller, or else ``who``. Without either nothing is
+        recorded: runtimes, and most of what the state manager does by itself.
 
         ``action`` is a noun and a verb, such as ``run.cancel``; ``target`` is the name or id of its object.
         """
         if (caller := self.caller) is not None:
-            by = (caller.key and caller.key.id, caller.who, caller.address, caller.request_id)
-            row = (self.now_ms, *by, action, namespace, target, result)
-            self.insert("audit", _AUDIT, [row])
+            key = None if caller.key is None else caller.key.id
+            by: tuple[str | None, ...] = (key, caller.who, caller.address, caller.request_id)
+        elif who is not None:
+            by = (None, who, "", "")
+        else:
+            return
+        self.insert("audit", _AUDIT, [(self.now_ms, *by, action, namespace, target, result)])
 
     def trim(
         self, table: str, which: str, parameters: tuple[int | str, ...] = (), *, beyond: int = 0
