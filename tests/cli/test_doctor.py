@@ -283,7 +283,14 @@ def test_without_problems_it_exits_0(cli: Cli, running: Server) -> None:
 
 def test_without_a_namespace_the_only_one_is_examined(cli: Cli, running: Server) -> None:
     cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
-    says(cli("doctor"), 0, "namespaces: n\n", "1 live runtime; 3 nodes", "database: ", *nothing_in("n"))
+    says(
+        cli("doctor"),
+        0,
+        "namespaces with nodes: n\n",
+        "1 live runtime; 3 nodes",
+        "database: ",
+        *nothing_in("n"),
+    )
 
 
 def test_without_any_namespace_nothing_is_claimed_to_be_examined(cli: Cli, tmp_path: Path) -> None:
