@@ -34,7 +34,7 @@ from exotrio.manager.store.cipher import Cipher, open_secrets
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import end_of, faults_of, message_of
-from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, short, spent_text
+from exotrio.manager.web.format import CANCELLED, CLASSES, classed, line_of, short, times_of
 from exotrio.manager.web.page import Data, render, style
 from exotrio.manager.web.results import beginning_of, results_of
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -182,7 +182,7 @@ def _shown(view: View, row: Row, stages: Mapping[int, str], texts: ShownTexts, *
         "retry_count": row["retry_count"],
         "cause": row["cause"],
         "by_hand": row["by_hand"],
-        "times": spent_text(at.spent(view.now_ms), ended=at.is_over),
+        "times": times_of(at, view.now_ms),
         # The name that a runtime gives itself may have any characters.
         "worker": texts.begin(row["worker"] or ""),
         "created_at": row["created_at"],

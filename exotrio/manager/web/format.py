@@ -19,7 +19,7 @@ from exotrio._wire.runs import times_text, wait_text
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
-from exotrio.manager.queries.state_times import Spent
+from exotrio.manager.queries.state_times import Spent, Times
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
@@ -87,6 +87,12 @@ def took(run: RunSummary, now_ms: int) -> float:
     seconds = run.duration_until(from_unix_ms(now_ms))
     assert seconds is not None, "only a v0 server leaves out when it began"
     return seconds * 1000
+
+
+def times_of(at: Times, now_ms: int) -> str:
+    """Return how long a state waited and ran, in words that say if it did so before, too."""
+    text = spent_text(at.spent(now_ms), ended=at.is_over)
+    return f"{text}, since it could be claimed again" if at.earlier and not at.for_event else text
 
 
 def spent_text(spent: Spent, *, ended: bool) -> str:

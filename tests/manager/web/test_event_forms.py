@@ -192,7 +192,11 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         await report(site.api, executed_item(state))
         drawn = await site.browser.fragments(page, "timeline")
         assert 'class="earlier" x="0.00%" width="80.00%"' in drawn
-        assert "before it was given back, began to wait or was woken" in drawn
+        exported = (await site.api.native("GET", f"run/{flow.run_id}/export")).text
+        state_page = await site.browser.page(f"/ns/shop/states/{state['state_id']}")
+        times = "from claim to end 1.0 s, since it could be claimed again"
+        assert [text.count(times) for text in (drawn, exported)] == [1, 2], "once in the timeline"
+        assert times in state_page
 
         async def has_begun() -> None:
             clock.advance(1)

@@ -12,7 +12,7 @@ from exotrio.manager.queries.state_times import times
 from exotrio.manager.queries.states import was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
-from exotrio.manager.web.format import spent_text, status_class
+from exotrio.manager.web.format import status_class, times_of
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
 
@@ -31,7 +31,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     stages = stages_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
     at = times(row, stages)
     took = at.spent(view.now_ms)
-    text = spent_text(took, ended=at.is_over) + state.late_text
+    text = times_of(at, view.now_ms) + state.late_text
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")

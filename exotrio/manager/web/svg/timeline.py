@@ -18,7 +18,7 @@ from markupsafe import Markup
 from exotrio._util.times import format_duration
 from exotrio.manager.queries.load import BUFFERED
 from exotrio.manager.queries.run_detail import Lane, Span, Spans
-from exotrio.manager.web.format import FOR_EVENT, SHOWN_STATUS, spent_text, status_class
+from exotrio.manager.web.format import FOR_EVENT, SHOWN_STATUS, status_class, times_of
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share
 
 MAX_IN_LANE = 14
@@ -171,9 +171,7 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
 
 def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     kind = status_class(span.status, span.cancelled)
-    times = spent_text(span.at.spent(until), ended=span.at.is_over)
-    if span.at.earlier and not span.at.for_event:
-        times = f"{times}, since it could be claimed again"
+    times = times_of(span.at, until)
     label = f"{lane} {span.state_id[-6:]}" if span.state_id else lane
     # What is buffered, or reported, is claimed, and does not run.
     word = SHOWN_STATUS[span.at.stage or span.status] if span.at.stage or kind == FOR_EVENT else kind
