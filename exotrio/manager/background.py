@@ -21,13 +21,8 @@ from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
-from exotrio.manager.engine.children import (
-    cancel_children,
-    deliver_ends,
-    fail_lost,
-    find_lost,
-    start_children,
-)
+from exotrio.manager.engine.child_cancellation import cancel_children
+from exotrio.manager.engine.children import deliver_ends, fail_lost, find_lost, start_children
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules

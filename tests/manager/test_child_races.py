@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
+from exotrio.manager.engine.child_cancellation import cancel_children
+from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow

@@ -14,9 +14,10 @@ from pydantic_core import from_json, to_json
 
 from exotrio.manager import service
 from exotrio.manager.background import Deliveries
+from exotrio.manager.engine import children
+from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import (
     MAX_PER_STEP,
-    cancel_children,
     deliver_ends,
     find_lost,
     start_children,
@@ -356,6 +357,32 @@ async def test_a_graph_that_runs_itself_ends_at_its_rounds_or_at_the_depth(two: 
             runs += 1
         assert runs == graph.get("max_rounds", 101)
         assert message in await two.error(Flow(two.api, "loop", first))
+
+
+# On PostgreSQL both managers may count before the other one has started anything.
+@pytest.mark.parametrize("two", ["SQLite"], indirect=True)
+async def test_a_graph_that_runs_itself_twice_is_limited_in_its_runs(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "MAX_BELOW", 5)
+    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "on"}
+    both = [run_place(name, graph={"name": "loop"}, when=when) for name in ("g", "h")]
+    await two.api.register_for([place("a")])
+    flow = await deploy(two.api, "loop", place("a", "g", "h"), *both)
+    await flow.trigger()
+    await flow.trigger()
+    for started_runs in (2, 5, 5):
+        for state in ok(await two.api.claim([node_name("a")], 100))["states"]:
+            ok(await two.api.executed(state["state_id"], {"v": "on", "w": ""}))
+        await two.delivered()
+        below = await two.read(
+            lambda view: view.execute(
+                "SELECT root, count(*) AS n FROM runs WHERE root IS NOT NULL GROUP BY root"
+            ).fetchall()
+        )
+        assert [row["n"] for row in below] == [started_runs] * 2
+    failed = ok(await two.api.states(status="ERRORED"))["states"]
+    assert any("there are 5 runs in flight that one run led to" in each["error"] for each in failed)
 
 
 # -- cancellation, deletion, retention

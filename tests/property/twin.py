@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from exotrio.graph import pinned_name
-from exotrio.manager.engine.children import cancel_children, deliver_ends, start_children
+from exotrio.manager.engine.child_cancellation import cancel_children
+from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
 from exotrio.manager.store.view import View
 from tests.property.model import TIMEOUT_MS, VERSIONS, Aggregate, Model, Outputs, Plan, Refused, State

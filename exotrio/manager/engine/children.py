@@ -12,7 +12,7 @@ note                   what is done
 the state is due       ``start_children``: its runs are started, and it waits without a limit
 ``runs.awaited``       ``deliver_ends``, once the run has ended: the state ends with its outputs or its error;
                        that of a node gets them (``calls``) and, once it has all, is claimed again
-``children_to_cancel`` ``cancel_children``: the state ended while it waited, so its runs are cancelled
+``children_to_cancel`` ``child_cancellation``: the state ended while it waited, so its runs are cancelled
 ====================== ======================================================================================
 
 A state manager of an earlier version creates such a state as one that can be claimed. It is due then. And it
@@ -21,7 +21,7 @@ deletes runs whose ends were not delivered: ``fail_lost`` finds the states that 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +37,6 @@ from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.mailbox import end_state, resume
 from exotrio.manager.engine.order import LATER, NEVER, WAITING
 from exotrio.manager.engine.run_results import results_of
-from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -65,14 +64,13 @@ from exotrio.manager.store.view import View
 
 MAX_DEPTH = 100
 """Runs that may be above a run."""
+MAX_BELOW = 100_000
+"""Runs in flight below one run, at any depth: a graph that runs itself twice would have no other limit. What
+transactions start at the same time comes on top."""
 MAX_PER_STEP = 100
 """Runs that one transaction starts, or whose ends it delivers."""
-MAX_CANCELLING = 0.05
-"""Seconds after which a transaction cancels no further run."""
 TO_DELIVER = "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
 """What ``deliver_ends`` is for."""
-TO_CANCEL = "SELECT state FROM children_to_cancel"
-"""What ``cancel_children`` is for."""
 STARTING = (
     "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000 AND enqueue_after <= ?"
     " AND event IS NULL"
@@ -124,6 +122,7 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     failed: list[tuple[Wanted, str]] = []
     calling = [state.seq for state in states if state.calls_size is not None]
     calls = unstarted(tx, calling, MAX_PER_STEP)
+    below = _in_flight_below(tx, runs.values())
     ended = set()
     for state in states:
         if state.calls_size is None and state.scope(tx).template.places[state.place].graph is None:
@@ -131,9 +130,10 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
             _fail(changes, state, _NOT_STORED)
         for wanted in _wanted(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
             graph = state.run_row.namespace, wanted.graph
-            if problem := _too_deep(tx, wanted):
+            if problem := _why_not(tx, wanted, below):
                 failed.append((wanted, problem))
             elif graph in names:  # else it was called just now
+                below[state.run_row.top] += 1
                 by_graph[*graph, state.scope(tx).template.version or ""].append(wanted)
     for each in sorted(by_graph):
         refused, effects = _start(tx, each, pinned.get(each[:2]), by_graph[each], cipher)
@@ -210,7 +210,17 @@ def _pinned(tx: Transaction, graphs: Iterable[tuple[str, str]]) -> dict[tuple[st
     return pinned
 
 
-def _too_deep(tx: Transaction, wanted: Wanted) -> str | None:
+def _in_flight_below(tx: Transaction, runs: Iterable[RunRow]) -> Counter[int]:
+    """Return how many runs are in flight below each run above which there is none."""
+    rows = tx.execute(
+        f"SELECT root, count(*) AS number FROM runs INDEXED BY runs_by_root WHERE {tx.any_of('root')}"
+        " AND root IS NOT NULL AND pending > 0 GROUP BY root",
+        (tx.items(sorted({run.top for run in runs})),),
+    )
+    return Counter({row["root"]: row["number"] for row in rows})
+
+
+def _why_not(tx: Transaction, wanted: Wanted, below: Counter[int]) -> str | None:
     """Return why a state may start no further run below its own; None if it may."""
     run = wanted.state.run_row
     place = run.scope(tx).template.places[wanted.state.place]
@@ -219,6 +229,8 @@ def _too_deep(tx: Transaction, wanted: Wanted) -> str | None:
         return f"it has had its {rounds} rounds (max_rounds)"
     if run.depth >= MAX_DEPTH:
         return f"there are {MAX_DEPTH} runs above it, and more are not allowed"
+    if below[run.top] >= MAX_BELOW:
+        return f"there are {MAX_BELOW:,} runs in flight that one run led to, and more are not allowed"
     return None
 
 
@@ -272,7 +284,7 @@ def _new_run(template: Template, graph: str, wanted: Wanted) -> NewRun:
             call=wanted.call,
             depth=run.depth + 1,
             round=run.round + 1 if graph == run.graph_name else 0,
-            root=run.root or run.id,
+            root=run.top,
             started_by=wanted.started_by,
         ),
     )
@@ -385,36 +397,3 @@ def _end(
     """End a state that waited for runs. Its lane says that it did, and no runtime had it."""
     now = changes.tx.now_ms
     end_state(changes, shared, state, status, outputs=outputs or {}, error=error, until=now, lane=WAITING)
-
-
-def cancel_children(tx: Transaction) -> WithEffects[int]:
-    """Cancel some of the runs for which states waited that have ended; return how many notes and runs those
-    were. Call it again until it returns 0."""
-    notes = tx.execute(
-        "SELECT state FROM children_to_cancel ORDER BY state LIMIT ?", (MAX_PER_STEP,)
-    ).fetchall()
-    if not notes:
-        return WithEffects(0, NO_EFFECTS)
-    noted = tx.items([row["state"] for row in notes])
-    rows = tx.execute(
-        f"SELECT id FROM runs INDEXED BY runs_by_parent WHERE {tx.any_of('parent_state')}"
-        " AND parent_state IS NOT NULL AND awaited = 1 AND cancelled_at IS NULL AND pending > 0 LIMIT ?",
-        (noted, MAX_PER_STEP),
-    ).fetchall()
-    effects, cancelled = Effects(), 0
-    # All at once, in their order, and then their states: ``cancel`` locks them again.
-    ids = tx.items(sorted(row["id"] for row in rows))
-    runs = locked_runs(tx, tx.any_of("runs.id"), (ids,))
-    if len(runs) > 1:
-        states = f"SELECT seq FROM states WHERE {tx.any_of('run')} AND status IN ('CREATED', 'QUEUED')"
-        tx.execute(f"{states} ORDER BY seq{tx.for_update('states')}", (ids,)).fetchall()
-    for run in runs.values():
-        if cancelled and tx.has_run_for(MAX_CANCELLING):
-            return WithEffects(cancelled, effects)
-        if run.pending and run.cancelled_at is None:
-            effects.add(cancel(tx, run.namespace, run.run_id, is_abandoned=True).effects)
-            cancelled += 1
-    if len(rows) == MAX_PER_STEP:
-        return WithEffects(len(rows), effects)
-    deleted = tx.execute(f"DELETE FROM children_to_cancel WHERE {tx.any_of('state')}", (noted,)).rowcount
-    return WithEffects(cancelled + deleted, effects)

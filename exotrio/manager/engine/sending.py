@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from exotrio.graph import WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.children import STARTING, TO_CANCEL, TO_DELIVER, claimable
+from exotrio.manager.engine.child_cancellation import TO_CANCEL
+from exotrio.manager.engine.children import STARTING, TO_DELIVER, claimable
 from exotrio.manager.engine.failures import DUE
 from exotrio.manager.engine.inputs import event_name
 from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event

@@ -68,6 +68,11 @@ class RunRow:
     graph_name: str
     _scope: RunScope | None = None
 
+    @property
+    def top(self) -> int:
+        """Id of the run above which there is none."""
+        return self.root or self.id
+
     def scope(self, view: View) -> RunScope:
         """Return what changes need to know of the run: the same for all its states."""
         if self._scope is None:
