@@ -129,8 +129,8 @@ class Approvals:
             answer = await self.ask(partial(_send, run=run, name=name, by=by), NAMESPACE)
             if isinstance(answer, SentEvent):
                 self._acknowledged[run, name].append((by, answer.created, answer.woken))
-            # Another sender was the first; or the run ended without this event.
-            elif "with another value" not in answer and "has ended" not in answer:
+            # Another sender was the first; or the run ended without this event, or is about to.
+            elif not any(reason in answer for reason in ("with another value", "has ended", "is too late")):
                 self.problems.append(f"the event {name!r} of {run} was refused: {answer}")
 
 
