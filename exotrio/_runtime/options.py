@@ -158,6 +158,14 @@ class Options:
                 f"a runtime with a version has at most {MAX_BATCH // 2} nodes, this one {len(self.nodes)}",
                 fix="let two runtimes have them",
             )
+        named: dict[str, str] = {}
+        for node in self.declarations:
+            for name in (node.name, pinned_name(node.name, self.version)):
+                if (other := named.setdefault(name, node.name)) != node.name:
+                    raise ConfigurationError(
+                        f"the nodes {other!r} and {node.name!r} are both {name!r} in version {self.version}",
+                        fix="rename one of the classes, or let two runtimes have them",
+                    )
         self.digests = {
             name: node.digest
             for node in self.declarations

@@ -175,6 +175,14 @@ async def test_a_runtime_until_drained_runs_what_is_pinned_to_it_and_stops_once_
     assert {key for key in done if key[0] == "1"} == {("1", "graph")}, "nothing that is not pinned"
 
 
+async def test_nodes_that_a_version_would_give_the_same_name_are_refused(autojump_clock: MockClock) -> None:
+    node, _ = nodes_of("1", Counter())
+    same = [type(name, (node,), {}) for name in ("mail", "mail@work")]
+    both = Runtime("ns", "rt", same, "http://127.0.0.1:1", "k", version="1")
+    with pytest.raises(ConfigurationError, match="'mail' and 'mail@work' are both 'mail@1' in version 1"):
+        await both.run()
+
+
 async def test_a_runtime_until_drained_needs_a_version(autojump_clock: MockClock) -> None:
     without = Runtime("ns", "rt", nodes_of("1", Counter()), "http://127.0.0.1:1", "k")
     without.adjust(until_drained=True, pinned_only=True)
