@@ -22,7 +22,7 @@ from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.child_cancellation import cancel_children
-from exotrio.manager.engine.children import deliver_ends, fail_lost, find_lost, start_children
+from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
@@ -261,9 +261,6 @@ class Retention:
                 logger.info("%s of the record of changes deleted", plural(trimmed, "row"))
             if keep_ms is not None:
                 await _run_to_end(store, drop_templates)
-            while lost := await store.read(find_lost):
-                if not await store.write(fail_lost, lost):
-                    break
         except DatabaseError as error:
             logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
         else:

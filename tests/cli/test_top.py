@@ -186,7 +186,7 @@ def test_as_json_it_is_the_whole_overview(cli: Cli) -> None:
     cli("trigger", "fan", "--follow")
     shown = cli.json("top")
     assert shown["namespace"] == "n"
-    assert {node["name"] for node in shown["nodes"]} == {"Split", "Work", "Lock"}
+    assert {node["name"] for node in shown["nodes"]} >= {"Split", "Work", "Lock"}
     assert len(shown["throughput"]["ended"]) == 60
     Overview.model_validate(shown)
 

@@ -59,7 +59,7 @@ def check(request: Request, response: Response) -> None:
     if request.method == "HEAD":
         assert not body
     elif is_page and status not in (401, 421):
-        is_link = target is not None and target.path == EVENT_PATH and status in (200, 404, 409)
+        is_link = path == EVENT_PATH and status in (200, 404, 409)
         _check_page(response, HEADERS | EVENT_HEADERS if is_link else HEADERS)
     elif is_page:
         assert response.media_type in (b"text/html", b"text/plain", b"application/json")

@@ -9,9 +9,7 @@ import pytest
 import trio
 
 from exotrio._wire.vocabulary import MAX_CALL_BYTES, MAX_CALLS
-from exotrio.manager.engine.children import fail_lost, find_lost
-from exotrio.manager.engine.retention import clear, discard, discard_runs
-from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -177,33 +175,6 @@ async def test_a_retry_keeps_the_children_that_succeeded(
     await report(api, executed_item(bad))
     assert (await again(api))["children"].keys() == {"good", "bad"}
     assert await two[0].service.store.read(runs) == 3
-
-
-async def test_a_call_whose_run_an_earlier_state_manager_deleted_is_an_error_of_that_child(
-    two: tuple[Manager, Manager], api: Api
-) -> None:
-    store = two[0].service.store
-
-    def delete_as_before(tx: Transaction) -> None:
-        discard_runs(tx, [row["id"] for row in tx.execute("SELECT id FROM runs WHERE call = 'lost'")])
-
-    _, state = await parent(api)
-    await report(api, calling(state, call("ends"), call("lost")))
-    ends, _ = await children(api, 2)
-    await store.write(delete_as_before)
-    assert await store.read(find_lost) == [], "the other one goes on"
-    await report(api, executed_item(ends))
-
-    async def found() -> None:
-        assert await store.read(find_lost)
-
-    await eventually(found)
-    await store.write(fail_lost, await store.read(find_lost))
-    ended = (await again(api))["children"]
-    assert ended["ends"]["outputs"] == {"v": "x"}
-    assert "was deleted before" in ended["lost"]["error"]
-    while await store.write(clear):
-        pass
 
 
 async def test_a_retry_from_the_beginning_calls_all_again(api: Api) -> None:

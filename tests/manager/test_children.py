@@ -19,10 +19,9 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import (
     MAX_PER_STEP,
     deliver_ends,
-    find_lost,
     start_children,
 )
-from exotrio.manager.engine.retention import clear, discard, discard_runs
+from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
 from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
 from exotrio.manager.rules.errors import EntriesRefused
@@ -371,7 +370,7 @@ async def test_a_graph_that_runs_itself_twice_is_limited_in_its_runs(
     flow = await deploy(two.api, "loop", place("a", "g", "h"), *both)
     await flow.trigger()
     await flow.trigger()
-    for started_runs in (2, 5, 5):
+    for started_runs in (2, 5):
         for state in ok(await two.api.claim([node_name("a")], 100))["states"]:
             ok(await two.api.executed(state["state_id"], {"v": "on", "w": ""}))
         await two.delivered()
@@ -647,30 +646,6 @@ async def test_a_place_that_an_earlier_state_manager_stored_without_its_graph_fa
     await flow.trigger()
     await flow.run("a", {"v": "one", "w": ""})
     assert "store the graph again" in await two.error(flow)
-
-
-async def test_a_state_whose_run_an_earlier_state_manager_deleted_fails(two: Two) -> None:
-    def delete_as_before(tx: Transaction, run_id: str) -> None:
-        discard_runs(tx, [row["id"] for row in tx.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,))])
-
-    flow = await parent(two)
-    assert await two.read(find_lost) == []
-    of_child = await the_child(two)
-    two.service.store.on_deliveries = lambda: None
-    await ends(two, of_child)
-    assert await two.read(find_lost) == []
-    await two.write(delete_as_before, of_child.run_id)
-    while await two.write(clear):
-        pass
-    two.service.retention.notify()
-
-    async def failed() -> None:
-        assert await two.read(find_lost) == []
-
-    await eventually(failed)
-    assert await two.error(flow) == "the run of graph 'child' was deleted before its end was delivered"
-    assert (await two.run(flow.run_id))["g"] == {"ERRORED": 1}
-    assert await two.status(flow.run_id) == "FAILED"
 
 
 async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> None:

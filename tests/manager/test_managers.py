@@ -41,7 +41,7 @@ from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
-from tests.support.helpers import node_name, ok, place, refused
+from tests.support.helpers import node_name, ok, place, refused, run_place
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database
 from tests.support.statements import noted
@@ -146,7 +146,9 @@ async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_
             await world.write(enter, "older", world.now)
 
 
-async def test_no_on_failure_is_stored_while_a_manager_works_that_would_ignore_it(world: World) -> None:
+async def test_what_is_new_in_graphs_is_refused_while_a_manager_works_that_does_not_know_it(
+    world: World,
+) -> None:
     api = world.manager.api
     await world.write(enter, "older", world.now)
     await world.write(
@@ -156,9 +158,16 @@ async def test_no_on_failure_is_stored_while_a_manager_works_that_would_ignore_i
     ok(await api.put_graph("alert", api.body([place("a")])), 201)
     text = refused(await api.put_graph("other", api.body([place("a")], on_failure="alert")), 409)
     assert "on_failure, which a state manager of exotrio 2.6 on this database would ignore: end it" in text
+    runs_alert = api.body([run_place("g", graph="alert")])
+    text = refused(await api.put_graph("parent", runs_alert), 409)
+    assert (
+        "places that run graphs, whose runs a state manager of exotrio 2.6 on this database would lose"
+        in text
+    )
     await world.write(leave, "older")
-    await world.write(put_meta, "oldest_version", "6")
-    ok(await api.put_graph("other", api.body([place("a")], on_failure="alert")), 201)
+    for name, body in (("other", api.body([place("a")], on_failure="alert")), ("parent", runs_alert)):
+        await world.write(put_meta, "oldest_version", "6")
+        ok(await api.put_graph(name, body), 201)
     with patch.object(schema, "VERSION", 7), pytest.raises(DatabaseTooNew, match="usable from schema 8 on"):
         await world.write(enter, "older", world.now)
 

@@ -74,7 +74,7 @@ async def test_what_was_reported_is_freed_without_the_garbage_collector(
             kept = sum(isinstance(each, Execution) for each in gc.get_objects())
     finally:
         gc.enable()
-    assert kept <= 4, "the workers and the reporter have their last ones"
+    assert kept < 10, "the workers and the reporter have their last ones; a cycle would keep all twenty"
 
 
 @pytest.mark.parametrize(

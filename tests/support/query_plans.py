@@ -80,7 +80,7 @@ GROWING = re.compile(
 )
 _PLANNED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE")
 PARTIAL = re.compile(
-    r"slots_to_check|states_(by_turn|aside|lanes|waiting|deadlines|held|failed|retried|united|manual)|runs_finished"
+    r"slots_to_check|states_(by_turn|aside|lanes|waiting|deadlines|held|failed|retried|united|manual)|runs_(finished|to_deliver)"
 )
 """Indexes that most rows of their table are not in."""
 HISTORY = """

@@ -15,8 +15,7 @@ the state is due       ``start_children``: its runs are started, and it waits wi
 ``children_to_cancel`` ``child_cancellation``: the state ended while it waited, so its runs are cancelled
 ====================== ======================================================================================
 
-A state manager of an earlier version creates such a state as one that can be claimed. It is due then. And it
-deletes runs whose ends were not delivered: ``fail_lost`` finds the states that wait for these.
+A state manager of an earlier version creates such a state as one that can be claimed. It is due then.
 """
 
 from __future__ import annotations
@@ -60,7 +59,6 @@ from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
-from exotrio.manager.store.view import View
 
 MAX_DEPTH = 100
 """Runs that may be above a run."""
@@ -76,12 +74,6 @@ STARTING = (
     " AND event IS NULL"
 )
 """States whose runs are to be started, by the index ``states_deadlines``."""
-_LOST = (
-    f"lane = 'waiting' AND event IS NULL AND enqueue_after = {NEVER}"
-    " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_state = states.seq AND awaited = 1)"
-)
-"""CREATED states that wait for runs that were started and are not there."""
-_DELETED = "the run of graph {!r} was deleted before its end was delivered"
 _NOT_STORED = (
     "the graph was stored by a state manager of an earlier version, which left out what this place runs:"
     " store the graph again, and start another run"
@@ -334,39 +326,6 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
     )
     commit_changes(changes)
     return WithEffects(len(ended), changes.effects)
-
-
-def find_lost(view: View) -> list[int]:
-    """Return the numbers of some states that wait for runs that were deleted."""
-    rows = view.execute(
-        f"SELECT seq FROM states INDEXED BY states_waiting WHERE status = 'CREATED' AND {_LOST} LIMIT ?",
-        (MAX_PER_STEP,),
-    )
-    return [row["seq"] for row in rows]
-
-
-def fail_lost(tx: Transaction, seqs: Sequence[int]) -> WithEffects[int]:
-    """Let those of these states fail that wait for runs that were deleted; a node gets that as the error of
-    its call. Return how many states were handled."""
-    runs = locked_runs_of(tx, seqs)
-    which = f"{numbered(tx, CREATED)} AND {_LOST}"
-    states = read_states(tx, runs, which, (tx.items(sorted(seqs)),), tx.for_update("states"))
-    read_texts(tx, "inputs", states)
-    changes = Changes(tx, runs.values())
-    calling = [state.seq for state in states if state.calls_size is not None]
-    lost = unstarted(tx, calling, MAX_PER_STEP)
-    results = [
-        Result(seq, call.key, None, error=_DELETED.format(call.graph)) for seq in lost for call in lost[seq]
-    ]
-    complete = add_results(tx, calling, results)
-    for state in states:
-        graph = state.scope(tx).template.places[state.place].graph
-        if state.calls_size is None:
-            _fail(changes, state, _NOT_STORED if graph is None else _DELETED.format(graph.name))
-        elif state.seq in complete:
-            resume(changes, state)
-    commit_changes(changes)
-    return WithEffects(len(states), changes.effects)
 
 
 def _result(state: State, run: RunRow, result: Mapping[str, str] | str) -> Result:

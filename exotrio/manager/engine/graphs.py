@@ -38,8 +38,9 @@ _BUILT_IN = {
 }
 """The nodes of places that no runtime runs, so that their states have one, too."""
 
-BRANCHES_SINCE, ON_FAILURE_SINCE = 7, 8
-"""The versions of the tables of the first state managers that know branches, and on_failure."""
+BRANCHES_SINCE, ON_FAILURE_SINCE, CHILDREN_SINCE = 7, 8, 8
+"""The versions of the tables of the first state managers that know branches, on_failure, and places that run
+graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,9 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
         refuse(f"graph {name!r} cannot have this on_failure", unfit(tx, namespace, template.body.on_failure))
         what = "on_failure, which a state manager of exotrio {} on this database would ignore"
         _refuse_at_older_managers(tx, name, ON_FAILURE_SINCE, what)
+    elif any(place.graph is not None for place in template.places):
+        what = "places that run graphs, whose runs a state manager of exotrio {} on this database would lose"
+        _refuse_at_older_managers(tx, name, CHILDREN_SINCE, what)
     elif template.refs:
         what = "branches, all of which a state manager of exotrio {} on this database would take"
         _refuse_at_older_managers(tx, name, BRANCHES_SINCE, what)
