@@ -94,7 +94,7 @@ class Asks(BaseNode):
         assert_type(child.outputs(Shared), Shared)
         assert_type(child.error, str | None)
         self.call(Greet)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        child.outputs(Greet)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        child.outputs(Greet)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
 def set_up() -> None:
