@@ -41,6 +41,7 @@ class NoneText(str):
 
 
 NONE = NoneText("null")
+_STR = frozenset({str})
 _ANY = TypeAdapter[object](object, config=ConfigDict(ser_json_inf_nan="constants"))  # NaN is not null
 
 
@@ -223,7 +224,7 @@ def texts_of(
     Raises:
         ConfigurationError: they have no form as text, or are of another model; no value is quoted.
     """
-    if type(values) is dict and all(type(each) is str for each in values.values()):
+    if type(values) is dict and {*map(type, values.values())} <= _STR:
         return values  # the usual case, at once: a list of runs may have a million
     if isinstance(values, BaseModel):
         if model is not None and not isinstance(values, model):

@@ -27,7 +27,7 @@ from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
-from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, named, run_of
+from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, request_of
 from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ some."""
 NO_KEYS = "a run cannot be started by a key"
 NO_ORDER = "a run cannot have a priority, a weight or a fairness key"
 ORDERED = {"priority", "weight", "fair_key"}
+_V0_DEFAULTS: dict[str, Any] = {"start_delay": 0, "inputs": {}, "store": {}}
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 
@@ -49,7 +50,7 @@ VALIDATION_TIMEOUT = 60.0
 async def trigger(calls: Calls, graph_name: str, run: NewRun) -> dict[str, Any]:
     """Start a run and return the reply as it came."""
     request = run.request()
-    if problems := await NoneCheck(calls, graph_name).problems(request["inputs"]):
+    if problems := await NoneCheck(calls, graph_name).problems(request.get("inputs", {})):
         raise RequestRefused("; ".join(problems))
     return await _start(calls, graph_name, request)
 
@@ -90,7 +91,7 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
         return await calls.repeat(lambda: post(calls.native("graph", graph_name, "trigger"), request))
 
     async def once() -> dict[str, Any]:
-        body = {name: request[name] for name in ("start_delay", "inputs", "store")}
+        body = {name: request.get(name, default) for name, default in _V0_DEFAULTS.items()}
         return await calls.repeat(lambda: post(calls.v0("graph", graph_name, "trigger"), body), sent=False)
 
     async def v0() -> dict[str, Any]:
@@ -131,10 +132,10 @@ async def _is_valid_by_now(calls: Calls, graph_name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A run of the list: its index there, and its body for a native request as JSON."""
+    """A run of the list: its index there, and its native request, also as JSON."""
 
     index: int
-    run: NewRun
+    request: dict[str, Any]
     content: bytes
 
 
@@ -168,7 +169,7 @@ class ManyRuns:
         nones = NoneCheck(self._calls, self._graph_name)
         try:
             with _trigger_span(self._calls, self._graph_name) as span:
-                async with aclosing(_parts(_entries(runs, _trace(span), nones))) as parts:
+                async with aclosing(_parts(runs, _trace(span), nones)) as parts:
                     # A list without runs, or with a mistake in the first ones, needs no state manager.
                     if (first := await anext(parts, None)) is not None:
                         if isinstance(runs, Sequence) and len(first) < len(runs):
@@ -259,9 +260,9 @@ class ManyRuns:
                     yield entry
 
     def _refuse_keys(self, part: Sequence[_Entry]) -> None:
-        if any(entry.run.key is not None for entry in part):
+        if any("key" in entry.request for entry in part):
             self._calls.refuse_v0(NO_KEYS)
-        if any(entry.run.in_order for entry in part):
+        if any(ORDERED & entry.request.keys() for entry in part):
             self._calls.refuse_v0(NO_ORDER)
 
     async def _start_part(self, part: Sequence[_Entry]) -> None:
@@ -277,7 +278,7 @@ class ManyRuns:
 
     async def _start_one(self, entry: _Entry) -> None:
         try:
-            reply = await _start(self._calls, self._graph_name, entry.run.request())
+            reply = await _start(self._calls, self._graph_name, entry.request)
         except ManagerUnavailable:
             self._unknown += 1
             raise
@@ -307,35 +308,25 @@ class ManyRuns:
             error.add_note(f"trigger_many: {text}")
 
 
-async def _entries(runs: NewRuns, trace: Mapping[str, str], nones: NoneCheck) -> AsyncGenerator[_Entry]:
-    index = 0
-    async with aclosing(_each_of(runs)) as each:
-        async for item in each:
-            run = run_of(index, item)
-            try:
-                request = run.request()
-                entry = _Entry(index, run, encode({**request, **trace}))
-            except NotJson as error:
-                raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
-            except ConfigurationError as error:
-                raise named(index, error) from None
-            if problems := await nones.problems(request["inputs"]):
-                raise RequestRefused(f"runs[{index}]: {'; '.join(problems)}")
-            yield entry
-            index += 1
-
-
-async def _parts(entries: AsyncGenerator[_Entry]) -> AsyncGenerator[list[_Entry]]:
+async def _parts(runs: NewRuns, trace: Mapping[str, str], nones: NoneCheck) -> AsyncGenerator[list[_Entry]]:
     """Yield the runs in parts, each for one request."""
     part: list[_Entry] = []
-    size = 0
-    async with aclosing(entries):
-        async for entry in entries:
-            if part and size + len(entry.content) > MAX_BYTES:
+    index = size = 0
+    async with aclosing(_each_of(runs)) as each:
+        async for item in each:
+            request = request_of(index, item)
+            try:
+                content = encode({**request, **trace} if trace else request)
+            except NotJson as error:
+                raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
+            if problems := await nones.problems(request.get("inputs", {})):
+                raise RequestRefused(f"runs[{index}]: {'; '.join(problems)}")
+            if part and size + len(content) > MAX_BYTES:
                 yield part
                 part, size = [], 0
-            part.append(entry)
-            size += len(entry.content)
+            part.append(_Entry(index, request, content))
+            size += len(content)
+            index += 1
             if len(part) == MAX_BATCH:
                 yield part
                 part, size = [], 0
