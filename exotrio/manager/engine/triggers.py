@@ -82,8 +82,7 @@ class NewRun:
         return sha256(to_json([sorted(self.inputs.items()), sorted(self.store.items())])).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """The run that a request is about, and whether that request created it."""
 
     run_id: str
