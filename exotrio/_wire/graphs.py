@@ -4,8 +4,8 @@ The rules of the fields are those of ``exotrio.graph``, which users declare grap
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -161,39 +161,16 @@ class GraphBody(Body):
     @classmethod
     def of(cls, graph: Graph) -> Self:
         """Return a graph that was declared in Python as the body of an upsert."""
-        return cls.of_parts(
-            graph.nodes,
-            graph.secrets,
-            graph.retry_policy,
-            graph.store_config,
-            graph.triggers,
-            graph.limits or None,
-            graph.on_failure,
-            graph.version,
-            graph.outputs or None,
-        )
+        parts = {name: getattr(graph, name) for name in cls.model_fields}
+        return cls.of_parts(**{name: part for name, part in parts.items() if part or name not in _EXTENSIONS})
 
     @classmethod
     def of_parts(
-        cls,
-        nodes: Sequence[GraphNodeModel],
-        secrets: Mapping[str, str],
-        retry_policy: RetryPolicyModel | None = None,
-        store_config: StoreConfigModel | None = None,
-        triggers: Sequence[CronTrigger] | None = None,
-        limits: Sequence[LimitModel] | None = None,
-        on_failure: str | None = None,
-        version: str | None = None,
-        outputs: Mapping[str, Sequence[str]] | None = None,
+        cls, *, nodes: Sequence[GraphNodeModel], triggers: Sequence[CronTrigger] | None = None, **parts: Any
     ) -> Self:
-        """Return the body of an upsert; fields for None are unset."""
-        options: dict[str, Any] = {}
-        if retry_policy is not None:
-            options["retry_policy"] = retry_policy
-        if store_config is not None:
-            options["store_config"] = store_config
+        """Return the body of an upsert that has these fields."""
         if triggers is not None:
-            options["triggers"] = [
+            parts["triggers"] = [
                 TriggerModel(
                     type="CRON",
                     value=CronTriggerValue(
@@ -204,19 +181,7 @@ class GraphBody(Body):
                 )
                 for each in triggers
             ]
-        if limits is not None:
-            options["limits"] = limits
-        if outputs is not None:
-            options["outputs"] = outputs
-        if on_failure is not None:
-            options["on_failure"] = on_failure
-        if version is not None:
-            options["version"] = version
-        return cls(
-            secrets=cast("dict[str, str]", secrets),
-            nodes=[PlaceModel(**dict(node)) for node in nodes],
-            **options,
-        )
+        return cls(nodes=[PlaceModel(**dict(node)) for node in nodes], **parts)
 
     @property
     def schedules(self) -> dict[str, Priority]:

@@ -8,9 +8,6 @@ from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
 from exotrio.client._calls import checked_query
 from exotrio.client._events import EventCalls
 
-_WHAT = "the record of changes cannot be listed"
-_INSTEAD = "see the log of a proxy in front of it"
-
 
 class AuditCalls(EventCalls):
     """What ``StateManager`` has for the record of changes."""
@@ -53,7 +50,7 @@ class AuditCalls(EventCalls):
             limit=limit,
             before=before,
         )
-        return await self._calls.fetch_native(ChangePage, "GET", ("changes",), _WHAT, _INSTEAD, query)
+        return await self._calls.fetch_native(ChangePage, "GET", ("changes",), query)
 
     async def audit(
         self,
@@ -93,4 +90,4 @@ class AuditCalls(EventCalls):
             limit=limit,
             before=before,
         )
-        return await self._calls.fetch_native(ChangePage, "GET", AUDIT_PATH, _WHAT, _INSTEAD, query)
+        return await self._calls.fetch_native(ChangePage, "GET", AUDIT_PATH, query)

@@ -31,11 +31,7 @@ async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
         async def fetch() -> int:
             return await calls.http.download(BACKUP_PATH, write, timeout=COPY_TIMEOUT, media_type=BACKUP_TYPE)
 
-        size = await calls.native_only(
-            lambda: calls.repeat(fetch, sent=False),
-            "no backup can be fetched",
-            "back up the database it uses",
-        )
+        size = await calls.native_only(lambda: calls.repeat(fetch, sent=False), f"GET {BACKUP_PATH}")
         await anyio.to_thread.run_sync(_sync_and_check, file, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
         return size

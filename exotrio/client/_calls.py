@@ -93,25 +93,21 @@ class Calls:
         model: type[M],
         method: str,
         path: str | Sequence[str],
-        what: str,
-        instead: str = "",
         query: BaseModel | None = None,
         **options: Unpack[Options],
     ) -> M:
-        """Make an idempotent request to the native API.
-
-        Args:
-            path: What is below the namespace, in segments; or the whole path.
-            what, instead: As in ``refuse_v0``.
-        """
+        """Make an idempotent request to the native API; ``path`` is what is below the namespace, in segments,
+        or the whole path."""
         whole = with_query(path, query) if isinstance(path, str) else self.native(*path, query=query)
-        return await self.native_only(lambda: self.fetch(model, method, whole, **options), what, instead)
+        return await self.native_only(
+            lambda: self.fetch(model, method, whole, **options), f"{method} {whole}"
+        )
 
-    async def native_only(self, native: Callable[[], Awaitable[T]], what: str, instead: str = "") -> T:
+    async def native_only(self, native: Callable[[], Awaitable[T]], what: str) -> T:
         """Make a native call; raise RequestRefused if the server lacks it, as ``refuse_v0`` does."""
 
         async def otherwise() -> Never:
-            self.refuse_v0(what, instead)
+            self.refuse_v0(what)
 
         try:
             return await self.prefer_native(native, otherwise)
@@ -125,7 +121,7 @@ class Calls:
         """Raise the error of a call that needs the native API.
 
         Args:
-            what: What cannot be done, as a sentence.
+            what: What cannot be done, as a sentence; or the request.
             instead: What the user can do instead.
         """
         raise RequestRefused(

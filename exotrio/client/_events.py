@@ -43,8 +43,7 @@ class EventCalls(LimitCalls):
         """
         body = checked_query(EventRequest, name=name, value=texts_of("fields of the event", value))
         path = "run", await self._id_of(run), "events"
-        what = f"the event {name!r} cannot be sent"
-        return await self._calls.fetch_native(SentEvent, "POST", path, what, body=body)
+        return await self._calls.fetch_native(SentEvent, "POST", path, body=body)
 
     async def events(self, run: str) -> RunEvents:
         """Return the events that were sent to a run, and what its states wait for. Needs our server.
@@ -59,9 +58,8 @@ class EventCalls(LimitCalls):
             NotFound: there is no such run.
             ConfigurationError: runs of several graphs have this key.
         """
-        what = f"the events of the run {run} cannot be read"
         path = "run", await self._id_of(run), "events"
-        return await self._calls.fetch_native(RunEvents, "GET", path, what)
+        return await self._calls.fetch_native(RunEvents, "GET", path)
 
     async def event_link(
         self,
@@ -105,8 +103,7 @@ class EventCalls(LimitCalls):
             EventLinkRequest, name=name, value=texts_of("fields of the event", value), until=until
         )
         path = "run", await self._id_of(run), "event-link"
-        what = f"no link to the run {run} can be made"
-        link = await self._calls.fetch_native(EventLinkReply, "POST", path, what, body=body)
+        link = await self._calls.fetch_native(EventLinkReply, "POST", path, body=body)
         return f"{base.rstrip('/')}{link.path}"
 
     async def _id_of(self, run: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -26,7 +26,6 @@ from exotrio._wire.vocabulary import (
 )
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
-from exotrio.graph import CronTrigger, GraphNodeModel, LimitModel, RetryPolicyModel, StoreConfigModel
 
 REFUSED = frozenset({400, 422})
 """Statuses for a graph that breaks rules."""
@@ -147,27 +146,14 @@ async def _put(
 # -- what is sent, and what answers mean
 
 
-def graph_body(
-    name: str,
-    nodes: Sequence[GraphNodeModel],
-    secrets: Mapping[str, str],
-    retry_policy: RetryPolicyModel | None,
-    store_config: StoreConfigModel | None,
-    triggers: Sequence[CronTrigger] | None,
-    limits: Sequence[LimitModel] | None = None,
-    on_failure: str | None = None,
-    version: str | None = None,
-    outputs: Mapping[str, Sequence[str]] | None = None,
-) -> GraphBody:
-    """Return the body of an upsert.
+def graph_body(name: str, parts: Mapping[str, Any]) -> GraphBody:
+    """Return the body of an upsert of a graph that has these parts.
 
     Raises:
         GraphInvalid: the state manager would refuse it; ``problems`` names each reason with its place.
     """
     try:
-        return GraphBody.of_parts(
-            nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version, outputs
-        )
+        return GraphBody.of_parts(**parts)
     except ValidationError as error:
         raise GraphInvalid(f"graph {name!r} is invalid", readable_errors(error)) from None  # values: secrets
 

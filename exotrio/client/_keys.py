@@ -12,9 +12,6 @@ from exotrio._wire.keys import KEYS_PATH, KeyInfo, KeyList, NewKey, make_key
 from exotrio.client._audit import AuditCalls
 from exotrio.errors import ConfigurationError
 
-_WHAT = "there are no named keys"
-_INSTEAD = "use its only key"
-
 
 class AddedKey(KeyInfo):
     """A key that was added, with its text, which no state manager has."""
@@ -31,7 +28,7 @@ class KeyCalls(AuditCalls):
         Returns:
             ``keys``, and ``held_by_root``: how many states runtimes hold by the root key.
         """
-        return await self._calls.fetch_native(KeyList, "GET", KEYS_PATH, _WHAT, _INSTEAD)
+        return await self._calls.fetch_native(KeyList, "GET", KEYS_PATH)
 
     async def add_key(self, name: str, scopes: Sequence[str], *, expires: float | None = None) -> AddedKey:
         """Add a key, which may do what its scopes say. Needs our server.
@@ -66,7 +63,7 @@ class KeyCalls(AuditCalls):
             problems = readable_errors(error) if isinstance(error, ValidationError) else [str(error)]
             raise ConfigurationError(f"key {name!r} cannot be added", problems) from None
         path = f"{KEYS_PATH}/{made.id}"
-        added = await self._calls.fetch_native(KeyInfo, "PUT", path, _WHAT, _INSTEAD, body=body)
+        added = await self._calls.fetch_native(KeyInfo, "PUT", path, body=body)
         return AddedKey.model_construct(**dict(added), text=made.text)
 
     async def revoke_key(self, name_or_id: str) -> list[KeyInfo]:
@@ -81,4 +78,4 @@ class KeyCalls(AuditCalls):
             It may have been revoked all the same.
         """
         path = f"{KEYS_PATH}/{quote(name_or_id, safe='')}"
-        return (await self._calls.fetch_native(KeyList, "DELETE", path, _WHAT, _INSTEAD)).keys
+        return (await self._calls.fetch_native(KeyList, "DELETE", path)).keys

@@ -13,7 +13,6 @@ from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
 
 Unlimited = Literal["unlimited"]
-_INSTEAD = "give the nodes a concurrency, which is for one runtime"
 
 
 class LimitCalls(StateCalls):
@@ -21,13 +20,11 @@ class LimitCalls(StateCalls):
 
     async def limits(self) -> list[LimitInfo]:
         """Return the limits of the namespace, by name. Needs our server."""
-        what = "limits cannot be listed"
-        return (await self._calls.fetch_native(LimitList, "GET", ("limits",), what, _INSTEAD)).limits
+        return (await self._calls.fetch_native(LimitList, "GET", ("limits",))).limits
 
     async def limit(self, name: str) -> LimitDetail:
         """Return a limit with the states that hold it, and how many wait, by key. Needs our server."""
-        what = f"limit {name!r} cannot be shown"
-        return await self._calls.fetch_native(LimitDetail, "GET", ("limit", _named(name)), what, _INSTEAD)
+        return await self._calls.fetch_native(LimitDetail, "GET", ("limit", _named(name)))
 
     async def set_limit(
         self,
@@ -68,14 +65,8 @@ class LimitCalls(StateCalls):
             body = LimitChange.model_validate(change)
         except ValidationError as error:
             raise ConfigurationError(f"limit {name!r} cannot be set", readable_errors(error)) from None
-        return await self._calls.fetch_native(
-            LimitDetail,
-            "PUT",
-            ("limit", _named(name)),
-            f"limit {name!r} cannot be set",
-            _INSTEAD,
-            body=body.model_dump(mode="json", exclude_unset=True),
-        )
+        changed = body.model_dump(mode="json", exclude_unset=True)
+        return await self._calls.fetch_native(LimitDetail, "PUT", ("limit", _named(name)), body=changed)
 
     async def remove_limit(self, name: str, *, force: bool = False) -> list[str]:
         """Delete a limit. Needs our server.
@@ -94,15 +85,8 @@ class LimitCalls(StateCalls):
         Cancellation:
             It may have been deleted all the same.
         """
-        removed = await self._calls.fetch_native(
-            RemovedLimit,
-            "DELETE",
-            ("limit", _named(name)),
-            f"limit {name!r} cannot be deleted",
-            "store the graphs without it",
-            DeletionOfLimit(force=force),
-        )
-        return removed.graphs
+        path, query = ("limit", _named(name)), DeletionOfLimit(force=force)
+        return (await self._calls.fetch_native(RemovedLimit, "DELETE", path, query)).graphs
 
 
 def _named(name: str) -> str:

@@ -15,10 +15,7 @@ class ReleaseCalls(KeyCalls):
         Nothing is changed. ``python -m exotrio graph check FILE --against-runs`` calls this for the Runtimes
         of a file.
         """
-        what, instead = "runs in flight cannot be compared with a release", "let them end first"
-        return await self._calls.fetch_native(
-            ReleaseCheck, "POST", ("release", "check"), what, instead, body=release
-        )
+        return await self._calls.fetch_native(ReleaseCheck, "POST", ("release", "check"), body=release)
 
     async def versions(self) -> list[VersionInfo]:
         """Return the versions of code that a live runtime has or something needs. Needs our server.
@@ -27,5 +24,4 @@ class ReleaseCalls(KeyCalls):
             The version with the oldest pinned run first. Runtimes of one that is not ``needed`` may be
             stopped.
         """
-        what = "versions of code are not known"
-        return (await self._calls.fetch_native(VersionList, "GET", ("versions",), what)).versions
+        return (await self._calls.fetch_native(VersionList, "GET", ("versions",))).versions

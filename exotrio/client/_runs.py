@@ -119,9 +119,7 @@ class RunCalls(StockCalls):
         query = checked_query(
             RunsQuery, graph=graph, status=status, since=since, key=key, limit=limit, before=before
         )
-        return await self._calls.fetch_native(
-            RunPage, "GET", ("runs",), "runs cannot be searched", "page through runs()", query
-        )
+        return await self._calls.fetch_native(RunPage, "GET", ("runs",), query)
 
     async def run(self, run_id: str) -> RunGraph:
         """Return the states of a run and how they follow each other.
@@ -200,13 +198,7 @@ class RunCalls(StockCalls):
         Cancellation:
             The run may have been cancelled all the same.
         """
-        return await self._calls.fetch_native(
-            Run,
-            "POST",
-            ("run", run_id, "cancel"),
-            f"the run {run_id} cannot be cancelled",
-            "stop the runtimes that run its nodes",
-        )
+        return await self._calls.fetch_native(Run, "POST", ("run", run_id, "cancel"))
 
     async def set_priority(self, run_id: str, priority: str) -> Run:
         """Change the priority of a run, ``"high"``, ``"normal"`` or ``"low"``: its waiting states are moved.
@@ -224,8 +216,8 @@ class RunCalls(StockCalls):
         """
         if priority not in {*Priority}:
             raise ConfigurationError(f"the priority {priority!r} is not one of: {', '.join(Priority)}")
-        path, what = ("run", run_id, "priority"), f"the priority of the run {run_id} cannot be changed"
-        return await self._calls.fetch_native(Run, "POST", path, what, body={"priority": priority})
+        path = ("run", run_id, "priority")
+        return await self._calls.fetch_native(Run, "POST", path, body={"priority": priority})
 
     async def repin(self, run_id: str, *, to: str) -> Repinned:
         """Let a run need another version of the code, after a check that what it has ahead fits that.
@@ -246,8 +238,8 @@ class RunCalls(StockCalls):
         Cancellation:
             The run may have been moved all the same.
         """
-        path, what = ("run", run_id, "repin"), f"the run {run_id} cannot need another version"
-        return await self._calls.fetch_native(Repinned, "POST", path, what, body={"version": to})
+        path = ("run", run_id, "repin")
+        return await self._calls.fetch_native(Repinned, "POST", path, body={"version": to})
 
     async def repin_version(self, version: str, *, to: str) -> RepinnedRuns:
         """Do what ``repin`` does for all runs in flight of a version, each for itself.
@@ -259,10 +251,10 @@ class RunCalls(StockCalls):
             Some may have been moved; a repeated call goes on.
         """
         all_runs, after = RepinnedRuns(repinned=[], refused=[]), 0
-        path, what = ("version", version, "repin"), f"runs of version {version!r} cannot need another one"
+        path = ("version", version, "repin")
         while True:
             body = {"version": to, "after": after}
-            part = await self._calls.fetch_native(RepinnedRuns, "POST", path, what, body=body)
+            part = await self._calls.fetch_native(RepinnedRuns, "POST", path, body=body)
             all_runs.repinned += part.repinned
             all_runs.refused += part.refused
             if part.next is None:
@@ -294,9 +286,7 @@ class RunCalls(StockCalls):
             await self._calls.http.download(path, keep, timeout=EXPORT_TIMEOUT, media_type=EXPORT_TYPE)
             return b"".join(chunks)
 
-        return await self._calls.native_only(
-            lambda: self._calls.repeat(fetch), f"the run {run_id} cannot be exported"
-        )
+        return await self._calls.native_only(lambda: self._calls.repeat(fetch), f"GET {path}")
 
     async def _status(self, run_id: str, wait: float = 0.0, pause: float = 0.0) -> Run:
         """Return the status of a run: after ``wait`` seconds, or as soon as it has ended.

@@ -36,8 +36,6 @@ DELETION_TIMEOUT = 120.0
 DAY = 86_400.0
 TASKS_POLL = 0.25
 """Seconds between two requests for a task tree."""
-_PAUSED = {"node": "the node", "graph": "the schedule of graph"}
-_INSTEAD = {"node": "drain the runtimes that have it", "graph": "store the graph without its triggers"}
 
 
 class StateManager(ReleaseCalls):
@@ -142,8 +140,7 @@ class StateManager(ReleaseCalls):
                     namespace=calls.namespace, graph_name=graph_name, deleted_runs=0, cancelled_runs=0
                 )
 
-        what = "graphs cannot be deleted"
-        return await calls.native_only(lambda: calls.repeat(ask), what, "leave the graph unused")
+        return await calls.native_only(lambda: calls.repeat(ask), f"DELETE {path}")
 
     async def overview(self, *, runs: int = 10) -> Overview:
         """Return what happens in the namespace: counts of states, nodes, runtimes and the newest runs.
@@ -154,8 +151,7 @@ class StateManager(ReleaseCalls):
             runs: How many of the newest runs, up to 100.
         """
         query = checked_query(OverviewQuery, runs=runs)
-        what = "no overview can be shown"
-        return await self._calls.fetch_native(Overview, "GET", ("overview",), what, query=query)
+        return await self._calls.fetch_native(Overview, "GET", ("overview",), query)
 
     async def depth(self, *, limit: int = DEFAULT_DEPTH) -> dict[str, int]:
         """Return how many states of each registered node wait, also those not due yet. Needs our server.
@@ -165,22 +161,22 @@ class StateManager(ReleaseCalls):
         Args:
             limit: States of one node that are counted, up to 100,000. Defaults to 10,000.
         """
-        query, what = checked_query(DepthQuery, limit=limit), "waiting states cannot be counted"
-        return (await self._calls.fetch_native(QueueDepth, "GET", ("depth",), what, query=query)).nodes
+        query = checked_query(DepthQuery, limit=limit)
+        return (await self._calls.fetch_native(QueueDepth, "GET", ("depth",), query)).nodes
 
     async def checkup(self) -> Checkup:
         """Return the condition of the state manager: claims by node, lost leases, database, clock.
 
         Needs our server.
         """
-        return await self._calls.fetch_native(Checkup, "GET", ("checkup",), "no checkup can be made")
+        return await self._calls.fetch_native(Checkup, "GET", ("checkup",))
 
     async def workers(self) -> RuntimeList:
         """Return the runtimes of the namespace, and the clients that claim through v0. Needs our server.
 
         Those that sent a request in the last ten minutes are listed, and those that stopped in the last one.
         """
-        return await self._calls.fetch_native(RuntimeList, "GET", ("workers",), "runtimes cannot be listed")
+        return await self._calls.fetch_native(RuntimeList, "GET", ("workers",))
 
     async def stops(self, *, within: float = DAY) -> StopList:
         """Return how the runtimes ended that stopped, or vanished, a while ago. Needs our server.
@@ -195,9 +191,7 @@ class StateManager(ReleaseCalls):
             The receipts, the latest first. ``total`` sums them up, and ``text()`` of that is one line.
         """
         query = checked_query(StopsQuery, within_ms=to_ms(within) if math.isfinite(within) else within)
-        return await self._calls.fetch_native(
-            StopList, "GET", ("stops",), "stops cannot be listed", "see the logs of the runtimes", query=query
-        )
+        return await self._calls.fetch_native(StopList, "GET", ("stops",), query)
 
     async def drain(self, worker_id: str) -> None:
         """Drain a runtime: it claims no more states, lets running nodes end, releases the rest, and stops.
@@ -211,13 +205,7 @@ class StateManager(ReleaseCalls):
         Cancellation:
             The command may have been sent all the same.
         """
-        await self._calls.fetch_native(
-            CommandReply,
-            "POST",
-            ("worker", worker_id, "drain"),
-            f"the runtime {worker_id} cannot be drained from here",
-            "send its process SIGTERM",
-        )
+        await self._calls.fetch_native(CommandReply, "POST", ("worker", worker_id, "drain"))
 
     async def pause_node(self, name: str) -> datetime:
         """Pause a node: its states are not claimed, natively or through v0, until ``resume_node``.
@@ -270,8 +258,7 @@ class StateManager(ReleaseCalls):
         return paused_at
 
     async def _change(self, what: str, name: str, do: str) -> PauseReply:
-        refusal = f"{_PAUSED[what]} {name!r} cannot be {do}d"
-        return await self._calls.fetch_native(PauseReply, "POST", (what, name, do), refusal, _INSTEAD[what])
+        return await self._calls.fetch_native(PauseReply, "POST", (what, name, do))
 
     async def tasks(self, worker_id: str, *, timeout: float = 60.0) -> str:
         """Return the tree of a runtime's tasks as text, with the lines of code where each task waits.
@@ -290,9 +277,8 @@ class StateManager(ReleaseCalls):
             Safe; the runtime may still send the tree.
         """
         segments = ("worker", worker_id, "tasks")
-        what = f"the tasks of runtime {worker_id} cannot be seen"
         with event_loop().fail_after(timeout):
-            await self._calls.fetch_native(CommandReply, "POST", segments, what, "see its --health-port")
+            await self._calls.fetch_native(CommandReply, "POST", segments)
             while True:
                 reply = await self._calls.fetch(TasksReply, "GET", self._calls.native(*segments))
                 if not reply.asked and reply.tasks is not None:
@@ -304,8 +290,7 @@ class StateManager(ReleaseCalls):
 
         Needs our server, at a URI. The browser that opens the address first may do all that the key allows.
         """
-        what = "no browser can be signed in"
-        link = await self._calls.fetch_native(SignInLink, "POST", SIGN_IN_PATH, what, "sign in with the key")
+        link = await self._calls.fetch_native(SignInLink, "POST", SIGN_IN_PATH)
         return f"{self._calls.http.endpoint.uri}{link.path}"
 
     async def backup(self, path: str | Path, *, overwrite: bool = False) -> int:

@@ -146,13 +146,7 @@ class StateCalls(RunCalls):
         The history has the last claim and who holds the state now; lost leases, releases and other events;
         and all attempts.
         """
-        return await self._calls.fetch_native(
-            StateHistory,
-            "GET",
-            ("state", state_id),
-            f"the state {state_id} cannot be found by its id alone",
-            "use state() with its graph and run",
-        )
+        return await self._calls.fetch_native(StateHistory, "GET", ("state", state_id))
 
     async def manual_retry(
         self, state_id: str, fanout_id: str | None = None, *, from_beginning: bool = False

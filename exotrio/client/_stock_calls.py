@@ -205,27 +205,26 @@ class StockCalls:
         Cancellation:
             The graph may have been replaced all the same.
         """
+        parts: dict[str, Any] = {
+            "nodes": graph_nodes,
+            "secrets": secrets,
+            "retry_policy": retry_policy,
+            "store_config": store_config,
+            "triggers": triggers,
+            "limits": limits,
+            "on_failure": on_failure,
+            "version": version,
+            "outputs": outputs,
+        }
+        parts = {name: part for name, part in parts.items() if part is not None}
         if isinstance(graph_name, Graph):
-            parts = (graph_nodes, secrets, retry_policy, store_config, triggers, limits, on_failure, version)
-            if any(part is not None for part in (*parts, outputs)):
+            if parts:
                 raise TypeError("a Graph holds its nodes, secrets, policy and all else: pass it alone")
             name, body = graph_name.name, GraphBody.of(graph_name)
         elif graph_nodes is None or secrets is None:
             raise TypeError("upsert_graph needs a Graph, or a name with graph_nodes and secrets")
         else:
-            name = graph_name
-            body = _graphs.graph_body(
-                name,
-                graph_nodes,
-                secrets,
-                retry_policy,
-                store_config,
-                triggers,
-                limits,
-                on_failure,
-                version,
-                outputs,
-            )
+            name, body = graph_name, _graphs.graph_body(graph_name, parts)
         return await self._upsert(name, body, validation_timeout, polling_interval)
 
     async def _upsert(
