@@ -51,17 +51,8 @@ def create_api(
     """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
     table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
-        table += [
-            *routes_of(Native(service)),
-            *routes_of(Runs(service)),
-            *routes_of(Inspection(service)),
-            *routes_of(Events(service)),
-            *routes_of(Limits(service.store)),
-            *routes_of(Audit(service.store)),
-            *routes_of(Backups(service)),
-            *routes_of(KeyRoutes(service)),
-            *routes_of(Releases(service)),
-        ]
+        each = (Native, Runs, Inspection, Events, Limits, Audit, Backups, KeyRoutes, Releases)
+        table += [route for endpoints in each for route in routes_of(endpoints(service))]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))
     return Api(table, BodyReader(service, max_body))

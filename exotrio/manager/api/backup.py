@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from exotrio._util.words import bytes_text
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import ADMIN, Endpoints, get
 from exotrio.manager.engine.managers import keep_backup
-from exotrio.manager.rules.access import Caller, Permission
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.security.access import EndsWithKey
 from exotrio.manager.service import Service
@@ -31,15 +31,12 @@ SLOW_AFTER = 10.0
 logger = logging.getLogger("exotrio.manager.http")
 
 
-class Backups:
-    """The route that sends a backup."""
-
+class Backups(Endpoints):
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
+        super().__init__(service)
         self._slot = _Slot()
 
-    @ApiRoute("GET", BACKUP_PATH, "Send a copy of the database", BACKUP_TYPE, needs=Permission.ADMIN)
+    @get(BACKUP_PATH, "Send a copy of the database", ADMIN, BACKUP_TYPE)
     async def backup(self, caller: Caller) -> Response:
         return EndsWithKey(_BackupReply(self._store, self._slot, caller))
 

@@ -13,33 +13,26 @@ from exotrio._wire.events import (
     RunEvents,
     SentEvent,
 )
-from exotrio._wire.vocabulary import NATIVE_ROOT
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import GRAPHS, NS, READ, Endpoints, get, post
 from exotrio.manager.engine import sending
 from exotrio.manager.engine.event_links import make_event_link
 from exotrio.manager.queries.events import show_events
-from exotrio.manager.rules.access import Caller, Permission
-from exotrio.manager.service import Service
+from exotrio.manager.rules.access import Caller
 
-RUN = NATIVE_ROOT + "/namespace/{namespace}/run/{run_id}"
-EVENTS, LINK = f"{RUN}/events", f"{RUN}/event-link"
+RUN = NS + "/run/{run_id}"
 
 
-class Events:
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
-
-    @ApiRoute("POST", EVENTS, "Send an event to a run", SentEvent, needs=Permission.GRAPHS)
+class Events(Endpoints):
+    @post(RUN + "/events", "Send an event to a run", GRAPHS, SentEvent)
     async def send(self, caller: Caller, namespace: str, run_id: str, body: EventRequest) -> object:
         sent = await self._store.write_as(caller, sending.send, namespace, run_id, body.name, body.value)
         return SentEvent(run_id=run_id, name=body.name, **asdict(sent))
 
-    @ApiRoute("GET", EVENTS, "Show events, and what the run waits for", RunEvents, needs=Permission.READ)
+    @get(RUN + "/events", "Show events, and what the run waits for", READ, RunEvents)
     async def show(self, namespace: str, run_id: str) -> object:
         return await self._store.read_with_deadline(show_events, namespace, run_id)
 
-    @ApiRoute("POST", LINK, "Make a link that sends one event", EventLinkReply, needs=Permission.GRAPHS)
+    @post(RUN + "/event-link", "Make a link that sends one event", GRAPHS, EventLinkReply)
     async def make_link(self, caller: Caller, namespace: str, run_id: str, body: EventLinkRequest) -> object:
         until, cipher = moment_ms(body.until), self._service.cipher
         link = await self._store.write_as(

@@ -6,33 +6,26 @@ import re
 
 from exotrio._wire.keys import KEY_ID, KEYS_PATH, KeyInfo, KeyList, NewKey
 from exotrio.manager.api.json import unprocessable
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import ADMIN, Endpoints, delete, get, put
 from exotrio.manager.engine import keys
-from exotrio.manager.rules.access import Caller, Permission
-from exotrio.manager.service import Service
+from exotrio.manager.rules.access import Caller
 
 
-class KeyRoutes:
-    def __init__(self, service: Service) -> None:
-        self._store = service.store
-        self._keys = service.keys
-
-    @ApiRoute("GET", KEYS_PATH, "List named keys", KeyList, needs=Permission.ADMIN)
+class KeyRoutes(Endpoints):
+    @get(KEYS_PATH, "List named keys", ADMIN, KeyList)
     async def list(self) -> object:
         return await self._store.read_with_deadline(keys.show_keys)
 
-    @ApiRoute("PUT", KEYS_PATH + "/{key}", "Add a named key", KeyInfo, needs=Permission.ADMIN)
+    @put(KEYS_PATH + "/{key}", "Add a named key", ADMIN, KeyInfo)
     async def add(self, caller: Caller, key: str, body: NewKey) -> object:
         if not re.fullmatch(KEY_ID, key):
             raise unprocessable("value_error", ["path", "key"], "eight lower-case letters or digits", key)
         added = await self._store.write_as(caller, keys.add_key, key, body)
-        await self._keys.read_again()
+        await self._service.keys.read_again()
         return added
 
-    @ApiRoute(
-        "DELETE", KEYS_PATH + "/{key}", "Revoke a key, or all of a name", KeyList, needs=Permission.ADMIN
-    )
+    @delete(KEYS_PATH + "/{key}", "Revoke a key, or all of a name", ADMIN, KeyList)
     async def revoke(self, caller: Caller, key: str) -> object:
         revoked = await self._store.write_as(caller, keys.revoke_keys, key)
-        await self._keys.read_again()
+        await self._service.keys.read_again()
         return KeyList(keys=revoked)

@@ -39,11 +39,9 @@ from exotrio.manager.api.json import (
     reply,
     unprocessable,
 )
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import ANY_KEY, NS, RUNTIME, Endpoints, get, post
 from exotrio.manager.engine import claims, leases, outcomes, releases, workers
-from exotrio.manager.rules.access import Permission
 from exotrio.manager.security.access import LOCAL, owner_of, while_valid
-from exotrio.manager.service import Service
 
 T = TypeVar("T")
 
@@ -62,19 +60,14 @@ CAPABILITIES = (
     ORDER,
     VERSIONS,
 )
-NS = NATIVE_ROOT + "/namespace/{namespace}"
 
 
-class Native:
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
-
-    @ApiRoute("GET", NATIVE_ROOT, "Say which native API this is", native.Discovery, needs=Permission.ANY_KEY)
+class Native(Endpoints):
+    @get(NATIVE_ROOT, "Say which native API this is", ANY_KEY, native.Discovery)
     async def discover(self) -> object:
         return {"version": NATIVE_VERSION, "capabilities": CAPABILITIES}
 
-    @ApiRoute("POST", NS + "/claim", "Claim states under a lease", needs=Permission.RUNTIME)
+    @post(NS + "/claim", "Claim states under a lease", RUNTIME)
     async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
         claimed = await self._claim_or_wait(request, namespace, body)
         answer = self._claim_reply(claimed)
@@ -130,13 +123,12 @@ class Native:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    @ApiRoute(
-        "POST",
+    @post(
         NS + "/outcomes",
         "Report outcomes, and claim more states",
+        RUNTIME,
         native.ItemsReply,
         body=list[native.OutcomeItem | native.ClaimItem],
-        needs=Permission.RUNTIME,
     )
     async def record(self, request: Request, namespace: str) -> Response:
         items, claim = await body_reader(request).parse(request, _read_outcomes)
@@ -162,7 +154,7 @@ class Native:
         answers = [item if isinstance(item, native.ItemReply) else next(in_order) for item in items]
         return reply({"items": answers}) if claim is None else self._claim_reply(claimed, items=answers)
 
-    @ApiRoute("POST", NS + "/release", "Hand states back", native.ItemsReply, needs=Permission.RUNTIME)
+    @post(NS + "/release", "Hand states back", RUNTIME, native.ItemsReply)
     async def release(self, request: Request, namespace: str, body: native.ReleaseRequest) -> object:
         if (body.states is None) == (body.claim_id is None):
             raise unprocessable("value_error", ["body"], "give states or claim_id")
@@ -178,7 +170,7 @@ class Native:
             )
         return {"items": items}
 
-    @ApiRoute("POST", NS + "/heartbeat", "Renew leases", heartbeats.HeartbeatReply, needs=Permission.RUNTIME)
+    @post(NS + "/heartbeat", "Renew leases", RUNTIME, heartbeats.HeartbeatReply)
     async def heartbeat(self, request: Request, namespace: str, body: heartbeats.HeartbeatRequest) -> object:
         terms, now = self._service.terms, self._service.monotonic()
         manager = self._service.manager if LOCAL in request.scope else None

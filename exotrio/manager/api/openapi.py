@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from exotrio._wire.vocabulary import KEY_HEADER, NATIVE_VERSION
-from exotrio.manager.api.routing import ApiRoute, routes_of
+from exotrio.manager.api.routing import OPEN, ApiRoute, get, routes_of
 from exotrio.manager.rules.access import IN_NAMESPACE, Permission
 from exotrio.manager.service import Service
 
@@ -36,11 +36,11 @@ class Descriptions:
         self._guide = guide
         self._made: tuple[Response, Response] | None = None
 
-    @ApiRoute("GET", "/openapi.json", "This description", needs=Permission.OPEN)
+    @get("/openapi.json", "This description", OPEN)
     async def document(self) -> Response:
         return (await self._make_once())[0]
 
-    @ApiRoute("GET", "/docs", "This description as a page", "text/html", needs=Permission.OPEN)
+    @get("/docs", "This description as a page", OPEN, "text/html")
     async def page(self) -> Response:
         return (await self._make_once())[1]
 

@@ -13,7 +13,7 @@ from exotrio._httpd import stopping_event
 from exotrio._wire.operations import SIGN_IN_PATH, SignInLink
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
-from exotrio.manager.api.routing import ApiRoute, routes_of
+from exotrio.manager.api.routing import ADMIN, OPEN, ApiRoute, get, post, routes_of
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.store.port import Replaced, Store
 
@@ -40,7 +40,7 @@ class SignInLinks:
     def __init__(self, make_sign_in_link: Callable[..., Awaitable[str]]) -> None:
         self._make_sign_in_link = make_sign_in_link
 
-    @ApiRoute("POST", SIGN_IN_PATH, "Let a browser sign in, once", SignInLink, needs=Permission.ADMIN)
+    @post(SIGN_IN_PATH, "Let a browser sign in, once", ADMIN, SignInLink)
     async def make_link(self, caller: Caller) -> object:
         return SignInLink(path=await self._make_sign_in_link("", caller=caller))
 
@@ -49,7 +49,7 @@ class _Scraping:
     def __init__(self, metrics: ManagerMetrics) -> None:
         self._metrics = metrics
 
-    @ApiRoute("GET", "/metrics", "Metrics for Prometheus", "text/plain", needs=Permission.ADMIN)
+    @get("/metrics", "Metrics for Prometheus", ADMIN, "text/plain")
     async def metrics(self) -> Response:
         headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
         return Response(await self._metrics.render(), headers=headers)
@@ -62,15 +62,13 @@ class _Probes:
         self._checked_at = -CACHED
         self._problem = ""
 
-    @ApiRoute("GET", "/livez", "Say that the process serves", "text/plain", needs=Permission.OPEN)
+    @get("/livez", "Say that the process serves", OPEN, "text/plain")
     async def livez(self, request: Request) -> Response:
         # This loop serves every request: a response shows that it runs. The database is not checked: if it
         # cannot be reached, restarting all state managers would not help.
         return PlainTextResponse("ok\n")
 
-    @ApiRoute(
-        "GET", "/readyz", "Say whether the database can be written", "text/plain", needs=Permission.OPEN
-    )
+    @get("/readyz", "Say whether the database can be written", OPEN, "text/plain")
     async def readyz(self, request: Request) -> Response:
         stopping = stopping_event(request.scope)
         problem = "stopping" if stopping is not None and stopping.is_set() else await self._check()

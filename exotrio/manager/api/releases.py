@@ -8,41 +8,28 @@ from collections.abc import Mapping
 from exotrio._util.words import listed, plural
 from exotrio._wire.releases import NewRelease, ReleaseCheck, VersionList
 from exotrio._wire.v0 import NodeDeclaration
-from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.errors import DatabaseError
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import NS, READ, Endpoints, get, post
 from exotrio.manager.queries.releases import check_registration, check_release
 from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.service import Service
 from exotrio.manager.store.port import Store
 
 logger = logging.getLogger("exotrio.manager")
 
-NS = NATIVE_ROOT + "/namespace/{namespace}"
 MAX_WARNED = 3
 """Runs and changes that a warning names."""
 
 
-class Releases:
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
-
-    @ApiRoute("GET", NS + "/versions", "List versions of code", VersionList, needs=Permission.READ)
+class Releases(Endpoints):
+    @get(NS + "/versions", "List versions of code", READ, VersionList)
     async def versions(self, namespace: str) -> object:
         now = self._service.monotonic()
         found = await self._store.read_with_deadline(list_versions, namespace, now)
         return {"versions": [each.model_dump(mode="json") for each in found]}
 
-    @ApiRoute(
-        "POST",
-        NS + "/release/check",
-        "Say which runs in flight a release would break",
-        ReleaseCheck,
-        needs=Permission.READ,
-    )
+    @post(NS + "/release/check", "Say which runs in flight a release would break", READ, ReleaseCheck)
     async def check(self, caller: Caller, namespace: str, body: NewRelease) -> object:
         """Runs of other namespaces are left out if the caller may not read them."""
         found = await self._store.read_with_deadline(check_release, namespace, body)

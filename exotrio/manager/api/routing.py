@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from starlette.exceptions import HTTPException
@@ -20,14 +20,19 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
+from exotrio._wire.vocabulary import NATIVE_ROOT
 from exotrio.manager.api.bodies import BodyReader, read_model
 from exotrio.manager.api.json import EXPECTED, path_name, read_query, reply, reply_to_error
 from exotrio.manager.rules.access import NamedKey, Permission
 from exotrio.manager.rules.errors import Forbidden
 from exotrio.manager.security.access import KEY, caller_of, log_forbidden
+from exotrio.manager.service import Service
 
 Endpoint = Callable[..., Awaitable[object]]
 E = TypeVar("E", bound=Endpoint)
+NS = NATIVE_ROOT + "/namespace/{namespace}"
+"""Where the native routes of a namespace begin."""
+OPEN, ANY_KEY, RUNTIME, TRIGGER, READ, GRAPHS, ADMIN = Permission
 _MARK = "_exotrio_route"
 PATTERN = "exotrio.pattern"
 """Key in an ASGI scope: the path of the route that was found, with the names of its parameters."""
@@ -41,11 +46,12 @@ class ApiRoute:
 
     Attributes:
         summary: One line for the description of the API.
+        needs: The permission that a key needs, in the namespace of the path if it is one for namespaces.
+            Without a default: a route that does not say it cannot be defined.
         reply: The type of the reply, a media type if that is a text, or None for any JSON.
         body: The type of the body, if there is one. To be set only for an endpoint without a parameter
             ``body``, which reads it by itself.
         status: Of a reply that is not an error.
-        needs: The permission that a key needs, in the namespace of the path if it is one for namespaces.
         query: The model of the query, if there is one.
         takes: Which of ``request``, ``caller`` and ``body`` the endpoint takes.
     """
@@ -53,18 +59,28 @@ class ApiRoute:
     method: str
     path: str
     summary: str
+    needs: Permission
     reply: Any = None
     body: Any = None
     status: int = 200
     query: Any = None
     takes: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
-    # Without a default: a route that does not say it cannot be defined.
-    needs: Permission = field(kw_only=True)
 
     def __call__(self, endpoint: E) -> E:
         setattr(endpoint, _MARK, self)
         return endpoint
+
+
+class Endpoints:
+    """Methods that are marked as endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+
+
+get, post, put, delete = (partial(ApiRoute, method) for method in ("GET", "POST", "PUT", "DELETE"))
 
 
 def routes_of(api: object) -> list[ApiRoute]:

@@ -14,10 +14,10 @@ from exotrio._wire.graphs import GraphPage, GraphsQuery
 from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.states import StateHistory
 from exotrio._wire.v0 import TriggerReply
-from exotrio._wire.vocabulary import NATIVE_ROOT, StateStatus
+from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.api.bodies import body_reader
 from exotrio.manager.api.json import CLAIM_LIMIT, entries_refused, max_wait_of, parse_entries
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import GRAPHS, NS, READ, TRIGGER, Endpoints, delete, get, post
 from exotrio.manager.engine import pinning, retries, triggers
 from exotrio.manager.engine import runs as runs_engine
 from exotrio.manager.engine.order import LEVELS, share_of
@@ -27,34 +27,22 @@ from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
-from exotrio.manager.rules.access import Caller, Permission
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.errors import Conflict, EntriesRefused, NotFound
 from exotrio.manager.security.access import while_valid
-from exotrio.manager.service import Service
 
-NS = NATIVE_ROOT + "/namespace/{namespace}"
 REPINNED_AT_ONCE = 100
 """Runs that one request moves to another version, each in a transaction."""
 
 
-class Runs:
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
-
-    @ApiRoute("GET", NS + "/graphs", "List graphs, by pages", GraphPage, needs=Permission.READ)
+class Runs(Endpoints):
+    @get(NS + "/graphs", "List graphs, by pages", READ, GraphPage)
     async def graphs(self, namespace: str, query: GraphsQuery) -> Response:
         page = await self._store.read_with_deadline(graph_queries.list_graphs, namespace, query.after)
         content = b'{"graphs":[%b],"next":%b}' % (b",".join(page.rows), to_json(page.next))
         return Response(content, media_type="application/json")
 
-    @ApiRoute(
-        "DELETE",
-        NS + "/graph/{graph}",
-        "Delete a graph with its runs",
-        operations.DeletedGraph,
-        needs=Permission.GRAPHS,
-    )
+    @delete(NS + "/graph/{graph}", "Delete a graph with its runs", GRAPHS, operations.DeletedGraph)
     async def delete_graph(
         self, caller: Caller, namespace: str, graph: str, query: operations.DeletionQuery
     ) -> object:
@@ -65,31 +53,19 @@ class Runs:
             namespace=namespace, graph_name=graph, deleted_runs=deleted, cancelled_runs=cancelled
         )
 
-    @ApiRoute(
-        "POST",
-        NS + "/graph/{graph}/trigger",
-        "Start a run, once for an id or a key",
-        TriggerReply,
-        needs=Permission.TRIGGER,
-    )
+    @post(NS + "/graph/{graph}/trigger", "Start a run, once for an id or a key", TRIGGER, TriggerReply)
     async def trigger(self, caller: Caller, namespace: str, graph: str, body: NativeTriggerRequest) -> object:
         started = await self._store.write_as(
-            caller,
-            triggers.trigger,
-            namespace,
-            graph,
-            _new_run(body),
-            self._service.cipher,
+            caller, triggers.trigger, namespace, graph, _new_run(body), self._service.cipher
         )
         return {"status": StateStatus.CREATED, "run_id": started.run_id, "created": started.created}
 
-    @ApiRoute(
-        "POST",
+    @post(
         NS + "/graph/{graph}/runs",
         "Start many runs",
+        TRIGGER,
         TriggerManyReply,
         body=dict[str, list[NativeTriggerRequest]],
-        needs=Permission.TRIGGER,
     )
     async def trigger_many(self, request: Request, caller: Caller, namespace: str, graph: str) -> object:
         parse = partial(parse_entries, name="runs", model=NativeTriggerRequest)
@@ -97,21 +73,14 @@ class Runs:
         runs = [_new_run(entry) for entry in entries]
         try:
             started = await self._store.write_as(
-                caller,
-                triggers.trigger_many,
-                namespace,
-                graph,
-                runs,
-                self._service.cipher,
+                caller, triggers.trigger_many, namespace, graph, runs, self._service.cipher
             )
         except EntriesRefused as refusal:
             raise entries_refused(refusal, "runs") from None
         ids, created = [run.run_id for run in started], [run.created for run in started]
         return {"run_ids": ids, "created": created}
 
-    @ApiRoute(
-        "GET", NS + "/run/{run_id}", "Show a run, at once or when it has ended", Run, needs=Permission.READ
-    )
+    @get(NS + "/run/{run_id}", "Show a run, at once or when it has ended", READ, Run)
     async def run(self, request: Request, namespace: str, run_id: str, query: RunQuery) -> object:
         max_wait = max_wait_of(request, query.wait_ms)
         run = None
@@ -122,38 +91,31 @@ class Runs:
         now = None if max_wait > 0 else self._service.monotonic()
         return run or await self._store.read(show_run, namespace, run_id, now)
 
-    @ApiRoute("POST", NS + "/run/{run_id}/cancel", "Cancel a run", Run, needs=Permission.GRAPHS)
+    @post(NS + "/run/{run_id}/cancel", "Cancel a run", GRAPHS, Run)
     async def cancel(self, caller: Caller, namespace: str, run_id: str) -> object:
         await self._store.write_as(caller, runs_engine.cancel, namespace, run_id)
         return await self._store.read(show_run, namespace, run_id)
 
-    @ApiRoute(
-        "POST", NS + "/run/{run_id}/priority", "Change the priority of a run", Run, needs=Permission.GRAPHS
-    )
+    @post(NS + "/run/{run_id}/priority", "Change the priority of a run", GRAPHS, Run)
     async def set_priority(
         self, caller: Caller, namespace: str, run_id: str, body: PriorityRequest
     ) -> object:
         await self._store.write_as(caller, runs_engine.set_priority, namespace, run_id, body.priority)
         return await self._store.read(show_run, namespace, run_id)
 
-    @ApiRoute(
-        "POST",
-        NS + "/run/{run_id}/repin",
-        "Let a run need another version of the code",
-        operations.Repinned,
-        needs=Permission.GRAPHS,
+    @post(
+        NS + "/run/{run_id}/repin", "Let a run need another version of the code", GRAPHS, operations.Repinned
     )
     async def repin(
         self, caller: Caller, namespace: str, run_id: str, body: operations.RepinRequest
     ) -> object:
         return await self._store.write_as(caller, pinning.repin, namespace, run_id, body.version)
 
-    @ApiRoute(
-        "POST",
+    @post(
         NS + "/version/{version}/repin",
         "Let the runs in flight of a version of the code need another one",
+        GRAPHS,
         operations.RepinnedRuns,
-        needs=Permission.GRAPHS,
     )
     async def repin_all(
         self, caller: Caller, namespace: str, version: str, body: operations.RepinAllRequest
@@ -172,41 +134,24 @@ class Runs:
                 pass  # it was deleted meanwhile
         return done
 
-    @ApiRoute(
-        "POST",
-        NS + "/run/{run_id}/retry",
-        "Retry the failed states of a run",
-        operations.RunRetry,
-        needs=Permission.GRAPHS,
-    )
+    @post(NS + "/run/{run_id}/retry", "Retry the failed states of a run", GRAPHS, operations.RunRetry)
     async def retry(
         self, caller: Caller, namespace: str, run_id: str, body: operations.RetryRunRequest
     ) -> object:
         return await self._store.write_as(
-            caller,
-            retries.retry_run,
-            namespace,
-            run_id,
-            body.request_id,
-            from_beginning=body.from_beginning,
+            caller, retries.retry_run, namespace, run_id, body.request_id, from_beginning=body.from_beginning
         )
 
-    @ApiRoute("GET", NS + "/runs", "Search runs", operations.RunPage, needs=Permission.READ)
+    @get(NS + "/runs", "Search runs", READ, operations.RunPage)
     async def runs(self, namespace: str, query: operations.RunsQuery) -> object:
         return await self._store.read_with_deadline(run_queries.list_runs, namespace, query)
 
-    @ApiRoute("GET", NS + "/states", "Search states", operations.StatePage, needs=Permission.READ)
+    @get(NS + "/states", "Search states", READ, operations.StatePage)
     async def states(self, namespace: str, query: operations.StatesQuery) -> object:
         now = self._service.monotonic()
         return await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
 
-    @ApiRoute(
-        "GET",
-        NS + "/state/{state_id}",
-        "Show the history of a state",
-        StateHistory,
-        needs=Permission.READ,
-    )
+    @get(NS + "/state/{state_id}", "Show the history of a state", READ, StateHistory)
     async def state(self, namespace: str, state_id: str) -> object:
         return await self._store.read_with_deadline(
             show_history, namespace, state_id, self._service.monotonic()

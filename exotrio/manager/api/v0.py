@@ -18,7 +18,19 @@ from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateS
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.releases import warn_of_broken_runs
-from exotrio.manager.api.routing import ApiRoute
+from exotrio.manager.api.routing import (
+    ANY_KEY,
+    GRAPHS,
+    OPEN,
+    READ,
+    RUNTIME,
+    TRIGGER,
+    Endpoints,
+    delete,
+    get,
+    post,
+    put,
+)
 from exotrio.manager.engine import claims, outcomes, retries, runs, schedules, triggers
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine import nodes as nodes_engine
@@ -31,7 +43,6 @@ from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import KEY, LOCAL, EndsWithKey, owner_of
-from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 
 NS = "/v0/namespace/{namespace}"
@@ -41,21 +52,14 @@ def _joined(page: Page[bytes]) -> bytes:
     return b",".join(page.rows)
 
 
-class V0:
-    """The endpoints of v0."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._store = service.store
-        self._cipher = service.cipher
-
-    @ApiRoute("GET", "/health", "Say that the process serves", needs=Permission.OPEN)
+class V0(Endpoints):
+    @get("/health", "Say that the process serves", OPEN)
     async def health(self) -> object:
         return {"message": "OK"}
 
     # -- nodes and graphs
 
-    @ApiRoute("PUT", NS + "/nodes", "Register nodes", v0.RegisterReply, needs=Permission.RUNTIME)
+    @put(NS + "/nodes", "Register nodes", RUNTIME, v0.RegisterReply)
     async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
         former = await self._store.write(nodes_engine.register, namespace, body, request.scope.get(KEY))
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
@@ -67,32 +71,26 @@ class V0:
             )
         return answer
 
-    @ApiRoute("GET", NS + "/nodes", "List registered nodes", v0.NodesReply, needs=Permission.READ)
+    @get(NS + "/nodes", "List registered nodes", READ, v0.NodesReply)
     async def list_nodes(self, namespace: str) -> object:
         nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
         return {"namespace": namespace, "count": len(nodes), "nodes": nodes}
 
-    @ApiRoute("GET", "/v0/namespaces", "List namespaces that have registered nodes", needs=Permission.ANY_KEY)
+    @get("/v0/namespaces", "List namespaces that have registered nodes", ANY_KEY)
     async def list_namespaces(self, caller: Caller) -> object:
         names = await self._store.read_with_deadline(graph_queries.list_namespaces)
         namespaces = [name for name in names if caller.may(Permission.READ, name)]
         return {"namespaces": namespaces, "count": len(namespaces)}
 
-    @ApiRoute(
-        "PUT",
-        NS + "/graph/{graph}",
-        "Create or replace a graph",
-        GraphReply,
-        body=GraphRequest,
-        status=201,
-        needs=Permission.GRAPHS,
+    @put(
+        NS + "/graph/{graph}", "Create or replace a graph", GRAPHS, GraphReply, body=GraphRequest, status=201
     )
     async def upsert_graph(self, request: Request, caller: Caller, namespace: str, graph: str) -> object:
         body = await body_reader(request).read(request)
         now_ms = await self._store.read(lambda view: view.now_ms)
         new = await self._store.compute(
             lambda: graphs_engine.prepare(
-                namespace, graph, parse_model(body, GraphRequest), self._cipher, now_ms
+                namespace, graph, parse_model(body, GraphRequest), self._service.cipher, now_ms
             )
         )
         for place in new.template.places:
@@ -101,11 +99,11 @@ class V0:
         self._service.scheduler.notify()
         return shown
 
-    @ApiRoute("GET", NS + "/graph/{graph}", "Show a graph", GraphReply, needs=Permission.READ)
+    @get(NS + "/graph/{graph}", "Show a graph", READ, GraphReply)
     async def get_graph(self, namespace: str, graph: str) -> object:
         return await self._store.read(graphs_engine.get_graph, namespace, graph)
 
-    @ApiRoute("GET", NS + "/graphs", "List graphs", GraphsReply, needs=Permission.READ)
+    @get(NS + "/graphs", "List graphs", READ, GraphsReply)
     async def list_graphs(self, namespace: str) -> Response:
         def begin(view: View) -> tuple[int, Page[bytes]]:
             return graph_queries.count_graphs(view, namespace), graph_queries.list_graphs(view, namespace)
@@ -127,7 +125,7 @@ class V0:
                 yield b"," + _joined(page)
         yield b"]}"
 
-    @ApiRoute("POST", NS + "/graph/{graph}/trigger", "Start a run", v0.TriggerReply, needs=Permission.TRIGGER)
+    @post(NS + "/graph/{graph}/trigger", "Start a run", TRIGGER, v0.TriggerReply)
     async def trigger(self, caller: Caller, namespace: str, graph: str, body: v0.TriggerRequest) -> object:
         run = triggers.NewRun(
             inputs=body.inputs, store=body.store, start_delay_ms=body.start_delay, key=body.key
@@ -136,12 +134,11 @@ class V0:
         of_key = {} if body.key is None else {"created": started.created}
         return {"status": StateStatus.CREATED, "run_id": started.run_id, **of_key}
 
-    @ApiRoute(
-        "DELETE",
+    @delete(
         NS + "/graph/{graph}/triggers",
         "Cancel the cron triggers of a graph until it is put again",
+        GRAPHS,
         CancelledTriggers,
-        needs=Permission.GRAPHS,
     )
     async def cancel_triggers(self, caller: Caller, namespace: str, graph: str) -> object:
         # The stock project has a proposal for this route; no release contains it.
@@ -153,7 +150,7 @@ class V0:
 
     # -- states
 
-    @ApiRoute("POST", NS + "/states/enqueue", "Claim states, without a lease", needs=Permission.RUNTIME)
+    @post(NS + "/states/enqueue", "Claim states, without a lease", RUNTIME)
     async def claim(self, request: Request, namespace: str, body: v0.ClaimRequest) -> Response:
         limit = min(body.batch_size, MAX_BATCH)
         claimer = self._service.claimer(local=LOCAL in request.scope, owner=owner_of(request.scope))
@@ -174,13 +171,7 @@ class V0:
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 
-    @ApiRoute(
-        "POST",
-        NS + "/state/{state_id}/executed",
-        "Report outputs of a state",
-        v0.OutcomeReply,
-        needs=Permission.RUNTIME,
-    )
+    @post(NS + "/state/{state_id}/executed", "Report outputs of a state", RUNTIME, v0.OutcomeReply)
     async def executed(
         self, request: Request, namespace: str, state_id: str, body: v0.ExecutedRequest
     ) -> object:
@@ -189,13 +180,7 @@ class V0:
         await self._record(request, namespace, item)
         return {"status": StateStatus.EXECUTED}
 
-    @ApiRoute(
-        "POST",
-        NS + "/state/{state_id}/errored",
-        "Report an error of a state",
-        v0.OutcomeReply,
-        needs=Permission.RUNTIME,
-    )
+    @post(NS + "/state/{state_id}/errored", "Report an error of a state", RUNTIME, v0.OutcomeReply)
     async def errored(
         self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
     ) -> object:
@@ -204,24 +189,17 @@ class V0:
         retried = recorded.after_error is not None and recorded.after_error.retried
         return {"status": StateStatus.ERRORED, "retry_created": retried}
 
-    @ApiRoute(
-        "POST",
-        NS + "/state/{state_id}/prune",
-        "End a branch at a state",
-        v0.OutcomeReply,
-        needs=Permission.RUNTIME,
-    )
+    @post(NS + "/state/{state_id}/prune", "End a branch at a state", RUNTIME, v0.OutcomeReply)
     async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> object:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
         recorded = await self._record(request, namespace, item, repeatable=True)
         return {"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after}
 
-    @ApiRoute(
-        "POST",
+    @post(
         NS + "/state/{state_id}/re-enqueue-after",
         "Run a state again after some milliseconds",
+        RUNTIME,
         v0.OutcomeReply,
-        needs=Permission.RUNTIME,
     )
     async def requeue(
         self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
@@ -245,13 +223,7 @@ class V0:
             return recorded
         raise InvalidRequest(recorded.detail or "this outcome was already recorded")
 
-    @ApiRoute(
-        "POST",
-        NS + "/state/{state_id}/manual-retry",
-        "Retry a state that ended badly",
-        v0.StateRetry,
-        needs=Permission.GRAPHS,
-    )
+    @post(NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", GRAPHS, v0.StateRetry)
     async def manual_retry(
         self, caller: Caller, namespace: str, state_id: str, body: v0.ManualRetryRequest
     ) -> object:
@@ -265,12 +237,11 @@ class V0:
         )
         return {"id": done.retried[0].new_state_id, "status": StateStatus.CREATED}
 
-    @ApiRoute(
-        "GET",
+    @get(
         NS + "/state/{state_id}/secrets",
         "Give the holder of a state the secrets of its node",
+        RUNTIME,
         v0.SecretsReply,
-        needs=Permission.RUNTIME,
     )
     async def secrets(self, request: Request, namespace: str, state_id: str) -> object:
         token = request.headers.get(LEASE_HEADER)
@@ -278,34 +249,22 @@ class V0:
             runs.secrets_of, namespace, state_id, token, owner_of(request.scope)
         )
         secrets = {
-            name: self._cipher.decrypt(text, namespace=owner, graph=graph, name=name)
+            name: self._service.cipher.decrypt(text, namespace=owner, graph=graph, name=name)
             for name, text in ciphertexts.items()
         }
         return {"secrets": secrets}
 
     # -- runs
 
-    @ApiRoute("GET", NS + "/runs/{page}/{size}", "List runs, newest first", v0.RunList, needs=Permission.READ)
+    @get(NS + "/runs/{page}/{size}", "List runs, newest first", READ, v0.RunList)
     async def list_runs(self, namespace: str, page: str, size: str) -> object:
         numbers = path_int("page", page), path_int("size", size)
         return await self._store.read_with_deadline(run_queries.list_runs_v0, namespace, *numbers)
 
-    @ApiRoute(
-        "GET",
-        NS + "/states/run/{run_id}/graph",
-        "Show the states of a run",
-        v0.RunGraph,
-        needs=Permission.READ,
-    )
+    @get(NS + "/states/run/{run_id}/graph", "Show the states of a run", READ, v0.RunGraph)
     async def run_graph(self, namespace: str, run_id: str) -> object:
         return await self._store.read_with_deadline(show_run_graph, namespace, run_id)
 
-    @ApiRoute(
-        "GET",
-        NS + "/graph/{graph}/run/{run_id}/node/{state_id}",
-        "Show a state",
-        v0.StateDetail,
-        needs=Permission.READ,
-    )
+    @get(NS + "/graph/{graph}/run/{run_id}/node/{state_id}", "Show a state", READ, v0.StateDetail)
     async def state(self, namespace: str, graph: str, run_id: str, state_id: str) -> object:
         return await self._store.read_with_deadline(show_state, namespace, graph, run_id, state_id)
