@@ -31,19 +31,25 @@ Done = tuple[str, str]
 """The message for the next page, which says what was done, and the address of that page."""
 Action = Callable[[PageRequest, Form], Awaitable[Done]]
 
-_FOLDERS = {"run_id": "runs", "graph": "graphs", "node": "nodes"}
-"""Parameter of a path to the part of the path before it."""
+ACTIONS: dict[str, tuple[Permission, Action]] = {}
+"""Path to the action of a form that is sent there, and the permission that it needs in the namespace."""
 
 
+def action(path: str, needs: Permission) -> Callable[[Action], Action]:
+    """Decorate the action of the forms that are sent to a path below that of the namespace."""
+
+    def add(act: Action) -> Action:
+        ACTIONS[f"/ns/{{namespace}}{path}"] = needs, act
+        return act
+
+    return add
+
+
+@action("/runs/{run_id}/retry", Permission.GRAPHS)
 async def retry_run(request: PageRequest, form: Form) -> Done:
     run_id = request.params["run_id"]
-    reply = await request.service.store.write_as(
-        request.caller,
-        retries.retry_run,
-        request.namespace,
-        run_id,
-        _request_id(form),
-        from_beginning="from_beginning" in form,
+    reply = await request.write(
+        retries.retry_run, run_id, _request_id(form), from_beginning="from_beginning" in form
     )
     flash = f"{reply.text()}."
     if reply.refused:
@@ -51,6 +57,7 @@ async def retry_run(request: PageRequest, form: Form) -> Done:
     return (flash, request.link("runs", run_id))
 
 
+@action("/runs/change", Permission.GRAPHS)
 async def change_runs(request: PageRequest, form: Form) -> Done:
     """Retry or cancel those of the ticked runs for which it is possible, or of all that match the filters."""
     filters = filters_of({name: texts[-1] for name, texts in form.items()})
@@ -74,12 +81,10 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     for run_id in list(chosen)[:MAX_AT_ONCE]:
         try:
             if verb == "cancel":
-                await request.service.store.write_as(request.caller, runs.cancel, request.namespace, run_id)
+                await request.write(runs.cancel, run_id)
             else:
                 request_id = _request_id(form)
-                await request.service.store.write_as(
-                    request.caller, retries.retry_run, request.namespace, run_id, request_id
-                )
+                await request.write(retries.retry_run, run_id, request_id)
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
@@ -91,6 +96,7 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
     return (flash, back)
 
 
+@action("/runs/{run_id}", Permission.GRAPHS)
 async def send_event(request: PageRequest, form: Form) -> Done:
     """Send a run what it waits for."""
     store, run_id = request.service.store, request.params["run_id"]
@@ -100,28 +106,26 @@ async def send_event(request: PageRequest, form: Form) -> Done:
 
     name, value = await store.read_with_deadline(read)
     try:
-        await store.write_as(request.caller, sending.send, request.namespace, run_id, name, value)
+        await request.write(sending.send, run_id, name, value)
     except InvalidRequest as refusal:
         raise FormRejected(form, {"": refusal.detail}) from None
     return (f"The event {name} was sent.", request.link("runs", run_id))
 
 
+@action("/runs/{run_id}/priority", Permission.GRAPHS)
 async def set_priority(request: PageRequest, form: Form) -> Done:
     """Change the priority of a run."""
     priority = _priority(form)
     run_id = request.params["run_id"]
-    await request.service.store.write_as(
-        request.caller, runs.set_priority, request.namespace, run_id, priority
-    )
+    await request.write(runs.set_priority, run_id, priority)
     return (f"The run has the priority {priority} now.", request.link("runs", run_id))
 
 
+@action("/states/{state_id}/retry", Permission.GRAPHS)
 async def retry_state(request: PageRequest, form: Form) -> Done:
     """Retry one state, and show the new attempt."""
-    reply = await request.service.store.write_as(
-        request.caller,
+    reply = await request.write(
         retries.retry_by_hand,
-        request.namespace,
         request.params["state_id"],
         _request_id(form),
         from_beginning="from_beginning" in form,
@@ -131,19 +135,16 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
     return (f"{reply.text()}. This is its new attempt.", request.link("states", new_id))
 
 
+@action("/runs/{run_id}/again", Permission.TRIGGER)
 async def trigger_again(request: PageRequest, form: Form) -> Done:
     """Start a run with the inputs and the store of another one."""
-    started = await request.service.store.write_as(
-        request.caller,
-        triggers.trigger_again,
-        request.namespace,
-        request.params["run_id"],
-        _request_id(form),
-        request.service.cipher,
+    started = await request.write(
+        triggers.trigger_again, request.params["run_id"], _request_id(form), request.service.cipher
     )
     return ("A new run with the same inputs and store was started.", request.link("runs", started.run_id))
 
 
+@action("/graphs/{graph}", Permission.TRIGGER)
 async def trigger(request: PageRequest, form: Form) -> Done:
     store = request.service.store
     filled = await store.read_with_deadline(sent_form, request, form)
@@ -160,14 +161,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
         fair_key=field(form, "fair_key").strip() or None,
     )
     try:
-        started = await store.write_as(
-            request.caller,
-            triggers.trigger,
-            request.namespace,
-            request.params["graph"],
-            run,
-            request.service.cipher,
-        )
+        started = await request.write(triggers.trigger, request.params["graph"], run, request.service.cipher)
     except Refused as refusal:
         # Of these refusals, only that of a key which another run has is about a field.
         raise FormRejected(
@@ -179,6 +173,7 @@ async def trigger(request: PageRequest, form: Form) -> Done:
     return (f"The run with the key {key} existed already. No other one was started; this is it.", to)
 
 
+@action("/graphs/{graph}/delete", Permission.GRAPHS)
 async def delete_graph(request: PageRequest, form: Form) -> Done:
     name = request.params["graph"]
     deleted, _ = await request.service.delete_graph(
@@ -187,17 +182,29 @@ async def delete_graph(request: PageRequest, form: Form) -> Done:
     return (f"Graph {name} was deleted with {plural(deleted, 'run')}.", request.link("graphs"))
 
 
-def write(what: str, use_case: Callable[[Transaction, str, str], object], flash: str) -> Action:
-    """Return an action that runs a use case on the run, graph or node in the path, and shows its page."""
+def _write(path: str, use_case: Callable[[Transaction, str, str], object], flash: str) -> None:
+    """Add an action that runs a use case on the run, graph or node in the path, and shows its page."""
 
+    @action(path, Permission.GRAPHS)
     async def act(request: PageRequest, form: Form) -> Done:
-        name = request.params[what]
-        await request.service.store.write_as(request.caller, use_case, request.namespace, name)
-        return (flash, request.link(_FOLDERS[what], name))
-
-    return act
+        (name,) = request.params.values()
+        await request.write(use_case, name)
+        return (flash, request.link(path.split("/")[1], name))
 
 
+_write("/runs/{run_id}/cancel", runs.cancel, "The run was cancelled.")
+_write("/graphs/{graph}/pause", pausing.pause_schedule, "The schedule is paused: it starts no runs.")
+_write(
+    "/graphs/{graph}/resume",
+    pausing.resume_schedule,
+    "The schedule starts runs again, from its next time on.",
+)
+_write("/nodes/{node}/pause", pausing.pause_node, "The node is paused: none of its states are claimed.")
+_write("/nodes/{node}/resume", pausing.resume_node, "States of the node are claimed again.")
+
+
+@action("/limits", Permission.GRAPHS)
+@action("/limits/{limit}", Permission.GRAPHS)
 async def set_limit(request: PageRequest, form: Form) -> Done:
     """Make a limit, or replace what it allows; an empty field is for no limit."""
     name = request.params.get("limit") or field(form, "name").strip()
@@ -215,36 +222,34 @@ async def set_limit(request: PageRequest, form: Form) -> Done:
         change = LimitChange.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest("; ".join(readable_errors(error))) from None
-    await request.service.store.write_as(request.caller, limits.set_limit, request.namespace, name, change)
+    await request.write(limits.set_limit, name, change)
     return (f"Limit {name} is set.", request.link("limits", name))
 
 
+@action("/limits/{limit}/delete", Permission.GRAPHS)
 async def delete_limit(request: PageRequest, form: Form) -> Done:
     name = request.params["limit"]
-    await request.service.store.write_as(
-        request.caller, limits.remove_limit, request.namespace, name, force="force" in form
-    )
+    await request.write(limits.remove_limit, name, force="force" in form)
     return (f"Limit {name} was deleted.", request.link("limits"))
 
 
+@action("/graphs/{graph}/cancel", Permission.GRAPHS)
 async def cancel_schedule(request: PageRequest, form: Form) -> Done:
     """Cancel the schedule of a graph, until it is stored again."""
     graph = request.params["graph"]
-    count = await request.service.store.write_as(
-        request.caller, schedules.cancel_schedules, request.namespace, graph
-    )
+    count = await request.write(schedules.cancel_schedules, graph)
     done = "The schedule is cancelled." if count else "No run was scheduled."
     return (done, request.link("graphs", graph))
 
 
+@action("/runtimes/drain", Permission.GRAPHS)
 async def drain(request: PageRequest, form: Form) -> Done:
     """Ask a runtime to drain: to stop claiming, finish running states, and end."""
-    await request.service.store.write_as(
-        request.caller, workers.ask_to_drain, request.namespace, field(form, "worker"), DrainSource.DASHBOARD
-    )
+    await request.write(workers.ask_to_drain, field(form, "worker"), DrainSource.DASHBOARD)
     return ("The runtime drains after its next heartbeat.", request.link("runtimes"))
 
 
+@action("/runtimes/tasks", Permission.GRAPHS)
 async def ask_tasks(request: PageRequest, form: Form) -> Done:
     await request.service.ask_for_tasks(request.namespace, field(form, "worker"))
     return ("The task tree will come with the next heartbeat of the runtime.", request.link("runtimes"))
@@ -263,42 +268,3 @@ def _request_id(form: Form) -> str:
         return str(uuid.UUID(form.get("request_id", [""])[0]))
     except ValueError:
         return str(uuid.uuid4())
-
-
-ACTIONS: dict[str, tuple[Permission, Action]] = {
-    "/ns/{namespace}/runs/change": (Permission.GRAPHS, change_runs),
-    "/ns/{namespace}/runs/{run_id}": (Permission.GRAPHS, send_event),
-    "/ns/{namespace}/runs/{run_id}/retry": (Permission.GRAPHS, retry_run),
-    "/ns/{namespace}/runs/{run_id}/cancel": (
-        Permission.GRAPHS,
-        write("run_id", runs.cancel, "The run was cancelled."),
-    ),
-    "/ns/{namespace}/runs/{run_id}/again": (Permission.TRIGGER, trigger_again),
-    "/ns/{namespace}/runs/{run_id}/priority": (Permission.GRAPHS, set_priority),
-    "/ns/{namespace}/states/{state_id}/retry": (Permission.GRAPHS, retry_state),
-    "/ns/{namespace}/graphs/{graph}": (Permission.TRIGGER, trigger),
-    "/ns/{namespace}/graphs/{graph}/delete": (Permission.GRAPHS, delete_graph),
-    "/ns/{namespace}/graphs/{graph}/pause": (
-        Permission.GRAPHS,
-        write("graph", pausing.pause_schedule, "The schedule is paused: it starts no runs."),
-    ),
-    "/ns/{namespace}/graphs/{graph}/resume": (
-        Permission.GRAPHS,
-        write("graph", pausing.resume_schedule, "The schedule starts runs again, from its next time on."),
-    ),
-    "/ns/{namespace}/graphs/{graph}/cancel": (Permission.GRAPHS, cancel_schedule),
-    "/ns/{namespace}/limits": (Permission.GRAPHS, set_limit),
-    "/ns/{namespace}/limits/{limit}": (Permission.GRAPHS, set_limit),
-    "/ns/{namespace}/limits/{limit}/delete": (Permission.GRAPHS, delete_limit),
-    "/ns/{namespace}/nodes/{node}/pause": (
-        Permission.GRAPHS,
-        write("node", pausing.pause_node, "The node is paused: none of its states are claimed."),
-    ),
-    "/ns/{namespace}/nodes/{node}/resume": (
-        Permission.GRAPHS,
-        write("node", pausing.resume_node, "States of the node are claimed again."),
-    ),
-    "/ns/{namespace}/runtimes/drain": (Permission.GRAPHS, drain),
-    "/ns/{namespace}/runtimes/tasks": (Permission.GRAPHS, ask_tasks),
-}
-"""Path to the action of a form that is sent there, and the permission that it needs in the namespace."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,11 +26,15 @@ from exotrio.manager.queries.waiting import UNTIL, sentence_of
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
+from exotrio.manager.store.effects import WithEffects
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from exotrio.manager.web import format
 from exotrio.manager.web.guard import Form, path_and_query, read_cookie
 from exotrio.manager.web.svg.bars import bar
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Data = dict[str, Any]
 """Variables of a template."""
 HERE = Path(__file__).parent
@@ -82,6 +86,23 @@ class PageRequest:
     def may(self, permission: str) -> bool:
         """Return whether the caller has a permission in this namespace."""
         return self.caller.may(Permission(permission), self.namespace)
+
+    @overload
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, str, P], WithEffects[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, str, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a use case in this namespace for the caller."""
+        return await self.service.store.write_as(self.caller, use_case, self.namespace, *args, **kwargs)
 
     @property
     def monotonic(self) -> int:

@@ -212,19 +212,6 @@ class _Run:
         return {"events": events, "more": more}
 
 
-FRAGMENTS = {
-    "summary": _Run.summary,
-    "waits": _Run.waits,
-    "faults": _Run.faults,
-    "result": _Run.result,
-    "children": _Run.children,
-    "graph": _Run.graph,
-    "timeline": _Run.timeline,
-    "states": _Run.states,
-    "events": _Run.events,
-}
-
-
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     run = _Run(view, request)
     beginning = None
@@ -236,7 +223,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "run": read_run(run.run),
             "beginning": beginning,
         },
-        **{name: load_fragment(run) for name, load_fragment in FRAGMENTS.items() if name in parts},
+        **{name: getattr(run, name)() for name in PAGE.fragments if name in parts},
     }
 
 
