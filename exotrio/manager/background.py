@@ -27,11 +27,12 @@ from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits, notes
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.effects import WithEffects
+from exotrio.manager.store.errors import log_level
 from exotrio.manager.store.opening import write_at_start
-from exotrio.manager.store.port import Store, log_level
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from exotrio.manager.store.transaction import Transaction
 

@@ -45,11 +45,11 @@ from exotrio.manager.rules.errors import (
 )
 from exotrio.manager.security.encryption import find_cipher, renew_at_start
 from exotrio.manager.security.keys import Keys
+from exotrio.manager.store.base import CLOSING_GRACE, Store
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock, monotonic_clock, wall_clock
 from exotrio.manager.store.opening import open_store, write_at_start
-from exotrio.manager.store.port import CLOSING_GRACE, Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

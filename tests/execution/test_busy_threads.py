@@ -16,7 +16,7 @@ from exotrio import BaseNode
 from exotrio._http.client import HttpClient
 from exotrio._http.endpoint import Endpoint
 from exotrio.manager import embedded
-from exotrio.manager.store.port import CLOSING_GRACE
+from exotrio.manager.store.base import CLOSING_GRACE
 from exotrio.manager.store.sqlite.copy import copied
 from tests.support.doubles import V0Server, running
 from tests.support.http_doubles import tcp_server

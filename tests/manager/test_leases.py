@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from exotrio.manager.engine.leases import Terms, end_leases, expire
 from exotrio.manager.engine.managers import sweep
 from exotrio.manager.store.clock import wall_clock
-from exotrio.manager.store.port import NotCommitted
+from exotrio.manager.store.errors import NotCommitted
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim, claim_one, executed_item, item_for, report

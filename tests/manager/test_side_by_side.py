@@ -51,10 +51,10 @@ from exotrio.manager.engine import (
     workers,
 )
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher, encrypt_again
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.support.helpers import declare, node_name, place

@@ -20,9 +20,9 @@ from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, nodes, triggers
 from exotrio.manager.engine.claims import Claimer, claim
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.sqlite.store import open_store
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow

@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.web.start_form import StartForm
 from tests.support.postgres import Database
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import translate

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import report
@@ -85,7 +85,9 @@ class Pair:
             results[name] = await of(manager)
 
         with gate() as closed:
-            service = replace(self.first.service, store=_StoreHeldUp(self.first.service.store, closed))
+            service = replace(
+                self.first.service, store=cast(Store, _StoreHeldUp(self.first.service.store, closed))
+            )
             async with apis_of(service) as first, trio.open_nursery() as nursery:
                 nursery.start_soon(call, "held up", held_up, first)
                 await trio.to_thread.run_sync(closed.wait_entered)

@@ -8,8 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 from unittest import mock
 
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.driver import Connection, Rows
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 
 

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.support import postgres

@@ -20,7 +20,7 @@ from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.security.access import EndsWithKey
 from exotrio.manager.service import Service
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 
 PIECE = 256 * 1024
 """Bytes that are read and sent at once."""

@@ -29,7 +29,7 @@ from exotrio.graph import check_name
 from exotrio.manager.rules.errors import EntriesRefused, Refused
 from exotrio.manager.service import status_of
 from exotrio.manager.store.cipher import SecretUnreadable
-from exotrio.manager.store.port import UnknownCommit, log_level
+from exotrio.manager.store.errors import UnknownCommit, log_level
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

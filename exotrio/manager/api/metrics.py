@@ -19,9 +19,9 @@ from exotrio.manager.api.routing import PATTERN
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
 from exotrio.manager.queries.versions import load_of_versions, without_ended
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.clock import Clock, monotonic_clock
 from exotrio.manager.store.effects import Effects
-from exotrio.manager.store.port import Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -15,7 +15,8 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
 from exotrio.manager.api.routing import ADMIN, OPEN, ApiRoute, get, post, routes_of
 from exotrio.manager.rules.access import Caller, Permission
-from exotrio.manager.store.port import Replaced, Store
+from exotrio.manager.store.base import Store
+from exotrio.manager.store.errors import Replaced
 
 MAX_WRITE = 2.0
 CACHED = 1.0

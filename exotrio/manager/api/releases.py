@@ -14,7 +14,7 @@ from exotrio.manager.queries.releases import check_registration, check_release
 from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Refused
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 
 logger = logging.getLogger("exotrio.manager")
 

@@ -33,9 +33,9 @@ from exotrio.manager.security.secret_files import (
     secret_path,
     write_secret_file,
 )
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_again
 from exotrio.manager.store.opening import open_store, write_at_start
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.shared_keys import rotate
 
 logger = logging.getLogger("exotrio.manager")

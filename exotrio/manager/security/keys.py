@@ -24,7 +24,7 @@ from exotrio.manager.engine.keys import read_keys, use_keys
 from exotrio.manager.rules.access import NamedKey
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.security.refusals import Refusals
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 
 READ_EVERY = 2.0
 TRUSTED_FOR = 5.0

@@ -24,7 +24,7 @@ from pydantic_core import from_json, to_json
 from exotrio.manager.rules.access import IN_PROCESS, Caller, NamedKey
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.security.keys import Keys
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 

@@ -4,7 +4,7 @@
 ``view``        ``View``, which queries get
 ``transaction`` ``Transaction``, which use cases get
 ``effects``     what a use case returns with its value: what to announce, to count, to undo
-``port``        ``Store``, which runs queries and use cases
+``errors``      what goes wrong with a database
 ``catalog``     templates and registered nodes, kept parsed
 ``readers``     queries in threads
 ``driver``      what an engine's driver and its dialect of SQL have to offer, as protocols
@@ -19,7 +19,7 @@
 ``tallies``     counts of states and runs that ended, by node, graph, time, status and duration
 ``writes``      a use case on its way to a commit, and what a commit did
 ``topics``      writes that wait for a topic
-``base``        ``BaseStore``: what the stores of all engines share
+``base``        ``Store``, which runs queries and use cases: what the stores of all engines share
 ``cipher``      secrets, encrypted
 ``shared_keys`` the keys for secrets that the state managers on one database have
 ``opening``     opening a database by its name, whatever its engine, and the first writes to it
@@ -31,7 +31,7 @@ Open a store with ``opening.open_store``. Only commands that open a file or a da
 an engine.
 
 A third engine would be a package next to ``sqlite`` and ``postgres``, with an ``open_store`` that
-``opening.open_store`` calls. It has a subclass of ``base.BaseStore`` (commits, and copies for backups), one
+``opening.open_store`` calls. It has a subclass of ``base.Store`` (commits, and copies for backups), one
 of ``readers.Readers`` (queries), a ``driver.Dialect``, and what adapts the tables of ``schema`` and the
 statements in other packages, if needed (as ``postgres.translation``). ``_util.database_url`` recognizes the
 engine of a database by its name. ``tests/manager/store/test_conformance.py`` tests every engine in

@@ -1,4 +1,4 @@
-"""What the stores of all engines share: how a use case gets from its caller to its result.
+"""``Store``: what the engines share: how a use case gets from its caller to its result.
 
 An engine commits writes that it gets by ``_put``, and calls ``_deliver`` in the Trio thread with what each
 commit did. It also has readers, and says which of its writes wait.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 import outcome
 import trio
@@ -21,7 +21,8 @@ import trio
 from exotrio.errors import DatabaseError
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.store import tallies
-from exotrio.manager.store.port import OnCommit, UnknownCommit
+from exotrio.manager.store.effects import Effects, WithEffects
+from exotrio.manager.store.errors import UnknownCommit, closed
 from exotrio.manager.store.readers import Readers
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("exotrio.manager.store")
 
+CLOSING_GRACE = 5.0
+"""Seconds that the last writes may take when a store is closed, unless the caller says otherwise."""
 TALLY_INTERVAL_MS = 1_000
 """Minimum between two writes of tallies. The first commit after that hands in the next one, which is later on
 an idle store. Counts that are not written are lost if the process is killed."""
@@ -41,8 +44,19 @@ LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
 
 
-class BaseStore:
-    """A ``Store``, but for the engine. It has to ``run`` as long as it is open.
+class Copy(NamedTuple):
+    """A copy of a database: its size in bytes, and a function that returns the next bytes of it, at most as
+    many as its argument says."""
+
+    size: int
+    read: Callable[[int], Awaitable[bytes]]
+
+
+OnCommit = Callable[[int, Sequence[Effects]], None]
+
+
+class Store:
+    """Where use cases and queries run, but for the engine. It has to ``run`` as long as it is open.
 
     Args:
         readers: Run queries.
@@ -51,9 +65,12 @@ class BaseStore:
         now: The clock of the deadlines of writes that wait, in seconds.
     """
 
-    is_shared = False
     path: Path | None = None
+    """The file, or None without one."""
+    is_shared = False
+    """Whether other state managers work on the database, too."""
     lease_clock: Callable[[], int] | None = None
+    """The time in milliseconds by which all of them count leases; None: each process has its own clock."""
 
     def __init__(
         self,
@@ -64,8 +81,12 @@ class BaseStore:
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self.on_commit: OnCommit = lambda writes, effects: None
+        """Called in the Trio thread after every commit, with the number of use cases that have their results
+        now (0 if it failed), and the effects of those that did not fail."""
         self.on_deliveries: Callable[[], None] = lambda: None
+        """Called in the Trio thread after a commit with ``Effects.deliveries``."""
         self.written: int = 0
+        """Rows written since the start: it grows whenever a page may show something new."""
         self._commit_times = commit_times
         self._readers = readers
         self._now_ms = now_ms
@@ -84,12 +105,56 @@ class BaseStore:
         self._tally_write: tuple[Write, Counter[tallies.Key]] | None = None
 
     def describe(self, view: View) -> dict[str, Any]:
-        return self._describe(view) | {"commit_ms": self._commit_times.median_ms}
+        """Return the condition of the database, as ``DatabaseState``. A query."""
+        return {"commit_ms": self._commit_times.median_ms}
+
+    @overload
+    async def write(
+        self,
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
+    async def write(
+        self, use_case: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
 
     async def write(self, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a use case and return its value once it is durable. Then its effects happen.
+
+        Raises:
+            UnknownCommit: whether it happened is not known.
+            DatabaseError: it could not be committed; nothing of it happened.
+            Whatever the use case raises; nothing of it happened.
+
+        Cancellation:
+            The use case may still be committed. If it is, ``Effects.undo`` is run.
+        """
         return await self._settle(self._new_write(lambda tx: use_case(tx, *args, **kwargs)))
 
+    @overload
+    async def write_as(
+        self,
+        caller: Caller,
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
+    @overload
+    async def write_as(
+        self,
+        caller: Caller,
+        use_case: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T: ...
+
     async def write_as(self, caller: Caller, use_case: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a use case as ``write`` does; what it records (``Transaction.record``) names this caller."""
+
         def with_caller(tx: Transaction) -> Any:
             tx.caller = caller
             return use_case(tx, *args, **kwargs)
@@ -97,13 +162,28 @@ class BaseStore:
         return await self.write(with_caller)
 
     async def write_once_ready(
-        self, max_wait: float, use_case: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        max_wait: float,
+        use_case: Callable[Concatenate[Transaction, P], WithEffects[T | None]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        """Run a use case that may have to wait for something, and return its value once it is durable.
+
+        While it returns None it is run again: in each commit that announces one of the topics in
+        ``Effects.waits_for``, and when their seconds are over. Those that wait for the same topic run in
+        the order in which they came, until one of them returns None: then nothing is left for the others.
+
+        After ``max_wait`` seconds it is run a last time, and its value is returned even if it is None.
+        Errors and cancellation are as in ``write``.
+        """
         write = self._new_write(lambda tx: use_case(tx, *args, **kwargs))
         write.deadline = self._now() + max_wait
-        return await self._settle(write)
+        value: T | None = await self._settle(write)
+        return value
 
     def write_later(self, use_case: Callable[[Transaction], object]) -> None:
+        """Run a use case whose value is not needed; try again each second while the database fails."""
         if self._ended:
             # For example the undo of a use case whose caller was gone when the store had ended.
             logger.error("a use case without a caller is abandoned: the state manager was closed")
@@ -111,25 +191,52 @@ class BaseStore:
         self._put(self._new_write(use_case, repeat=True))
 
     async def check_writable(self) -> None:
+        """Write something, unless something was written just now. Errors and cancellation as in ``write``."""
+        raise NotImplementedError
+
+    def copied(self) -> AbstractAsyncContextManager[Copy]:
+        """Make one consistent copy of the database, and remove it after the block.
+
+        Raises:
+            Conflict: the database makes its own backups; it says how.
+            Unavailable: no copy could be made.
+        """
         raise NotImplementedError
 
     async def measure_clock(self) -> None:
-        """Do nothing: without a server, this process has the only clock."""
+        """Compare the clock of leases with the database's, which may have been set. Errors as in ``read``."""
+        # Without a server, this process has the only clock.
 
     async def forget_replaced(self) -> None:
-        """Do nothing: no file belongs to this process."""
+        """Overwrite values that were replaced earlier, such as old secrets, in the files, where supported."""
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a pure function that may take seconds returns, or raise what it raises.
+
+        It runs in a thread, one at a time; with a database in memory at once, without one, so that virtual
+        time works. Cancelled, the thread goes on, and the next call waits for it.
+        """
         in_thread = partial(function, *args, **kwargs)
         return await trio.to_thread.run_sync(in_thread, limiter=self._computing, abandon_on_cancel=True)
 
     async def read(self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that runtimes or the state manager itself wait for, and return its result.
+
+        The query must be short: it has no deadline. To cancel is safe: a query changes nothing.
+        """
         self._check_open()
         return await self._readers.read(lambda view: query(view, *args, **kwargs))
 
     async def read_with_deadline(
         self, query: Callable[Concatenate[View, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        """Run a query that people wait for, a page or a search, and return its result.
+
+        They do not delay ``read``, however many there are. In memory there is no difference.
+
+        Raises:
+            Refused: it took longer than 10 s, or waited that long for its turn.
+        """
         self._check_open()
         return await self._readers.read_with_deadline(lambda view: query(view, *args, **kwargs))
 
@@ -142,10 +249,6 @@ class BaseStore:
 
     async def close(self) -> None:
         """Commit the writes in the queue, within the seconds of grace; then end."""
-        raise NotImplementedError
-
-    def _describe(self, view: View) -> dict[str, Any]:
-        """Return the condition of the database, as ``DatabaseState``."""
         raise NotImplementedError
 
     def _new_write(self, use_case: Callable[[Transaction], Any], *, repeat: bool = False) -> Write:
@@ -204,8 +307,7 @@ class BaseStore:
             if self._is_outage:
                 logger.info("the database can be written again")
                 self._is_outage = False
-        effects = commit.effects
-        for each in effects:
+        for each in (effects := commit.effects):
             if each.tally:
                 self._tally.update(each.tally)
             if each.deliveries:
@@ -220,8 +322,7 @@ class BaseStore:
             self._put_tally()
 
     def _log(self, error: DatabaseError) -> None:
-        """Log why a commit failed; the same reason again only after ``LOG_AGAIN``: others may work
-        between."""
+        """Log why a commit failed; the same reason only after ``LOG_AGAIN``: others may work between."""
         now = trio.current_time()
         is_known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
         logger.log(logging.DEBUG if is_known else logging.ERROR, "%s; %s", error.what, error.fix)
@@ -283,29 +384,17 @@ class BaseStore:
         if self._closed:
             raise closed()
 
-
-def closed() -> DatabaseError:
-    """Return the error for calls after the store was closed."""
-    return DatabaseError(
-        "the state manager was closed",
-        fix="end what uses it before the block of embedded(), or around serve(), ends",
-    )
-
-
-S = TypeVar("S", bound=BaseStore)
-
-
-@asynccontextmanager
-async def running(store: S) -> AsyncIterator[S]:
-    """Run a store as long as the block takes, then close it. An error of the block is raised as it is."""
-    error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run)
-        try:
-            yield store
-        except BaseException as raised:
-            error = raised
-        await store.close()
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Run as long as the block takes, then close. An error of the block is raised as it is."""
+        error: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.run)
+            try:
+                yield self
+            except BaseException as raised:
+                error = raised
+            await self.close()
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error

@@ -11,9 +11,10 @@ import trio
 
 from exotrio._util.database_url import is_database_url
 from exotrio.errors import ConfigurationError
+from exotrio.manager.store.base import CLOSING_GRACE, Store
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
-from exotrio.manager.store.port import CLOSING_GRACE, NotCommitted, Store
+from exotrio.manager.store.errors import NotCommitted
 from exotrio.manager.store.sqlite import store as sqlite
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import trio
 
 from exotrio._util.backoff import Outage
 from exotrio.manager.rules.errors import InvalidRequest, Refused, Unavailable
-from exotrio.manager.store.port import NotRead
+from exotrio.manager.store.errors import NotRead
 from exotrio.manager.store.view import View
 
 T = TypeVar("T")

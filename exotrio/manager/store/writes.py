@@ -14,7 +14,7 @@ import outcome
 import trio
 
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, Topic, WithEffects
-from exotrio.manager.store.port import NotCommitted
+from exotrio.manager.store.errors import NotCommitted
 from exotrio.manager.store.transaction import Transaction
 
 MAX_TIMES, MIN_TIMES = 100, 10

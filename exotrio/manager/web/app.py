@@ -23,7 +23,7 @@ from exotrio.manager.rules.errors import Forbidden, InvalidRequest, NotFound, Re
 from exotrio.manager.security.access import caller_of, let_in, log_forbidden
 from exotrio.manager.security.sessions import add_flash, has_flashes, take_flashes
 from exotrio.manager.service import Service, status_of
-from exotrio.manager.store.port import UnknownCommit, log_level
+from exotrio.manager.store.errors import UnknownCommit, log_level
 from exotrio.manager.store.view import View
 from exotrio.manager.web import actions, guard, live
 from exotrio.manager.web.event_page import EventPage

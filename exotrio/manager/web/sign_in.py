@@ -15,7 +15,7 @@ from exotrio.manager.security.access import caller_of, client_address, refused
 from exotrio.manager.security.keys import Keys, wrong_key
 from exotrio.manager.security.sessions import IDLE_MS, Sessions
 from exotrio.manager.security.wrong_keys import WrongKeys
-from exotrio.manager.store.port import Store
+from exotrio.manager.store.base import Store
 from exotrio.manager.web import guard
 from exotrio.manager.web.page import render_whole
 

@@ -29,8 +29,8 @@ from exotrio.manager.queries.releases import check_registration
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.versions import load_of_versions
 from exotrio.manager.rules.errors import Refused
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow

@@ -10,8 +10,8 @@ import psycopg
 from exotrio._version import VERSION
 from exotrio._wire.checkup import PostgresState
 from exotrio.manager.engine.managers import enter
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.schema import VERSION as SCHEMA_VERSION
 from exotrio.manager.store.transaction import Transaction
 from tests.support.postgres import Database, database

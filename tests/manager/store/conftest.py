@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import waiting as postgres_waiting
 from tests.support.stores import ENGINES, new_database
 

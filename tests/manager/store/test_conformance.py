@@ -18,9 +18,9 @@ import trio.testing
 from exotrio import DatabaseError
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store import tallies
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import database
 from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View

@@ -10,9 +10,9 @@ import trio
 import trio.testing
 
 from exotrio import DatabaseError
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import gate, held_up
 from tests.support.stores import (

@@ -15,8 +15,8 @@ import trio
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine.states import locked_runs_of
 from exotrio.manager.rules.errors import InvalidRequest, Refused
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import connection, pipeline, readers, writes
 from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result

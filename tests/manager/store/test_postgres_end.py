@@ -14,9 +14,9 @@ import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager import embedded, serve
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import notices
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.transaction import Transaction

@@ -20,9 +20,10 @@ import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import base, tallies
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, WithEffects
+from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store, UnknownCommit
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
 from exotrio.manager.store.postgres.server import Server

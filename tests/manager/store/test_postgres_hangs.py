@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from exotrio.errors import DatabaseError
+from exotrio.manager.store.errors import NotCommitted, UnknownCommit
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres import connection, readers, server, start, store, writes
 from exotrio.manager.store.transaction import Transaction
 from tests.support.manager import open_manager

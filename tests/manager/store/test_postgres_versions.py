@@ -12,8 +12,8 @@ import trio
 from exotrio.errors import DatabaseError, DatabaseTooNew
 from exotrio.manager.engine import managers
 from exotrio.manager.engine.managers import enter, leave
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import database as making
 from exotrio.manager.store.postgres import start
 from exotrio.manager.store.schema import OLDEST, VERSION

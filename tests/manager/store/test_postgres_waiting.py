@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
+from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.opening import open_store
-from exotrio.manager.store.port import Store
 from exotrio.manager.store.postgres import waiting as postgres_waiting
 from exotrio.manager.store.postgres.store import WRITERS
 from exotrio.manager.store.transaction import Transaction

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from exotrio.manager.store.port import Replaced
+from exotrio.manager.store.errors import Replaced
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, Mark
 from exotrio.manager.store.postgres.database import begin_epoch

@@ -15,7 +15,7 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.port import NotRead
+from exotrio.manager.store.errors import NotRead
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
 from exotrio.manager.store.readers import SEARCHES, Readers, too_slow

@@ -15,12 +15,12 @@ import outcome
 import trio
 
 from exotrio.manager.rules.errors import Conflict
-from exotrio.manager.store.base import BaseStore, closed, running
+from exotrio.manager.store.base import CLOSING_GRACE, Copy, Store
 from exotrio.manager.store.catalog import MAX_INPUTS
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import Topic
-from exotrio.manager.store.port import CLOSING_GRACE, Copy, NotCommitted, UnknownCommit
+from exotrio.manager.store.errors import NotCommitted, UnknownCommit, closed
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.condition import describe
 from exotrio.manager.store.postgres.epochs import Epochs
@@ -42,7 +42,7 @@ WRITABLE_FOR = 2.0
 """Seconds for which a commit that changed something proves that something can be written."""
 
 
-class PostgresStore(BaseStore):
+class PostgresStore(Store):
     """A database on PostgreSQL that any number of state managers use."""
 
     is_shared = True
@@ -123,8 +123,8 @@ class PostgresStore(BaseStore):
         for write in self._in_flight:
             write.abandoned = True
 
-    def _describe(self, view: View) -> dict[str, Any]:
-        return describe(view)
+    def describe(self, view: View) -> dict[str, Any]:
+        return super().describe(view) | describe(view)
 
     def _new_write(self, use_case: Callable[[Transaction], Any], *, repeat: bool = False) -> Write:
         return PostgresWrite(use_case, repeat=repeat)
@@ -228,5 +228,5 @@ async def open_store(
     notices = Notices(
         epochs, server_clock, channel=f"exotrio_{prepared.stamp}", listens=not prepared.is_pooled
     )
-    async with running(PostgresStore(context, notices, grace)) as store:
+    async with PostgresStore(context, notices, grace).running() as store:
         yield store

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors
 
 from exotrio._util.backoff import Backoff
-from exotrio.manager.store.port import NotCommitted, UnknownCommit
+from exotrio.manager.store.errors import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs

@@ -18,8 +18,8 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.store.catalog import Catalog
 from exotrio.manager.store.clock import Clock, WatchedClock
 from exotrio.manager.store.effects import Topic
+from exotrio.manager.store.errors import NotCommitted
 from exotrio.manager.store.numbers import GAP, number_at
-from exotrio.manager.store.port import NotCommitted
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
 from exotrio.manager.store.topics import Topics
 from exotrio.manager.store.transaction import Transaction

@@ -18,8 +18,8 @@ from pathlib import Path
 from exotrio._shared.database_files import check_companions, lock_of, make_folder, open_own
 from exotrio._shared.settings import DATABASE_VARIABLE
 from exotrio.errors import DatabaseBusy, DatabaseError, DatabaseTooNew
+from exotrio.manager.store.errors import Replaced
 from exotrio.manager.store.migrations import MIGRATIONS, check_version
-from exotrio.manager.store.port import Replaced
 from exotrio.manager.store.schema import SCHEMA, VERSION
 
 MEMORY = ":memory:"

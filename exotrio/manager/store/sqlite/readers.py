@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from exotrio.manager.store.port import NotRead
+from exotrio.manager.store.errors import NotRead
 from exotrio.manager.store.readers import Readers, too_slow
 from exotrio.manager.store.sqlite.database import open_reader
 from exotrio.manager.store.view import OutOfTime, View

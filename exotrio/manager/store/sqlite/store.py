@@ -24,11 +24,11 @@ import trio
 
 from exotrio._shared.database_files import real_path
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.base import BaseStore, closed, running
+from exotrio.manager.store.base import CLOSING_GRACE, Copy, Store
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
 from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.port import CLOSING_GRACE, Copy, Store
+from exotrio.manager.store.errors import closed
 from exotrio.manager.store.readers import Readers
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Committer
 from exotrio.manager.store.sqlite.copy import copied, remove_leftovers
@@ -47,7 +47,7 @@ WRITABLE_FOR = 10.0
 """Seconds for which a commit that changed something proves that something can be written."""
 
 
-class _SQLiteStore(BaseStore):
+class _SQLiteStore(Store):
     """What databases in memory and in a file share: the committer."""
 
     def __init__(self, committer: Committer, readers: Readers[sqlite3.Connection]) -> None:
@@ -75,12 +75,12 @@ class _SQLiteStore(BaseStore):
         self._put_repeated()
         return await super()._settle(write)
 
-    def _describe(self, view: View) -> dict[str, Any]:
+    def describe(self, view: View) -> dict[str, Any]:
         pages, page_size, schema_version = (
             view.one(f"PRAGMA {name}")[0] for name in ("page_count", "page_size", "user_version")
         )
         path = self.path
-        return {
+        return super().describe(view) | {
             "in_memory": path is None,
             "sqlite": view.one("SELECT sqlite_version()")[0],
             "size": pages * page_size,
@@ -240,7 +240,7 @@ async def open_store(
     if str(db) == MEMORY:
         with closing(open_writer(None)) as connection:
             committer = Committer(connection, catalog=catalog, clock=clock, now=trio.current_time)
-            async with running(MemoryStore(committer)) as memory:
+            async with MemoryStore(committer).running() as memory:
                 yield memory
         return
     path = _resolve(db)
@@ -260,7 +260,7 @@ async def open_store(
             is_new=is_new,
         )
         store = FileStore(committer, path, grace)
-        async with running(store):
+        async with store.running():
             yield store
     finally:
         if store is None or store.is_released:
