@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Row(Protocol):
@@ -54,6 +54,36 @@ class Connection(Executor, Protocol):
 Items = Sequence[int] | Sequence[str]
 
 
+Computed = tuple[tuple[str, str], ...]
+"""Columns, each with the expression of its new value, in which ``{name}`` is a value of the row."""
+
+
+class Insert(NamedTuple):
+    """A statement that inserts rows, each of which is (*columns, *more).
+
+    ``conflict`` is what follows ON CONFLICT, if anything. ``more`` are whole numbers for expressions.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    conflict: str = ""
+    computed: Computed = ()
+    more: tuple[str, ...] = ()
+
+
+class Update(NamedTuple):
+    """A statement that updates rows, each of which is (*keys, *columns, *add).
+
+    In the expressions of ``computed`` a column is its new value, or the sum for one of ``add``.
+    """
+
+    table: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    add: tuple[str, ...] = ()
+    computed: Computed = ()
+
+
 class Dialect(Protocol):
     """One engine's SQL for conditions on lists, locks, and statements on many rows."""
 
@@ -71,50 +101,22 @@ class Dialect(Protocol):
     ) -> Iterable[tuple[str, tuple[Any, ...]]]:
         """Return statements, each with its parameters, for ``View.for_each``."""
 
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-        *,
-        computed: tuple[tuple[str, str], ...] = (),
-        more: tuple[str, ...] = (),
-    ) -> Rows:
-        """Insert rows, each of which is (*columns, *more), with one statement.
-
-        ``conflict`` is what follows ON CONFLICT, if anything. Columns that are ``computed`` get the value of
-        an expression, in which ``{name}`` is a value of the row: of a column, or a whole number of ``more``.
-        """
+    def insert(self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        """Insert rows with one statement."""
 
     def insert_numbered(
-        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+        self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
         """Insert those rows that are not there yet; return the ids that they get, in their order."""
 
-    def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        *,
-        add: tuple[str, ...],
-        computed: tuple[tuple[str, str], ...],
-    ) -> Rows:
-        """Update rows, each of which is (*keys, *columns, *add), with one statement.
-
-        Columns that are ``computed`` are set to an expression, in which ``{column}`` is the new value, or
-        the sum for one of ``add``.
-        """
+    def update(self, connection: Connection, of: Update, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        """Update rows with one statement."""
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         """Overwrite in files what the body deletes or replaces, where supported."""
 
 
-def new_values(values: Mapping[str, str], computed: tuple[tuple[str, str], ...]) -> Iterable[tuple[str, str]]:
+def new_values(values: Mapping[str, str], computed: Computed) -> Iterable[tuple[str, str]]:
     """Return the expression for the new value of each column: its value, or one computed from values."""
     return {**values, **{column: text.format_map(values) for column, text in computed}}.items()
 

@@ -11,7 +11,7 @@ from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
-from exotrio.manager.store.driver import Connection, Dialect, Rows
+from exotrio.manager.store.driver import Computed, Connection, Dialect, Insert, Rows, Update
 from exotrio.manager.store.view import View
 
 MAX_TRIMMED = 1_000
@@ -117,24 +117,23 @@ class Transaction(View):
         rows: Sequence[tuple[Any, ...]],
         conflict: str = "",
         *,
-        computed: tuple[tuple[str, str], ...] = (),
+        computed: Computed = (),
         more: tuple[str, ...] = (),
     ) -> None:
         """Insert rows with one statement.
 
         ``conflict`` is what follows ON CONFLICT. Several transactions that meet in the same rows must give
-        them in the same order: sort them by their key. ``computed`` and ``more``: see ``Dialect.insert``.
+        them in the same order: sort them by their key. ``computed`` and ``more``: see ``Insert``.
         """
         if rows:
-            self._dialect.insert(
-                self._connection, table, columns, rows, conflict, computed=computed, more=more
-            )
+            into = Insert(table, columns, conflict, computed, more)
+            self._dialect.insert(self._connection, into, rows)
 
     def insert_new(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert those rows that are not there yet, in an order as in ``insert``; return how many."""
         if not rows:
             return 0
-        return self._dialect.insert(self._connection, table, columns, rows, "DO NOTHING").rowcount
+        return self._dialect.insert(self._connection, Insert(table, columns, "DO NOTHING"), rows).rowcount
 
     def insert_numbered(
         self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
@@ -144,7 +143,7 @@ class Transaction(View):
         If one is there already, the use case is run again: RowChanged. A concurrent transaction inserted it
         since it was looked for.
         """
-        ids = self._dialect.insert_numbered(self._connection, table, columns, rows)
+        ids = self._dialect.insert_numbered(self._connection, Insert(table, columns), rows)
         if len(ids) < len(rows):
             raise RowChanged(table)
         return ids
@@ -157,20 +156,19 @@ class Transaction(View):
         rows: Sequence[tuple[Any, ...]],
         *,
         add: tuple[str, ...] = (),
-        computed: tuple[tuple[str, str], ...] = (),
+        computed: Computed = (),
     ) -> None:
         """Update rows with one statement: each is (*keys, *columns, *add).
 
         A row is found by all its keys, which may be NULL but for the first; its ``columns`` get new values,
-        those of ``add`` grow by the given ones; ``computed``: see ``Dialect.update``.
+        those of ``add`` grow by the given ones; ``computed``: see ``Update``.
 
         If one is not found, the use case is run again, when it has ended: the keys say what was read of the
         row, and it has changed since.
         """
         if rows:
-            updated = self._dialect.update(
-                self._connection, table, keys, columns, rows, add=add, computed=computed
-            )
+            of = Update(table, keys, columns, add, computed)
+            updated = self._dialect.update(self._connection, of, rows)
             self._updates.append((table, updated, len(rows)))
 
     def check_updates(self) -> None:

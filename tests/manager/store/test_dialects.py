@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from exotrio.manager.store.driver import Update
 from exotrio.manager.store.postgres.translation import tables, translate
 from exotrio.manager.store.schema import SCHEMA
 from exotrio.manager.store.sqlite.dialect import SQLiteDialect
@@ -73,12 +74,8 @@ def test_an_update_of_rows_numbers_no_parameters() -> None:
         )
         SQLiteDialect().update(
             connection,
-            "t",
-            ("a", "b"),
-            ("text",),
+            Update("t", ("a", "b"), ("text",), ("n",), (("x", "{n} + length({text}) + {n}"),)),
             [(1, None, "one", 100), (2, 5, "four", 200), (3, 3, "", 0)],
-            add=("n",),
-            computed=(("x", "{n} + length({text}) + {n}"),),
         )
         rows = connection.execute("SELECT a, n, x, text FROM t ORDER BY a").fetchall()
     assert rows == [(1, 110, 223, "one"), (2, 220, 444, "four")]

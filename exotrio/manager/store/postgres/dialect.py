@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
-from exotrio.manager.store.driver import Connection, Items, Rows, new_values
+from exotrio.manager.store.driver import Connection, Insert, Items, Rows, Update, new_values
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
 
@@ -57,50 +57,33 @@ def _for_each(
     return f"SELECT found.* FROM ({given}) AS given CROSS JOIN LATERAL ({found}) AS found"
 
 
-_NUMBERED = "DO NOTHING RETURNING id"
+@cache
+def _insert(into: Insert, same: tuple[bool, ...]) -> str:
+    types = [*(tables()[into.table][column].type for column in into.columns), *["bigint"] * len(into.more)]
+    names = (*into.columns, *into.more)
+    rows = _selected(types, same, names)
+    if into.computed:
+        values = dict(new_values({name: f"new.{name}" for name in names}, into.computed))
+        rows = f"SELECT {', '.join(values[column] for column in into.columns)} FROM ({rows}) AS new"
+    text = f"INSERT INTO {into.table} ({', '.join(into.columns)}) {rows}"
+    return f"{text} ON CONFLICT {into.conflict}" if into.conflict else text
 
 
 @cache
-def _insert(
-    table: str,
-    columns: tuple[str, ...],
-    same: tuple[bool, ...],
-    conflict: str,
-    computed: tuple[tuple[str, str], ...],
-    more: tuple[str, ...],
-) -> str:
-    types = [*(tables()[table][column].type for column in columns), *["bigint"] * len(more)]
-    rows = _selected(types, same, (*columns, *more))
-    if computed:
-        values = dict(new_values({name: f"new.{name}" for name in (*columns, *more)}, computed))
-        rows = f"SELECT {', '.join(values[column] for column in columns)} FROM ({rows}) AS new"
-    text = f"INSERT INTO {table} ({', '.join(columns)}) {rows}"
-    return f"{text} ON CONFLICT {conflict}" if conflict else text
-
-
-@cache
-def _update(
-    table: str,
-    keys: tuple[str, ...],
-    columns: tuple[str, ...],
-    add: tuple[str, ...],
-    computed: tuple[tuple[str, str], ...],
-    same: tuple[bool, ...],
-) -> str:
+def _update(of: Update, same: tuple[bool, ...]) -> str:
     # A key may be among the columns, too: the status that is expected and the new one.
-    names = [
-        f"{role}_{column}" for role, group in (("k", keys), ("v", columns), ("a", add)) for column in group
-    ]
-    values = {column: f"new.v_{column}" for column in columns}
-    values |= {column: f"({table}.{column} + new.a_{column})" for column in add}
-    changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
-    known = tables()[table]
+    groups = (("k", of.keys), ("v", of.columns), ("a", of.add))
+    names = [f"{role}_{column}" for role, group in groups for column in group]
+    values = {column: f"new.v_{column}" for column in of.columns}
+    values |= {column: f"({of.table}.{column} + new.a_{column})" for column in of.add}
+    changes = [f"{column} = {value}" for column, value in new_values(values, of.computed)]
+    known = tables()[of.table]
     found = [
-        f"{table}.{key} {'IS NOT DISTINCT FROM' if known[key].may_be_null else '='} new.k_{key}"
-        for key in keys
+        f"{of.table}.{key} {'IS NOT DISTINCT FROM' if known[key].may_be_null else '='} new.k_{key}"
+        for key in of.keys
     ]
-    rows = _selected([known[column].type for column in (*keys, *columns, *add)], same, names)
-    return f"UPDATE {table} SET {', '.join(changes)} FROM ({rows}) AS new WHERE {' AND '.join(found)}"
+    rows = _selected([known[column].type for column in (*of.keys, *of.columns, *of.add)], same, names)
+    return f"UPDATE {of.table} SET {', '.join(changes)} FROM ({rows}) AS new WHERE {' AND '.join(found)}"
 
 
 class PostgresDialect:
@@ -124,39 +107,20 @@ class PostgresDialect:
             columns = tuple(map(array, zip(*rows, strict=True)))
             yield _for_each(selects, names, types, (False,) * len(names)), columns
 
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-        *,
-        computed: tuple[tuple[str, str], ...] = (),
-        more: tuple[str, ...] = (),
-    ) -> Rows:
+    def insert(self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]) -> Rows:
         same, parameters = _columns(rows)
-        return connection.execute(_insert(table, columns, same, conflict, computed, more), parameters)
+        return connection.execute(_insert(into, same), parameters)
 
     def insert_numbered(
-        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+        self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
         # Sorted: they are assigned in the order of the rows.
-        return sorted(row[0] for row in self.insert(connection, table, columns, rows, _NUMBERED))
+        inserted = self.insert(connection, into._replace(conflict="DO NOTHING RETURNING id"), rows)
+        return sorted(row[0] for row in inserted)
 
-    def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        *,
-        add: tuple[str, ...],
-        computed: tuple[tuple[str, str], ...],
-    ) -> Rows:
+    def update(self, connection: Connection, of: Update, rows: Sequence[tuple[Any, ...]]) -> Rows:
         same, parameters = _columns(rows)
-        return connection.execute(_update(table, keys, columns, add, computed, same), parameters)
+        return connection.execute(_update(of, same), parameters)
 
     def secure_delete(self, connection: Connection) -> AbstractContextManager[None]:
         # Clients cannot decide when a server overwrites deleted rows in its files.

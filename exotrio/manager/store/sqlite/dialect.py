@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from exotrio.manager.store.driver import Connection, Items, Rows, new_values
+from exotrio.manager.store.driver import Connection, Insert, Items, Rows, Update, new_values
 
 ROWS_PER_STATEMENT = 100
 """SQLite accepts at most 500 parts of one statement."""
@@ -44,37 +44,26 @@ def _for_each(selects: tuple[str, ...], names: tuple[str, ...], rows: int) -> tu
 
 
 @cache
-def _insert(
-    table: str,
-    columns: tuple[str, ...],
-    conflict: str,
-    computed: tuple[tuple[str, str], ...],
-    more: tuple[str, ...],
-) -> tuple[str, _InOrder | None]:
-    given = {name: f"?{number}" for number, name in enumerate((*columns, *more), 1)}
-    values = dict(new_values(given, computed))
-    text = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(values[c] for c in columns)})"
-    sql, in_order = _in_order(f"{text} ON CONFLICT {conflict}" if conflict else text)
-    return sql, in_order if computed else None
+def _insert(into: Insert) -> tuple[str, _InOrder | None]:
+    given = {name: f"?{number}" for number, name in enumerate((*into.columns, *into.more), 1)}
+    values = dict(new_values(given, into.computed))
+    columns = ", ".join(into.columns)
+    text = f"INSERT INTO {into.table} ({columns}) VALUES ({', '.join(values[c] for c in into.columns)})"
+    sql, in_order = _in_order(f"{text} ON CONFLICT {into.conflict}" if into.conflict else text)
+    return sql, in_order if into.computed else None
 
 
 @cache
-def _update(
-    table: str,
-    keys: tuple[str, ...],
-    columns: tuple[str, ...],
-    add: tuple[str, ...],
-    computed: tuple[tuple[str, str], ...],
-) -> tuple[str, _InOrder]:
+def _update(of: Update) -> tuple[str, _InOrder]:
     """Return the statement, and a function that returns the parameters of a row in their order."""
     # Numbered, as the keys come first in a row and last in the statement, and one may be needed twice.
-    number = {column: index for index, column in enumerate((*keys, *columns, *add), 1)}
-    values = {column: f"?{number[column]}" for column in columns}
-    values |= {column: f"({column} + ?{number[column]})" for column in add}
-    changes = [f"{column} = {value}" for column, value in new_values(values, computed)]
-    first, *others = keys
+    number = {column: index for index, column in enumerate((*of.keys, *of.columns, *of.add), 1)}
+    values = {column: f"?{number[column]}" for column in of.columns}
+    values |= {column: f"({column} + ?{number[column]})" for column in of.add}
+    changes = [f"{column} = {value}" for column, value in new_values(values, of.computed)]
+    first, *others = of.keys
     same = [f"{first} = ?1", *(f"{key} IS ?{index}" for index, key in enumerate(others, 2))]
-    return _in_order(f"UPDATE {table} SET {', '.join(changes)} WHERE {' AND '.join(same)}")
+    return _in_order(f"UPDATE {of.table} SET {', '.join(changes)} WHERE {' AND '.join(same)}")
 
 
 class SQLiteDialect:
@@ -96,40 +85,20 @@ class SQLiteDialect:
             sql, in_order = _for_each(selects, names, len(part))
             yield sql, in_order(tuple(chain.from_iterable(part)))
 
-    def insert(
-        self,
-        connection: Connection,
-        table: str,
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        conflict: str,
-        *,
-        computed: tuple[tuple[str, str], ...] = (),
-        more: tuple[str, ...] = (),
-    ) -> Rows:
-        text, in_order = _insert(table, columns, conflict, computed, more)
+    def insert(self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        text, in_order = _insert(into)
         return connection.executemany(text, rows if in_order is None else map(in_order, rows))
 
     def insert_numbered(
-        self, connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
+        self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
-        count = self.insert(connection, table, columns, rows, "DO NOTHING").rowcount
+        count = self.insert(connection, into._replace(conflict="DO NOTHING"), rows).rowcount
         # Only this connection writes, so they follow each other.
         last = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
         return range(last - count + 1, last + 1)
 
-    def update(
-        self,
-        connection: Connection,
-        table: str,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[tuple[Any, ...]],
-        *,
-        add: tuple[str, ...],
-        computed: tuple[tuple[str, str], ...],
-    ) -> Rows:
-        text, in_order = _update(table, keys, columns, add, computed)
+    def update(self, connection: Connection, of: Update, rows: Sequence[tuple[Any, ...]]) -> Rows:
+        text, in_order = _update(of)
         return connection.executemany(text, map(in_order, rows))
 
     @contextmanager
