@@ -14,10 +14,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
-from exotrio.manager.api.audit import Audit
 from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
-from exotrio.manager.api.events import Events
 from exotrio.manager.api.inspection import Inspection
 from exotrio.manager.api.keys import KeyRoutes
 from exotrio.manager.api.limits import Limits
@@ -51,7 +49,7 @@ def create_api(
     """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
     table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
-        each = (Native, Runs, Inspection, Events, Limits, Audit, Backups, KeyRoutes, Releases)
+        each = (Native, Runs, Inspection, Limits, Backups, KeyRoutes, Releases)
         table += [route for endpoints in each for route in routes_of(endpoints(service))]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))

@@ -323,7 +323,7 @@ async def test_a_graph_that_an_earlier_state_manager_stored_without_its_waits_fa
             body["nodes"] = [{**node, "wait": None} for node in body["nodes"]]
             tx.execute("UPDATE templates SET body = ? WHERE id = ?", (to_json(body).decode(), row["id"]))
         tx.execute("UPDATE states SET lane = NULL, event = NULL WHERE lane = 'waiting'")
-        catalog: Any = tx._catalog
+        catalog: Any = tx.catalog
         catalog.clear()
 
     await two.write(as_it_stores_them)

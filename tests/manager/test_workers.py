@@ -184,7 +184,7 @@ async def test_a_registration_that_the_database_lost_is_made_again(
 ) -> None:
     def go_back(tx: Transaction) -> None:
         tx.execute(loss)
-        tx.forget_registered()
+        tx.catalog.forget_registered()
 
     async def inputs() -> list[str]:
         return [name for node in await client.nodes() for name in node.inputs_schema.get("properties", {})]

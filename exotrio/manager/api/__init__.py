@@ -6,11 +6,9 @@
 ``json``        parsing bodies and path values, replies; every exception as a JSON error
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
-``runs``        native routes about graphs, runs and states
-``events``      native routes about the events of runs
+``runs``        native routes about graphs, runs, states and events
 ``limits``      native routes about limits
-``inspection``  native routes for people: overview, checkup, export, runtimes, pausing
-``audit``       native routes about the record of changes
+``inspection``  native routes for people: overview, checkup, export, runtimes, pausing, changes
 ``keys``        native routes about named keys
 ``operations``  probes, ``/metrics``, links that sign in
 ``backup``      copies of the database

@@ -1,12 +1,11 @@
-"""Native routes for people: overview, checkup and export; runtimes and commands to them; pausing."""
+"""Native routes for people: overview, checkup, export, runtimes and commands to them, pausing, changes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from starlette.responses import Response
 
 from exotrio._util.times import timestamp
+from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.operations import PauseReply
 from exotrio._wire.overview import (
@@ -20,17 +19,16 @@ from exotrio._wire.overview import (
     TasksReply,
 )
 from exotrio._wire.stops import StopList, StopsQuery
-from exotrio.manager.api.routing import GRAPHS, NS, READ, Endpoints, get, post
+from exotrio.manager.api.routing import ADMIN, GRAPHS, NS, READ, Endpoints, get, post
 from exotrio.manager.engine import pausing
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.engine.workers import ask_to_drain
+from exotrio.manager.queries.audit import list_audit, list_changes
 from exotrio.manager.queries.checkup import show_checkup
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
 from exotrio.manager.rules.access import Caller
-from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.transaction import Transaction
 
 WORKER = NS + "/worker/{worker_id:path}"
 """The id of a runtime may be any text, also with slashes."""
@@ -96,26 +94,28 @@ class Inspection(Endpoints):
 
     @post(NS + "/node/{node}/pause", "Pause a node", GRAPHS, PauseReply)
     async def pause_node(self, caller: Caller, namespace: str, node: str) -> object:
-        return await self._paused(caller, pausing.pause_node, namespace, node)
+        since = await self._store.write_as(caller, pausing.pause_node, namespace, node)
+        return {"paused_at": timestamp(since)}
 
     @post(NS + "/node/{node}/resume", "Resume a node", GRAPHS, PauseReply)
     async def resume_node(self, caller: Caller, namespace: str, node: str) -> object:
-        return await self._paused(caller, pausing.resume_node, namespace, node)
+        await self._store.write_as(caller, pausing.resume_node, namespace, node)
+        return {"paused_at": None}
 
     @post(NS + "/graph/{graph}/pause", "Pause the schedule of a graph", GRAPHS, PauseReply)
     async def pause_schedule(self, caller: Caller, namespace: str, graph: str) -> object:
-        return await self._paused(caller, pausing.pause_schedule, namespace, graph)
+        since = await self._store.write_as(caller, pausing.pause_schedule, namespace, graph)
+        return {"paused_at": timestamp(since)}
 
     @post(NS + "/graph/{graph}/resume", "Resume the schedule of a graph", GRAPHS, PauseReply)
     async def resume_schedule(self, caller: Caller, namespace: str, graph: str) -> object:
-        return await self._paused(caller, pausing.resume_schedule, namespace, graph)
+        await self._store.write_as(caller, pausing.resume_schedule, namespace, graph)
+        return {"paused_at": None}
 
-    async def _paused(
-        self,
-        caller: Caller,
-        use_case: Callable[[Transaction, str, str], WithEffects[int | None]],
-        namespace: str,
-        name: str,
-    ) -> object:
-        paused_at = await self._store.write_as(caller, use_case, namespace, name)
-        return {"paused_at": None if paused_at is None else timestamp(paused_at)}
+    @get(AUDIT_PATH, "List who changed what, from where", ADMIN, ChangePage)
+    async def audit(self, query: AuditQuery) -> object:
+        return await self._store.read_with_deadline(list_audit, query)
+
+    @get(NS + "/changes", "List who changed what in a namespace", READ, ChangePage)
+    async def changes(self, namespace: str, query: ChangesQuery) -> object:
+        return await self._store.read_with_deadline(list_changes, namespace, query)

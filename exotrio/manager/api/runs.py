@@ -1,7 +1,8 @@
-"""Native routes about graphs, runs and states: trigger, search, show, cancel, retry and delete."""
+"""Native routes about graphs, runs, their states and events: trigger, search, show, cancel, retry, delete."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 
 from pydantic_core import to_json
@@ -9,7 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exotrio._httpd import while_connected
+from exotrio._util.times import moment_ms
 from exotrio._wire import operations
+from exotrio._wire.events import (
+    EVENT_PATH,
+    EventLinkReply,
+    EventLinkRequest,
+    EventRequest,
+    RunEvents,
+    SentEvent,
+)
 from exotrio._wire.graphs import GraphPage, GraphsQuery
 from exotrio._wire.runs import NativeTriggerRequest, PriorityRequest, Run, RunQuery, TriggerManyReply
 from exotrio._wire.states import StateHistory
@@ -18,13 +28,15 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.api.bodies import body_reader
 from exotrio.manager.api.json import CLAIM_LIMIT, entries_refused, max_wait_of, parse_entries
 from exotrio.manager.api.routing import GRAPHS, NS, READ, TRIGGER, Endpoints, delete, get, post
-from exotrio.manager.engine import pinning, retries, triggers
+from exotrio.manager.engine import pinning, retries, sending, triggers
 from exotrio.manager.engine import runs as runs_engine
+from exotrio.manager.engine.event_links import make_event_link
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.triggers import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
+from exotrio.manager.queries.events import show_events
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
 from exotrio.manager.rules.access import Caller
@@ -156,6 +168,23 @@ class Runs(Endpoints):
         return await self._store.read_with_deadline(
             show_history, namespace, state_id, self._service.monotonic()
         )
+
+    @post(NS + "/run/{run_id}/events", "Send an event to a run", GRAPHS, SentEvent)
+    async def send_event(self, caller: Caller, namespace: str, run_id: str, body: EventRequest) -> object:
+        sent = await self._store.write_as(caller, sending.send, namespace, run_id, body.name, body.value)
+        return SentEvent(run_id=run_id, name=body.name, **asdict(sent))
+
+    @get(NS + "/run/{run_id}/events", "Show events, and what the run waits for", READ, RunEvents)
+    async def events(self, namespace: str, run_id: str) -> object:
+        return await self._store.read_with_deadline(show_events, namespace, run_id)
+
+    @post(NS + "/run/{run_id}/event-link", "Make a link that sends one event", GRAPHS, EventLinkReply)
+    async def make_link(self, caller: Caller, namespace: str, run_id: str, body: EventLinkRequest) -> object:
+        until, cipher = moment_ms(body.until), self._service.cipher
+        link = await self._store.write_as(
+            caller, make_event_link, cipher, namespace, run_id, body.name, body.value, until
+        )
+        return {"path": f"{EVENT_PATH}?link={link}"}
 
 
 def _new_run(entry: NativeTriggerRequest) -> NewRun:

@@ -44,7 +44,7 @@ def claim_replies(
     run_of = {seq: state[1] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
     templates = {run: tx.template_of(run) for run in runs}
-    tx.keep_runs_of(run_of)
+    tx.catalog.keep_runs_of(run_of)
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
     values = read_events(tx, waited.values())

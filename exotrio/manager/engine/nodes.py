@@ -94,7 +94,7 @@ def insert_nodes(
         [(namespace, split_name(name)[0], namespace, name) for name in new_versions],
     )
     count_change(tx, "registered")
-    tx.forget_registered()
+    tx.catalog.forget_registered()
 
 
 def _kept_secrets(kept: Mapping[str, set[str]] | None, node: NodeDeclaration) -> str | None:

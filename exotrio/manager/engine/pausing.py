@@ -9,51 +9,38 @@ that no claim that begins after the pause takes one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from exotrio.manager.rules.errors import NotFound
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 MAX_ANNOUNCED = 20_000
 """Waiting states of a resumed node whose runs are announced. A claim for one run (`exotrio run`) that misses
 its announcement is repeated within 15 s."""
+_ROWS = {"node": ("nodes", "(name = ? OR (name >= ? AND name < ?))"), "graph": ("graphs", "name = ?")}
 
 
-_NODES = "namespace = ? AND (name = ? OR (name >= ? AND name < ?))"
-
-
-def pause_node(tx: Transaction, namespace: str, name: str) -> WithEffects[int]:
+def pause_node(tx: Transaction, namespace: str, name: str) -> int:
     """Pause a node; return since when it is paused, in Unix ms. Pausing it again changes nothing."""
-    rows = tx.execute(
-        f"UPDATE nodes SET paused_at = coalesce(paused_at, ?) WHERE {_NODES} RETURNING name, paused_at",
-        (tx.now_ms, namespace, *_with_versions(name)),
-    )
-    since = _changed(tx, "node", namespace, name, dict(map(tuple, rows)), "node.pause")
-    return WithEffects(since, NO_EFFECTS)
+    return _pause(tx, "node", namespace, name, "node.pause")
 
 
-def pause_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[int]:
+def pause_schedule(tx: Transaction, namespace: str, graph: str) -> int:
     """Pause the schedule of a graph, as ``pause_node`` does."""
-    rows = tx.execute(
-        "UPDATE graphs SET paused_at = coalesce(paused_at, ?) WHERE namespace = ? AND name = ?"
-        " RETURNING name, paused_at",
-        (tx.now_ms, namespace, graph),
-    )
-    since = _changed(tx, "graph", namespace, graph, dict(map(tuple, rows)), "schedule.pause")
-    return WithEffects(since, NO_EFFECTS)
+    return _pause(tx, "graph", namespace, graph, "schedule.pause")
+
+
+def _pause(tx: Transaction, what: str, namespace: str, name: str, action: str) -> int:
+    since = _set(tx, what, namespace, name, "coalesce(paused_at, ?)", "paused_at", tx.now_ms)
+    tx.record(action, namespace, name)
+    return since[name]
 
 
 def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]:
     """Let states of a node be claimed again, and announce them."""
-    rows = tx.execute(
-        f"UPDATE nodes SET paused_at = NULL WHERE {_NODES} RETURNING name, id",
-        (namespace, *_with_versions(name)),
-    )
-    nodes: dict[str, int] = dict(map(tuple, rows))
-    _changed(tx, "node", namespace, name, nodes, "node.resume")
-    effects = Effects(announced={*nodes.values()}, reopened={*nodes.values()})
-    for node in nodes.values():
+    nodes = {*_set(tx, "node", namespace, name, "NULL", "id").values()}
+    tx.record("node.resume", namespace, name)
+    effects = Effects(announced={*nodes}, reopened={*nodes})
+    for node in nodes:
         runs = tx.execute(
             " UNION ".join(
                 f"SELECT run FROM (SELECT run FROM states WHERE status = 'CREATED' AND {which}"
@@ -66,26 +53,29 @@ def resume_node(tx: Transaction, namespace: str, name: str) -> WithEffects[None]
     return WithEffects(None, effects)
 
 
-def resume_schedule(tx: Transaction, namespace: str, graph: str) -> WithEffects[None]:
+def resume_schedule(tx: Transaction, namespace: str, graph: str) -> None:
     """Trigger a graph by its schedules again, from the next occurrence on; missed ones are not caught up."""
+    _set(tx, "graph", namespace, graph, "NULL", "id")
+    tx.record("schedule.resume", namespace, graph)
+
+
+def _set(
+    tx: Transaction, what: str, namespace: str, name: str, value: str, returned: str, *parameters: int
+) -> dict[str, int]:
+    """Set ``paused_at`` of a node and its versions, or of a graph; return a column of each row, by name.
+    NotFound if there is no row of that name."""
+    table, which = _ROWS[what]
+    names = _with_versions(name) if what == "node" else (name,)
     rows = tx.execute(
-        "UPDATE graphs SET paused_at = NULL WHERE namespace = ? AND name = ? RETURNING name, id",
-        (namespace, graph),
+        f"UPDATE {table} SET paused_at = {value} WHERE namespace = ? AND {which} RETURNING name, {returned}",
+        (*parameters, namespace, *names),
     )
-    _changed(tx, "graph", namespace, graph, dict(map(tuple, rows)), "schedule.resume")
-    return WithEffects(None, NO_EFFECTS)
-
-
-def _with_versions(node: str) -> tuple[str, str, str]:
-    """Return the parameters of ``_NODES``: a node, and its versions, which sort between the other two."""
-    return node, f"{node}@", f"{node}A"
-
-
-def _changed(
-    tx: Transaction, what: str, namespace: str, name: str, rows: Mapping[str, int], action: str
-) -> int:
-    """Record a change of rows, and return the value of the one that was named; NotFound if there is none."""
-    if name not in rows:
+    found: dict[str, int] = dict(map(tuple, rows))
+    if name not in found:
         raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")
-    tx.record(action, namespace, name)
-    return rows[name]
+    return found
+
+
+def _with_versions(node: str) -> tuple[str, ...]:
+    """Return the names between which the versions of a node sort, after its own one."""
+    return node, f"{node}@", f"{node}A"

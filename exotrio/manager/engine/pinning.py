@@ -51,7 +51,7 @@ def repin(tx: Transaction, namespace: str, run_id: str, version: str) -> WithEff
         )
     moved = pin_template(tx, run.graph, after), run.id
     tx.execute("UPDATE runs SET template = ? WHERE id = ?", moved)
-    tx.forget_run(run.id)
+    tx.catalog.forget_run(run.id)
     name_limits(tx, namespace, after)
     nodes = {
         place.index: (old, new)

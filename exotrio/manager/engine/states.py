@@ -217,7 +217,7 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
 
 def locked_runs_of(tx: Transaction, seqs: Sequence[int]) -> dict[int, RunRow]:
     """Lock the runs of these states, as ``locked_runs`` does."""
-    if (runs := tx.runs_of(seqs)) is not None:
+    if (runs := tx.catalog.runs_of(seqs)) is not None:
         return locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted(runs)),))
     which = f"runs.id IN (SELECT run FROM states WHERE {tx.any_of('seq')})"
     return locked_runs(tx, which, (tx.items(seqs),))

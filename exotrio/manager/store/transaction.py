@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -63,15 +63,15 @@ class Transaction(View):
 
     def registered(self, namespace: str, name: str) -> Registered | None:
         """Return what is registered under this name, or None."""
-        return self._catalog.registered(self._connection, namespace, name)
+        return self.catalog.registered(self._connection, namespace, name)
 
     def node_id(self, namespace: str, name: str) -> int | None:
         """Return the id of what is registered under this name, or None."""
-        return self._catalog.node_id(self._connection, namespace, name)
+        return self.catalog.node_id(self._connection, namespace, name)
 
     def run_facts(self, runs: Collection[int]) -> dict[int, RunFacts]:
         """Return what never changes in these runs, by id; usually read only once."""
-        facts_by_run = {run: facts for run in runs if (facts := self._catalog.known_run(run)) is not None}
+        facts_by_run = {run: facts for run in runs if (facts := self.catalog.known_run(run)) is not None}
         if missing := [run for run in runs if run not in facts_by_run]:
             for run, *facts in self.execute(
                 "SELECT runs.id, run_id, runs.template, share, fair_key, graphs.name FROM runs"
@@ -79,7 +79,7 @@ class Transaction(View):
                 (self.items(missing),),
             ):
                 facts_by_run[run] = RunFacts(*facts)
-                self._catalog.keep_run(run, facts_by_run[run])
+                self.catalog.keep_run(run, facts_by_run[run])
         return facts_by_run
 
     def template_of(self, run: int) -> Template:
@@ -87,24 +87,8 @@ class Transaction(View):
         try:
             return self.template(self.run_facts([run])[run].template)
         except LookupError:
-            self.forget_run(run)
+            self.catalog.forget_run(run)
             return self.template(self.run_facts([run])[run].template)
-
-    def forget_run(self, run: int) -> None:
-        """Read the facts of a run again from now on."""
-        self._catalog.forget_run(run)
-
-    def runs_of(self, seqs: Collection[int]) -> set[int] | None:
-        """Return the numbers of the runs of these states; None unless all were claimed here lately."""
-        return self._catalog.runs_of(seqs)
-
-    def keep_runs_of(self, runs: Mapping[int, int]) -> None:
-        """Keep the runs of states that are claimed, by number: most outcomes come to the same process."""
-        self._catalog.keep_runs_of(runs)
-
-    def forget_registered(self) -> None:
-        """Read registered nodes again from now on."""
-        self._catalog.forget_registered()
 
     def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run one statement for many rows."""

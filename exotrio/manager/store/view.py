@@ -26,7 +26,7 @@ class View:
     ) -> None:
         self._connection = connection
         self._dialect = dialect
-        self._catalog = catalog
+        self.catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
         self.check: Callable[[], None] | None = None
@@ -66,10 +66,10 @@ class View:
     @property
     def max_inputs(self) -> int:
         """Maximum of bytes of the inputs of a new state."""
-        return self._catalog.max_inputs
+        return self.catalog.max_inputs
 
     def template(self, template_id: int) -> Template:
-        return self._catalog.template(self._connection, template_id)
+        return self.catalog.template(self._connection, template_id)
 
     def state_id(self, seq: int) -> str:
         """Return the public id of the state with this number: 24 hex digits, the database's stamp first."""

@@ -344,7 +344,7 @@ async def test_registered_nodes_are_read_again_once_another_manager_registers_so
             "(namespace, name) DO UPDATE SET inputs_schema = excluded.inputs_schema",
         )
         put(tx, "registered", str(version))
-        tx.forget_registered()
+        tx.catalog.forget_registered()
 
     def inputs(tx: Transaction) -> list[str] | None:
         node = tx.registered("ns", "Node")
