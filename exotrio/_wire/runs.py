@@ -144,17 +144,19 @@ class StateTimes(Body):
 
     Fields:
         waited: Until a runtime claimed it, from when it could: from its creation or, if it was delayed or
-            held before, from the end of the delay, or from when it was given back. None of a further output
-            of an execution.
+            held before, from the end of the delay, or from when it was given back. None of one that waits for
+            an event or a run, or did until it ended, and of a further output of an execution.
         buffered: From its claim until ``execute`` of its node began; of a state that ``Overview.buffered``
             counts, from its claim until now.
         ran: Of ``execute``. Both are None if that did not begin, or its runtime did not report it: a claim
             through v0 tells nothing, and a state that runs is reported by the next heartbeat.
         held: From its claim to its outcome; None if it is not claimed.
-        for_event: Of a state that waits for an event, and not for a runtime, or that did until it ended: for
-            how long. None of any other.
-        for_run: The same of a state that waits for the end of a run that it started.
-        no_event: The wait for an event ended by its deadline: none was sent in time.
+        for_event: For events, in all; None if it never did. State managers of earlier versions did not keep
+            how long the state of a node had waited for one that came.
+        for_run: The same for the ends of runs that it started.
+        earlier: Of one that was held before: from its creation until it was given back, or went on, without
+            ``for_event`` and ``for_run``.
+        no_event: It waited for an event until it ended, by the deadline: none was sent in time.
     """
 
     waited: Seconds | None = Field(default=None, alias="waited_ms")
@@ -163,31 +165,30 @@ class StateTimes(Body):
     held: Seconds | None = Field(default=None, alias="held_ms")
     for_event: Seconds | None = Field(default=None, alias="for_event_ms")
     for_run: Seconds | None = Field(default=None, alias="for_run_ms")
+    earlier: Seconds | None = Field(default=None, alias="earlier_ms")
     no_event: bool = False
 
-
-def times_text(
-    waited: float | None, buffered: float | None, ran: float | None, held: float | None, *, ended: bool
-) -> str:
-    """Return the times of a state in words, as pages and commands show them; empty if it has none."""
-    parts = [] if waited is None else [("waited", waited)]
-    if buffered is not None and ran is not None:
-        parts += [("buffered", buffered), ("ran" if ended else "running for", ran)]
-    elif buffered is not None:
-        parts.append(("buffered for", buffered))
-    elif held is not None:
-        parts.append(("from claim to end" if ended else "claimed for", held))
-    return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts)
-
-
-def wait_text(for_event: float | None, for_run: float | None, *, ended: bool, no_event: bool) -> str:
-    """Return how long a state waited for an event or a run, and if no event came, in words; empty if for
-    neither."""
-    for seconds, what in ((for_event, "an event"), (for_run, "a run")):
-        if seconds is not None:
-            text = f"{'waited' if ended else 'has waited'} {format_duration(seconds)} for {what}"
-            return f"{text}: {NO_EVENT}" if no_event else text
-    return ""
+    def times_text(self, *, ended: bool) -> str:
+        """Return these times in words, as pages and commands show them; empty if there are none."""
+        begin, ends = ("waited", "ran") if ended else ("has waited", "running for")
+        others = [("an event", self.for_event), ("a run", self.for_run)]
+        waits = [f"{format_duration(seconds)} for {what}" for what, seconds in others if seconds is not None]
+        now, before = [], []
+        if self.waited is None:
+            now = [f"{begin} {text}" for text in waits]
+        else:
+            now.append(f"waited {format_duration(self.waited)}")
+            before = [f"waited {text}" for text in waits]
+        if self.buffered is not None:
+            now.append(f"buffered {'for ' if self.ran is None else ''}{format_duration(self.buffered)}")
+        if self.ran is not None:
+            now.append(f"{ends} {format_duration(self.ran)}")
+        elif self.held is not None and self.buffered is None:
+            now.append(f"{'from claim to end' if ended else 'claimed for'} {format_duration(self.held)}")
+        if self.earlier is not None:
+            before.append(f"waited and ran {format_duration(self.earlier)}")
+        text = ", ".join(now) + (f": {NO_EVENT}" if self.no_event else "")
+        return f"{text}; before that, {', '.join(before)}" if before else text
 
 
 class RelatedRun(Body):
@@ -242,8 +243,8 @@ class Run(RunSummary, StateTimes):
         children: Runs that it started: failed ones first, then those that have not ended; a hundred of them.
         children_count: How many it started.
 
-    Its times are the averages of its executions. They are None while it goes on, from v0, if a begin was not
-    reported, and if it has more than 20,000 states.
+    Its times are the averages of its executions, without places that wait. They are None while it goes on,
+    from v0, if a begin was not reported, and if it has more than 20,000 states.
     """
 
     nodes: list[NodeCounts]

@@ -423,7 +423,45 @@ async def test_a_node_that_is_cancelled_once_its_event_is_there_waited_for_a_run
     two.clock.advance(300)
     ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
     shown = ok(await two.other.history(claimed["state_id"]))
-    assert (shown["for_event_ms"], shown["waited_ms"]) == (None, 300)
+    assert (shown["for_event_ms"], shown["waited_ms"]) == (5_000, 300)
+
+
+async def test_the_waits_of_a_node_are_separate_numbers_once_it_is_executed_again(two: Waiting) -> None:
+    """Also after a lost claim, and before the next wait; a late sweep does not make a wait longer."""
+    flow = await Flow.start(two.api, place("a"))
+    state = await claim_one(two.api)
+    two.clock.advance(800)
+    await report(two.api, item_for(state, outcome="waiting", event="paid", timeout_ms=5_000))
+    two.clock.advance(3_700)
+    assert await send(two.other, flow, "paid", sum="12") == (True, 1)
+    two.clock.advance(40)
+    state = await claim_one(two.api)
+    ok(await two.api.release(states=[item_for(state)]))
+    two.clock.advance(60)
+    state = await claim_one(two.other)
+
+    async def times() -> tuple[int | None, ...]:
+        (shown,) = ok(await two.api.states())["states"]
+        history = ok(await two.other.history(state["state_id"]))
+        names = ("for_event_ms", "earlier_ms", "waited_ms")
+        assert [shown[name] for name in names] == [history[name] for name in names]
+        return tuple(shown[name] for name in names)
+
+    assert await times() == (3_700, 840, 60)
+    await report(two.api, item_for(state, outcome="waiting", event="more", timeout_ms=1_000))
+    assert await two.pass_time(2_500) == 1
+    state = await claim_one(two.api)
+    assert await times() == (4_700, 900, 1_500)
+    reported = {**executed_item(state), "buffered_ms": 0, "ran_ms": 0}
+    assert await report(two.other, reported) == ["ok"]
+    assert await times() == (4_700, 900, 1_500)
+    run = ok(await two.api.native_run(flow.run_id))
+    assert (run["for_event_ms"], run["earlier_ms"], run["waited_ms"]) == (4_700, 900, 1_500)
+    history = ok(await two.other.history(state["state_id"]))
+    assert [event["kind"] for event in history["events"]] == [
+        *("began to wait for an event", "the event came", "released"),
+        *("began to wait for an event", "no event came in time"),
+    ]
 
 
 async def test_a_node_that_waits_learns_that_its_deadline_has_passed(two: Waiting) -> None:

@@ -12,7 +12,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import one_line, plural
-from exotrio._wire.runs import FAILURE, times_text
+from exotrio._wire.runs import FAILURE
 from exotrio._wire.vocabulary import ERRORED, Priority
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
@@ -103,7 +103,8 @@ def show(run_id: str, connection: Connection) -> None:
     graph_name, status, state_id, identifier), children (runs that it started, as parent, with created_at,
     finished_at, and problem, if one could not be started), children_count, duration_ms (null
     until it ended; without idle_ms, for which it had ended and waited to be retried), waited_ms,
-    buffered_ms, ran_ms and held_ms (averages of its states, or null), success_count (with those that are
+    buffered_ms, ran_ms, held_ms, for_event_ms, for_run_ms and earlier_ms (averages of its states, or null,
+    as `states ls` has them), success_count (with those that are
     PRUNED: pruned_count), pending_count (with those that wait for events: for_event_count,
     for runs: for_run_count), errored_count,
     retried_count, total_count, nodes (identifier, node_name, counts by status; waits_for: why its states wait
@@ -319,7 +320,7 @@ def _as_lines(run: Run) -> Iterator[str]:
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([_status(run), *times])}"
     yield from table(("place", "node", *used), rows)
     if run.waited is not None:
-        yield f"on average a state {times_text(run.waited, run.buffered, run.ran, run.held, ended=True)}"
+        yield f"on average a state {run.times_text(ended=True)}"
     if run.parent is not None:
         yield f"started by run {run.parent.run_id} of graph {run.parent.graph_name}: {run.parent.cause}"
         above = run.parent.cancelled_at

@@ -10,7 +10,7 @@ import click
 
 from exotrio._util.times import format_duration, iso_time
 from exotrio._util.words import listed, plural
-from exotrio._wire.runs import NO_EVENT, times_text, wait_text
+from exotrio._wire.runs import NO_EVENT
 from exotrio.cli import lookup, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
@@ -70,17 +70,19 @@ def ls(
 ) -> None:
     """List states, newest first.
 
-    WAITED is until a runtime claimed it, BUFFERED from then until execute began, and RAN the time of execute.
-    Where no begin is reported, as through v0, RAN says how long it took from the claim. WHY is the error of a
-    state that failed, or what one waits for. RETRIES are automatic ones: after a retry by hand they count
-    from 0 again, as "by hand" and "by hand + 1".
+    WAITED is until a runtime claimed it, and before that for events and runs, BUFFERED from the claim until
+    execute began, and RAN the time of execute. Where no begin is reported, as through v0, RAN says how long
+    it took from the claim. WHY is the error of a state that failed, or what one waits for. RETRIES are
+    automatic ones: after a retry by hand they count from 0 again, as "by hand" and "by hand + 1".
 
     A state manager that speaks only v0 needs --run.
 
     JSON: namespace, states (id, identifier, node_name, graph_name, run_id, status, error, retry_count,
     by_hand, created_at, finished_at, worker, waited_ms, buffered_ms, ran_ms, and held_ms, from claim to
-    outcome; waits_for: kind, namespace, node, at, workers, text; with --outputs also outputs; what a state
-    manager that speaks only v0 does not tell is null), more (whether there are more).
+    outcome; for_event_ms and for_run_ms: for events and runs; earlier_ms: before it was given back or went
+    on, without these two; no_event: it waited, and none was sent in time; waits_for: kind, namespace, node,
+    at, workers, text; with --outputs also outputs; what a state manager that speaks only v0 does not tell is
+    null), more (whether there are more).
     """
     if place is not None and run_id is None and graph is None:
         raise click.UsageError("--place needs --run or --graph: identifiers are those of one graph")
@@ -205,7 +207,9 @@ def _row(state: StateSummary) -> tuple[str, ...]:
     ran = "" if state.ran is None else format_duration(state.ran)
     if state.buffered is None and state.held is not None:
         ran = f"{format_duration(state.held)} from claim"
-    times = ("" if each is None else format_duration(each) for each in (state.waited, state.buffered))
+    waits = ((state.waited, ""), (state.for_event, " for an event"), (state.for_run, " for a run"))
+    waited = ", ".join(f"{format_duration(seconds)}{what}" for seconds, what in waits if seconds is not None)
+    times = waited, "" if state.buffered is None else format_duration(state.buffered)
     return (
         state.id,
         state.identifier,
@@ -278,13 +282,8 @@ def _times(state: StateDetail) -> list[str]:
     ]
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
     if state.finished_at and not state.claimed_at and state.worker:
-        lines.append(f"last claimed by {state.worker}: it ended while it waited")
-    if state.waited is not None:
-        ended = state.finished_at is not None or state.stage == "reporting"
-        lines.append(times_text(state.waited, state.buffered, state.ran, state.held, ended=ended))
-    elif state.finished_at and (
-        text := wait_text(state.for_event, state.for_run, ended=True, no_event=state.no_event)
-    ):
+        lines.append(f"last claimed by {state.worker}: it ended before it was claimed again")
+    if text := state.times_text(ended=state.finished_at is not None or state.stage == "reporting"):
         lines.append(text + state.late_text)
     return lines
 

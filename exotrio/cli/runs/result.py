@@ -7,7 +7,6 @@ from typing import Any
 from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
-from exotrio._wire.runs import times_text
 from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
@@ -65,8 +64,7 @@ def _as_lines(run: Run, body: dict[str, Any]) -> list[str]:
     by_key = f", key {run.key}" if run.key else ""
     lines = [f"{run.status.value}: {states} in {body['seconds']:.1f} s (run {run.run_id}{by_key})"]
     if run.waited is not None and body["seconds"] >= MIN_TIMED:
-        times = times_text(run.waited, run.buffered, run.ran, run.held, ended=True)
-        lines.append(f"on average a state {times}")
+        lines.append(f"on average a state {run.times_text(ended=True)}")
     if body["outputs"] and run.missing:
         lines.append(f"this result is partial: {'; '.join(run.missing)}")
     for end in body["outputs"]:

@@ -255,9 +255,9 @@ class Changes:
         """Return the executions that ended in a group, oldest first."""
         return self._executions[target_state]
 
-    def add_event(self, seq: int, kind: str) -> None:
-        """Add something exceptional to a state's history."""
-        self._events.append((seq, self.tx.now_ms, kind))
+    def add_event(self, seq: int, kind: str, at: int | None = None) -> None:
+        """Add something exceptional to a state's history, which happened now, or at a time in Unix ms."""
+        self._events.append((seq, self.tx.now_ms if at is None else at, kind))
 
     def tally(
         self,

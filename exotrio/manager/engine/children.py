@@ -69,6 +69,8 @@ MAX_PER_STEP = 100
 """Runs that one transaction starts, or whose ends it delivers."""
 TO_DELIVER = "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
 """What ``deliver_ends`` is for."""
+RUNS_ENDED = "its run ended"
+"""Why the state of a node goes on, in its history."""
 STARTING = (
     "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000 AND enqueue_after <= ?"
     " AND event IS NULL"
@@ -143,9 +145,11 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     left = with_unstarted(tx, calling)
     for state in states:
         if state.seq in complete:
-            resume(changes, state)
+            resume(changes, state, RUNS_ENDED)
         elif state.seq not in ended | left:
-            changes.update(state, lane=WAITING, enqueue_after=NEVER, updated_at=tx.now_ms)
+            # A place waits from now on; a node has waited since its execution ended.
+            since = tx.now_ms if state.calls_size is None else state.updated_at
+            changes.update(state, lane=WAITING, enqueue_after=NEVER, updated_at=since)
     commit_changes(changes)
     return WithEffects(len(states), changes.effects)
 
@@ -311,7 +315,7 @@ def deliver_ends(tx: Transaction) -> WithEffects[int]:
         _result(state, run, results[run.id]) for run, state in delivered if state.calls_size is not None
     ]
     for seq in sorted(add_results(tx, {result.seq for result in called}, called)):
-        resume(changes, states[seq])
+        resume(changes, states[seq], RUNS_ENDED)
     for run, state in delivered:
         result = results[run.id]
         if state.calls_size is not None:

@@ -46,6 +46,9 @@ MAX_EVENTS = 100_000
 """Of one run."""
 MAX_NAMED = 10
 """Fields of an event that a refusal names."""
+FOR_EVENT, FOR_RUN = "for_event", "for_run"
+WAITS = {"began to wait for an event": FOR_EVENT, "began to wait for a run": FOR_RUN}
+"""What the state of a node waited for, by the event in its history; the one after it says why it went on."""
 _WAITING = "status = 'CREATED' AND lane = 'waiting'"
 _OVERDUE = f"run = ? AND event = ? AND {_WAITING} AND enqueue_after <= ?"
 
@@ -190,7 +193,7 @@ def _wake(changes: Changes, woken: Sequence[tuple[State, Texts | None]]) -> None
         if (wait := places[state.seq].wait) is not None:
             _end(changes, shared, state, wait, value)
         else:
-            resume(changes, state)
+            resume(changes, state, "the event came" if value is not None else "no event came in time")
 
 
 def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Texts | None) -> None:
@@ -211,10 +214,16 @@ def _end(changes: Changes, shared: Shared, state: State, wait: Wait, value: Text
     end_state(changes, shared, state, status, outputs=outputs, error=error, until=until)
 
 
-def resume(changes: Changes, state: State) -> None:
-    """Let the state of a node that waited be claimed again."""
-    now = changes.tx.now_ms
-    changes.update(state, lane=LATER, enqueue_after=now, updated_at=now)
+def resume(changes: Changes, state: State, why: str) -> None:
+    """Let the state of a node that waited be claimed again, and keep for how long it waited."""
+    now, waited = changes.tx.now_ms, FOR_RUN if state.event is None else FOR_EVENT
+    # A sweep may come to a deadline late: from then on the state has waited for a runtime.
+    at = min(state.enqueue_after, now) if waited == FOR_EVENT else now
+    for kind, name in WAITS.items():
+        if name == waited:
+            changes.add_event(state.seq, kind, state.updated_at)
+    changes.add_event(state.seq, why, at)
+    changes.update(state, lane=LATER, enqueue_after=at, updated_at=at)
     changes.effects.announce(state.run, state.node_id)
 
 

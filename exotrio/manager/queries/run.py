@@ -16,6 +16,7 @@ from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.related import children_of, parent_of
 from exotrio.manager.queries.runs import run_size, summarize_run
+from exotrio.manager.queries.state_times import waits_in_run
 from exotrio.manager.queries.waiting import Node, event_reasons_in, reasons_in
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
@@ -189,13 +190,19 @@ def _average_times(view: View, run: Row) -> dict[str, Any]:
         " WHEN enqueue_after > created_at THEN claimed_at - enqueue_after"
         " ELSE claimed_at - created_at END) AS waited, sum(begun_at - claimed_at) AS buffered,"
         " sum(ran_ms) AS ran, sum(CASE WHEN finished_at > claimed_at THEN finished_at - claimed_at"
-        " ELSE 0 END) AS held, count(*) AS number,"
-        " count(ran_ms) AS reported FROM states WHERE run = ? AND claimed_at IS NOT NULL",
+        " ELSE 0 END) AS held, sum(CASE WHEN updated_at > created_at AND updated_at <= claimed_at"
+        " THEN updated_at - created_at END) AS earlier, count(*) AS number,"
+        " count(ran_ms) AS reported, max(CASE WHEN event IS NOT NULL OR calls_size IS NOT NULL THEN 1 END)"
+        " AS have_waited FROM states WHERE run = ? AND claimed_at IS NOT NULL",
         (run["id"],),
     )
     if row["reported"] < row["number"] or not row["number"]:
         return {}
-    return {f"{name}_ms": round(row[name] / row["number"]) for name in ("waited", "buffered", "ran", "held")}
+    sums = {name: row[name] for name in ("waited", "buffered", "ran", "held", "earlier")}
+    if row["have_waited"]:
+        waits = waits_in_run(view, run["id"])
+        sums |= {**waits, "earlier": max(0, (sums["earlier"] or 0) - sum(waits.values())) or None}
+    return {f"{name}_ms": None if ms is None else round(ms / row["number"]) for name, ms in sums.items()}
 
 
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:

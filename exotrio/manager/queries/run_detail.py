@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from exotrio.manager.engine.states import ENDED, ERRORED, shown_status
-from exotrio.manager.queries.load import FAILED, stages_among
+from exotrio.manager.queries.load import FAILED
 from exotrio.manager.queries.paging import end_of
 from exotrio.manager.queries.run import counts_of, further_of
 from exotrio.manager.queries.runs import run_size
-from exotrio.manager.queries.state_times import Times, times
+from exotrio.manager.queries.state_times import HELD, Times, times_among
 from exotrio.manager.queries.states import MAX_SEARCHED, read_rows
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
@@ -121,7 +121,9 @@ class Spans:
     @property
     def has_event_waits(self) -> bool:
         """Whether states waited for events or runs."""
-        return any(span.at.for_event for span in self.spans)
+        return any(
+            span.at.waits_for or any(each.name != HELD for each in span.at.earlier) for span in self.spans
+        )
 
     @property
     def has_given_back(self) -> bool:
@@ -171,15 +173,15 @@ def spans_of(view: View, run: Row) -> Spans:
     # states are never left out: they may be the only ones of their places.
     first, last = _ends(view, run["id"])
     rows = view.execute(
-        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, worker, claimed_at,"
-        " begun_at, ran_ms, finished_at FROM states"
+        "SELECT seq, place, status, lane, event, calls_size, enqueue_after, created_at, updated_at, worker,"
+        " claimed_at, begun_at, ran_ms, finished_at FROM states"
         " WHERE run = ? AND ((((seq & 16777215) * 2654435761 & 4294967295) >> 12) % ? = 0"
         " OR seq <= ? OR seq >= ?) ORDER BY seq",
         (run["id"], each, first, last),
     ).fetchall()
-    stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
+    times = times_among(view, rows)
     for row in rows:
-        at = times(row, stages)
+        at = times[row["seq"]]
         latest = max(latest, at.finished or 0)
         spans.append(
             Span(
@@ -294,8 +296,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         ranked[place].append((0, seq, seq))
         seen.add(seq)
     for row in view.execute(
-        "SELECT seq, place, status, lane, event, enqueue_after, created_at, updated_at, worker, claimed_at,"
-        " begun_at, ran_ms, finished_at FROM states WHERE run = ? ORDER BY seq LIMIT ?",
+        "SELECT seq, place, status, claimed_at, ran_ms, finished_at FROM states"
+        " WHERE run = ? ORDER BY seq LIMIT ?",
         (run["id"], MAX_SEARCHED),
     ):
         seq = row["seq"]
@@ -304,8 +306,8 @@ def choose_states(view: View, run: Row, totals: Sequence[int]) -> list[list[int]
         if row["status"] not in ENDED:
             ranked[row["place"]].append((1, seq, seq))
             continue
-        spent = times(row).spent(view.now_ms)
-        took = spent.held or 0 if spent.ran is None else spent.ran
+        claimed, finished = row["claimed_at"], row["finished_at"]
+        took = 0 if claimed is None else finished - claimed if row["ran_ms"] is None else row["ran_ms"]
         ranked[row["place"]].append((2, -took if many else seq, seq))
     chosen = []
     for each in ranked:

@@ -28,10 +28,9 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.queries.branches import branches_of, condition_of
 from exotrio.manager.queries.limits import waits_of
-from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.related import awaited_by, started_by
 from exotrio.manager.queries.run import run_again
-from exotrio.manager.queries.state_times import spent_fields
+from exotrio.manager.queries.state_times import times_among
 from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, MAX_SEARCHED, MAX_SEQ, RERUN
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import NotFound
@@ -66,8 +65,8 @@ def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHi
 
 def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
-    run, stages = _run_of(view, state), stages_among(view, {state["seq"]: state["status"]})
-    spent = spent_fields(state, view.now_ms, stages)
+    run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
+    spent = at.spent(view.now_ms).fields()
     place, reason = view.template(state["template"]).places[state["place"]], None
     node = state["namespace"], state["name"]
     if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
@@ -91,7 +90,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         finished_at=from_unix_ms(state["finished_at"]),
         worker=state["worker"],
         holder=_holder_of(state, now) if state["status"] == QUEUED else None,
-        stage=stages.get(state["seq"], "RUNNING").lower() if state["status"] == QUEUED else None,
+        stage=(at.stage or "RUNNING").lower() if state["status"] == QUEUED else None,
         paused_at=reason.at if reason and reason.kind == "paused" else None,
         waits_for=reason,
         events=[

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from exotrio._wire.vocabulary import StateStatus
+from exotrio.manager.engine.mailbox import FOR_EVENT, FOR_RUN, WAITS
 from exotrio.manager.engine.order import WAITING
 from exotrio.manager.engine.states import (
     CREATED,
@@ -16,8 +19,20 @@ from exotrio.manager.engine.states import (
     shown_status,
     waits_since,
 )
-from exotrio.manager.queries.load import BUFFERED
+from exotrio.manager.queries.load import BUFFERED, stages_among
 from exotrio.manager.store.driver import Row
+from exotrio.manager.store.view import View
+
+HELD = "held"
+"""The name of a phase in which a state waited for a runtime, and was held: it is not kept when."""
+
+
+class Phase(NamedTuple):
+    """A part of the time before a state could be claimed again: ``HELD``, ``FOR_EVENT`` or ``FOR_RUN``."""
+
+    name: str
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +49,12 @@ class Times:
         finished: When it ended.
         stage: ``BUFFERED`` or ``REPORTING``, if it is claimed and does not run.
         is_output: It is a further output of an execution: it never waited.
-        for_event: It waits, or waited until it ended, for an event or a run, and not for a runtime.
-        for_run: For a run.
+        waits_for: ``FOR_EVENT`` or ``FOR_RUN``, if it waits for that, or did until it ended, and not for a
+            runtime.
         no_event: That wait ended by its deadline.
         deadline: Which it was.
-        earlier: Its creation, and when it was given back, began to wait or was woken, if it was held before:
-            how long it waited and ran until then is not kept.
+        earlier: If it was held before: the phases from its creation until it was given back, began to wait or
+            was woken.
     """
 
     waits: int
@@ -49,11 +64,10 @@ class Times:
     finished: int | None
     stage: str | None = None
     is_output: bool = False
-    for_event: bool = False
-    for_run: bool = False
+    waits_for: str | None = None
     no_event: bool = False
     deadline: int | None = None
-    earlier: tuple[int, int] | None = None
+    earlier: tuple[Phase, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -64,7 +78,7 @@ class Times:
         """Return what a function makes of each of them."""
         others = (self.claimed, self.begun, self.ended, self.finished, self.deadline)
         claimed, begun, ended, finished, deadline = (None if at is None else function(at) for at in others)
-        earlier = None if self.earlier is None else (function(self.earlier[0]), function(self.earlier[1]))
+        earlier = tuple(Phase(name, function(begin), function(end)) for name, begin, end in self.earlier)
         return replace(
             self,
             waits=function(self.waits),
@@ -79,36 +93,100 @@ class Times:
     def spent(self, now: int) -> Spent:
         """Return how long the state waited and ran until it ended, or until now."""
         until = now if self.finished is None else self.finished
-        if self.claimed is None:
+        before: dict[str, int] = {}
+        for name, begin, end in self.earlier:
+            before[name] = before.get(name, 0) + end - begin
+        if self.waits_for is not None:
             # A sweep may come to a deadline late: the state has waited no longer all the same.
             waited = max(0, (until if self.deadline is None else self.deadline) - self.waits)
-            if self.for_run:
-                return Spent(waited=None, for_run=waited)
-            if self.for_event:
-                return Spent(waited=None, for_event=waited, no_event=self.no_event)
-            return Spent(waited=None if self.is_output else waited)
-        waited, held = self.claimed - self.waits, max(0, until - self.claimed)
+            before[self.waits_for] = before.get(self.waits_for, 0) + waited
+        spent = Spent(
+            earlier=before.get(HELD),
+            for_event=before.get(FOR_EVENT),
+            for_run=before.get(FOR_RUN),
+            no_event=self.no_event,
+        )
+        if self.waits_for is not None or self.is_output:
+            return spent
+        if self.claimed is None:
+            return replace(spent, waited=max(0, until - self.waits))
+        held = max(0, until - self.claimed)
+        spent = replace(spent, waited=self.claimed - self.waits, held=held)
         if self.begun is None:
-            return Spent(waited=waited, buffered=held if self.stage == BUFFERED else None, held=held)
+            return replace(spent, buffered=held if self.stage == BUFFERED else None)
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
-        return Spent(waited=waited, buffered=self.begun - self.claimed, ran=ran, held=held)
+        return replace(spent, buffered=self.begun - self.claimed, ran=ran)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
     """The times of a state in ms, as ``StateTimes`` has them."""
 
-    waited: int | None
+    waited: int | None = None
     buffered: int | None = None
     ran: int | None = None
     held: int | None = None
     for_event: int | None = None
     for_run: int | None = None
+    earlier: int | None = None
     no_event: bool = False
 
+    def fields(self) -> dict[str, Any]:
+        """Return them in the wire format of ``StateTimes``."""
+        fields = asdict(self)
+        return {"no_event": fields.pop("no_event")} | {f"{name}_ms": ms for name, ms in fields.items()}
 
-def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
-    """Return when a state waited, was held and ran; ``stages`` is what ``stages_among`` returned."""
+
+def times_among(view: View, rows: Sequence[Row]) -> dict[int, Times]:
+    """Return when each of these states waited, was held and ran, by number."""
+    stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
+    waiting = (row for row in rows if row["event"] is not None or row["calls_size"] is not None)
+    waits = _waits_among(view, [row["seq"] for row in waiting if row["worker"] is not None])
+    return {row["seq"]: _times(row, stages.get(row["seq"]), waits.get(row["seq"], ())) for row in rows}
+
+
+def waits_in_run(view: View, run: int) -> dict[str, int]:
+    """Return how long the executed states of a run waited in all, by ``FOR_EVENT`` and ``FOR_RUN``."""
+    phases = _waits_of(
+        view, "state IN (SELECT seq FROM states WHERE run = ? AND claimed_at IS NOT NULL)", run
+    )
+    sums = Counter[str]()
+    for name, begin, end in chain.from_iterable(phases.values()):
+        sums[name] += end - begin
+    return dict(sums)
+
+
+def _waits_among(view: View, seqs: Sequence[int]) -> dict[int, list[Phase]]:
+    return _waits_of(view, view.any_of("state"), view.items(seqs)) if seqs else {}
+
+
+def _waits_of(view: View, which: str, parameter: object) -> dict[int, list[Phase]]:
+    """Return the waits of states for events and runs, except those that ended with their states."""
+    found: defaultdict[int, list[Phase]] = defaultdict(list)
+    begins = dict[int, tuple[str, int]]()
+    for seq, at, kind in view.execute(
+        f"SELECT state, at, kind FROM events WHERE {which} ORDER BY state, id", (parameter,)
+    ):
+        if kind in WAITS:
+            begins[seq] = WAITS[kind], at
+        elif seq in begins:
+            # It is written together with the event before.
+            found[seq].append(Phase(*begins.pop(seq), at))
+    return found
+
+
+def _earlier(begin: int, end: int, waits: Sequence[Phase]) -> Iterator[Phase]:
+    """Yield the phases of a time in which a state was held, and waited so."""
+    for name, since, until in waits:
+        # A clock that was set back may have put them in another order.
+        since, until = min(max(since, begin), end), min(max(until, begin), end)
+        yield Phase(HELD, begin, since)
+        yield Phase(name, since, until)
+        begin = until
+    yield Phase(HELD, begin, end)
+
+
+def _times(state: Row, stage: str | None, waited_before: Sequence[Phase]) -> Times:
     claimed = None if state["status"] == CREATED else state["claimed_at"]
     finished = state["finished_at"]
     begun = None if claimed is None else begin_of(state)
@@ -135,24 +213,18 @@ def times(state: Row, stages: Mapping[int, str] | None = None) -> Times:
     had_runtime = state["claimed_at"] is not None or state["worker"] is not None
     had_no_runtime = not had_runtime and (state["event"] or state["lane"] == WAITING)
     was_given_back = created < changed <= (until or changed) and not had_no_runtime
+    phases = _earlier(created, changed, waited_before) if was_given_back else ()
     return Times(
         waits=waits if until is None else min(waits, until),
         claimed=claimed,
         begun=begun,
         ended=None if begun is None else ended,
         finished=finished,
-        stage=(stages or {}).get(state["seq"]),
+        stage=stage,
         is_output=claimed is None and not for_event and state["status"] in (SUCCESS, NEXT_CREATED_ERROR),
-        for_event=for_event,
-        for_run=for_event and state["event"] is None,
+        waits_for=(FOR_RUN if state["event"] is None else FOR_EVENT) if for_event else None,
         no_event=no_event,
         # At the very deadline, an ended state has the ms before it (``mailbox``).
         deadline=state["enqueue_after"] if no_event and finished - state["enqueue_after"] > 1 else None,
-        earlier=(created, changed) if was_given_back else None,
+        earlier=tuple(phase for phase in phases if phase.begin < phase.end),
     )
-
-
-def spent_fields(state: Row, now_ms: int, stages: Mapping[int, str]) -> dict[str, Any]:
-    """Return the times of a state in the wire format of ``StateTimes``."""
-    fields = asdict(times(state, stages).spent(now_ms))
-    return {"no_event": fields.pop("no_event")} | {f"{name}_ms": ms for name, ms in fields.items()}

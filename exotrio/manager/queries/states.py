@@ -7,7 +7,7 @@ however few of them match.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -29,10 +29,10 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.limits import waits_of
-from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING, stages_among
+from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.queries.related import awaited_by
-from exotrio.manager.queries.state_times import Spent, spent_fields, times
+from exotrio.manager.queries.state_times import Spent, Times, times_among
 from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
@@ -139,7 +139,7 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     sizes = accumulate(row["size"] for row in rows[: query.limit])
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
-    stages = stages_among(view, {row["seq"]: row["status"] for row in page})
+    at = times_among(view, page)
     waiting = Waiting(view, namespace, now)
     limits = waits_of(view, [row for row in page if row["status"] == CREATED])
     awaited = awaited_by(view, [row["seq"] for row in page if waits_for_run(row)])
@@ -152,7 +152,7 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
             node, limit = (namespace, row["name"]), limits.get(row["seq"])
             reason = waiting.reason(node, row["run_id"], row["enqueue_after"], limit)
         shown = None if reason is None else reason.model_dump(mode="json")
-        states.append({**_summary(view, row, stages), "waits_for": shown})
+        states.append({**_summary(view, row, at[row["seq"]]), "waits_for": shown})
     if query.outputs:
         seqs = [row["seq"] for row in page]
         for state, row in zip(states, read_rows(view, seqs, "outputs"), strict=True):
@@ -292,13 +292,14 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
     begins = ", ".join(f"substr({column}, 1, {MAX_BEGIN}) AS {column}" for column in ("inputs", "outputs"))
     states = []
     rows = read_rows(view, seqs, f"{LINE_OF_ERROR}, {begins}")
-    stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
+    times = times_among(view, rows)
     for row in rows:
+        at = times[row["seq"]]
         fields = {
-            **_summary(view, row, stages),
-            "spent": times(row, stages).spent(view.now_ms),
+            **_summary(view, row, at),
+            "spent": at.spent(view.now_ms),
             "cause": row["cause"],
-            "stage": stages.get(row["seq"], shown_status(row["status"], row["lane"])),
+            "stage": at.stage or shown_status(row["status"], row["lane"]),
             "begin_of_inputs": row["inputs"],
             "begin_of_outputs": row["outputs"],
         }
@@ -317,15 +318,15 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
     return view.execute(
         f"SELECT seq, place, states.status, retry_count, {CAUSE}, manual_fanout_id IS NOT NULL AS by_hand,"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
-        " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, event, states.priority, turn,"
-        " nodes.name, runs.run_id, runs.template,"
+        " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, event, calls_size,"
+        " states.priority, turn, nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
         parameters,
     ).fetchall()
 
 
-def _summary(view: View, row: Row, stages: Mapping[int, str]) -> dict[str, Any]:
+def _summary(view: View, row: Row, at: Times) -> dict[str, Any]:
     """Return a row with ``LINE_OF_ERROR`` in the wire format of ``StateSummary``."""
     return {
         "id": view.state_id(row["seq"]),
@@ -340,5 +341,5 @@ def _summary(view: View, row: Row, stages: Mapping[int, str]) -> dict[str, Any]:
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
-        **spent_fields(row, view.now_ms, stages),
+        **at.spent(view.now_ms).fields(),
     }

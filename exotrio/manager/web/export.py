@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from markupsafe import Markup
@@ -16,7 +16,6 @@ from markupsafe import Markup
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import shown_status
-from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
 from exotrio.manager.queries.run_detail import (
@@ -27,7 +26,7 @@ from exotrio.manager.queries.run_detail import (
 )
 from exotrio.manager.queries.runs import read_run
 from exotrio.manager.queries.state_detail import logs_of
-from exotrio.manager.queries.state_times import times
+from exotrio.manager.queries.state_times import Times, times_among
 from exotrio.manager.queries.states import MAX_SEARCHED, was_cancelled
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.cipher import Cipher, open_secrets
@@ -147,14 +146,13 @@ def _pick_states(
     for place in places:
         states = []
         rows = read_states(view, chosen[place.index], error=2 * MAX_ERROR)
-        stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
+        times = times_among(view, rows)
         for row in rows:
             with_values = values and texts.spent < MAX_TEXT
             bare += values and not with_values
-            state = _shown(view, row, stages, texts, values=with_values)
-            states.append(
-                {**state, "stage": stages.get(row["seq"], shown_status(row["status"], row["lane"]))}
-            )
+            at = times[row["seq"]]
+            state = _shown(view, row, at, texts, values=with_values)
+            states.append({**state, "stage": at.stage or shown_status(row["status"], row["lane"])})
         if totals[place.index]:
             groups.append({"place": place, "total": totals[place.index], "states": states})
     total = sum(totals)
@@ -169,8 +167,7 @@ def _pick_states(
     }
 
 
-def _shown(view: View, row: Row, stages: Mapping[int, str], texts: ShownTexts, *, values: bool) -> Data:
-    at = times(row, stages)
+def _shown(view: View, row: Row, at: Times, texts: ShownTexts, *, values: bool) -> Data:
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]

@@ -15,11 +15,11 @@ from exotrio._util.times import (
     moment_ms,
     timestamp,
 )
-from exotrio._wire.runs import times_text, wait_text
+from exotrio._wire.runs import StateTimes
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import short_id
 from exotrio.manager.queries.load import BUFFERED, REPORTING, Performance
-from exotrio.manager.queries.state_times import Spent, Times
+from exotrio.manager.queries.state_times import Times
 
 MAX_VALUE = 20_000
 """Characters of one value on a page."""
@@ -90,18 +90,9 @@ def took(run: RunSummary, now_ms: int) -> float:
 
 
 def times_of(at: Times, now_ms: int) -> str:
-    """Return how long a state waited and ran, in words that say if it did so before, too."""
-    text = spent_text(at.spent(now_ms), ended=at.is_over)
-    return f"{text}, since it could be claimed again" if at.earlier and not at.for_event else text
-
-
-def spent_text(spent: Spent, *, ended: bool) -> str:
     """Return how long a state waited and ran, in words."""
-    waits = (None if ms is None else ms / 1000 for ms in (spent.for_event, spent.for_run))
-    if text := wait_text(*waits, ended=ended, no_event=spent.no_event):
-        return text
-    each = (None if ms is None else ms / 1000 for ms in (spent.waited, spent.buffered, spent.ran, spent.held))
-    return times_text(*each, ended=ended) or "a further output"
+    times = StateTimes.model_validate(at.spent(now_ms).fields())
+    return times.times_text(ended=at.is_over) or "a further output"
 
 
 def quantile(recent: Performance, name: str, percent: int) -> str:

@@ -163,7 +163,7 @@ async def test_the_page_of_a_node_that_was_cancelled_while_it_waited_says_which_
     ok(await site.api.native("POST", f"run/{flow.run_id}/cancel"))
     page = text_of(await site.browser.page(f"/ns/shop/states/{state['state_id']}"))
     assert "Last claimed by" in page
-    assert "it ended while it waited" in page
+    assert "it ended before it was claimed again" in page
     assert "it waited for an event" not in page
     assert "requested to run again" not in page
 
@@ -191,12 +191,14 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         clock.advance(1_000)
         await report(site.api, executed_item(state))
         drawn = await site.browser.fragments(page, "timeline")
-        assert 'class="earlier" x="0.00%" width="80.00%"' in drawn
+        assert 'class="earlier" x="0.00%" width="20.00%"' in drawn
+        assert 'class="awaits" x="20.00%" width="60.00%"' in drawn
         exported = (await site.api.native("GET", f"run/{flow.run_id}/export")).text
         state_page = await site.browser.page(f"/ns/shop/states/{state['state_id']}")
-        times = "from claim to end 1.0 s, since it could be claimed again"
+        times = "claim to end 1.0 s; before that, waited 3.0 s for an event, waited and ran 1.0 s"
         assert [text.count(times) for text in (drawn, exported)] == [1, 2], "once in the timeline"
         assert times in state_page
+        assert "3.0 s for an event</span>" in await site.browser.page(page)
 
         async def has_begun() -> None:
             clock.advance(1)

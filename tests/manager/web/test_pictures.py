@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exotrio._wire.runs import StateTimes
 from exotrio._wire.v0 import RunSummary
+from exotrio.manager.engine.mailbox import FOR_RUN
 from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
-from exotrio.manager.queries.state_times import Spent, Times
-from exotrio.manager.web.format import CLASS_WORDS, CLASSES, ago, run_counts, shorten, spent_text
+from exotrio.manager.queries.state_times import HELD, Phase, Spent, Times
+from exotrio.manager.web.format import CLASS_WORDS, CLASSES, ago, run_counts, shorten
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.bars import bar, split
 from exotrio.manager.web.svg.elements import element
@@ -172,6 +174,13 @@ def test_the_times_of_one_state_share_a_bar() -> None:
     ("spent", "ended", "text"),
     [
         (Spent(waited=1_500), False, "waited 1.5 s"),
+        (Spent(for_event=1_500), True, "waited 1.5 s for an event"),
+        (
+            Spent(waited=10, for_event=1_000, for_run=500, earlier=2_000),
+            False,
+            "waited 10 ms; before that, waited 1.0 s for an event, waited 500 ms for a run, waited and ran"
+            " 2.0 s",
+        ),
         (Spent(waited=10, held=2_000), False, "waited 10 ms, claimed for 2.0 s"),
         (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to end 2.0 s"),
         (
@@ -187,7 +196,7 @@ def test_the_times_of_one_state_share_a_bar() -> None:
     ],
 )
 def test_what_is_not_reported_is_not_called_running(spent: Spent, ended: bool, text: str) -> None:
-    assert spent_text(spent, ended=ended) == text
+    assert StateTimes.model_validate(spent.fields()).times_text(ended=ended) == text
 
 
 def test_an_empty_graph_is_drawn() -> None:
@@ -253,24 +262,27 @@ def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
 
 
 def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_waiting() -> None:
-    at = Times(waits=4, claimed=6, begun=6, ended=8, finished=8, earlier=(1, 4))
+    at = Times(waits=4, claimed=6, begun=6, ended=8, finished=8, earlier=(Phase(HELD, 1, 4),))
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn
     assert 'class="waits" x="40.00%" width="20.00%"' in drawn
-    assert "ran 2 ms, since it could be claimed again</title>" in drawn
+    assert "ran 2 ms; before that, waited and ran 3 ms</title>" in drawn
+    ended = replace(at, waits=8, claimed=None, begun=None)
+    drawn = timeline([("a", 1)], [span(0, at=ended, status="ERRORED")], until=10)
+    assert 'class="earlier"' in drawn, "it ended before it could be claimed again"
     waits = Times(
         waits=4,
         claimed=None,
         begun=None,
         ended=None,
         finished=None,
-        for_event=True,
-        for_run=True,
-        earlier=(1, 4),
+        waits_for=FOR_RUN,
+        earlier=(Phase(HELD, 1, 4),),
     )
     drawn = timeline([("a", 1)], [span(0, at=waits, status="WAITING")], until=10)
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn, "it called a graph"
-    assert "<title>a: waits for event or run, has waited 6 ms for a run</title>" in drawn
+    text = "has waited 6 ms for a run; before that, waited and ran 3 ms"
+    assert f"<title>a: waits for event or run, {text}</title>" in drawn
     assert 'class="earlier"' not in timeline([("a", MAX_BARS)], [span(0, at=at)] * (MAX_BARS + 1), until=10)
 
 
@@ -288,7 +300,7 @@ def test_the_legend_says_what_pale_bars_are() -> None:
     assert (outcome in legend(runs), since_claim in legend(runs)) == (False, True)
     assert (outcome in legend(ended), since_claim in legend(ended)) == (True, False)
     assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
-    given_back = replace(ended, earlier=(0, 1))
+    given_back = replace(ended, earlier=(Phase(HELD, 0, 1),))
     assert "before it was given back" in legend(given_back)
     assert "before it was given back" not in legend(ended)
     many = legend(runs, ended, number=MAX_BARS)

@@ -208,7 +208,7 @@ async def test_a_state_that_waited_for_a_run_says_for_how_long(site: Site) -> No
     ]
     html = await site.browser.page(f"{BASE}/states/{state}")
     assert "none: it waited for a run" in html
-    assert 'title="for a run"' in await site.browser.page(f"{BASE}/runs/{parent.run_id}")
+    assert " for a run</span>" in await site.browser.page(f"{BASE}/runs/{parent.run_id}")
 
 
 async def test_failed_runs_are_listed_before_others(site: Site) -> None:

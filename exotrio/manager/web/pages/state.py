@@ -8,7 +8,7 @@ from exotrio.manager.engine.states import RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
-from exotrio.manager.queries.state_times import times
+from exotrio.manager.queries.state_times import times_among
 from exotrio.manager.queries.states import was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
@@ -29,7 +29,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     cancelled = was_cancelled(state.status, state.error)
     numbers = {attempt.id: view.seq(attempt.id) or 0 for attempt in state.attempts}
     stages = stages_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
-    at = times(row, stages)
+    at = times_among(view, [row])[row["seq"]]
     took = at.spent(view.now_ms)
     text = times_of(at, view.now_ms) + state.late_text
     runtimes = request.runtimes(view)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from exotrio._util.times import format_duration
 from exotrio.manager.queries.load import BUFFERED
 from exotrio.manager.queries.run_detail import Lane, Span, Spans
+from exotrio.manager.queries.state_times import HELD
 from exotrio.manager.web.format import FOR_EVENT, SHOWN_STATUS, status_class, times_of
 from exotrio.manager.web.svg.elements import element, fit, join, rect, share
 
@@ -61,7 +62,9 @@ def draw_timeline(spans: Spans, href: Callable[[str], str]) -> Markup:
         # States that neither waited nor ran, such as most of a fan-out, are not bars. A few others among
         # thousands are.
         lasting = [
-            span for span in members if span.at.claimed is not None or span.at.finished != span.at.waits
+            span
+            for span in members
+            if span.at.claimed is not None or span.at.earlier or span.at.finished != span.at.waits
         ]
         as_bars = few or (
             len(lasting) <= MAX_IN_LANE and (len(members) == lane.states or 10 * len(lasting) < len(members))
@@ -156,7 +159,7 @@ def _bars(lane: str, spans: Sequence[Span], until: int, href: Callable[[str], st
     parts = []
     for span in spans:
         ends = until if span.at.finished is None else span.at.finished
-        begins = span.at.earlier[0] if span.at.earlier else span.at.waits
+        begins = span.at.earlier[0].begin if span.at.earlier else span.at.waits
         row = next((index for index, since in enumerate(free) if since <= begins), len(free))
         if row == len(free) and row < MAX_ROWS:
             free.append(ends)
@@ -194,9 +197,9 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     finished = until if at.finished is None else at.finished
     # A clock that was set back may have put them in another order.
     claimed = finished if at.claimed is None else min(max(at.claimed, at.waits), finished)
-    if at.earlier is not None:
-        yield "earlier", *at.earlier
-    yield "awaits" if at.for_event else "waits", at.waits, claimed
+    for name, begin, end in at.earlier:
+        yield "earlier" if name == HELD else "awaits", begin, end
+    yield "awaits" if at.waits_for else "waits", at.waits, claimed
     if at.claimed is None:
         return
     if at.begun is None:
