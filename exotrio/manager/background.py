@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Concatenate
@@ -23,10 +23,11 @@ from exotrio.manager.engine import managers
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
+from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, about, due_work
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
-from exotrio.manager.engine.sending import handle_waits, notes
+from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
@@ -44,6 +45,8 @@ MIN_SLEEP = 0.5
 """Seconds until a state manager checks again that another one triggered what was due."""
 RETRY_AFTER = 5.0
 """Seconds after which schedules are read again when the database failed."""
+RETRY_FAILED_AFTER = 60.0
+"""Seconds after which something due that failed is tried again."""
 DELETE_PAUSE = 0.02
 """Seconds between two transactions that delete, so that others can write."""
 MAX_DELETE_INTERVAL = 600.0
@@ -51,12 +54,16 @@ MIN_DELETE_INTERVAL = 1.0
 JOIN_TIMEOUT = from_ms(SILENT_AFTER_MS) + 5
 JOIN_INTERVAL = 1.0
 
+Handles = Callable[[Transaction, Sequence[int]], WithEffects[int]]
+"""A use case that handles something due, and returns how much of it it did."""
+
 
 async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
     """End overdue leases, and overdue waits for events, again and again. Never returns."""
     level = logging.INFO  # for the first sweep: perhaps no state manager ran before this one
     # When the last committed sweep began: while the database fails or is slow, no heartbeat renews a lease.
     last = clock()
+    waits = DueWork(store, {Step.WAIT: handle_waits})
     while True:
         await trio.sleep(terms.sweep_interval)
         try:
@@ -98,7 +105,7 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
             # Not in the transaction of the sweep: this locks runs before states.
             if swept.has_waits:
                 store.on_deliveries()
-                while await store.write(handle_waits):
+                while await waits.handle():
                     pass
         except DatabaseError as error:
             logger.log(log_level(error), "waits for events could not be ended: %s", error.what)
@@ -155,17 +162,56 @@ async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) ->
         ends.set()
 
 
+class DueWork:
+    """Handles what is due (``engine.due_work``), by some steps. If one run cannot be handled, others are."""
+
+    def __init__(self, store: Store, steps: Mapping[Step, Handles]) -> None:
+        self._store = store
+        self._steps = steps
+        self._failed: dict[tuple[Step, int], float] = {}
+        """When each that failed is tried again."""
+
+    async def handle(self) -> bool:
+        """Do some of what is due, by turns, and return whether there was something."""
+        now = trio.current_time()
+        self._failed = {each: until for each, until in self._failed.items() if until > now}
+        due = await self._store.read(due_work, tuple(self._steps), MAX_PER_STEP + len(self._failed))
+        handled = False
+        for step, numbers in due.items():
+            if left := [number for number in numbers if (step, number) not in self._failed]:
+                handled |= await self._handle(step, left[:MAX_PER_STEP])
+        return handled
+
+    async def _handle(self, step: Step, numbers: Sequence[int]) -> bool:
+        try:
+            return await self._store.write(self._steps[step], numbers) > 0
+        except DatabaseError:
+            raise
+        except Exception as error:
+            if (half := len(numbers) // 2) > 0:
+                return any([await self._handle(step, each) for each in (numbers[:half], numbers[half:])])
+            self._failed[step, numbers[0]] = trio.current_time() + RETRY_FAILED_AFTER
+            what = await self._store.read(about, step, numbers[0])
+            logger.error(
+                "%s: the step %r failed, others go on; it is tried again after %.0f s, report this: %r",
+                *(what, step.value, RETRY_FAILED_AFTER, error),
+                exc_info=error,
+            )
+            return False
+
+
 class Deliveries:
     """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), and
     starts those that follow failed ones (``engine.alerts``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
-        self._store = store
-        self._steps: dict[str, Callable[[Transaction], WithEffects[int]]] = {
-            "start": partial(start_children, cipher=cipher),
-            "deliver": deliver_ends,
-            "cancel": cancel_children,
+        steps: dict[Step, Handles] = {
+            Step.ALERT: start_alerts,
+            Step.CANCEL: cancel_children,
+            Step.DELIVER: deliver_ends,
+            Step.START: partial(start_children, cipher=cipher),
         }
+        self._due = DueWork(store, steps)
         self._recorded = trio.Event()
         store.on_deliveries = self.notify
 
@@ -178,23 +224,13 @@ class Deliveries:
         while True:
             self._recorded = trio.Event()
             try:
-                # By turns: runs that start others without end are cancelled all the same.
-                while any([await self._do(note) for note in await self._store.read(notes)]):
+                while await self._due.handle():
                     pass
             except DatabaseError as error:
                 what = "runs that states wait for, or that failures start"
                 logger.log(log_level(error), "%s could not be started: %s", what, error.what)
             # After an error, the next sweep says so again.
             await self._recorded.wait()
-
-    async def _do(self, note: str) -> bool:
-        """Do some of what is noted, and return whether there was something."""
-        if note != "alert":
-            return await self._store.write(self._steps[note]) > 0
-        lines = await self._store.write(start_alerts)
-        for line in lines:
-            logger.info("%s", line)
-        return bool(lines)
 
 
 class Scheduler:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from exotrio.manager.engine.alerts import start_alerts
+from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.retention import clear, discard
-from exotrio.manager.engine.sending import has_waits_to_handle
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
+from tests.support.due import handle_due
 from tests.support.helpers import (
     FAST_RETRY,
     NO_RETRY,
@@ -117,7 +117,7 @@ async def test_each_end_with_errors_starts_one_run(two: tuple[Manager, Manager])
         ok(await other.api.retry_run(work.run_id))
         await work.fail("a", times=1)
     assert [run["key"][-2:] for run in await started(other)] == [":1", ":2", ":3"]
-    assert await one.service.store.write(start_alerts) == []
+    assert await handle_due(one.service, Step.ALERT) == 0
 
 
 async def test_a_failed_run_that_a_failure_started_starts_nothing(two: tuple[Manager, Manager]) -> None:
@@ -172,7 +172,7 @@ async def test_two_managers_at_once_start_each_run_once(two: tuple[Manager, Mana
     async with trio.open_nursery() as nursery:
         for number, state in enumerate(states):
             nursery.start_soon((one, other)[number % 2].api.errored, state["state_id"])
-            nursery.start_soon((one, other)[number % 2].service.store.write, start_alerts)
+            nursery.start_soon(handle_due, (one, other)[number % 2].service, Step.ALERT)
     runs = await started(other)
     assert len(runs) == len({run["key"] for run in runs}) == 20
 
@@ -215,21 +215,21 @@ async def test_what_was_recorded_before_a_crash_is_started_by_the_next_manager(
 ) -> None:
     database = tmp_path / "work.db"
     with monkeypatch.context() as patched:
-        patched.setattr("exotrio.manager.background.start_alerts", lambda tx: [])
+        patched.setattr("exotrio.manager.background.start_alerts", lambda tx, runs: 0)
         async with open_manager(database) as crashed:
             await deploy_alert(crashed)
             work = await deploy_work(crashed, retry_policy=NO_RETRY)
             await work.trigger()
             await work.fail("a", times=1)
             assert await crashed.service.store.read(count_due) == 1
-            assert await crashed.service.store.read(has_waits_to_handle), (
-                "a sweep of any state manager says so"
-            )
+            assert await crashed.service.store.read(due_work), "a sweep of any state manager says so"
     async with open_manager(database) as following:
         assert len(await started(following)) == 1
 
 
-async def test_a_run_that_cannot_be_started_says_why(two: tuple[Manager, Manager]) -> None:
+async def test_a_run_that_cannot_be_started_says_why(
+    two: tuple[Manager, Manager], caplog: pytest.LogCaptureFixture
+) -> None:
     one, _ = two
     alert = await deploy_alert(one)
     work = await deploy_work(one, retry_policy=NO_RETRY)
@@ -239,6 +239,13 @@ async def test_a_run_that_cannot_be_started_says_why(two: tuple[Manager, Manager
     assert await started(one) == []
     problem = await one.service.store.read(lambda view: view.one("SELECT problem FROM alerts")["problem"])
     assert problem == "there is no graph 'alert' in namespace 'tests'"
+    (line,) = [each for each in caplog.records if "started no run" in each.message]
+    assert line.levelname == "WARNING"
+    assert line.message == (
+        f"run {work.run_id} of graph {work.graph!r} failed and started no run: {problem}; fix that,"
+        " then trigger graph 'alert' with what failed, or retry run"
+        f" {work.run_id}: it starts one if it fails again"
+    )
 
 
 async def test_with_a_run_its_alerts_are_deleted() -> None:

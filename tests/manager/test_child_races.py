@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from exotrio.manager.engine.child_cancellation import cancel_children
-from exotrio.manager.engine.children import deliver_ends, start_children
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for
+from tests.support.due import CHILDREN, handle_due
 from tests.support.helpers import NO_RETRY, node_name, ok, place, run_place
 from tests.support.manager import Manager
 from tests.support.races import (
@@ -43,18 +43,17 @@ def api(pair: Pair) -> Api:
 
 
 async def starting(manager: Manager) -> int:
-    handled: int = await manager.service.store.write(start_children, manager.service.cipher)
+    handled: int = await handle_due(manager.service, Step.START)
     return handled
 
 
-def doing(use_case: Callable[..., Any]) -> Call:
-    return lambda manager: manager.service.store.write(use_case)
+def doing(step: Step) -> Call:
+    return lambda manager: handle_due(manager.service, step)
 
 
 async def settle(pair: Pair) -> None:
     """Do all that is noted."""
-    store = pair.second.service.store
-    while await starting(pair.second) + await store.write(deliver_ends) + await store.write(cancel_children):
+    while await handle_due(pair.second.service, *CHILDREN):
         pass
 
 
@@ -120,7 +119,7 @@ async def test_two_managers_start_a_run(pair: Pair, api: Api, swapped: bool) -> 
 async def test_two_managers_deliver_an_end(pair: Pair, api: Api, swapped: bool) -> None:
     flow, _ = await running(pair, api)
     await (await executed(api))(pair.second)
-    assert sorted(await race(pair, swapped, doing(deliver_ends), doing(deliver_ends))) == [0, 1]
+    assert sorted(await race(pair, swapped, doing(Step.DELIVER), doing(Step.DELIVER))) == [0, 1]
     assert await counts(api, flow.run_id) == {"g": {"SUCCESS": 1}, "b": {"CREATED": 1}}
 
 
@@ -128,7 +127,7 @@ async def test_two_managers_deliver_an_end(pair: Pair, api: Api, swapped: bool) 
 async def test_an_end_is_delivered_when_its_state_is_cancelled(pair: Pair, api: Api, swapped: bool) -> None:
     flow, run_id = await running(pair, api)
     await (await executed(api))(pair.second)
-    delivered, cancelled = await race(pair, swapped, doing(deliver_ends), cancelling(flow))
+    delivered, cancelled = await race(pair, swapped, doing(Step.DELIVER), cancelling(flow))
     ok(cancelled)
     await settle(pair)
     assert delivered == 1
@@ -142,7 +141,7 @@ async def test_a_run_ends_when_it_is_cancelled_with_its_state(pair: Pair, api: A
     flow, run_id = await running(pair, api)
     report = await executed(api)
     ok(await cancelling(flow)(pair.second))
-    (results,), _ = await race(pair, swapped, report, doing(cancel_children))
+    (results,), _ = await race(pair, swapped, report, doing(Step.CANCEL))
     assert results == ("stale" if swapped else "ok")
     await settle(pair)
     assert await counts(api, run_id) == {"c": {"ERRORED": 1} if swapped else {"SUCCESS": 1}}
@@ -159,7 +158,7 @@ async def test_a_run_is_retried_when_its_end_is_delivered(pair: Pair, api: Api, 
         body = {"request_id": str(uuid4())}
         return await manager.remote.native("POST", f"run/{run_id}/retry", json=body)
 
-    delivered, retried = await race(pair, swapped, doing(deliver_ends), retrying)
+    delivered, retried = await race(pair, swapped, doing(Step.DELIVER), retrying)
     ok(retried)
     assert delivered == (not swapped)
     await (await executed(api))(pair.second)

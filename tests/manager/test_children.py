@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,16 +13,12 @@ import trio
 from pydantic_core import from_json, to_json
 
 from exotrio.manager import service
-from exotrio.manager.background import Deliveries
+from exotrio.manager.background import Deliveries, DueWork
 from exotrio.manager.engine import children
 from exotrio.manager.engine.child_cancellation import cancel_children
-from exotrio.manager.engine.children import (
-    MAX_PER_STEP,
-    deliver_ends,
-    start_children,
-)
+from exotrio.manager.engine.children import deliver_ends, start_children
+from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, due_work
 from exotrio.manager.engine.retention import discard
-from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
 from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
 from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.service import Service
@@ -31,6 +27,7 @@ from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
+from tests.support.due import CHILDREN, handle_due, use_cases
 from tests.support.helpers import (
     NO_RETRY,
     SettableClock,
@@ -66,10 +63,9 @@ class Two:
     async def delivered(self) -> int:
         """Do all that is noted about runs of waiting states; return how much there was for this call."""
         done, count = 0, 1
-        steps = ((start_children, self.service.cipher), (deliver_ends,), (cancel_children,))
         # The task in the background does it, too, and its commit may note more.
-        while count or await self.read(has_waits_to_handle):
-            count = sum([await self.write(*step) for step in steps])
+        while count or await self.read(due_work):
+            count = await handle_due(self.service, *CHILDREN)
             done += count
         return done
 
@@ -595,8 +591,50 @@ async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch
     assert steps == [cancel_children, start_children, deliver_ends, start_children]
 
 
+@pytest.mark.parametrize("step", CHILDREN)
+async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
+    two: Two, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: Step
+) -> None:
+    use_case, broken = use_cases(two.service)[step], True
+    store = two.service.store
+    store.on_deliveries = lambda: None
+    await child(two.api)
+    flow = await deploy(two.api, "parent", *PARENT, AFTER)
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(9)])
+    if step != Step.START:
+        await two.delivered()
+    if step == Step.DELIVER:
+        for identifier in ("c", "d"):
+            for state in await flow.take(identifier, 9):
+                ok(await two.api.executed(state["state_id"], {"v": "1", "w": ""}))
+    elif step == Step.CANCEL:
+        ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
+    ((_, bad, *_),) = (await two.read(due_work, (step,))).values()
+
+    def failing(tx: Transaction, numbers: Sequence[int]) -> Any:
+        if bad in numbers and broken:
+            raise ZeroDivisionError("a mistake")
+        return use_case(tx, numbers)
+
+    handling = DueWork(store, {step: failing})
+    while await handling.handle():
+        pass
+    assert await two.read(due_work, (step,)) == {step: [bad]}
+    (line,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+    assert f"the step '{step}' failed, others go on; it is tried again after 60 s" in line
+    assert "run " in line
+    assert "ZeroDivisionError('a mistake')" in line
+    broken = False
+    assert not await handling.handle(), "not with each commit"
+    now = trio.current_time()
+    monkeypatch.setattr(trio, "current_time", lambda: now + 61)
+    assert await handling.handle()
+    assert await two.read(due_work, (step,)) == {}
+
+
 async def handled(two: Two) -> None:
-    assert not await two.read(has_waits_to_handle)
+    assert not await two.read(due_work)
 
 
 async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None:
@@ -625,8 +663,8 @@ async def test_what_an_earlier_state_manager_creates_is_started_by_this_one(two:
     two.service.store.on_deliveries = lambda: None
     await flow.run("a", {"v": "one", "w": ""})
     await two.write(as_before)
-    assert await two.read(has_waits_to_handle)
-    assert await two.write(handle_waits) == 0
+    assert await two.read(due_work)
+    assert await handle_due(two.service, Step.WAIT) == 0
     assert (await two.run(flow.run_id))["g"] == {"WAITING": 1}
     await ends(two, await the_child(two))
     assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
@@ -653,15 +691,15 @@ async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> Non
     of_child = await the_child(two)
     two.service.store.on_deliveries = lambda: None
     await ends(two, of_child)
-    assert await two.read(has_waits_to_handle)
+    assert await two.read(due_work)
     assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
     await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
     await flow.run("a")
-    assert await two.read(has_waits_to_handle)
+    assert await two.read(due_work)
     await two.delivered()
     ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
-    assert await two.read(has_waits_to_handle)
+    assert await two.read(due_work)
     await two.delivered()
     assert await two.status((await the_child(two)).run_id) == "FAILED"
 

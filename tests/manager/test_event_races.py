@@ -13,12 +13,14 @@ import pytest
 import trio
 
 from exotrio.manager.engine import event_links
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import sweep
-from exotrio.manager.engine.sending import handle_waits, send
+from exotrio.manager.engine.sending import send
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
+from tests.support.due import handle_due
 from tests.support.helpers import DAY_MS, NO_RETRY, SettableClock, node_name, ok, place, wait_place
 from tests.support.manager import Manager, gate
 from tests.support.races import (
@@ -59,7 +61,7 @@ def sending(flow: Flow, by: str = "ada") -> Call:
 
 
 async def handling_waits(manager: Manager) -> int:
-    handled: int = await manager.service.store.write(handle_waits)
+    handled: int = await handle_due(manager.service, Step.WAIT)
     return handled
 
 

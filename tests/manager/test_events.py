@@ -10,11 +10,14 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import timestamp
+from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.service import Service
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
+from tests.support.due import handle_due
 from tests.support.helpers import (
     DAY_MS,
     DECIDED,
@@ -38,6 +41,7 @@ BY = {"by": "ada", "ok": "true"}
 class Waiting:
     """Two state managers on one database, whose clock is set."""
 
+    service: Service
     api: Api
     other: Api
     clock: SettableClock
@@ -47,8 +51,8 @@ class Waiting:
     async def pass_time(self, ms: int) -> int:
         """Let time pass, and return how many waits that ended."""
         self.clock.advance(ms)
-        ended: int = await self.write(handle_waits)
-        assert not ended or await self.write(handle_waits) == 0
+        ended: int = await handle_due(self.service, Step.WAIT)
+        assert not ended or await handle_due(self.service, Step.WAIT) == 0
         return ended
 
     async def run(self, flow: Flow) -> dict[str, dict[str, int]]:
@@ -63,7 +67,7 @@ async def two(request: pytest.FixtureRequest) -> AsyncIterator[Waiting]:
     clock = SettableClock()
     async with open_two(request.param, clock=clock) as (one, other):
         store = one.service.store
-        yield Waiting(one.api, other.api, clock, store.write, store.read)
+        yield Waiting(one.service, one.api, other.api, clock, store.write, store.read)
 
 
 async def approval(two: Waiting, event: str = "approved", **fields: Any) -> Flow:
@@ -471,6 +475,28 @@ async def test_a_node_that_waits_learns_that_its_deadline_has_passed(two: Waitin
     assert state["event"] == {"name": "paid", "value": None}
     await report(two.api, executed_item(state))
     assert await two.run(flow) == {"a": {"SUCCESS": 1}}
+
+
+async def test_a_node_that_was_woken_before_its_deadline_was_handled_goes_on(two: Waiting) -> None:
+    await waiting_node(two)
+    two.clock.advance(DAY_MS)
+    (due,) = (await two.read(due_work, (Step.WAIT,))).values()
+    assert await handle_due(two.service, Step.WAIT) == 1
+    assert await two.write(handle_waits, due) == 0
+    assert (await claim_one(two.other))["event"] == {"name": "paid", "value": None}
+
+
+async def test_a_node_that_waits_for_runs_before_its_deadline_was_handled_gets_them(two: Waiting) -> None:
+    two.service.store.on_deliveries = lambda: None
+    flow, _ = await waiting_node(two)
+    two.clock.advance(DAY_MS)
+    (due,) = (await two.read(due_work, (Step.WAIT,))).values()
+    assert await handle_due(two.service, Step.WAIT) == 1
+    calls = [{"id": "one", "graph": "child", "inputs": {}}]
+    state = await claim_one(two.api)
+    assert await report(two.api, item_for(state, outcome="calling", calls=calls)) == ["ok"]
+    assert await two.write(handle_waits, due) == 0
+    assert await two.run(flow) == {"a": {"WAITING": 1}}
 
 
 async def test_the_next_attempt_gets_an_event_that_was_sent_after_the_deadline_of_the_one_before(

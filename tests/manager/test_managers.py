@@ -501,12 +501,13 @@ async def test_leases_that_ended_are_logged_although_waits_for_events_cannot_be_
     over = trio.Event()
 
     async def write(use_case: Any, *args: Any) -> Any:
-        if use_case is sweep:
-            return Swept(ended=2, has_waits=True)
+        return Swept(ended=2, has_waits=True)
+
+    async def read(query: Any, *args: Any) -> Any:
         over.set()
         raise DatabaseError("the database is away")
 
-    store = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write)
+    store = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write, read=read)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(background.sweep, store, "sweeper", lambda: 0, TERMS)
         await over.wait()

@@ -13,11 +13,12 @@ import trio
 from exotrio._wire.graphs import GraphBody
 from exotrio.graph import MAX_NODES
 from exotrio.manager.engine import leases, managers, retention, schedules
-from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.queries.graphs import find_node, last_failures
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
+from tests.support.due import handle_due
 from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database, empty_database
@@ -126,7 +127,7 @@ async def everything_awaited(manager: Manager) -> None:
     ok(await api.native("GET", f"run/{flow.run_id}/events"))
     ok(await api.native("POST", f"run/{flow.run_id}/events", json={**event, "name": "go-2"}))
     await trio.sleep(0.002)
-    while await manager.service.store.write(handle_waits):
+    while await handle_due(manager.service, Step.WAIT):
         pass
 
 

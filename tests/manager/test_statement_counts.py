@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 import trio
 
-from exotrio.manager.engine.children import deliver_ends, start_children
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.engine.leases import Terms, expire, recover
 from exotrio.manager.engine.managers import leave
-from exotrio.manager.engine.sending import handle_waits
 from tests.contract.flow import Flow
+from tests.support.due import handle_due
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place, run_place
 from tests.support.manager import Manager, open_manager, open_two, recount
 from tests.support.statements import noted
@@ -147,6 +147,12 @@ async def held(manager: Manager, count: int, claim_id: str | None = None) -> lis
 async def managed(manager: Manager, use_case: Callable[..., Any], *args: Any) -> Any:
     """Run a use case that no request runs, and answer as a request would."""
     await manager.service.store.write(use_case, *args)
+    return await manager.api.graphs()
+
+
+async def handling(manager: Manager, step: Step) -> Any:
+    """Do what is due, and answer as a request would."""
+    await handle_due(manager.service, step)
     return await manager.api.graphs()
 
 
@@ -329,7 +335,7 @@ async def beginning_to_wait_for_what_is_there(manager: Manager, count: int) -> A
 async def passing_deadlines(manager: Manager, count: int) -> Act:
     await awaiting(manager, count, timeout_ms=1)
     await trio.sleep(0.002)
-    return lambda: managed(manager, handle_waits)
+    return lambda: handling(manager, Step.WAIT)
 
 
 async def claiming_what_was_woken(manager: Manager, count: int) -> Act:
@@ -361,15 +367,15 @@ async def beginning_to_wait_for_runs(manager: Manager, count: int) -> Act:
 async def starting_runs_of_states(manager: Manager, count: int) -> Act:
     await running_graphs(manager, count)
     await report(manager, "b", count, **executed(OUTPUT))
-    return lambda: managed(manager, start_children, manager.service.cipher)
+    return lambda: handling(manager, Step.START)
 
 
 async def delivering_ends(manager: Manager, count: int) -> Act:
     await running_graphs(manager, count)
     await report(manager, "b", count, **executed(OUTPUT))
-    await manager.service.store.write(start_children, manager.service.cipher)
+    await handle_due(manager.service, Step.START)
     await report(manager, "below", count, **executed(OUTPUT))
-    return lambda: managed(manager, deliver_ends)
+    return lambda: handling(manager, Step.DELIVER)
 
 
 WITH_CHECKPOINTS = (

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exotrio.graph.declaration import WAIT_NODE
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.engine.leases import expire
-from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.engine.states import STATUSES
 from exotrio.manager.queries.load import HOUR, Performance, performance
 from exotrio.manager.store import tallies
@@ -22,6 +22,7 @@ from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one
+from tests.support.due import handle_due
 from tests.support.helpers import NO_RETRY, SettableClock, ok, place, wait_place
 from tests.support.manager import Manager, open_manager, tallied
 
@@ -92,7 +93,7 @@ async def test_a_place_that_waits_counts_when_it_ends_by_its_event_or_without_it
             body = {"name": "approved", "value": {"by": "ada", "ok": "true"}}
             ok(await manager.api.native("POST", f"run/{flow.run_id}/events", json=body))
         else:
-            await manager.service.store.write(handle_waits)
+            await handle_due(manager.service, Step.WAIT)
     assert await counted(manager, clock) == {"SUCCESS": 3, "ERRORED": 1}
 
     def waits(view: View) -> Performance:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from exotrio.graph import pinned_name
-from exotrio.manager.engine.child_cancellation import cancel_children
-from exotrio.manager.engine.children import deliver_ends, start_children
-from exotrio.manager.engine.sending import handle_waits, has_waits_to_handle
+from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.store.view import View
 from tests.property.model import TIMEOUT_MS, VERSIONS, Aggregate, Model, Outputs, Plan, Refused, State
 from tests.property.plans import BELOW, BRANCH, FIELD, declaration, wire_places
+from tests.support.due import CHILDREN, handle_due
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager
 
@@ -33,7 +33,8 @@ class Twin:
         self, manager: Manager, clock: SettableClock, plan: Plan, run_id: str, version: str | None
     ) -> None:
         self.api = manager.api
-        self.store = manager.service.store
+        self.service, self.store = manager.service, manager.service.store
+        self.read: Callable[..., Awaitable[Any]] = self.store.read
         self.clock = clock
         self.model = Model(plan, clock.now_ms, version)
         self.run_id = run_id
@@ -44,7 +45,6 @@ class Twin:
         self.status = ""
         self.failures = 0
         """How often the run ended with errors."""
-        self.steps = ((start_children, manager.service.cipher), (deliver_ends,), (cancel_children,))
 
     @classmethod
     async def start(
@@ -206,13 +206,12 @@ class Twin:
 
     async def delivered(self) -> None:
         """Do all that is noted about runs that states wait for."""
-        count = 1
-        while count or await self.store.read(has_waits_to_handle):
-            count = sum([await self.store.write(*step) for step in self.steps])
+        while await handle_due(self.service, *CHILDREN) or await self.read(due_work, CHILDREN):
+            pass
 
     async def expired(self) -> None:
         expired = self.model.expired()
-        assert await self.store.write(handle_waits) == expired
+        assert await handle_due(self.service, Step.WAIT) == expired
         await self.compare()
 
     def _held(self, state: State, saves: Saves | None) -> dict[str, Any] | None:

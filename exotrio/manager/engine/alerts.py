@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from exotrio._util.words import shortened
 from exotrio._wire.runs import FAILURE
 from exotrio.manager.engine.failures import given
@@ -13,26 +16,23 @@ from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
-MAX_TOGETHER = 100
-"""Runs that one transaction starts."""
 MAX_ERROR = 16 * 1024
 """Characters of an error that the other run is given."""
 KEY = "on_failure:"
 """What the key of a run that is started begins with, before the id of the failed one."""
 
 
-def start_alerts(tx: Transaction) -> WithEffects[list[str]]:
-    """Start some of the runs that are due, and return a line for the log about each. Call it again until it
-    returns none.
+def start_alerts(tx: Transaction, runs: Sequence[int]) -> WithEffects[int]:
+    """Start the runs that are due for these failed ones, and return how many that were.
 
     Each is started once: its row is locked, and changed in the same commit. No run is locked.
     """
     due = tx.execute(
-        "SELECT run, number, state FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run"
-        f" LIMIT ?{tx.skip_locked('alerts')}",
-        (MAX_TOGETHER,),
+        f"SELECT run, number, state FROM alerts WHERE {tx.any_of('run')} AND started IS NULL"
+        f" AND problem IS NULL ORDER BY at, run{tx.skip_locked('alerts')}",
+        (tx.items(runs),),
     ).fetchall()
-    effects, lines = Effects(), list[str]()
+    effects = Effects()
     for row in due:
         failed = tx.row(
             "SELECT run_id, runs.namespace, graphs.name, runs.template, place, error, trace FROM runs"
@@ -47,9 +47,19 @@ def start_alerts(tx: Transaction) -> WithEffects[list[str]]:
         started, problem = _start(tx, failed, *key, effects)
         update = "UPDATE alerts SET started = ?, problem = ? WHERE run = ? AND number = ?"
         tx.execute(update, (started, problem, *key))
-        outcome = f"started run {started}" if problem is None else f"started no run: {problem}"
-        lines.append(f"run {failed['run_id']} of graph {failed['name']!r} failed and {outcome}")
-    return WithEffects(lines, effects)
+        what = f"run {failed['run_id']} of graph {failed['name']!r} failed"
+        if problem is None:
+            effects.lines.append((logging.INFO, f"{what} and started run {started}"))
+        else:
+            fix = f"fix that, then trigger graph {_on_failure(tx, failed)!r} with what failed, or retry run"
+            fix += f" {failed['run_id']}: it starts one if it fails again"
+            effects.lines.append((logging.WARNING, f"{what} and started no run: {problem}; {fix}"))
+    return WithEffects(len(due), effects)
+
+
+def _on_failure(tx: Transaction, failed: Row) -> str:
+    """Return the graph that is to run after a failed run."""
+    return str(tx.template(failed["template"]).body.on_failure)
 
 
 def _is_of_alert(tx: Transaction, run: int) -> bool:
@@ -68,7 +78,7 @@ def _start(
 ) -> tuple[str, None] | tuple[None, str]:
     """Start the run for one that failed; return its id, or why it cannot be started."""
     template = tx.template(failed["template"])
-    name, namespace = str(template.body.on_failure), failed["namespace"]
+    name, namespace = _on_failure(tx, failed), failed["namespace"]
     facts = {
         "graph": failed["name"],
         "run": failed["run_id"],

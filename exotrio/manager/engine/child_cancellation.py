@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from exotrio.manager.engine.children import MAX_PER_STEP
+from collections.abc import Sequence
+
+from exotrio.manager.engine.due_work import MAX_PER_STEP
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.states import locked_runs
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
 MAX_CANCELLING = 0.05
 """Seconds after which a transaction cancels no further run."""
-TO_CANCEL = "SELECT state FROM children_to_cancel"
-"""What ``cancel_children`` is for."""
 
 
-def cancel_children(tx: Transaction) -> WithEffects[int]:
-    """Cancel some of the runs for which states waited that have ended; return how many notes and runs those
-    were. Call it again until it returns 0."""
-    notes = tx.execute(
-        "SELECT state FROM children_to_cancel ORDER BY state LIMIT ?", (MAX_PER_STEP,)
-    ).fetchall()
-    if not notes:
-        return WithEffects(0, NO_EFFECTS)
-    noted = tx.items([row["state"] for row in notes])
+def cancel_children(tx: Transaction, seqs: Sequence[int]) -> WithEffects[int]:
+    """Cancel some of the runs for which these states waited that have ended; return how many runs and records
+    of them were handled."""
+    ended = tx.items(seqs)
     rows = tx.execute(
         f"SELECT id FROM runs INDEXED BY runs_by_parent WHERE {tx.any_of('parent_state')}"
         " AND parent_state IS NOT NULL AND awaited = 1 AND cancelled_at IS NULL AND pending > 0 LIMIT ?",
-        (noted, MAX_PER_STEP),
+        (ended, MAX_PER_STEP),
     ).fetchall()
     effects, cancelled = Effects(), 0
     # All at once, in their order, and then their states: ``cancel`` locks them again.
@@ -43,5 +38,5 @@ def cancel_children(tx: Transaction) -> WithEffects[int]:
             cancelled += 1
     if len(rows) == MAX_PER_STEP:
         return WithEffects(len(rows), effects)
-    deleted = tx.execute(f"DELETE FROM children_to_cancel WHERE {tx.any_of('state')}", (noted,)).rowcount
+    deleted = tx.execute(f"DELETE FROM children_to_cancel WHERE {tx.any_of('state')}", (ended,)).rowcount
     return WithEffects(cancelled + deleted, effects)

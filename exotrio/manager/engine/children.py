@@ -2,12 +2,12 @@
 
 A state that waits for runs is CREATED, in the lane ``WAITING`` and without an ``event``. Its runs are neither
 started in the commit that creates it nor is their end delivered in the commit that ends them: a graph is
-locked before runs are, and a run before those that it started. So each commit leaves a note, in what it
-writes anyway, and a transaction after it does the rest: at once (``background.Deliveries``), or with the next
-sweep of any state manager. It locks, reads the note again, and deletes it; so everything happens once.
+locked before runs are, and a run before those that it started. So each commit records what is due, in what it
+writes anyway, and a transaction after it does that: at once (``background.Deliveries``), or after the next
+sweep of any state manager. It locks, and reads again whether it is still due; so everything happens once.
 
 ====================== ======================================================================================
-note                   what is done
+record                 what is done
 ====================== ======================================================================================
 the state is due       ``start_children``: its runs are started, and it waits without a limit
 ``runs.awaited``       ``deliver_ends``, once the run has ended: the state ends with its outputs or its error;
@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pydantic_core import from_json
 
 from exotrio._wire.vocabulary import ValidationStatus
-from exotrio.graph import GRAPH_NODE
 from exotrio.manager.engine.attempts import next_attempt
 from exotrio.manager.engine.calls import Call, Result, add_results, unstarted, with_unstarted
 from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.due_work import MAX_PER_STEP
 from exotrio.manager.engine.following import need_to_follow
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.mailbox import end_state, resume
@@ -54,28 +54,20 @@ from exotrio.manager.engine.triggers import GRAPH, NewRun, Parent, start_runs
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.children import divided
 from exotrio.manager.rules.errors import EntriesRefused, InvalidRequest, NotFound, Refused
-from exotrio.manager.rules.template import Template
+from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 MAX_DEPTH = 100
 """Runs that may be above a run."""
 MAX_BELOW = 100_000
 """Runs in flight below one run, at any depth: a graph that runs itself twice would have no other limit. What
 transactions start at the same time comes on top."""
-MAX_PER_STEP = 100
-"""Runs that one transaction starts, or whose ends it delivers."""
-TO_DELIVER = "SELECT id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL"
-"""What ``deliver_ends`` is for."""
 RUNS_ENDED = "its run ended"
 """Why the state of a node goes on, in its history."""
-STARTING = (
-    "status = 'CREATED' AND lane = 'waiting' AND enqueue_after < 200000000000000 AND enqueue_after <= ?"
-    " AND event IS NULL"
-)
-"""States whose runs are to be started, by the index ``states_deadlines``."""
 _NOT_STORED = (
     "the graph was stored by a state manager of an earlier version, which left out what this place runs:"
     " store the graph again, and start another run"
@@ -83,8 +75,8 @@ _NOT_STORED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A run that a state wants: which of its runs it is, of which graph, and the values that it is given."""
+class Child:
+    """A run to start: for which state, as which of its calls, of which graph, and with which values."""
 
     state: State
     call: str
@@ -93,10 +85,9 @@ class Wanted:
     started_by: str | None
 
 
-def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
-    """Start some of the runs that states wait for, and return how many states were handled. Call it again
-    until it returns 0."""
-    due = _due(tx)
+def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> WithEffects[int]:
+    """Start some of the runs that these states wait for, and return how many states were handled."""
+    due = _due(tx, numbers)
     if not due:
         return WithEffects(0, NO_EFFECTS)
     seqs = sorted(row["seq"] for row in due)
@@ -112,35 +103,35 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     read_texts(tx, "inputs", states)
     changes = Changes(tx, runs.values())
     started_by = {row["seq"]: row["started_by"] for row in due}
-    by_graph: defaultdict[tuple[str, str, str], list[Wanted]] = defaultdict(list)
-    failed: list[tuple[Wanted, str]] = []
+    by_graph: defaultdict[tuple[str, str, str], list[Child]] = defaultdict(list)
+    failed: list[tuple[Child, str]] = []
     calling = [state.seq for state in states if state.calls_size is not None]
     calls = unstarted(tx, calling, MAX_PER_STEP)
     below = _in_flight_below(tx, runs.values())
     ended = set()
     for state in states:
-        if state.calls_size is None and state.scope(tx).template.places[state.place].graph is None:
+        if state.calls_size is None and _place(tx, state).graph is None:
             ended.add(state.seq)
             _fail(changes, state, _NOT_STORED)
-        for wanted in _wanted(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
-            graph = state.run_row.namespace, wanted.graph
-            if problem := _why_not(tx, wanted, below):
-                failed.append((wanted, problem))
+        for child in _children_of(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
+            graph = state.run_row.namespace, child.graph
+            if problem := _why_not(tx, child, below):
+                failed.append((child, problem))
             elif graph in names:  # else it was called just now
                 below[state.run_row.top] += 1
-                by_graph[*graph, state.scope(tx).template.version or ""].append(wanted)
+                by_graph[*graph, state.scope(tx).template.version or ""].append(child)
     for each in sorted(by_graph):
         refused, effects = _start(tx, each, pinned.get(each[:2]), by_graph[each], cipher)
         failed += refused
         changes.effects.add(effects)
     results = []
-    for wanted, problem in failed:
-        error = f"graph {wanted.graph!r} cannot be run: {problem}"
-        if wanted.state.calls_size is None:
-            ended.add(wanted.state.seq)
-            _fail(changes, wanted.state, error)
+    for child, problem in failed:
+        error = f"graph {child.graph!r} cannot be run: {problem}"
+        if child.state.calls_size is None:
+            ended.add(child.state.seq)
+            _fail(changes, child.state, error)
         else:
-            results.append(Result(wanted.state.seq, wanted.call, None, error=error))
+            results.append(Result(child.state.seq, child.call, None, error=error))
     complete = add_results(tx, calling, results)
     left = with_unstarted(tx, calling)
     for state in states:
@@ -154,30 +145,16 @@ def start_children(tx: Transaction, cipher: Cipher) -> WithEffects[int]:
     return WithEffects(len(states), changes.effects)
 
 
-def _due(tx: Transaction) -> list[Row]:
-    """Return states whose runs are to be started, oldest first, with what is needed to find their graphs."""
+def _due(tx: Transaction, seqs: Sequence[int]) -> list[Row]:
+    """Return what is needed to find the graphs of states whose runs are to be started."""
     columns = "seq, place, calls_size, runs.namespace, runs.template, started_by"
-    rows = tx.execute(
-        f"SELECT {columns} FROM (SELECT seq, run, place, calls_size FROM states INDEXED BY states_deadlines"
-        f" WHERE {STARTING} ORDER BY enqueue_after, seq LIMIT ?) AS due CROSS JOIN runs ON runs.id = run",
-        (tx.now_ms, MAX_PER_STEP),
+    return tx.execute(
+        f"SELECT {columns} FROM states JOIN runs ON runs.id = run WHERE {tx.any_of('seq')}", (tx.items(seqs),)
     ).fetchall()
-    seqs = tx.items(claimable(tx, GRAPH_NODE, MAX_PER_STEP))
-    of_earlier = f"SELECT {columns} FROM states JOIN runs ON runs.id = run WHERE {tx.any_of('seq')}"
-    return rows + tx.execute(of_earlier, (seqs,)).fetchall()
 
 
-def claimable(tx: Transaction, node_name: str, limit: int) -> list[int]:
-    """Return some states of a node that no runtime runs, which a state manager of an earlier version created
-    as ones that can be claimed."""
-    nodes = tx.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (node_name,))
-    items, created = tx.items([row["id"] for row in nodes]), f"{tx.any_of('node_id')} AND status = 'CREATED'"
-    rows = tx.execute(
-        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
-        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
-        (items, items, tx.now_ms, limit),
-    )
-    return [row["seq"] for row in rows]
+def _place(view: View, state: State) -> Place:
+    return state.scope(view).template.places[state.place]
 
 
 def _graphs_of(tx: Transaction, row: Row, calls: Mapping[int, Sequence[Call]]) -> Iterable[str]:
@@ -186,13 +163,15 @@ def _graphs_of(tx: Transaction, row: Row, calls: Mapping[int, Sequence[Call]]) -
     return (call.graph for call in calls.get(row["seq"], ())) if graph is None else (graph.name,)
 
 
-def _wanted(tx: Transaction, state: State, calls: Sequence[Call], started_by: str | None) -> Iterable[Wanted]:
+def _children_of(
+    tx: Transaction, state: State, calls: Sequence[Call], started_by: str | None
+) -> Iterable[Child]:
     """Return the runs that a state wants and does not have."""
     for call in calls:
-        yield Wanted(state, call.key, call.graph, call.inputs, started_by)
-    graph = state.scope(tx).template.places[state.place].graph
+        yield Child(state, call.key, call.graph, call.inputs, started_by)
+    graph = _place(tx, state).graph
     if graph is not None:
-        yield Wanted(state, "", graph.name, from_json(state.inputs), started_by)
+        yield Child(state, "", graph.name, from_json(state.inputs), started_by)
 
 
 def _pinned(tx: Transaction, graphs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row]:
@@ -216,12 +195,11 @@ def _in_flight_below(tx: Transaction, runs: Iterable[RunRow]) -> Counter[int]:
     return Counter({row["root"]: row["number"] for row in rows})
 
 
-def _why_not(tx: Transaction, wanted: Wanted, below: Counter[int]) -> str | None:
+def _why_not(tx: Transaction, child: Child, below: Counter[int]) -> str | None:
     """Return why a state may start no further run below its own; None if it may."""
-    run = wanted.state.run_row
-    place = run.scope(tx).template.places[wanted.state.place]
+    run, place = child.state.run_row, _place(tx, child.state)
     rounds = None if place.graph is None else place.graph.max_rounds
-    if rounds is not None and wanted.graph == run.graph_name and run.round + 1 >= rounds:
+    if rounds is not None and child.graph == run.graph_name and run.round + 1 >= rounds:
         return f"it has had its {rounds} rounds (max_rounds)"
     if run.depth >= MAX_DEPTH:
         return f"there are {MAX_DEPTH} runs above it, and more are not allowed"
@@ -231,18 +209,18 @@ def _why_not(tx: Transaction, wanted: Wanted, below: Counter[int]) -> str | None
 
 
 def _start(
-    tx: Transaction, graph: tuple[str, str, str], row: Row | None, wanted: Sequence[Wanted], cipher: Cipher
-) -> WithEffects[list[tuple[Wanted, str]]]:
+    tx: Transaction, graph: tuple[str, str, str], row: Row | None, children: Sequence[Child], cipher: Cipher
+) -> WithEffects[list[tuple[Child, str]]]:
     """Start runs of one graph, by runs of one version; return those that are refused, and why."""
     namespace, name, version = graph
     if row is None:
-        return WithEffects([(each, "it does not exist") for each in wanted], NO_EFFECTS)
+        return WithEffects([(each, "it does not exist") for each in children], NO_EFFECTS)
     if (status := row["validation_status"]) != ValidationStatus.VALID:
-        return WithEffects([(each, f"it is {status}") for each in wanted], NO_EFFECTS)
+        return WithEffects([(each, f"it is {status}") for each in children], NO_EFFECTS)
     template = tx.template(row["template"])
-    refused: list[tuple[Wanted, str]] = []
+    refused: list[tuple[Child, str]] = []
     effects = Effects()
-    waiting = [list(wanted)]
+    waiting = [list(children)]
     while waiting:
         batch = waiting.pop()
         try:
@@ -263,44 +241,39 @@ def _start(
     return WithEffects(refused, effects)
 
 
-def _new_run(template: Template, graph: str, wanted: Wanted) -> NewRun:
-    run = wanted.state.run_row
-    inputs, store = divided(wanted.values, template)
+def _new_run(template: Template, graph: str, child: Child) -> NewRun:
+    run = child.state.run_row
+    inputs, store = divided(child.values, template)
     return NewRun(
         inputs=inputs,
         store=store,
-        trace=wanted.state.parent_trace,
+        trace=child.state.parent_trace,
         origin=GRAPH,
         priority=run.priority,
         share=run.share,
         fair_key=run.fair_key,
         parent=Parent(
             parent_run=run.id,
-            parent_state=wanted.state.seq,
-            call=wanted.call,
+            parent_state=child.state.seq,
+            call=child.call,
             depth=run.depth + 1,
             round=run.round + 1 if graph == run.graph_name else 0,
             root=run.top,
-            started_by=wanted.started_by,
+            started_by=child.started_by,
         ),
     )
 
 
-def deliver_ends(tx: Transaction) -> WithEffects[int]:
-    """Tell states of some runs, for which they waited, that have ended; return how many runs those were.
-    Call it again until it returns 0."""
-    parents: dict[int, int] = {
-        row["id"]: row["parent_state"]
-        for row in tx.execute(
-            "SELECT id, parent_state FROM runs INDEXED BY runs_to_deliver"
-            " WHERE awaited = 1 AND finished_at IS NOT NULL ORDER BY id LIMIT ?",
-            (MAX_PER_STEP,),
-        )
-    }
-    if not parents:
-        return WithEffects(0, NO_EFFECTS)
+def deliver_ends(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
+    """Tell states of these runs, for which they waited, that have ended; return how many runs those were."""
+    rows = tx.execute(
+        "SELECT id, parent_state, states.run FROM runs LEFT JOIN states ON seq = parent_state"
+        f" WHERE {tx.any_of('id')}",
+        (tx.items(numbers),),
+    ).fetchall()
+    parents: dict[int, int] = {row["id"]: row["parent_state"] for row in rows}
+    above = {row["run"] for row in rows if row["run"] is not None}
     seqs = tx.items(sorted(set(parents.values())))
-    above = {row["run"] for row in tx.execute(f"SELECT run FROM states WHERE {tx.any_of('seq')}", (seqs,))}
     locked = locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted({*parents, *above})),))
     # One that was retried by hand just now goes on.
     ended = [run for run in locked.values() if run.id in parents and run.awaited and not run.pending]
@@ -340,7 +313,7 @@ def _result(state: State, run: RunRow, result: Mapping[str, str] | str) -> Resul
 def _fail(changes: Changes, state: State, error: str) -> None:
     """End a state that waited for runs, by an error; its inputs have been read."""
     tx, run, status = changes.tx, state.scope(changes.tx), ERRORED
-    if state.retry_count < run.template.places[state.place].retry_policy.max_retries:
+    if state.retry_count < _place(tx, state).retry_policy.max_retries:
         status = RETRY_CREATED
         attempt = next_attempt(run, state, tx.now_ms)
         attempt.waits = True

@@ -17,8 +17,6 @@ from exotrio.manager.rules.problems import ON_FAILURE, Problem
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.transaction import Transaction
 
-DUE = "SELECT run FROM alerts WHERE started IS NULL AND problem IS NULL"
-"""What is recorded and not handled."""
 FACTS = ("graph", "run", "place", "error")
 """What the other run is given: of the failed run its graph, its id, its first failed state and the error."""
 

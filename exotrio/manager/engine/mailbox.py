@@ -161,7 +161,7 @@ def end_waiting(changes: Changes, seqs: Sequence[int]) -> int:
     """Wake those of these states that still wait without an event, and return how many. Their runs are
     locked."""
     tx = changes.tx
-    which = f"{_numbered(tx)} AND enqueue_after <= ?"
+    which = f"{_numbered(tx)} AND enqueue_after <= ? AND event IS NOT NULL"
     states = _waiting(changes, which, (tx.items(seqs), tx.now_ms))
     _wake(changes, [(state, None) for state in states])
     return len(states)

@@ -312,6 +312,8 @@ class Store:
                 self._tally.update(each.tally)
             if each.deliveries:
                 self.on_deliveries()
+            for level, line in each.lines:
+                logger.log(level, "%s", line)
         for write in commit.writes:
             self._answer(write)
         if commit.writes:

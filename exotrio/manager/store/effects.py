@@ -42,6 +42,7 @@ class Effects:
         tally: How many states and runs ended; less than none, if runs go on that were counted before.
         deliveries: Whether states wait for runs that are to be started, delivered or cancelled
             (``engine.children``).
+        lines: Lines for the log, each with its level.
         undo: A use case that is run if the caller is gone when the commit is done, since the value would be
             lost.
         undo_if_unknown: Run ``undo`` also if it is not known whether the commit happened: the caller cannot
@@ -58,6 +59,7 @@ class Effects:
     stops: list[tuple[str, StopReceipt]] = field(default_factory=list)
     tally: Counts[Key] = field(default_factory=partial(defaultdict, int))
     deliveries: bool = False
+    lines: list[tuple[int, str]] = field(default_factory=list)
     undo: Callable[[Transaction], object] | None = None
     undo_if_unknown: bool = False
     waits_for: dict[Topic, float] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class Effects:
         self.reopened |= other.reopened
         self.stops += other.stops
         self.deliveries |= other.deliveries
+        self.lines += other.lines
         for name in ("final", "ended_runs", "tally"):
             counts = getattr(self, name)
             for key, count in getattr(other, name).items():

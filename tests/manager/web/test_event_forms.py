@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine.due_work import Step
 from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.web.page import PageRequest
 from exotrio.manager.web.pages.run import PAGE
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim_one, executed_item, item_for, report, results
+from tests.support.due import handle_due
 from tests.support.helpers import SettableClock, eventually, ok, place, run_place, wait_place
 from tests.support.web import SCRIPT, Site, open_site, text_of
 
@@ -108,7 +109,7 @@ async def test_a_wait_that_ended_by_its_deadline_does_not_look_like_an_answer() 
         (state,) = ok(await site.api.states())["states"]
         assert "(no event)" not in await site.browser.page(f"/ns/shop/runs/{run}")
         clock.advance(3_600_000)
-        assert await site.service.store.write(handle_waits) == 1
+        assert await handle_due(site.service, Step.WAIT) == 1
         page = text_of(await site.browser.page(f"/ns/shop/states/{state['id']}"))
         assert "waited 1 h for an event: none was sent in time" in page
         assert "attempt 1 of" not in page, "it is not retried automatically"

@@ -1,0 +1,99 @@
+"""What is due without a request: about runs that states wait for, runs that failures start, and waits for
+events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from exotrio.graph import GRAPH_NODE, WAIT_NODE, WITHOUT_RUNTIME
+from exotrio.manager.engine.order import LATER
+from exotrio.manager.store.view import View
+
+MAX_PER_STEP = 100
+"""Runs or states that one transaction handles."""
+
+
+class Step(StrEnum):
+    """What is done about some of what is due. Runs that start others without an end are cancelled first."""
+
+    ALERT = "alert"  # alerts.start_alerts, by the number of the failed run
+    CANCEL = "cancel"  # child_cancellation.cancel_children, by that of the state that waited
+    DELIVER = "deliver"  # children.deliver_ends, by that of the run that ended
+    START = "start"  # children.start_children, by that of the state that waits
+    WAIT = "wait"  # sending.handle_waits, by that of the state that waits
+
+
+_WAITING = (
+    "seq AS id FROM states INDEXED BY states_deadlines WHERE status = 'CREATED' AND lane = 'waiting'"
+    " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
+    " ORDER BY enqueue_after, seq"
+)
+_UNADOPTED = (
+    # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
+    "seq AS id FROM (SELECT coalesce("
+    "(SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
+    " ORDER BY priority, turn, seq LIMIT 1),"
+    f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
+    " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
+    f") AS seq FROM nodes WHERE name IN {WITHOUT_RUNTIME}) AS found WHERE seq IS NOT NULL"
+)
+"""States of places that wait, or run graphs, which a state manager of an earlier version created: it does not
+know that they wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
+_DUE = {
+    Step.ALERT: "run AS id FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run",
+    Step.CANCEL: "state AS id FROM children_to_cancel ORDER BY state",
+    Step.DELIVER: (
+        "id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL ORDER BY id"
+    ),
+    Step.START: _WAITING.format(""),
+    Step.WAIT: _WAITING.format(" NOT"),
+}
+_OF_EARLIER = {Step.START: GRAPH_NODE, Step.WAIT: WAIT_NODE}
+
+
+def due_work(
+    view: View, steps: Collection[Step] = tuple(Step), limit: int = MAX_PER_STEP
+) -> dict[Step, list[int]]:
+    """Return the numbers of some of the runs and states about which these steps have to do something, by the
+    step: the oldest of each."""
+    selects = [(f"SELECT '{step}' AS step, {_DUE[step]} LIMIT ?", _DUE[step].count("?")) for step in steps]
+    if of_earlier := [step for step in steps if step in _OF_EARLIER]:
+        selects.append((f"SELECT '' AS step, {_UNADOPTED} LIMIT ?", 1))
+    found: dict[str, list[int]] = {}
+    for step, number in view.execute(
+        " UNION ALL ".join(
+            f"SELECT * FROM ({select}) AS due_{index}" for index, (select, _) in enumerate(selects)
+        ),
+        tuple(value for _, times in selects for value in (*[view.now_ms] * times, limit)),
+    ):
+        found.setdefault(step, []).append(number)
+    if found.pop("", None):
+        for step in of_earlier:
+            if seqs := _claimable(view, _OF_EARLIER[step], limit):
+                found.setdefault(step, []).extend(seqs)
+    return {step: list(dict.fromkeys(found[step])) for step in steps if step in found}
+
+
+def _claimable(view: View, node_name: str, limit: int) -> list[int]:
+    """Return some states of a node that no runtime runs, which a state manager of an earlier version created
+    as ones that can be claimed."""
+    nodes = view.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (node_name,))
+    items, created = (
+        view.items([row["id"] for row in nodes]),
+        f"{view.any_of('node_id')} AND status = 'CREATED'",
+    )
+    rows = view.execute(
+        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
+        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
+        (items, items, view.now_ms, limit),
+    )
+    return [row["seq"] for row in rows]
+
+
+def about(view: View, step: Step, number: int) -> str:
+    """Return the run about which a step has something to do, for the log."""
+    is_run = step in (Step.ALERT, Step.DELIVER)
+    which = "runs.id = ?" if is_run else "runs.id = (SELECT run FROM states WHERE seq = ?)"
+    row = view.row(f"SELECT run_id, name FROM runs JOIN graphs ON graphs.id = graph WHERE {which}", (number,))
+    return "a deleted run" if row is None else f"run {row['run_id']} of graph {row['name']!r}"

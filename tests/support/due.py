@@ -1,0 +1,36 @@
+"""Do what is due about waits, children and alerts at a moment that a test chooses."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from exotrio.manager import Service
+from exotrio.manager.background import Handles
+from exotrio.manager.engine.alerts import start_alerts
+from exotrio.manager.engine.child_cancellation import cancel_children
+from exotrio.manager.engine.children import deliver_ends, start_children
+from exotrio.manager.engine.due_work import Step, due_work
+from exotrio.manager.engine.sending import handle_waits
+
+CHILDREN = (Step.CANCEL, Step.DELIVER, Step.START)
+
+
+def use_cases(service: Service) -> dict[Step, Handles]:
+    """Return what does each step."""
+    return {
+        Step.ALERT: start_alerts,
+        Step.CANCEL: cancel_children,
+        Step.DELIVER: deliver_ends,
+        Step.START: partial(start_children, cipher=service.cipher),
+        Step.WAIT: handle_waits,
+    }
+
+
+async def handle_due(service: Service, *steps: Step) -> int:
+    """Do some of what is due, in a transaction for each step, and return how much was handled."""
+    count = 0
+    for step in steps:
+        due: dict[Step, list[int]] = await service.store.read(due_work, (step,))
+        for numbers in due.values():
+            count += await service.store.write(use_cases(service)[step], numbers)
+    return count
