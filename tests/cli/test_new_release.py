@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_the_old_version_ends_what_it_began_next_to_the_new_one_and_exits(
         first = cli.json("trigger", "greeting")["run_id"]
         journal = tmp_path / "journal"
         while not journal.exists():
-            pass  # its first node has not run yet
+            time.sleep(0.01)  # its first node has not run yet
 
         cli.write("app.py", NEW)
         assert "would break" not in cli("graph", "check", "app.py", "--against-runs", code=0).out

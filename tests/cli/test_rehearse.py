@@ -195,7 +195,7 @@ def test_a_long_node_as_the_guide_writes_it_survives_a_rehearsal(bare: Cli) -> N
     assert len(LONG.strip().splitlines()) <= 40
     bare.write("imports.py", LONG)
     report = json.loads(
-        bare("rehearse", "imports.py", "--times", "4", "--seed", SEED, "-o", "json", code=0).out
+        bare("rehearse", "imports.py", "--times", "3", "--seed", SEED, "-o", "json", code=0).out
     )
     trials = {each["signal"]: each for each in report["trials"]}
     # Handed over: nothing of what it had done is done again, and no effect happens twice.
@@ -213,13 +213,13 @@ def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(
     monkeypatch.setattr(session, "LANES", 1)  # so that the old code runs again after the new code
     bare.write("old.py", STEPS)
     bare.write("new.py", STEPS.replace("old", "new"))
-    arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "3", "--seed", SEED]
+    arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "2", "--seed", SEED]
     report = json.loads(bare(*arguments, "-o", "json").out)
     assert report["changed_outputs"] == ["begin.by", "work.label"]
     assert report["breaking_changes"] == []
     versions = {each["signal"]: each["version"] for each in report["trials"]}
-    # Work ends within the grace, is cancelled, or is killed: then the new code runs it again.
-    assert versions == {"SIGTERM": "old", "SIGTERM twice": "mixed", "SIGKILL": "mixed"}
+    # Work ends within the grace, or is cancelled: then the new code runs it again.
+    assert versions == {"SIGTERM": "old", "SIGTERM twice": "mixed"}
 
 
 def test_an_update_that_breaks_runs_in_progress_is_found_and_named(bare: Cli) -> None:
@@ -252,8 +252,8 @@ def test_an_update_that_breaks_runs_in_progress_is_found_and_named(bare: Cli) ->
 
 
 def test_ctrl_c_ends_a_rehearsal_and_leaves_no_process(tmp_path: Path) -> None:
-    (tmp_path / "locked.py").write_text(LOCKED, "utf-8")
-    with exotrio("rehearse", "locked.py", cwd=tmp_path) as rehearsal:
+    (tmp_path / "greeting.py").write_text(GREETING, "utf-8")
+    with exotrio("rehearse", "greeting.py", cwd=tmp_path) as rehearsal:
         rehearsal.line("without a fault: SUCCESS")
         children = Path(f"/proc/{rehearsal.pid}/task/{rehearsal.pid}/children").read_text().split()
         assert children
@@ -369,7 +369,6 @@ def test_what_cannot_be_rehearsed_is_said(bare: Cli) -> None:
     )
     bare.write("locked.py", LOCKED)
     fails(bare("rehearse", "locked.py", "-i", "nothing=1"), 2, "has no input 'nothing'")
-    fails(bare("rehearse", "locked.py", "--graph", "lockd"), 3, "no Graph 'lockd'", "did you mean 'locked'?")
 
 
 def test_a_plan_depends_only_on_the_seed_and_the_number() -> None:
