@@ -298,8 +298,6 @@ def _headers_of(response: h11.Response) -> Mapping[str, str]:
 
 def _is_readable(raw: Any) -> bool:
     """Whether something arrived, or the end: between two exchanges nothing but the end can."""
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([raw.fileno()], [], [], 0)[0])
     poll = select.poll()
     poll.register(raw.fileno(), select.POLLIN)
     return bool(poll.poll(0))

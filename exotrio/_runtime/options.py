@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 from uuid import uuid4
 
 from exotrio._http.endpoint import Endpoint, ambient, argument_problems, resolve_endpoint, version_problems
@@ -187,27 +187,16 @@ class Options:
             raise ConfigurationError("the runtime has no state manager", problems)
         return endpoint
 
-    def adjust(
-        self,
-        *,
-        shutdown_grace: float | None = None,
-        outbox: str | None = None,
-        exit_code: ExitCode | None = None,
-        version: str | None = None,
-        until_drained: bool = False,
-        pinned_only: bool = False,
-    ) -> None:
+    def adjust(self, **arguments: Unpack[Adjustments]) -> None:
         """See ``Runtime.adjust``."""
-        self.until_drained |= until_drained
-        self.pinned_only |= pinned_only
-        if until_drained:
+        if arguments.get("until_drained"):
             self.link = "native"  # a server of v0 knows no versions, and is refused
-        self.version = version or self.version
-        self.exit_code = exit_code or self.exit_code
-        if shutdown_grace is not None:
-            self.shutdown_grace = shutdown_grace
+        outbox = arguments.pop("outbox", None)
         if outbox is not None and self.outbox is not None:
             self.outbox = Path(outbox)
+        for name, value in arguments.items():
+            if value is not None:
+                setattr(self, name, value)
 
 
 def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:

@@ -201,7 +201,6 @@ def _load_error(error: BaseException, path: str) -> ExotrioError:
 def split_target(target: str) -> tuple[str, str | None]:
     """Return the file or module, and the attribute, if there is one."""
     head, colon, attribute = target.rpartition(":")
-    # A colon can also belong to a drive letter, "C:\\app.py".
     if not colon or not attribute.isidentifier():
         return target, None
     return head, attribute
@@ -209,8 +208,7 @@ def split_target(target: str) -> tuple[str, str | None]:
 
 def is_file(path: str) -> bool:
     """Whether a target is the path of a file, and not the name of a module."""
-    separators = [os.sep, *([os.altsep] if os.altsep else [])]
-    return path.endswith(".py") or any(separator in path for separator in separators) or not path.strip(".")
+    return path.endswith(".py") or os.sep in path or not path.strip(".")
 
 
 def _import_file(path: Path) -> ModuleType:

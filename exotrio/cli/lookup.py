@@ -39,6 +39,8 @@ from exotrio.graph import RetryPolicyModel, StoreConfigModel
 T = TypeVar("T")
 P = TypeVar("P", StatePage, RunPage, ChangePage)
 
+Kind = Literal["graph", "node", "limit"]
+
 MIN_PREFIX = 6
 PAGE = 1_000
 """Entries of a page; a prefix of an id is searched among so many of the newest runs."""
@@ -68,23 +70,25 @@ async def if_native(call: Awaitable[T]) -> T | None:
 # Graphs and nodes.
 
 
-async def about(manager: StateManager, kind: Literal["graph", "node"], name: str, call: Awaitable[T]) -> T:
-    """Return the answer to a call about a graph or node; if it does not exist, the error lists the others."""
+async def about(manager: StateManager, kind: Kind, name: str, call: Awaitable[T]) -> T:
+    """Return the answer to a call; if what it is about does not exist, the error lists the others."""
     try:
         return await call
     except NotFound as error:
         raise await not_found(manager, kind, name, error) from error
 
 
-async def not_found(
-    manager: StateManager, kind: Literal["graph", "node"], name: str, error: NotFound
-) -> NotFound:
-    """Return the error for a graph that does not exist, or a node that is not registered."""
-    entries = await (manager.graphs() if kind == "graph" else manager.nodes())
-    names = sorted(entry.name for entry in entries)
+async def not_found(manager: StateManager, kind: Kind, name: str, error: NotFound) -> NotFound:
+    """Return the error for a graph or a limit that does not exist, or a node that is not registered."""
+    lists: dict[Kind, Callable[[], Awaitable[Sequence[Any]]]] = {
+        "graph": manager.graphs,
+        "node": manager.nodes,
+        "limit": manager.limits,
+    }
+    names = sorted(entry.name for entry in await lists[kind]())
     what = f"there is no {kind} {name!r}{suggestion(name, names)}"
     fix = f"the namespace has: {listed(names)}"
-    if not names:
+    if not names and kind != "limit":
         fix += f"; nodes are registered in these namespaces: {listed(await manager.namespaces())}"
     return NotFound(what, where=error.where, fix=fix)
 

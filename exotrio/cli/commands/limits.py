@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 
 from exotrio._util.times import format_duration, iso_time
-from exotrio._util.words import listed, plural, suggestion
+from exotrio._util.words import listed, plural
 from exotrio._wire.vocabulary import short_id
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
+from exotrio.cli.lookup import about
 from exotrio.client import LimitDetail, LimitInfo, StateManager
-from exotrio.errors import NotFound
-
-T = TypeVar("T")
 
 _name = click.argument("name", metavar="LIMIT", shell_complete=completion.names("limit"))
 
@@ -84,7 +81,7 @@ def show(name: str, connection: Connection) -> None:
     JSON: name, at_most, starts, period_ms, updated_at, held, waiting, graphs, keys (key, held, waiting,
     started, room_at), holders (state_id, run_id, key, held_ms, worker).
     """
-    limit = connection.ask(lambda manager: _about(manager, name, manager.limit(name)))
+    limit = connection.ask(lambda manager: about(manager, "limit", name, manager.limit(name)))
     connection.print(limit.model_dump(mode="json"), _as_lines(limit))
 
 
@@ -127,22 +124,14 @@ def rm(name: str, force: bool, connection: Connection) -> None:
 
     JSON: namespace, name, graphs (which still name it).
     """
-    graphs = connection.ask(lambda manager: _about(manager, name, manager.remove_limit(name, force=force)))
+    graphs = connection.ask(
+        lambda manager: about(manager, "limit", name, manager.remove_limit(name, force=force))
+    )
     still = f"; it does not limit any more what still names it: {listed(graphs)}" if graphs else ""
     connection.print(
         {"namespace": connection.namespace, "name": name, "graphs": graphs},
         [f"limit {name} is deleted{still}"],
     )
-
-
-async def _about(manager: StateManager, name: str, call: Awaitable[T]) -> T:
-    """Return the answer to a call about a limit; if it does not exist, the error lists the others."""
-    try:
-        return await call
-    except NotFound as error:
-        names = [limit.name for limit in await manager.limits()]
-        what = f"there is no limit {name!r}{suggestion(name, names)}"
-        raise NotFound(what, where=error.where, fix=f"the namespace has: {listed(names)}") from error
 
 
 def _limits(limit: LimitInfo) -> str:

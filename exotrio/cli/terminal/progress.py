@@ -202,7 +202,7 @@ class Bars(Progress):
     def restore_terminal(self) -> None:
         # Not through the stream's buffer, nor by rich's stop: the handler may have interrupted a write to it.
         console = self._progress.console
-        if not (console.is_dumb_terminal or console.legacy_windows):
+        if not console.is_dumb_terminal:
             erasure = str(self._progress.live._live_render.position_cursor())
             with suppress(OSError):
                 os.write(console.file.fileno(), erasure.encode() + _SHOW_CURSOR)
