@@ -32,8 +32,8 @@ class HeldClaims(Body):
 
 
 class LostLeases(Body):
-    """Leases that expired without an outcome in the last hour, and states that became errors since they lost
-    too many (``poison``)."""
+    """Leases that ended without an outcome in the last hour, and that their runtimes did not renew later; and
+    states that became errors since they lost too many (``poison``)."""
 
     lost: int
     poison: int
@@ -173,6 +173,7 @@ class Checkup(Body):
         claim_timeout: Seconds that a claim through v0 lasts; None: without a limit.
         claims: The QUEUED states of the namespace, by node.
         unstarted: What failures could not start, newest first, and graphs whose failures could start nothing.
+        namespaces: Those with nodes, graphs or limits that the key may read; none from an earlier server.
     """
 
     at: UnixMs = Field(alias="at_ms")
@@ -183,4 +184,5 @@ class Checkup(Body):
     leases: LostLeases
     disagreements: list[Disagreement] = Field(default_factory=list)
     unstarted: list[UnstartedRun] = Field(default_factory=list)
+    namespaces: list[str] = Field(default_factory=list)
     database: DatabaseState

@@ -286,11 +286,25 @@ def test_without_a_namespace_the_only_one_is_examined(cli: Cli, running: Server)
     says(
         cli("doctor"),
         0,
-        "namespaces with nodes: n\n",
+        "namespaces: n\n",
         "1 live runtime; 3 nodes",
         "database: ",
         *nothing_in("n"),
     )
+
+
+@pytest.mark.parametrize("has", ["graph", "limit"])
+def test_a_namespace_without_nodes_is_examined(cli: Cli, tmp_path: Path, has: str) -> None:
+    with server(tmp_path) as running:
+        cli.set(EXOSPHERE_STATE_MANAGER_URI=running.uri, EXOSPHERE_API_KEY=KEY)
+        if has == "graph":
+            running.ask("PUT", "/v0/namespace/n/graph/broken", graph("Gone"))
+        else:
+            says(cli("limits", "set", "api", "--at-most", "1", "-n", "n"), 0)
+        for end in (cli("doctor"), cli("doctor", "-n", "n")):
+            assert "namespaces: n\n" in end.out
+            assert "namespace n:" in end.out
+            assert "nothing is registered" not in end.out
 
 
 def test_without_any_namespace_nothing_is_claimed_to_be_examined(cli: Cli, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from exotrio.manager.queries.state_detail import MAX_SHOWN
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import claim_one
+from tests.contract.native import claim_one, item_for
 from tests.support.helpers import NO_RETRY, SettableClock, ok, open_client, place
 from tests.support.manager import KEY, NO_SETTINGS, Manager, open_manager, tallied, with_history
 from tests.support.query_plans import connection_of, planned, refuses_scans, steps_of
@@ -87,6 +87,20 @@ async def test_overdue_claims_and_lost_leases_are_counted() -> None:
         assert shown.claims == []
 
 
+async def test_a_lease_that_its_runtime_regains_is_not_counted_as_lost(manager: Manager) -> None:
+    await Flow.start(manager.remote, place("a"))
+    state = await claim_one(manager.remote)
+
+    async def lost() -> int:
+        return Checkup.model_validate(ok(await manager.remote.checkup())).leases.lost
+
+    later = manager.service.monotonic() + 3_600_000
+    await manager.service.store.write(expire, later, Terms())
+    assert await lost() == 1
+    ok(await manager.remote.heartbeat("w", states=[item_for(state)]))
+    assert await lost() == 0
+
+
 async def looked_at(manager: Manager, flow: Flow) -> None:
     """Look at everything that is shown of a namespace and of a run."""
     ok(await manager.api.overview())
@@ -101,9 +115,10 @@ async def test_pages_scan_only_waiting_and_held_states(manager: Manager) -> None
     async with planned(manager.service.store) as plans:
         await looked_at(manager, flow)
     assert len(plans) > 15, "hardly anything was watched"
-    # What is held, in a subquery, too, and the newest events: both bounded.
+    # What is held, in a subquery, too, and the newest events: both bounded. And the names of namespaces.
     allowed = re.compile(
         r"SCAN (states USING INDEX states_held|\(subquery-\d+\)|events|newest|failed|waits|waiting|held"
+        r"|(nodes|graphs|limits) USING COVERING INDEX \w+"
         r"|json_each.*)$"
     )
     for sql, plan in refuses_scans(plans).items():

@@ -103,7 +103,11 @@ async def _examine_further(report: Report, server: Server, endpoint: Endpoint, s
 
 async def _choose_namespace(report: Report, server: Server, endpoint: Endpoint) -> None:
     async with client_at(endpoint, "default") as manager:
-        names = server.namespaces = await manager.namespaces()
+        names = list[str]()
+        if server.kind is Kind.NATIVE:
+            with suppress(KeyRefused, RequestRefused):  # a key may be for other namespaces than this one
+                names = (await manager.checkup()).namespaces
+        names = server.namespaces = names or await manager.namespaces()
     if report.namespace is not None:
         if report.namespace not in names:
             what = f"nothing is registered in namespace {one_line(report.namespace)}"
@@ -115,7 +119,7 @@ async def _choose_namespace(report: Report, server: Server, endpoint: Endpoint) 
         report.findings += [info(choice)] if choice else []
     else:
         fix = "run a graph, or start a runtime; -n NAMESPACE examines one"
-        report.findings.append(info("there is no namespace yet: no node was ever registered", fix))
+        report.findings.append(info("there is no namespace yet: no node, graph or limit is registered", fix))
 
 
 async def _examine_native(report: Report, server: Server, manager: StateManager, stale: float) -> None:

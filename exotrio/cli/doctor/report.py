@@ -78,7 +78,7 @@ def _server(report: Report, server: Server) -> list[str]:
     if report.checkup is not None:
         lines += _database(report.checkup)
     if server.namespaces is not None:
-        lines.append(f"namespaces with nodes: {listed(map(one_line, server.namespaces))}")
+        lines.append(f"namespaces: {listed(map(one_line, server.namespaces))}")
     return lines
 
 

@@ -45,9 +45,9 @@ class Inspection(Endpoints):
         return {"nodes": await self._store.read_with_deadline(waiting, namespace, query.limit)}
 
     @get(NS + "/checkup", "Show the condition of the state manager", READ, Checkup)
-    async def checkup(self, namespace: str) -> object:
-        now, terms = self._service.monotonic(), self._service.terms
-        return await self._store.read_with_deadline(show_checkup, namespace, terms, now, self._store.describe)
+    async def checkup(self, caller: Caller, namespace: str) -> object:
+        now, terms, store = self._service.monotonic(), self._service.terms, self._store
+        return await store.read_with_deadline(show_checkup, namespace, terms, now, store.describe, caller)
 
     @get(NS + "/run/{run_id}/export", "Show a run as one page", READ, "text/html")
     async def export(self, namespace: str, run_id: str, query: ExportQuery) -> Response:

@@ -9,8 +9,10 @@ from typing import Any
 from exotrio._util.times import from_unix_ms
 from exotrio._wire.checkup import Checkup, DatabaseState, HeldClaims, LostLeases
 from exotrio.manager.engine.leases import Terms
+from exotrio.manager.queries.graphs import all_namespaces
 from exotrio.manager.queries.related import unstarted_in
 from exotrio.manager.queries.runtimes import disagreements, runtimes_of
+from exotrio.manager.rules.access import Caller
 from exotrio.manager.store.view import View
 
 HOUR_MS = 3_600_000
@@ -20,7 +22,12 @@ _THROUGH_V0 = "manager IS NULL AND token IS NULL"
 
 
 def show_checkup(
-    view: View, namespace: str, terms: Terms, now: int, describe: Callable[[View], dict[str, Any]]
+    view: View,
+    namespace: str,
+    terms: Terms,
+    now: int,
+    describe: Callable[[View], dict[str, Any]],
+    caller: Caller,
 ) -> Checkup:
     """Return the condition of the state manager.
 
@@ -35,6 +42,7 @@ def show_checkup(
         leases=_lost_leases(view, namespace),
         disagreements=disagreements(runtimes_of(view, namespace, now)),
         unstarted=unstarted_in(view, namespace),
+        namespaces=all_namespaces(view, caller),
         database=DatabaseState.model_validate(describe(view)),
     )
 
@@ -96,10 +104,13 @@ def _lost_leases(view: View, namespace: str) -> LostLeases:
         view.execute(
             # A subquery for each, since a join might read all states.
             "SELECT kind, count(*) FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest"
-            " WHERE kind IN ('lease lost', 'poison') AND at >= ? AND (SELECT namespace FROM states"
-            " JOIN nodes ON nodes.id = node_id WHERE seq = newest.state) = ? GROUP BY kind",
+            " WHERE kind IN ('lease lost', 'lease regained', 'poison') AND at >= ?"
+            " AND (SELECT namespace FROM states JOIN nodes ON nodes.id = node_id"
+            " WHERE seq = newest.state) = ? GROUP BY kind",
             (MAX_EVENTS, view.now_ms - HOUR_MS, namespace),
         ).fetchall()
     )
     poison = counts.get("poison", 0)
-    return LostLeases(lost=counts.get("lease lost", 0) + poison, poison=poison)
+    # The states of those that were regained went on.
+    lost = max(0, counts.get("lease lost", 0) - counts.get("lease regained", 0))
+    return LostLeases(lost=lost + poison, poison=poison)

@@ -33,8 +33,9 @@ MAX_PAGE_GRAPHS = 1_000
 
 
 def all_namespaces(view: View, caller: Caller) -> list[str]:
-    """Return the namespaces of registered nodes and of graphs that the caller may read, sorted."""
-    rows = view.execute("SELECT namespace FROM nodes UNION SELECT namespace FROM graphs ORDER BY namespace")
+    """Return the namespaces with registered nodes, graphs or limits that the caller may read, sorted."""
+    names = " UNION ".join(f"SELECT namespace FROM {table}" for table in ("nodes", "graphs", "limits"))
+    rows = view.execute(f"{names} ORDER BY namespace")
     return [row[0] for row in rows if caller.may(Permission.READ, row[0])]
 
 

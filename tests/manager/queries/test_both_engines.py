@@ -34,7 +34,7 @@ from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import item_for
+from tests.contract.native import claim_one, executed_item, item_for, report
 from tests.support.both_engines import copied, plain
 from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, open_client, place
 from tests.support.manager import tallied
@@ -143,6 +143,13 @@ async def fill(site: Site, clock: SettableClock, remote: Api) -> list[Shown]:
         )
     )
     shown.append((late.graph, late.run_id, state["id"]))
+    woken = await Flow.start(api, place("woken"), graph="woken")
+    for item in ({"outcome": "waiting", "event": "e"}, {"outputs": [{}], "buffered_ms": 1, "ran_ms": 2}):
+        state = await claim_one(remote, limits={node_name("woken"): 1})
+        clock.advance(1_000)
+        assert await report(remote, {**executed_item(state), **item}) == ["ok"]
+        ok(await api.native("POST", f"run/{woken.run_id}/events", json={"name": "e"}))
+    shown.append((woken.graph, woken.run_id, state["state_id"]))
     alerting = await Flow.start(api, place("z"), graph="z", on_failure="done", retry_policy=NO_RETRY)
     shown.append((alerting.graph, alerting.run_id, await alerting.fail("z", times=1)))
     (alert,) = await done.take("done")

@@ -19,7 +19,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     data: dict[str, Data] = {"page": {"title": "System", "sees_changes": request.may("admin")}}
     if "system" in parts:
         service, now = request.service, request.monotonic
-        checkup = show_checkup(view, request.namespace, service.terms, now, service.store.describe)
+        describe, caller = service.store.describe, request.caller
+        checkup = show_checkup(view, request.namespace, service.terms, now, describe, caller)
         overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
         findings = [
             *checkup_findings(checkup, VERSION, STALE),
