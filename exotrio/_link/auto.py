@@ -290,7 +290,7 @@ class AutoLink:
             names = [node.model_copy(update={"name": pinned_name(node.name, version)}) for node in nodes]
             # The declarations without a version stay those of the newer code, not of code that is to end.
             nodes = names if self._pinned_only else [*nodes, *names]
-        await self._v0.register(runtime_name, nodes)
+        await self._v0.register(runtime_name, nodes, is_ours=link is self._native)
         self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:

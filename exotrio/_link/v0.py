@@ -29,6 +29,7 @@ from exotrio._link.port import Claim, ClaimLost, Fate, HeartbeatAnswer, Settleme
 from exotrio._nodes.outcome import Calling, Errored, Released, Report, Requeued, Waiting
 from exotrio._util.backoff import WITHIN_CALL
 from exotrio._util.json import NotJson, encode
+from exotrio._util.words import shortened
 from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
 from exotrio._wire.native import AfterError
 from exotrio._wire.v0 import (
@@ -53,6 +54,8 @@ UNUSABLE_DELAY_MS = 60_000
 MIN_DELAY_MS = 1
 """Of a release: v0 refuses less."""
 MAX_REMEMBERED = 100_000
+MAX_BROKEN_RUNS = 2_000
+"""Characters of the line that names them."""
 _ROUTES = {"executed": "executed", "errored": "errored", "pruned": "prune"}
 
 
@@ -105,20 +108,28 @@ class V0Link:
         self._unanswered: dict[str, None] = {}
         self.lost_claims = 0
 
-    async def register(self, runtime_name: str, nodes: Sequence[NodeDeclaration]) -> None:
+    async def register(
+        self, runtime_name: str, nodes: Sequence[NodeDeclaration], *, is_ours: bool = False
+    ) -> None:
+        """As ``Link.register``. ``is_ours``: the state manager speaks the native API."""
         declared = [{**node.model_dump(mode="json"), "namespace": self._namespace} for node in nodes]
         body = {
             "runtime_name": runtime_name,
             "runtime_namespace": self._namespace,
             "nodes": declared,
+            **({"wants_broken_runs": True} if is_ours else {}),
         }
         try:
-            await self._http.fetch(RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body)
+            reply = await self._http.fetch(
+                RegisterReply, "PUT", v0_path(self._namespace, "nodes", ""), body=body
+            )
         except NotFound as error:
             # Every state manager has this route: the answer comes from something else.
             raise ManagerUnavailable(
                 error.what, status=error.status, where=error.where, fix="check the proxies in between"
             ) from error
+        if reply.broken_runs:
+            log.warning("%s", shortened(reply.broken_runs, MAX_BROKEN_RUNS))
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         # ``wait`` is ignored.

@@ -56,13 +56,19 @@ def declaration_digest(inputs_schema: bytes, outputs_schema: bytes, secrets: byt
 
 
 class RegisterRequest(Body):
+    """``wants_broken_runs``: whether the reply is to have ``broken_runs``; a v0 server is not sent it."""
+
     runtime_name: str
     nodes: Annotated[list[NodeDeclaration], Field(max_length=MAX_BATCH)]
+    wants_broken_runs: bool = False
 
 
 class RegisterReply(Body):
+    """``broken_runs``: which runs in flight cannot go on with these nodes, in one line, if any."""
+
     runtime_name: str
     registered_nodes: list[NodeDeclaration]
+    broken_runs: str | None = None
 
 
 class RegisteredNode(Body):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exotrio.graph import pinned_name
+from exotrio.manager.api import v0
 from exotrio.manager.queries import releases
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place, run_place
@@ -168,6 +169,32 @@ async def test_registering_what_breaks_runs_logs_one_warning_that_names_them(
     caplog.clear()
     ok(await manager.remote.register([changed, OLD[1]], "greeter"))
     assert not caplog.records, "nothing has changed"
+
+
+async def test_a_runtime_that_asks_is_told_of_the_runs_that_it_breaks(
+    manager: Manager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = await started(manager)
+    for tone in ("tone", "mood", "pace"):
+        body = {"runtime_name": "greeter", "nodes": [declare(GREET, ["name", tone], ["text"]), OLD[1]]}
+        if tone == "mood":
+            reply = ok(await manager.remote.v0("PUT", "nodes/", json=body))
+            assert set(reply) == {"runtime_name", "registered_nodes"}, "as the stock SDK knows it"
+            continue
+        if tone == "pace":
+            # It starts at once, and the log has the line later.
+            monkeypatch.setattr(v0, "MAX_COMPARING", 0)
+        reply = ok(await manager.remote.v0("PUT", "nodes/", json={**body, "wants_broken_runs": True}))
+        if tone == "tone":
+            assert flow.run_id in reply["broken_runs"]
+        else:
+            assert "broken_runs" not in reply
+    lines = [record.getMessage() for record in caplog.records]
+    assert [tone for line in lines for tone in ("tone", "mood", "pace") if f"Inputs.{tone}" in line] == [
+        "tone",
+        "mood",
+        "pace",
+    ]
 
 
 async def test_schemas_that_are_none_do_not_prevent_a_registration(

@@ -118,6 +118,37 @@ async def test_a_version_comes_from_the_environment_and_is_checked(
             Runtime("ns", "rt", nodes, transport=transport, version="")
 
 
+@pytest.mark.parametrize("link", ["auto", "v0"])
+async def test_a_runtime_logs_which_runs_cannot_go_on_with_its_nodes(
+    link: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Work(BaseNode):
+        class Inputs(BaseModel):
+            graph: str
+            tone: str
+
+        async def execute(self) -> None:
+            pass
+
+    plan, work = nodes_of("1", Counter())
+    async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:
+        async with running(transport, plan, work, registered=True):
+            await manager.upsert_graph(graph_of("flow", [plan, work]))
+        run = (await manager.trigger("flow"))["run_id"]
+        for _ in range(2):
+            async with running(transport, Work, link=link, registered=True):
+                pass
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "exotrio"
+        and record.levelname == "WARNING"
+        and "cannot go on" in record.getMessage()
+    ]
+    assert len(warnings) == (link == "auto"), "once, and nothing new is asked of v0"
+    assert all(run in line and "Inputs.tone" in line for line in warnings)
+
+
 async def test_over_v0_the_nodes_of_the_version_are_not_registered(autojump_clock: MockClock) -> None:
     nodes = nodes_of("1", Counter())
     async with embedded(":memory:") as transport, StateManager("ns", transport=transport) as manager:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.vocabulary import LEASE_HEADER
+from exotrio.graph import pinned_name
 from exotrio.manager.engine import nodes as nodes_engine
 from exotrio.manager.rules.access import IN_NAMESPACE
 from exotrio.manager.security import sessions
@@ -364,3 +365,78 @@ async def test_the_sessions_of_one_key_end_none_of_another(db: str, monkeypatch:
             assert (await site.ask("GET", "/guide", cookie=cookie))[0] == 200
         opened = await site.service.store.read(lambda view: view.one("SELECT count(*) FROM sessions")[0])
         assert opened == 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_runtime_of_another_namespace_with_the_same_worker_id_disturbs_nothing(db: str) -> None:
+    # The id is in no key: it is what the runtime calls itself.
+    async with open_shop(db) as shop:
+        site, leaked = shop.site, await shop.site.key("runtime:bank", "graphs:bank")
+        beat = {"worker_id": "w", "runtime": "charger", "phase": "running", "version": "1"}
+        await site.call(shop.runtime, "POST", f"{NATIVE}/shop/heartbeat", beat)
+        state = await shop.claim()
+        held = {"state_id": state["state_id"], "token": state["lease"]["token"]}
+        for phase in ("running", "stopped"):
+            false = {**beat, "runtime": "false", "phase": phase, "version": "2", "states": [held]}
+            await site.call(leaked, "POST", f"{NATIVE}/bank/heartbeat", false)
+        await site.call(leaked, "POST", f"{NATIVE}/bank/worker/w/drain")
+        claim = {"claim_id": state["claim_id"], "worker_id": "w", "limit": 1, "limits": {"Charge": 1}}
+        assert (await site.call(leaked, "POST", f"{NATIVE}/bank/claim", claim))["states"] == []
+        shown = await site.call(ROOT, "GET", f"{NATIVE}/shop/workers")
+        (runtime,) = shown["workers"]
+        assert (runtime["runtime"], runtime["phase"], runtime["version"]) == ("charger", "running", "1")
+        reply = await site.call(shop.runtime, "POST", f"{NATIVE}/shop/heartbeat", {**beat, "states": [held]})
+        assert [item["result"] for item in reply["items"]] == ["ok"]
+        assert reply["commands"] == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_version_of_a_node_gets_no_secrets_that_a_graph_has_for_the_node_alone(db: str) -> None:
+    async with open_shop(db) as shop:
+        site = shop.site
+
+        def nodes(version: str, *secrets: str) -> dict[str, Any]:
+            return {"runtime_name": "r", "nodes": [declare(pinned_name("Charge", version), secrets=secrets)]}
+
+        # The names of versions are of the namespace, as all nodes are.
+        other = await site.key("runtime:bank", "graphs:bank")
+        await site.call(other, "PUT", f"{V0}/shop/nodes/", nodes("1", "CARD"), status=403)
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes("1", "CARD"))
+        graph = {
+            "nodes": [place("charge", node_name="Charge", namespace="shop")],
+            "secrets": {"CARD": "the card", "UNUSED": "that no node declares"},
+            "version": "1",
+        }
+        await site.call(ROOT, "PUT", f"{V0}/shop/graph/orders", graph, status=201)
+        refusal = await site.call(
+            shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes("1", "CARD", "UNUSED"), status=403
+        )
+        assert "lacks the scope graphs:shop;" in refusal["detail"]
+        # No graph runs on version 2: to move a run there, or to store a graph for it, needs graphs:shop.
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/nodes/", nodes("2", "CARD", "UNUSED"))
+        path = f"{NATIVE}/shop/run/{shop.run_id}/repin"
+        await site.call(shop.runtime, "POST", path, {"version": "2"}, status=403)
+        await site.call(shop.runtime, "PUT", f"{V0}/shop/graph/orders", {**graph, "version": "2"}, status=403)
+
+
+async def test_a_key_is_told_of_no_runs_in_flight_that_it_may_not_read(shop: Shop) -> None:
+    # It may know those of its namespace: it claims their states.
+    site = shop.site
+    graph = {"nodes": [place("lent", node_name="Charge", namespace="shop")], "secrets": {"CARD": "other"}}
+    await site.call(ROOT, "PUT", f"{V0}/bank/graph/loans", graph, status=201)
+    run = (await site.call(ROOT, "POST", f"{V0}/bank/graph/loans/trigger", {"inputs": {}}))["run_id"]
+    keys = [shop.runtime, await site.key("runtime:shop", "read:bank")]
+    for key, field, is_shown in zip(keys, ("x", "y"), (False, True), strict=True):
+        nodes = {"runtime_name": "r", "nodes": [declare("Charge", [field], secrets=["CARD"])]}
+        reply = await site.call(key, "PUT", f"{V0}/shop/nodes/", {**nodes, "wants_broken_runs": True})
+        assert shop.run_id in reply["broken_runs"]
+        assert (run in reply["broken_runs"]) == is_shown
+        assert reply["broken_runs"].startswith("2 runs in flight" if is_shown else "runs in flight")
+
+
+async def test_a_scope_is_for_a_namespace_and_not_for_a_node(shop: Shop) -> None:
+    # A name of a namespace may have a colon: then it is a scope for that namespace, and nothing here.
+    key = await shop.site.key("runtime:shop:Charge", "runtime:sho", "runtime:shop*")
+    nodes = {"runtime_name": "r", "nodes": [declare("Charge@2")]}
+    await shop.site.call(key, "PUT", f"{V0}/shop/nodes/", nodes, status=403)
+    await shop.site.call(key, "POST", f"{V0}/shop/states/enqueue", {"nodes": ["Charge"]}, status=403)

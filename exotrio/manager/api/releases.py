@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from exotrio._util.words import listed, plural
-from exotrio._wire.releases import NewRelease, ReleaseCheck, VersionList
+from exotrio._wire.releases import BrokenRuns, NewRelease, ReleaseCheck, VersionList
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import NS, READ, Endpoints, get, post
@@ -39,21 +39,31 @@ class Releases(Endpoints):
 
 
 async def warn_of_broken_runs(
-    store: Store, namespace: str, runtime: str, former: Mapping[str, NodeDeclaration]
-) -> None:
-    """Log which runs in flight break, now that a runtime has replaced these declarations of nodes."""
+    store: Store, caller: Caller, namespace: str, runtime: str, former: Mapping[str, NodeDeclaration]
+) -> str | None:
+    """Log which runs in flight break, now that a runtime has replaced these declarations of nodes; return
+    what of it may be said to the runtime: runs of its namespace, and of others that its key may read."""
     try:
         found = await store.read_with_deadline(check_registration, namespace, former)
     except (Refused, DatabaseError) as error:
         logger.warning("runs in flight were not compared with the nodes of runtime %s: %s", runtime, error)
-        return
-    if found.runs:
-        logger.warning(
-            "%s in flight%s cannot go on with the nodes that runtime %s registered in namespace %s: %s: %s",
-            plural(found.runs, "run"),
-            " or more" if found.is_more else "",
-            runtime,
-            namespace,
-            listed(dict.fromkeys(run for each in found.broken for run in each.run_ids), MAX_WARNED),
-            listed(dict.fromkeys(str(each.change) for each in found.broken), MAX_WARNED),
-        )
+        return None
+    if not found.runs:
+        return None
+    nodes = f"the nodes that runtime {runtime} registered in namespace {namespace}"
+    count = f"{plural(found.runs, 'run')} in flight{' or more' if found.is_more else ''}"
+    logger.warning("%s", _line(count, nodes, found.broken))
+    shown = [
+        each
+        for each in found.broken
+        if each.namespace == namespace or caller.may(Permission.READ, each.namespace)
+    ]
+    if not shown:
+        return None
+    return _line(count if len(shown) == len(found.broken) else "runs in flight", nodes, shown)
+
+
+def _line(count: str, nodes: str, broken: Sequence[BrokenRuns]) -> str:
+    runs = listed(dict.fromkeys(run for each in broken for run in each.run_ids), MAX_WARNED)
+    changes = listed(dict.fromkeys(str(each.change) for each in broken), MAX_WARNED)
+    return f"{count} cannot go on with {nodes}: {runs}: {changes}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from functools import partial
 
+import trio
 from pydantic_core import to_json
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -42,8 +43,11 @@ from exotrio.manager.queries.run import show_run_graph
 from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
-from exotrio.manager.security.access import KEY, LOCAL, EndsWithKey, owner_of
+from exotrio.manager.security.access import LOCAL, EndsWithKey, owner_of
 from exotrio.manager.store.view import View
+
+MAX_COMPARING = 5.0
+"""Seconds that a registration waits to be compared with the runs in flight."""
 
 NS = "/v0/namespace/{namespace}"
 
@@ -60,15 +64,20 @@ class V0(Endpoints):
     # -- nodes and graphs
 
     @put(NS + "/nodes", "Register nodes", RUNTIME, v0.RegisterReply)
-    async def register(self, request: Request, namespace: str, body: v0.RegisterRequest) -> Response:
-        former = await self._store.write(nodes_engine.register, namespace, body, request.scope.get(KEY))
-        # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
+    async def register(self, caller: Caller, namespace: str, body: v0.RegisterRequest) -> Response:
+        former = await self._store.write(nodes_engine.register, namespace, body, caller.key)
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
-        answer = reply(shown.model_dump())
-        if former:
-            answer.background = BackgroundTask(
-                warn_of_broken_runs, self._store, namespace, body.runtime_name, former
-            )
+        warn = partial(warn_of_broken_runs, self._store, caller, namespace, body.runtime_name, former)
+        is_compared = not former
+        if former and body.wants_broken_runs:
+            with trio.move_on_after(MAX_COMPARING):
+                if broken := await warn():
+                    shown.broken_runs = broken
+                is_compared = True
+        # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
+        answer = reply(shown.model_dump(exclude_unset=True))
+        if not is_compared:
+            answer.background = BackgroundTask(warn)
         return answer
 
     @get(NS + "/nodes", "List registered nodes", READ, v0.NodesReply)
