@@ -1,13 +1,12 @@
 """Benchmarks: ``python -m tests.bench [NAME ...] [--runs N] [-o json] [--sdk-python PYTHON] [--peers]
-[--against REV | --keys N]``.
+[--against REV]``.
 
 ``python -m tests.bench arena`` runs jobs on PostgreSQL under faults and load, ``python -m tests.bench peers``
 makes the table of exotrio and systems like it; each has a separate ``--help``.
 
 Each figure is the median of several rounds with its range; what is compared is measured in the same
 round. Machines differ and are noisy: compare figures of one table with each other, not with those of
-another day, and two commits with ``--against``, which runs both in alternate rounds. So does ``--keys`` with
-the root key and one of N named keys, for ``tcp`` and ``latency-tcp``.
+another day, and two commits with ``--against``, which runs both in alternate rounds.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import (
     fair,
     fan,
     history,
+    keys,
     latency,
     limits,
     peers,
@@ -36,7 +35,7 @@ from tests.bench import (
 )
 from tests.bench.against import compare
 from tests.bench.arena import command as arena
-from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
+from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
 
 Case = Callable[[Plan], Iterator[Sample]]
 
@@ -52,6 +51,7 @@ CASES: dict[str, Case] = {
     "growth": fan.growth,
     "history": history.history,
     "limits": limits.limits,
+    "keys": keys.keys,
     "waiting": waiting.waiting,
     "fair": fair.fair,
     "import": programs.imports,
@@ -59,7 +59,7 @@ CASES: dict[str, Case] = {
     "stock": stock.stock,
     "stop": stop.stop,
 }
-ONCE = {"history", "stop"}
+ONCE = {"history", "keys", "stop"}
 """Cases that take all their samples at once, since what they need takes long to make."""
 
 
@@ -70,25 +70,6 @@ def measure(plan: Plan, names: list[str]) -> Iterator[Sample]:
             if number == 0 or name not in ONCE:
                 print(f"round {number + 1} of {plan.runs}: {name}", file=sys.stderr, flush=True)
                 yield from CASES[name](plan)
-
-
-def compare_keys(plan: Plan, names: list[str], count: int) -> list[Comparison]:
-    """Return how the figures with one of so many named keys compare with those of the root key."""
-    figures: dict[int, list[Sample]] = {0: [], count: []}
-    for number in range(plan.runs):
-        # The second one has warmer caches, so they take turns.
-        for keys in (count, 0) if number % 2 else (0, count):
-            figures[keys] += measure(replace(plan, runs=1, keys=keys), names)
-    return [
-        Comparison(
-            root.samples[0].name,
-            root.samples[0].unit,
-            *(tuple(sample.value for sample in figure.samples) for figure in (root, named)),
-        )
-        for root in gather(figures[0])
-        for named in gather(figures[count])
-        if named.samples[0].name == root.samples[0].name  # the root key has some more
-    ]
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"arena": arena.main, "peers": peers.main}
@@ -109,7 +90,6 @@ def main() -> None:
         "--peers", action="store_true", help="in stop also measure other systems, which pip installs for it"
     )
     parser.add_argument("--against", metavar="REV", help="compare with another commit of this repository")
-    parser.add_argument("--keys", type=int, metavar="N", help="compare one of N named keys with the root key")
     parser.add_argument("-o", "--output", choices=["table", "json"], default="table")
     options = parser.parse_args()
     if unknown := set(options.names) - CASES.keys():
@@ -127,10 +107,6 @@ def main() -> None:
             sdk_python=options.sdk_python,
             peers=options.peers,
         )
-        if options.keys is not None:
-            compared = compare_keys(plan, options.names, options.keys)
-            print(comparison_table(compared, before="root key", now="named key"))
-            return
         figures = gather(measure(plan, options.names or list(CASES)))
     print(as_json(figures) if options.output == "json" else as_table(figures))
 

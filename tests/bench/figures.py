@@ -51,7 +51,6 @@ class Plan:
         stops: Workers that are stopped.
         work_seconds: How long each of them has to work.
         sdk_python: Python of an environment with ``exospherehost``, or None.
-        keys: Named keys of a state manager, one of which is used; with 0 the root key is.
         peers: Whether ``stop`` measures other systems, too.
     """
 
@@ -72,7 +71,6 @@ class Plan:
     work_seconds: float = 60.0
     sdk_python: str | None = None
     peers: bool = False
-    keys: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of two trees, or keys: a value of each and every round."""
+    """One figure of two trees: a value of each and every round."""
 
     name: str
     unit: str

@@ -13,7 +13,7 @@ import trio
 
 from exotrio import StateManager
 from tests.bench.figures import Plan, Sample
-from tests.bench.places import Where, apart, in_process, with_named_key, working
+from tests.bench.places import Where, apart, in_process, working
 from tests.bench.work import CHAIN, ONE, awaited, marks
 
 PAUSE = 0.01
@@ -32,8 +32,7 @@ def process(plan: Plan) -> Iterator[Sample]:
 
 def tcp(plan: Plan) -> Iterator[Sample]:
     """Over TCP, native; runtime and client in this process, the server in another one."""
-    with apart(plan.folder) as started:
-        where = with_named_key(started, plan.keys)
+    with apart(plan.folder) as where:
         yield from trio.run(partial(_all, where, plan, "TCP, native", first=5, chain=20))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import latency, postgres, programs, starting, stock, stop, throughput
-from tests.bench.__main__ import CASES, compare_keys, measure
+from tests.bench import keys, latency, postgres, programs, starting, stock, stop, throughput
+from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
@@ -50,6 +51,10 @@ def test_each_case_gives_figures(
         used, started = request.getfixturevalue("on_postgres")
         monkeypatch.setattr(postgres, "database", lambda: nullcontext(used))
         monkeypatch.setattr(postgres, "server", lambda url: nullcontext(started))
+    if name == "keys":
+        monkeypatch.setattr(keys, "ENGINES", ["SQLite"])
+        monkeypatch.setattr(keys, "COUNTS", [2])
+        monkeypatch.setattr(keys, "server", lambda db: nullcontext((servers[False], os.getpid())))
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])
@@ -78,13 +83,6 @@ def test_each_case_gives_figures(
         medians = {figure.samples[0].name: figure.median for figure in figures}
         assert medians["work repeated, exotrio with checkpoints"] == 0
         assert medians["executions cut by 1 stops, exotrio with checkpoints"] == 0
-
-
-def test_one_of_many_named_keys_is_compared_with_the_root_key(tmp_path: Path) -> None:
-    tiny = Plan(tmp_path, runs=2, states=12, triggers=4, rate=1000)
-    compared = compare_keys(tiny, ["tcp"], 2)
-    assert "claim, one bare socket (native)" in [each.name for each in compared]
-    assert all(len(each.before) == len(each.now) == 2 for each in compared)
 
 
 def test_a_figure_is_the_median_of_its_samples_with_its_share_of_the_limit_in_the_same_round() -> None:

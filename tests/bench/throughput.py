@@ -11,7 +11,7 @@ import trio
 from exotrio import StateManager
 from tests.bench.figures import Plan, Sample
 from tests.bench.machine import requests, sqlite_rate
-from tests.bench.places import apart, in_background, in_process, with_named_key, working
+from tests.bench.places import apart, in_background, in_process, working
 from tests.bench.work import FAN
 
 
@@ -46,8 +46,7 @@ def tcp(plan: Plan) -> Iterator[Sample]:
         async with in_background(plan.folder) as where, working(where, FAN, batch_size=batch) as manager:
             return await fan_out(manager, plan.states)
 
-    with apart(plan.folder) as started:
-        where = with_named_key(started, plan.keys)
+    with apart(plan.folder) as where:
         yield from requests(where, "native", plan)
         for batch, min_goal in ((16, None), (64, 2_500)):
             name = f"states over TCP, native, batch {batch}, 2 processes"
@@ -55,8 +54,7 @@ def tcp(plan: Plan) -> Iterator[Sample]:
             yield Sample(
                 name, rate, "states/s", min_goal=min_goal, limit=f"SQLite alone, {batch} states a commit"
             )
-    if not plan.keys:
-        yield Sample("states over TCP, native, batch 64, 1 process", trio.run(together, 64), "states/s")
+    yield Sample("states over TCP, native, batch 64, 1 process", trio.run(together, 64), "states/s")
 
 
 def v0(plan: Plan) -> Iterator[Sample]:
