@@ -74,7 +74,7 @@ def last_backup(view: View) -> int | None:
 
 def _claims(view: View, namespace: str, now: int) -> list[HeldClaims]:
     rows = view.execute(
-        "SELECT name, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"
+        "SELECT name AS node, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"
         " count(*) FILTER (WHERE manager IS NULL AND token IS NOT NULL) AS leased,"
         f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NOT NULL) AS timed,"
         f" count(*) FILTER (WHERE {_THROUGH_V0} AND lease_until IS NULL) AS leaseless,"
@@ -86,13 +86,8 @@ def _claims(view: View, namespace: str, now: int) -> list[HeldClaims]:
     )
     return [
         HeldClaims(
-            node=row["name"],
-            leased=row["leased"],
-            local=row["local"],
-            timed=row["timed"],
-            leaseless=row["leaseless"],
+            **{name: row[name] for name in ("node", "leased", "local", "timed", "leaseless", "overdue")},
             oldest_leaseless_ms=0 if row["oldest"] is None else max(0, view.now_ms - row["oldest"]),
-            overdue=row["overdue"],
             overdue_ms=now - row["first"] if row["overdue"] else 0,
         )
         for row in rows

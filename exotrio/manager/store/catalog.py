@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,19 +44,19 @@ class Catalog:
 
     Templates and facts of runs never change, so all threads share them. Registered nodes do change: only the
     writer reads them here, and registering a node forgets them. ``max_inputs`` is the maximum of bytes of the
-    inputs of a new state.
+    inputs of a new state. ``is_shared``: other state managers write to the database, too.
     """
 
-    def __init__(self, max_inputs: int = MAX_INPUTS) -> None:
+    def __init__(self, max_inputs: int = MAX_INPUTS, *, is_shared: bool = False) -> None:
         self.max_inputs = max_inputs
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}
         self._runs_of_states: dict[int, int] = {}
-        self.heads: Heads = Heads(is_needed=False)
+        self.heads: Heads = Heads(is_needed=is_shared)
         """Where claims begin to search."""
-        self.limited_nodes: LimitedNodes = LimitedNodes()
-        self.virtual_times: VirtualTimes = VirtualTimes(is_shared=False)
+        self.limited_nodes: LimitedNodes = LimitedNodes(kept_for=1.0 if is_shared else math.inf)
+        self.virtual_times: VirtualTimes = VirtualTimes(is_shared=is_shared)
         """How far the fair order has come."""
 
     def template(self, connection: Connection, template_id: int) -> Template:

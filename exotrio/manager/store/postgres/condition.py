@@ -75,32 +75,26 @@ def _horizon(view: View) -> dict[str, Any] | None:
 
 def _tables(view: View) -> list[dict[str, Any]]:
     rows = view.execute(
-        "SELECT relname, n_live_tup, n_dead_tup FROM pg_stat_user_tables"
+        "SELECT relname AS name, n_live_tup AS rows, n_dead_tup AS dead FROM pg_stat_user_tables"
         f" WHERE schemaname = current_schema() AND {view.any_of('relname')} ORDER BY relname",
         (view.items(HOT),),
     )
-    return [{"name": row[0], "rows": row[1], "dead": row[2]} for row in rows]
+    return list(map(dict, rows))
 
 
 def _slots(view: View) -> list[dict[str, Any]]:
     rows = view.execute(
-        "SELECT slot_name, active, CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS BIGINT)"
+        "SELECT slot_name AS name, active,"
+        " coalesce(CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS BIGINT), 0) AS kept"
         " FROM pg_replication_slots ORDER BY slot_name"
     )
-    return [{"name": row[0], "active": bool(row[1]), "kept": row[2] or 0} for row in rows]
+    return list(map(dict, rows))
 
 
 def _managers(view: View) -> list[dict[str, Any]]:
     rows = view.execute(
-        "SELECT id, version, schema_version, clock_ahead, seen_at FROM managers ORDER BY started_at, id"
+        "SELECT id, version, schema_version, clock_ahead AS clock_ahead_ms,"
+        " CASE WHEN seen_at < ? THEN ? - seen_at ELSE 0 END AS seen_ms FROM managers ORDER BY started_at, id",
+        (view.now_ms, view.now_ms),
     )
-    return [
-        {
-            "id": row["id"],
-            "version": row["version"],
-            "schema_version": row["schema_version"],
-            "clock_ahead_ms": row["clock_ahead"],
-            "seen_ms": max(0, view.now_ms - row["seen_at"]),
-        }
-        for row in rows
-    ]
+    return list(map(dict, rows))

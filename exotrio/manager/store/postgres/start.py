@@ -35,7 +35,6 @@ async def prepare_when_reachable(server: Server, clock: ServerClock) -> Prepared
         Safe; the tables are made or not.
     """
     began = trio.current_time()
-    deadline = began + STARTUP_TIMEOUT
     is_logged = False
     while True:
         try:
@@ -43,32 +42,29 @@ async def prepare_when_reachable(server: Server, clock: ServerClock) -> Prepared
         except StillUsed as error:
             if trio.current_time() >= began + REPLACEMENT_TIMEOUT:
                 raise
-            if not is_logged:
-                logger.warning("waiting for %.0f s, perhaps they end: %s", REPLACEMENT_TIMEOUT, error.what)
-                is_logged = True
+            problem = f"waiting for {REPLACEMENT_TIMEOUT:.0f} s, perhaps they end: {error.what}"
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            if trio.current_time() >= deadline:
+            if trio.current_time() >= began + STARTUP_TIMEOUT:
                 raise DatabaseError(
                     f"the tables of {server.shown} are in use, so they cannot be changed for this version",
                     fix="end what holds them (a pg_dump, or a transaction that was left open), or wait"
                     " for it, and start again",
                 ) from error
-            if not is_logged:
-                logger.warning(
-                    "the tables of %s are in use; trying for %.0f s to change them for this version",
-                    *(server.shown, STARTUP_TIMEOUT),
-                )
-                is_logged = True
+            problem = (
+                f"the tables of {server.shown} are in use; trying for {STARTUP_TIMEOUT:.0f} s to change them"
+                " for this version"
+            )
         except (psycopg.Error, CommitUnknown) as error:
             passes = isinstance(error, CommitUnknown) or await trio.to_thread.run_sync(
                 server.may_recover, error, abandon_on_cancel=True
             )
-            if not passes or trio.current_time() >= deadline:
+            if not passes or trio.current_time() >= began + STARTUP_TIMEOUT:
                 raise server.unusable(error) from error
-            if not is_logged:
-                logger.warning(
-                    "the database %s cannot be reached yet, which is tried for %.0f s: %s",
-                    *(server.shown, STARTUP_TIMEOUT, server.reason(error)),
-                )
-                is_logged = True
+            problem = (
+                f"the database {server.shown} cannot be reached yet, which is tried for"
+                f" {STARTUP_TIMEOUT:.0f} s: {server.reason(error)}"
+            )
+        if not is_logged:
+            logger.warning("%s", problem)
+            is_logged = True
         await trio.sleep(RETRY_AFTER)
