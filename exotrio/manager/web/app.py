@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -248,49 +249,43 @@ class Dashboard:
     # -- errors
 
     async def _on_error(self, request: Request, error: Exception) -> Response:
+        """Return a page that says what is wrong: with links, if it is about the request and that has a
+        session."""
+        # Starlette raises an unexpected error again after this response, and the server logs it.
+        text = "An unexpected error occurred. The log of the state manager has the details."
+        status, has_links = 500, False
         match error:
             case Refused():
                 if isinstance(error, Forbidden):
                     log_forbidden(request.scope)
-                return await self._problem_page(request, status_of(error), _sentence(error.detail))
+                status, text, has_links = status_of(error), _sentence(error.detail), True
+            case HTTPException(status_code=404):
+                status, text, has_links = 404, "There is no such page.", True
             case HTTPException():
-                text = "There is no such page." if error.status_code == 404 else _sentence(error.detail)
-                return await self._problem_page(request, error.status_code, text)
+                status, text, has_links = error.status_code, _sentence(error.detail), True
             case DatabaseError():
                 logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
-                if isinstance(error, UnknownCommit):
-                    text = "Whether this happened is not known. Check before you try again."
-                    return self._problem(request, 504, text)
-                text = (
-                    "The state manager cannot use its database now. Try again later; its log has the details."
+                status, text = (
+                    503,
+                    (
+                        "The state manager cannot use its database now. Try again later; its log has the details."
+                    ),
                 )
-                return self._problem(request, 503, text)
-        # Starlette raises the error again after this response, and the server logs it.
-        text = "An unexpected error occurred. The log of the state manager has the details."
-        return self._problem(request, 500, text)
-
-    def _problem(self, request: Request, status: int, text: str) -> Response:
-        if status == 404 and not isinstance(request.scope[SESSION], str):
+                if isinstance(error, UnknownCommit):
+                    status, text = 504, "Whether this happened is not known. Check before you try again."
+        is_signed_in = isinstance(request.scope[SESSION], str)
+        if status == 404 and not is_signed_in:
             # Unauthenticated clients do not learn what exists.
             return self._sign_in.redirect_to_sign_in(request, guard.path_and_query(request))
-        return guard.html(
-            render_whole(request, "problem.html", layout="bare.html", status=status, text=text), status
-        )
-
-    async def _problem_page(self, request: Request, status: int, text: str) -> Response:
-        """Return a problem as a page with links to the pages of its namespace, for clients with a session."""
-        if guard.is_automatic(request) or not isinstance(request.scope[SESSION], str):
-            return self._problem(request, status, text)
-        try:
-            navigation = await self._service.store.read_with_deadline(
-                navigation_at, request.scope["path"], caller_of(request.scope, "dashboard")
-            )
-        except (DatabaseError, Refused):
-            return self._problem(request, status, text)
-        page = render_whole(
-            request, "problem.html", layout="layout.html", status=status, text=text, **navigation
-        )
-        return guard.html(page, status)
+        layout: Data = {"layout": "bare.html"}
+        if has_links and is_signed_in and not guard.is_automatic(request):
+            caller = caller_of(request.scope, "dashboard")
+            with suppress(DatabaseError, Refused):
+                layout = await self._service.store.read_with_deadline(
+                    navigation_at, request.scope["path"], caller
+                )
+                layout["layout"] = "layout.html"
+        return guard.html(render_whole(request, "problem.html", status=status, text=text, **layout), status)
 
 
 def _sentence(text: str) -> str:

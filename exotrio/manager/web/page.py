@@ -149,6 +149,8 @@ class Page:
             needs is loaded only if ``page`` is among these names. If the variables of ``page`` have
             ``leads_to``, the browser is sent there instead. Raises Refused.
         needs: The permission that its readers need.
+        searches: Names in the query of texts that are searched for. A search may read all rows: too much to
+            be repeated with every write, so its page is not loaded again.
         own_versions: For a page that knows better than ``Fragment`` when its fragments change: returns for
             each fragment a value that changes when it does. Must be cheap.
     """
@@ -158,17 +160,30 @@ class Page:
     fragments: Mapping[str, Fragment]
     load: Load
     needs: Permission = Permission.READ
+    searches: Collection[str] = ()
     own_versions: Versions | None = None
 
     def versions(self, view: View, request: PageRequest) -> Mapping[str, object]:
         """Return for each fragment a value that changes when it does."""
         if self.own_versions is not None:
             return self.own_versions(view, request)
+        if any(request.query.get(name) for name in self.searches):
+            return dict.fromkeys(self.fragments)
         written = request.service.store.written
         return {
             name: (written, view.now_ms // (fragment.ages * 1000))
             for name, fragment in self.fragments.items()
         }
+
+
+def list_page(folder: str, title: str, load: Callable[[View, PageRequest], Data], *, pace: float) -> Page:
+    """Return a page of a namespace that only has a list, which ``load`` loads."""
+
+    def load_parts(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
+        return {"page": {"title": title}, **({"list": load(view, request)} if "list" in parts else {})}
+
+    fragments = {"list": Fragment(pace=pace)}
+    return Page(path=f"/ns/{{namespace}}/{folder}", folder=folder, fragments=fragments, load=load_parts)
 
 
 def link(namespace: str, *parts: str, **query: object) -> str:

@@ -20,7 +20,7 @@ from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, list_page
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 from exotrio.manager.web.start_form import start_form
 from exotrio.manager.web.svg.graph import boxes_of, draw_graph
@@ -29,15 +29,8 @@ FIRINGS = 5
 RUNS_SHOWN = 10
 
 
-def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Graphs"}}
-    if "list" in parts:
-        data["list"] = {"graphs": show_graphs(view, request.namespace)}
-    return data
-
-
-LIST = Page(
-    path="/ns/{namespace}/graphs", folder="graphs", fragments={"list": Fragment(pace=1.0)}, load=load_list
+LIST = list_page(
+    "graphs", "Graphs", lambda view, request: {"graphs": show_graphs(view, request.namespace)}, pace=1.0
 )
 
 

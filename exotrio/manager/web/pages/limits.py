@@ -7,18 +7,10 @@ from collections.abc import Collection
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.limits import list_limits, show_limit
 from exotrio.manager.store.view import View
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, list_page
 
-
-def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Limits"}}
-    if "list" in parts:
-        data["list"] = {"limits": list_limits(view, request.namespace)}
-    return data
-
-
-LIST = Page(
-    path="/ns/{namespace}/limits", folder="limits", fragments={"list": Fragment(pace=2.0)}, load=load_list
+LIST = list_page(
+    "limits", "Limits", lambda view, request: {"limits": list_limits(view, request.namespace)}, pace=2.0
 )
 
 

@@ -18,40 +18,34 @@ from exotrio.manager.queries.trends import trend
 from exotrio.manager.queries.versions import list_versions, without_ended
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
-from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
+from exotrio.manager.web.page import Data, Fragment, Page, PageRequest, list_page
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of
 
 FAILURES_SHOWN = 10
 
 
-def load_list(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    data: dict[str, Data] = {"page": {"title": "Nodes"}}
-    if "list" in parts:
-        backlogs = backlog(view, namespace=request.namespace)
-        if any("@" in each.node for each in backlogs):
-            listed = list_versions(view, request.namespace, request.monotonic)
-            versions = {(request.namespace, each.version) for each in listed}
-            backlogs = without_ended(backlogs, versions)
-        offers = request.offers(view)
-        data["list"] = {
-            "nodes": [
-                {
-                    "name": each.node,
-                    "offered": offer_texts(offers.get(each.node, ())),
-                    "unserved": unserved(view, each, offers),
-                    "backlog": each,
-                    "hour": performance(view, each.node_id, HOUR),
-                }
-                for each in backlogs
-                if each.node not in WITHOUT_RUNTIME
-            ]
-        }
-    return data
+def _list(view: View, request: PageRequest) -> Data:
+    backlogs = backlog(view, namespace=request.namespace)
+    if any("@" in each.node for each in backlogs):
+        listed = list_versions(view, request.namespace, request.monotonic)
+        backlogs = without_ended(backlogs, {(request.namespace, each.version) for each in listed})
+    offers = request.offers(view)
+    return {
+        "nodes": [
+            {
+                "name": each.node,
+                "offered": offer_texts(offers.get(each.node, ())),
+                "unserved": unserved(view, each, offers),
+                "backlog": each,
+                "hour": performance(view, each.node_id, HOUR),
+            }
+            for each in backlogs
+            if each.node not in WITHOUT_RUNTIME
+        ]
+    }
 
 
-LIST = Page(
-    path="/ns/{namespace}/nodes", folder="nodes", fragments={"list": Fragment(pace=2.0)}, load=load_list
-)
+LIST = list_page("nodes", "Nodes", _list, pace=2.0)
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:

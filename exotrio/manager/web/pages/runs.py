@@ -60,17 +60,10 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     return data
 
 
-def versions(view: View, request: PageRequest) -> dict[str, object]:
-    if request.query.get("text"):
-        # A search costs too much to be repeated with every write.
-        return {"list": None}
-    return {"list": (request.service.store.written, view.now_ms // 5_000)}
-
-
 PAGE = Page(
     path="/ns/{namespace}/runs",
     folder="runs",
     fragments={"list": Fragment(pace=0.5)},
     load=load,
-    own_versions=versions,
+    searches=("text",),
 )
