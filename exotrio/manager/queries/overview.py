@@ -27,6 +27,8 @@ from exotrio.manager.queries.versions import list_versions, without_ended
 from exotrio.manager.store.view import View
 
 DAY_MS = 86_400_000
+COUNTS = ("waiting", "for_event", "running", "buffered", "reporting")
+"""Counts of a ``Backlog``."""
 
 
 def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) -> dict[str, Any]:
@@ -36,13 +38,9 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     """
     oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
     return {
-        "running": sum(each.running for each in backlogs),
-        "buffered": sum(each.buffered for each in backlogs),
-        "reporting": sum(each.reporting for each in backlogs),
+        **{name: sum(getattr(each, name) for each in backlogs) for name in COUNTS},
         "work_at_risk_ms": round(1000 * sum(each.work_at_risk for each in backlogs)),
         "work_at_risk_is_more": any(each.work_at_risk_is_more for each in backlogs),
-        "waiting": sum(each.waiting for each in backlogs),
-        "for_event": sum(each.for_event for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
         "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
         "errored": sum(failing(view, node_ids, view.now_ms - DAY_MS).values()),
@@ -98,13 +96,9 @@ def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[st
     recent = performance(view, node_id, HOUR)
     return {
         "name": backlog.node,
-        "waiting": backlog.waiting,
-        "for_event": backlog.for_event,
+        **{name: getattr(backlog, name) for name in COUNTS},
         "eligible": backlog.eligible,
         "oldest_ms": round(backlog.oldest * 1000),
-        "running": backlog.running,
-        "buffered": backlog.buffered,
-        "reporting": backlog.reporting,
         "work_at_risk_ms": round(backlog.work_at_risk * 1000),
         "work_at_risk_is_more": backlog.work_at_risk_is_more,
         "ended": recent.ended,
