@@ -72,11 +72,11 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
         with closing(open_writer(path)) as source:
             source.execute("BEGIN")
             copy = partial(move, source, url, lease_now=monotonic_clock())
-            moved = await trio.to_thread.run_sync(copy, abandon_on_cancel=True)
+            rows = await trio.to_thread.run_sync(copy, abandon_on_cancel=True)
         path.rename(renamed)
     finally:
         ownership.release()
-    return Move(rows=moved.rows, renamed=renamed, was_moved_before=moved.was_moved_before)
+    return Move(rows=rows or {}, renamed=renamed, was_moved_before=rows is None)
 
 
 def _check(path: Path, renamed: Path) -> None:

@@ -35,6 +35,7 @@ from exotrio.manager.security.secret_files import (
 )
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import KEY_BYTES, Cipher, check_secrets, encrypt_again
+from exotrio.manager.store.clock import monotonic_clock
 from exotrio.manager.store.opening import open_store, write_at_start
 from exotrio.manager.store.shared_keys import rotate
 
@@ -172,62 +173,43 @@ async def rotate_secrets(
             else "the database is a PostgreSQL",
             fix="rotate without dropping, then remove the older keys from the variable",
         )
-    if is_database_url(db):
-        return await _rotate_shared(str(db), settings)
-    path = _existing(db)
-    async with open_store(path) as store:
-        if from_variable:
-            keys = settings.secrets_encryption_key or ""
-            cipher = cipher_from_text(keys, source=SECRETS_KEY_VARIABLE)
-        else:
-            older = []
-            with suppress(FileNotFoundError):
-                older = read_secret_file(secret_path(path, KEY_FILE)).replace(",", " ").split()
-            keys = "\n".join([new_key(), *older])
-            cipher = cipher_from_text(keys, source=key_file_of(path))
-        if problem := (await store.read(check_secrets, cipher)).problem:
-            raise problem
-        if not from_variable:
-            # First, and on disk: a secret that is encrypted with a lost key is lost.
-            write_secret_file(secret_path(path, KEY_FILE), keys)
-        report = await store.write_as(IN_PROCESS, encrypt_again, cipher)
-        await store.forget_replaced()
-        if drop_old:
-            write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
-        return Rotation(
-            total=report.total,
-            renewed=report.renewed,
-            key_id=cipher.newest,
-            source=cipher.source,
-            dropped=len(cipher.key_ids) - 1 if drop_old else 0,
-        )
-
-
-async def _rotate_shared(url: str, settings: Settings) -> Rotation:
-    """Rotate on a PostgreSQL, whose state managers may be running: their keys are in the variable."""
-    if not settings.secrets_encryption_key:
+    path = None if is_database_url(db) else _existing(db)
+    if path is None and not from_variable:
         raise ConfigurationError(
             "on PostgreSQL the keys for secrets must be in the environment",
             where=f"{SECRETS_KEY_VARIABLE} is not set",
             fix=f"set {SECRETS_KEY_VARIABLE} as all state managers have it, the new key in front",
         )
-    cipher = cipher_from_text(settings.secrets_encryption_key, source=SECRETS_KEY_VARIABLE)
-    async with open_store(url) as store:
+    async with open_store(path or db) as store:
+        keys, source = settings.secrets_encryption_key or "", SECRETS_KEY_VARIABLE
+        if path is not None and not from_variable:
+            older = []
+            with suppress(FileNotFoundError):
+                older = read_secret_file(secret_path(path, KEY_FILE)).replace(",", " ").split()
+            keys, source = "\n".join([new_key(), *older]), key_file_of(path)
+        cipher = cipher_from_text(keys, source=source)
         if problem := (await store.read(check_secrets, cipher)).problem:
             raise problem
-        assert store.lease_clock is not None, "a shared database has a clock"
-        done = await store.write_as(IN_PROCESS, rotate, cipher, store.lease_clock())
-    if done.lacking:
-        raise DatabaseError(
-            f"running state managers lack the key {cipher.newest}, so nothing was changed",
-            where=f"those are: {', '.join(done.lacking)}",
-            fix=f"give all of them {SECRETS_KEY_VARIABLE}=old,new, then new,old, then run this again",
-        )
+        if path is not None and not from_variable:
+            # First, and on disk: a secret that is encrypted with a lost key is lost.
+            write_secret_file(secret_path(path, KEY_FILE), keys)
+        now = (store.lease_clock or monotonic_clock)()
+        done = await store.write_as(IN_PROCESS, rotate, cipher, now)
+        if done.lacking:
+            raise DatabaseError(
+                f"running state managers lack the key {cipher.newest}, so nothing was changed",
+                where=f"those are: {', '.join(done.lacking)}",
+                fix=f"give all of them {SECRETS_KEY_VARIABLE}=old,new, then new,old, then run this again",
+            )
+        await store.forget_replaced()
+        if path is not None and drop_old:
+            write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
     return Rotation(
         total=done.report.total,
         renewed=done.report.renewed,
         key_id=cipher.newest,
         source=cipher.source,
+        dropped=len(cipher.key_ids) - 1 if drop_old else 0,
         behind=done.behind,
     )
 

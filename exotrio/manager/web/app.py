@@ -49,6 +49,7 @@ from exotrio.manager.web.sign_in import SESSION, SignIn
 
 logger = logging.getLogger("exotrio.manager.http")
 
+_LOG = "the log of the state manager has the details."
 THEME_KEPT = 365 * 86_400
 """Seconds."""
 
@@ -252,7 +253,7 @@ class Dashboard:
         """Return a page that says what is wrong: with links, if it is about the request and that has a
         session."""
         # Starlette raises an unexpected error again after this response, and the server logs it.
-        text = "An unexpected error occurred. The log of the state manager has the details."
+        text = f"An unexpected error occurred; {_LOG}"
         status, has_links = 500, False
         match error:
             case Refused():
@@ -265,12 +266,7 @@ class Dashboard:
                 status, text, has_links = error.status_code, _sentence(error.detail), True
             case DatabaseError():
                 logger.log(log_level(error), "%s %s: %s", request.method, request.url.path, error.what)
-                status, text = (
-                    503,
-                    (
-                        "The state manager cannot use its database now. Try again later; its log has the details."
-                    ),
-                )
+                status, text = 503, f"The state manager cannot use its database now. Try again later; {_LOG}"
                 if isinstance(error, UnknownCommit):
                     status, text = 504, "Whether this happened is not known. Check before you try again."
         is_signed_in = isinstance(request.scope[SESSION], str)

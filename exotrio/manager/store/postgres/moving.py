@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -44,19 +43,12 @@ _LOG_FROM = 100_000
 """Tables with at least so many rows are named in the log when they are copied."""
 
 
-@dataclass(slots=True)
-class Moved:
-    """How many rows there are in which table."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-    was_moved_before: bool = False
-
-
-def move(source: Source, url: str, *, lease_now: int) -> Moved:
-    """Copy all of a file into the database at ``url``, which has to be empty.
+def move(source: Source, url: str, *, lease_now: int) -> dict[str, int] | None:
+    """Copy all of a file into the database at ``url``, which has to be empty; return the number of rows of
+    each table.
 
     ``lease_now`` is the time on the clock of leases of the file, ms. If an earlier call copied the file, but
-    ended before it renamed the file, nothing is copied again.
+    ended before it renamed the file, nothing is copied again, and None is returned.
 
     Raises:
         DatabaseError: there is something in the database, or it cannot be used; then nothing was moved, or,
@@ -77,7 +69,8 @@ def move(source: Source, url: str, *, lease_now: int) -> Moved:
         connection.limit_statements(MIGRATION_LIMIT)
         lock_tables(connection)
         if names := relations(connection):
-            return _moved_before(source, connection, names, server)
+            _check_moved_before(source, connection, names, server)
+            return None
         moved = _copy_all(source, connection, lease_now)
         connection.commit()
         return moved
@@ -92,12 +85,13 @@ def move(source: Source, url: str, *, lease_now: int) -> Moved:
         connection.close()
 
 
-def _moved_before(source: Source, connection: Connection, names: set[str], server: Server) -> Moved:
+def _check_moved_before(source: Source, connection: Connection, names: set[str], server: Server) -> None:
+    """Raise DatabaseError for a database that is not empty, unless it has what is in the file."""
     stamp = "SELECT value FROM meta WHERE key = 'stamp'"
     if {"meta", "states", "runs"} <= names:
         here, there = connection.execute(stamp).fetchone(), source.execute(stamp).fetchone()
         if here is not None and here[0] == there[0]:
-            return Moved(was_moved_before=True)
+            return
     raise DatabaseError(
         f"the database {server.shown} is not empty",
         where="it has the tables " + ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else ""),
@@ -105,24 +99,24 @@ def _moved_before(source: Source, connection: Connection, names: set[str], serve
     )
 
 
-def _copy_all(source: Source, connection: Connection, lease_now: int) -> Moved:
+def _copy_all(source: Source, connection: Connection, lease_now: int) -> dict[str, int]:
     create_tables(connection)
     # As with the file: it may have what earlier state managers would ignore, such as branches.
     put_meta(connection, "oldest_version", str(VERSION))
     connection.execute("DELETE FROM meta WHERE key = 'stamp'")
-    moved = Moved()
+    rows: dict[str, int] = {}
     for table, columns in tables().items():
         if table not in OF_PROCESSES:
-            moved.rows[table] = _copy(source, connection, table, columns, lease_now)
+            rows[table] = _copy(source, connection, table, columns, lease_now)
     _set_sequences(source, connection)
     clock = ServerClock()
     clock.measure(connection)
     for table, column in ON_LEASE_CLOCK.items():
         counts = _ROWS_WITH_LEASE.get(table, "")
         connection.execute(f"UPDATE {table} SET {column} = {column} + ?{counts}", (clock(),))
-    for table in moved.rows:
+    for table in rows:
         connection.control(f"ANALYZE {table}")
-    return moved
+    return rows
 
 
 def _copy(
