@@ -132,7 +132,7 @@ class Store:
         Cancellation:
             The use case may still be committed. If it is, ``Effects.undo`` is run.
         """
-        return await self._settle(self._new_write(lambda tx: use_case(tx, *args, **kwargs)))
+        return await self._settle(Write(lambda tx: use_case(tx, *args, **kwargs)))
 
     @overload
     async def write_as(
@@ -177,7 +177,7 @@ class Store:
         After ``max_wait`` seconds it is run a last time, and its value is returned even if it is None.
         Errors and cancellation are as in ``write``.
         """
-        write = self._new_write(lambda tx: use_case(tx, *args, **kwargs))
+        write = Write(lambda tx: use_case(tx, *args, **kwargs))
         write.deadline = self._now() + max_wait
         value: T | None = await self._settle(write)
         return value
@@ -188,7 +188,7 @@ class Store:
             # For example the undo of a use case whose caller was gone when the store had ended.
             logger.error("a use case without a caller is abandoned: the state manager was closed")
             return
-        self._put(self._new_write(use_case, repeat=True))
+        self._put(Write(use_case, repeat=True))
 
     async def check_writable(self) -> None:
         """Write something, unless something was written just now. Errors and cancellation as in ``write``."""
@@ -250,9 +250,6 @@ class Store:
     async def close(self) -> None:
         """Commit the writes in the queue, within the seconds of grace; then end."""
         raise NotImplementedError
-
-    def _new_write(self, use_case: Callable[[Transaction], Any], *, repeat: bool = False) -> Write:
-        return Write(use_case, repeat=repeat)
 
     def _put(self, write: Write) -> None:
         """Have a write committed, and ``_deliver`` called. Returns at once."""
@@ -357,7 +354,7 @@ class Store:
         elif self._closed:
             logger.error("a use case without a caller is abandoned: %s", error.what)
         else:
-            self._repeated.append(self._new_write(write.use_case, repeat=True))
+            self._repeated.append(Write(write.use_case, repeat=True))
             self._retry_at = min(self._retry_at, trio.current_time() + RETRY_AFTER)
             self._arm_wakeup(self._retry_at)
 
@@ -370,7 +367,7 @@ class Store:
                 tallies.write(tx, counted)
                 tx.virtual_times.write(tx, tx.skip_locked("turns"))
 
-            write = self._new_write(store)
+            write = Write(store)
             self._tally_write = write, counted
             self._put(write)
 

@@ -45,6 +45,11 @@ class Write:
     """Once it is committed, or has failed."""
     effects: Effects = NO_EFFECTS
     """Those of its last run. They happen if it is committed."""
+    changes: int = 0
+    """Rows that it changed, if it was committed alone."""
+    give_up_at: float | None = None
+    """Time on the monotonic clock after which it is not run again if its transaction fails; None until it
+    has had a connection."""
     topics: frozenset[Topic] = frozenset()
     """The topics under which ``Topics`` lists it, ..."""
     turn: int = -1

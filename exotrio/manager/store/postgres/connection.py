@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
+from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.pipeline import Pipeline, Result
 from exotrio.manager.store.postgres.translation import translate
@@ -72,10 +73,6 @@ def _is_outdated(error: psycopg.Error) -> bool:
         isinstance(error, errors.FeatureNotSupported)
         and error.diag.source_function == "RevalidateCachedQuery"
     )
-
-
-class CommitUnknown(Exception):
-    """The connection was lost before the answer to a COMMIT."""
 
 
 class Connection:
@@ -172,7 +169,7 @@ class Connection:
         """Commit.
 
         Raises:
-            CommitUnknown: the connection was lost before the answer.
+            UnknownCommit: the connection was lost before the answer.
             psycopg.Error: it was not committed.
         """
         self._pipeline.settle()
@@ -181,7 +178,11 @@ class Connection:
             status = self.control("COMMIT")
         except psycopg.Error as error:
             if self.is_lost(error):
-                raise CommitUnknown from error
+                raise UnknownCommit(
+                    "the connection to the database was lost during a commit; whether it happened is not"
+                    " known",
+                    fix="read what is stored, or repeat the request with the same id",
+                ) from error
             raise
         if status != b"COMMIT":
             # A statement failed, and the use case went on.

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import psycopg
 
-from exotrio.manager.store.errors import Replaced
+from exotrio.manager.store.errors import Replaced, UnknownCommit
 from exotrio.manager.store.postgres.catalog import SharedCatalog
-from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, Mark
+from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.database import begin_epoch
 from exotrio.manager.store.postgres.server import Server
 
@@ -113,7 +113,7 @@ class Epochs:
                 connection.begin()
                 mark = begin_epoch(connection)
                 connection.commit()
-            except CommitUnknown as error:
+            except UnknownCommit as error:
                 raise psycopg.OperationalError("the connection was lost when a new epoch began") from error
             finally:
                 connection.close()

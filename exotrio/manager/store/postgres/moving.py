@@ -16,8 +16,9 @@ import psycopg
 from exotrio.errors import DatabaseError
 from exotrio.manager.store.driver import Connection as Source
 from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.postgres.clock import ServerClock
-from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.database import (
     MIGRATION_LIMIT,
     create_tables,
@@ -74,7 +75,7 @@ def move(source: Source, url: str, *, lease_now: int) -> dict[str, int] | None:
         moved = _copy_all(source, connection, lease_now)
         connection.commit()
         return moved
-    except CommitUnknown as error:
+    except UnknownCommit as error:
         raise DatabaseError(
             f"the connection to {server.shown} was lost at the very end: all was moved, or nothing",
             fix="run it again: it finds out which",

@@ -15,8 +15,8 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.errors import DatabaseError
-from exotrio.manager.store.errors import NotRead
-from exotrio.manager.store.postgres.connection import CommitUnknown, Connection, is_operational
+from exotrio.manager.store.errors import NotRead, UnknownCommit
+from exotrio.manager.store.postgres.connection import Connection, is_operational
 from exotrio.manager.store.postgres.writes import RETRY_FOR, Context
 from exotrio.manager.store.readers import SEARCHES, Readers, too_slow
 from exotrio.manager.store.view import OutOfTime, View
@@ -125,7 +125,7 @@ class PostgresReaders(Readers[Connection]):
             if limit < math.inf:
                 connection.limit_statements(limit)
             yield connection
-            with suppress(CommitUnknown):  # nothing was written
+            with suppress(UnknownCommit):  # nothing was written
                 connection.commit()
                 is_usable = True
         except psycopg.Error:

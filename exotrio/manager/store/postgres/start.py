@@ -10,8 +10,8 @@ from psycopg import errors
 
 from exotrio._wire.vocabulary import from_ms
 from exotrio.errors import DatabaseError
+from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.postgres.clock import ServerClock
-from exotrio.manager.store.postgres.connection import CommitUnknown
 from exotrio.manager.store.postgres.database import Prepared, StillUsed, prepare
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
@@ -54,8 +54,8 @@ async def prepare_when_reachable(server: Server, clock: ServerClock) -> Prepared
                 f"the tables of {server.shown} are in use; trying for {STARTUP_TIMEOUT:.0f} s to change them"
                 " for this version"
             )
-        except (psycopg.Error, CommitUnknown) as error:
-            passes = isinstance(error, CommitUnknown) or await trio.to_thread.run_sync(
+        except (psycopg.Error, UnknownCommit) as error:
+            passes = isinstance(error, UnknownCommit) or await trio.to_thread.run_sync(
                 server.may_recover, error, abandon_on_cancel=True
             )
             if not passes or trio.current_time() >= began + STARTUP_TIMEOUT:

@@ -7,7 +7,7 @@ import math
 import queue
 import shlex
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,8 +29,7 @@ from exotrio.manager.store.postgres.readers import PostgresReaders
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.start import prepare_when_reachable
 from exotrio.manager.store.postgres.waiting import Waiting
-from exotrio.manager.store.postgres.writes import Context, PostgresWrite, Writer
-from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.postgres.writes import Context, Writer
 from exotrio.manager.store.view import View
 from exotrio.manager.store.writes import Commit, Write
 
@@ -59,9 +58,9 @@ class PostgresStore(Store):
         self._token = trio.lowlevel.current_trio_token()
         self._notices = notices
         self._waiting = Waiting(self._put)
-        self._in_flight: set[PostgresWrite] = set()
+        self._in_flight: set[Write] = set()
         self._progress = trio.Event()
-        self._queue: queue.SimpleQueue[PostgresWrite | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._writers = [Writer(context) for _ in range(WRITERS)]
         self._threads = [
             threading.Thread(
@@ -126,11 +125,7 @@ class PostgresStore(Store):
     def describe(self, view: View) -> dict[str, Any]:
         return super().describe(view) | describe(view)
 
-    def _new_write(self, use_case: Callable[[Transaction], Any], *, repeat: bool = False) -> Write:
-        return PostgresWrite(use_case, repeat=repeat)
-
     def _put(self, write: Write) -> None:
-        assert isinstance(write, PostgresWrite)
         write.is_last = write.deadline is None or trio.current_time() >= write.deadline
         write.result, write.waits, write.give_up_at = None, False, None
         if write.deadline is not None and not write.waited:
@@ -167,7 +162,7 @@ class PostgresStore(Store):
                 break
         writer.close()
 
-    def _finish(self, write: PostgresWrite) -> None:
+    def _finish(self, write: Write) -> None:
         """Take a write back from a writer: deliver its result, or let it wait."""
         self._in_flight.discard(write)
         self._progress.set()

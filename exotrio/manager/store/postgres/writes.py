@@ -16,7 +16,7 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.manager.store.errors import NotCommitted, UnknownCommit
-from exotrio.manager.store.postgres.connection import CommitUnknown, Connection
+from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.transaction import RowChanged, Transaction
@@ -32,16 +32,6 @@ DIALECT = PostgresDialect()
 _PAUSES = Backoff(0.01, 0.5)
 _REPEATED = (errors.SerializationFailure, errors.DeadlockDetected, RowChanged)
 _FIX = "check PostgreSQL and its log"
-
-
-@dataclass(slots=True, eq=False)
-class PostgresWrite(Write):
-    """A write on its way through threads that each run one at a time."""
-
-    give_up_at: float | None = None
-    """Time after which it is not run again, on the monotonic clock; None until it has had a connection."""
-    changes: int = 0
-    """Rows that it changed."""
 
 
 class Verdict(Enum):
@@ -101,7 +91,7 @@ class Writer:
         """Attempts to connect that failed, in a row."""
         self._aborted = False
 
-    def run(self, write: PostgresWrite) -> bool:
+    def run(self, write: Write) -> bool:
         """Run a use case and commit it; give it its result. Return False, without a result, to requeue it."""
         began = time.monotonic()
         failures = 0
@@ -119,9 +109,6 @@ class Writer:
                 if verdict is Verdict.FAIL:
                     write.result = outcome.Error(self._not_written(error))
                     return True
-            except CommitUnknown as error:
-                write.result = outcome.Error(_unknown(error))
-                return True
             except BaseException as error:
                 # Any error: if it ended this thread, the caller would wait without end.
                 write.result = outcome.Error(error)
@@ -145,7 +132,7 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def _judge(self, write: PostgresWrite, error: Exception, began: float, pause: float) -> Verdict:
+    def _judge(self, write: Write, error: Exception, began: float, pause: float) -> Verdict:
         """Return what to do with a write that failed, if it would run again after ``pause`` seconds."""
         give_up_at = write.give_up_at or began + RETRY_FOR
         if self._refusals and self._context.connected:
@@ -171,7 +158,7 @@ class Writer:
             return Verdict.FAIL
         return verdict
 
-    def _attempt(self, write: PostgresWrite, *, is_repeated: bool) -> Any:
+    def _attempt(self, write: Write, *, is_repeated: bool) -> Any:
         connection = self._connect()
         write.give_up_at = write.give_up_at or time.monotonic() + RETRY_FOR
         if self._aborted:
@@ -188,7 +175,7 @@ class Writer:
             try:
                 with self._context.commit_times.measured() if is_changed else nullcontext():
                     connection.commit()
-            except CommitUnknown as error:
+            except UnknownCommit as error:
                 if not is_changed and isinstance(error.__cause__, psycopg.Error):
                     # There was nothing to commit.
                     raise error.__cause__ from None
@@ -215,7 +202,7 @@ class Writer:
         return self._connection
 
     def _undo(self, connection: Connection, error: BaseException) -> None:
-        is_lost = isinstance(error, CommitUnknown) or (
+        is_lost = isinstance(error, UnknownCommit) or (
             isinstance(error, psycopg.Error) and connection.is_lost(error)
         )
         if not is_lost:
@@ -233,15 +220,6 @@ class Writer:
         failure = NotCommitted(f"the database could not be written: {what}", fix=_FIX)
         failure.__cause__ = error
         return failure
-
-
-def _unknown(error: Exception) -> UnknownCommit:
-    failure = UnknownCommit(
-        "the connection to the database was lost during a commit; whether it happened is not known",
-        fix="read what is stored, or repeat the request with the same id",
-    )
-    failure.__cause__ = error
-    return failure
 
 
 class _Numbers:
