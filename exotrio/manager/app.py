@@ -18,7 +18,6 @@ from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.inspection import Inspection
 from exotrio.manager.api.keys import KeyRoutes
-from exotrio.manager.api.limits import Limits
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import Native
 from exotrio.manager.api.openapi import Descriptions
@@ -49,7 +48,7 @@ def create_api(
     """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
     table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
-        each = (Native, Runs, Inspection, Limits, Backups, KeyRoutes, Releases)
+        each = (Native, Runs, Inspection, Backups, KeyRoutes, Releases)
         table += [route for endpoints in each for route in routes_of(endpoints(service))]
         table += [] if dashboard is None else routes_of(SignInLinks(dashboard.sign_in_link))
     table += routes_of(Descriptions(service, table, guide=dashboard is not None))

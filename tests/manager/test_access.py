@@ -22,10 +22,10 @@ from exotrio._httpd import LOOPBACK_HOSTS
 from exotrio.cli.commands.server import command as server_command
 from exotrio.manager import create_app, open_service, serve
 from exotrio.manager.queries import graphs
-from exotrio.manager.security import wrong_keys
+from exotrio.manager.security import refusals as wrong_keys
 from exotrio.manager.security.keys import Keys
+from exotrio.manager.security.refusals import FORGOTTEN_AFTER, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.security.sessions import Sessions
-from exotrio.manager.security.wrong_keys import FORGOTTEN_AFTER, MAX_DELAY, TRIES, WrongKeys
 from exotrio.manager.store.opening import open_store
 from tests.support import postgres
 from tests.support.helpers import ok, open_client, refused

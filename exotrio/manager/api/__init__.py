@@ -7,8 +7,7 @@
 ``v0``          ``/v0/...``: what stock runtimes, clients and dashboards call
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
 ``runs``        native routes about graphs, runs, states and events
-``limits``      native routes about limits
-``inspection``  native routes for people: overview, checkup, export, runtimes, pausing, changes
+``inspection``  native routes for people: overview, checkup, export, runtimes, pausing, changes, limits
 ``keys``        native routes about named keys
 ``operations``  probes, ``/metrics``, links that sign in
 ``backup``      copies of the database

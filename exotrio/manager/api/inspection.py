@@ -1,4 +1,4 @@
-"""Native routes for people: overview, checkup, export, runtimes and commands to them, pausing, changes."""
+"""Native routes for people: overview, checkup, export, runtimes, pausing, changes, limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.responses import Response
 from exotrio._util.times import timestamp
 from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
 from exotrio._wire.checkup import Checkup
+from exotrio._wire.limits import DeletionOfLimit, LimitChange, LimitDetail, LimitList, RemovedLimit
 from exotrio._wire.operations import PauseReply
 from exotrio._wire.overview import (
     CommandReply,
@@ -19,12 +20,13 @@ from exotrio._wire.overview import (
     TasksReply,
 )
 from exotrio._wire.stops import StopList, StopsQuery
-from exotrio.manager.api.routing import ADMIN, GRAPHS, NS, READ, Endpoints, get, post
-from exotrio.manager.engine import pausing
+from exotrio.manager.api.routing import ADMIN, GRAPHS, NS, READ, Endpoints, delete, get, post, put
+from exotrio.manager.engine import limits, pausing
 from exotrio.manager.engine.stops import DrainSource
 from exotrio.manager.engine.workers import ask_to_drain
 from exotrio.manager.queries.audit import list_audit, list_changes
 from exotrio.manager.queries.checkup import show_checkup
+from exotrio.manager.queries.limits import list_limits, show_limit
 from exotrio.manager.queries.load import waiting
 from exotrio.manager.queries.overview import show_overview
 from exotrio.manager.queries.runtimes import find_runtime, list_runtimes, list_stops
@@ -119,3 +121,23 @@ class Inspection(Endpoints):
     @get(NS + "/changes", "List who changed what in a namespace", READ, ChangePage)
     async def changes(self, namespace: str, query: ChangesQuery) -> object:
         return await self._store.read_with_deadline(list_changes, namespace, query)
+
+    @get(NS + "/limits", "List limits", READ, LimitList)
+    async def limits(self, namespace: str) -> object:
+        return LimitList(limits=await self._store.read_with_deadline(list_limits, namespace))
+
+    @get(NS + "/limit/{limit}", "Show a limit: what holds it, and what waits", READ, LimitDetail)
+    async def limit(self, namespace: str, limit: str) -> object:
+        return await self._store.read_with_deadline(show_limit, namespace, limit)
+
+    @put(NS + "/limit/{limit}", "Make or change a limit", GRAPHS, LimitDetail)
+    async def set_limit(self, caller: Caller, namespace: str, limit: str, body: LimitChange) -> object:
+        await self._store.write_as(caller, limits.set_limit, namespace, limit, body)
+        return await self._store.read_with_deadline(show_limit, namespace, limit)
+
+    @delete(NS + "/limit/{limit}", "Delete a limit", GRAPHS, RemovedLimit)
+    async def remove_limit(
+        self, caller: Caller, namespace: str, limit: str, query: DeletionOfLimit
+    ) -> object:
+        graphs = await self._store.write_as(caller, limits.remove_limit, namespace, limit, force=query.force)
+        return RemovedLimit(name=limit, graphs=graphs)

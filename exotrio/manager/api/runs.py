@@ -36,9 +36,9 @@ from exotrio.manager.engine.triggers import NewRun
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries import states as state_queries
-from exotrio.manager.queries.events import show_events
 from exotrio.manager.queries.run import show_run, show_run_once_ended
 from exotrio.manager.queries.state_detail import show_history
+from exotrio.manager.queries.waiting import show_events
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.errors import Conflict, EntriesRefused, NotFound
 from exotrio.manager.security.access import while_valid

@@ -5,7 +5,6 @@
 ``run``          one run with its counts, or its states as a graph, for both APIs
 ``run_detail``   what the page and the export of one run show
 ``related``      which run started a run, and which runs it started
-``events``       the events of one run, and what it waits for
 ``states``       states in lists: of a namespace, or of one run, those that failed first
 ``state_times``  when a state waited, was held and ran, and for how long
 ``state_detail`` one state with its history, for both APIs and for pages

@@ -4,8 +4,7 @@
 ``access``          ASGI middleware: the Host header of every request, the key of those to the API
 ``sessions``        sessions of the dashboard, and links that open one
 ``keys``            the named keys, as one state manager knows them (``engine.keys`` adds and revokes them)
-``refusals``        lines in the log about refused requests
-``wrong_keys``      slower refusals for clients that guess the key
+``refusals``        refused requests: lines in the log, and delays for clients that guess the key
 ``api_key``         which API key a server requires
 ``encryption``      the keys for secrets at rest, and replacing them (``store.cipher`` encrypts with them)
 ``secret_files``    files next to the database that only their owner can read

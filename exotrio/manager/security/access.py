@@ -18,8 +18,7 @@ from exotrio.errors import DatabaseError
 from exotrio.manager.rules.access import IN_PROCESS, Caller, NamedKey
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.security.keys import Keys, wrong_key
-from exotrio.manager.security.refusals import Refusals
-from exotrio.manager.security.wrong_keys import WrongKeys
+from exotrio.manager.security.refusals import Refusals, WrongKeys
 
 LOCAL = "exotrio.local"
 """Key in an ASGI scope: the request comes from inside this process. No header can set it."""

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from exotrio._fields.declared import declared
 from exotrio._wire.events import EventWait
-from exotrio.manager.queries.events import waits_in
+from exotrio.manager.queries.waiting import waits_in
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View

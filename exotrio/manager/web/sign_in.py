@@ -13,8 +13,8 @@ from starlette.routing import Route
 from exotrio._httpd import mark_authenticated
 from exotrio.manager.security.access import caller_of, client_address, refused
 from exotrio.manager.security.keys import Keys, wrong_key
+from exotrio.manager.security.refusals import WrongKeys
 from exotrio.manager.security.sessions import IDLE_MS, Sessions
-from exotrio.manager.security.wrong_keys import WrongKeys
 from exotrio.manager.store.base import Store
 from exotrio.manager.web import guard
 from exotrio.manager.web.page import render_whole

@@ -14,8 +14,8 @@ import trio
 
 from exotrio.manager.security import sessions as session_module
 from exotrio.manager.security.keys import Keys
+from exotrio.manager.security.refusals import MAX_DELAY, TRIES
 from exotrio.manager.security.sessions import IDLE_MS, LINK_LASTS_MS, MAX_AGE_MS, TRUSTED_FOR, Sessions
-from exotrio.manager.security.wrong_keys import MAX_DELAY, TRIES
 from exotrio.manager.store.clock import wall_clock
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.view import View

@@ -11,7 +11,6 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
 from exotrio.manager.queries.audit import last_changes
-from exotrio.manager.queries.events import waits_in
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
 from exotrio.manager.queries.related import children_of
@@ -28,7 +27,14 @@ from exotrio.manager.queries.runs import read_run, run_size
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
-from exotrio.manager.queries.waiting import Node, Waiting, event_reasons_in, reasons_in, waiting_nodes
+from exotrio.manager.queries.waiting import (
+    Node,
+    Waiting,
+    event_reasons_in,
+    reasons_in,
+    waiting_nodes,
+    waits_in,
+)
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
