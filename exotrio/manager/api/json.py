@@ -14,7 +14,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar, get_origin
 
 import trio
-from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -42,10 +42,8 @@ _MAX_ECHO = 200
 MAX_PROBLEMS = 100
 """Problems of one request that a refusal names: all of them could be far longer than the request. Of these
 pydantic collects at most a few thousand: see ``PartByPart``."""
-_MAX_INTEGER = 2**63 - 1
-"""The maximum of the database."""
-_WHOLE = TypeAdapter(int)
-"""As lax as integers in bodies: ``2.0`` is one."""
+_NUMBER = TypeAdapter(Annotated[int, Field(ge=1, le=2**63 - 1)])
+"""As lax as integers in bodies: ``2.0`` is one. The maximum is that of the database."""
 
 
 class Unprocessable(Exception):
@@ -230,16 +228,10 @@ def path_name(request: Request, parameter: str) -> str:
 
 def path_int(parameter: str, text: str) -> int:
     """Return a whole number from the path; raise Unprocessable if it is not one, or below 1."""
-    where: list[str | int] = ["path", parameter]
     try:
-        number = _WHOLE.validate_python(text)
-    except ValidationError:
-        raise unprocessable("int_parsing", where, "must be a whole number", text) from None
-    if number < 1:
-        raise unprocessable("greater_than_equal", where, "must be 1 or more", text)
-    if number > _MAX_INTEGER:
-        raise unprocessable("less_than_equal", where, f"must be at most {_MAX_INTEGER}", text)
-    return number
+        return _NUMBER.validate_python(text)
+    except ValidationError as error:
+        raise Unprocessable(_items(error, "path", parameter)) from None
 
 
 EXPECTED = (Refused, Unprocessable, GraphInvalid, HTTPException, DatabaseError)

@@ -31,11 +31,6 @@ def read_checkpoints(view: View, seqs: Collection[int], columns: str = "number, 
     return {row["state"]: row for row in view.execute(which, (view.items(sorted(seqs)),))}
 
 
-def save_checkpoints(tx: Transaction, saved: Sequence[Saved]) -> dict[int, int]:
-    """Store those values that are newer than the stored ones; return the number that each state has then."""
-    return CheckpointChanges(saved).apply(tx)
-
-
 class CheckpointChanges:
     """Changes of checkpoints: gathered first, and written by ``apply``."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from exotrio._wire.native import ItemReply, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
-from exotrio.manager.engine.checkpoints import Saved, save_checkpoints
+from exotrio.manager.engine.checkpoints import CheckpointChanges, Saved
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import free, give_back_starts
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, begin_of, numbered
@@ -95,7 +95,7 @@ def release(
         replies.append(ItemReply(state_id=held.state_id, result=result))
     effects = _release(tx, list(released.values()), delay_ms, handed_over)
     tx.update("states", ("seq",), ("trace",), sorted(traces))
-    save_checkpoints(tx, checkpoints)
+    CheckpointChanges(checkpoints).apply(tx)
     return WithEffects(replies, effects)
 
 

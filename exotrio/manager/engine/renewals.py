@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from exotrio._wire.heartbeats import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult
-from exotrio.manager.engine.checkpoints import save_checkpoints
+from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.slots import regain
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, numbered
@@ -55,7 +55,7 @@ def renew(
     news = {state["seq"]: new for beat, state in held if (new := _news(beat, state, tx.now_ms))}
     _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
     checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
-    stored = save_checkpoints(tx, checkpoints)
+    stored = CheckpointChanges(checkpoints).apply(tx)
     cancelled = _cancelled(tx, {state["run"] for _, state in of_last_token() if not _is_held(state)})
     replies = []
     for beat in beats:
