@@ -349,7 +349,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
     def fail(*_: Any) -> None:
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(encryption, "encrypt_again", fail)
+    monkeypatch.setattr(encryption, "rotate", fail)
     with pytest.raises(RuntimeError, match="the power went"):
         await rotate_secrets(db, drop_old=True, settings=NO_SETTINGS)
     monkeypatch.undo()
