@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -66,13 +65,9 @@ def _decided_by_one(
     template: Template, counts: Counts, unreached: Iterable[int]
 ) -> Iterable[tuple[int, int]]:
     """Yield the places with a condition, and the only place before each, if that has a single success."""
-    before: defaultdict[int, list[int]] = defaultdict(list)
-    for place in template.places:
-        for index in place.next:
-            before[index].append(place.index)
     for index in unreached:
-        if template.body.nodes[index].when is not None and len(before[index]) == 1:
-            (only,) = before[index]
+        if template.body.nodes[index].when is not None and len(template.before[index]) == 1:
+            (only,) = template.before[index]
             if counts.get(only, {}).get(SUCCESS) == 1:
                 yield index, only
 

@@ -154,14 +154,10 @@ class Template:
         self.body = body
         shape = Shape(body.nodes)
         shape.check()
-        pieces: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        keys: dict[str, dict[str, tuple[Piece, ...]]] = {}
-        waits: dict[str, dict[str, tuple[Piece, ...]]] = {}
+        texts: dict[str, dict[str, dict[str, tuple[Piece, ...]]]] = {}
         self.refs: dict[str, OutputRef | StoreRef] = {}
         """What the conditions of nodes compare."""
-        refuse(
-            "an input of the graph cannot be built", _parse_texts(body, shape, pieces, keys, waits, self.refs)
-        )
+        refuse("an input of the graph cannot be built", _parse_texts(body, shape, texts, self.refs))
         refuse("a branch of the graph is wrong", branch_problems(shape))
         self.outputs: dict[str, tuple[tuple[Piece, ...], ...]] = {}
         """The values of each output, of which the first that can be built counts."""
@@ -170,7 +166,7 @@ class Template:
         """The graphs that it runs."""
         targets = {node.unites.identifier for node in body.nodes if node.unites}
         used = {
-            name: [*_pieces(pieces[name], keys[name], waits[name]), *filter(None, [self.refs.get(name)])]
+            name: [*_pieces(*texts[name].values()), *filter(None, [self.refs.get(name)])]
             for name in shape.nodes
         }
         self.places: tuple[Place, ...] = tuple(
@@ -179,7 +175,7 @@ class Template:
                 identifier=node.identifier,
                 node_name=node.node_name,
                 namespace=node.namespace,
-                inputs=pieces[node.identifier],
+                inputs=texts[node.identifier]["inputs"],
                 raw_inputs=node.inputs,
                 next=tuple(
                     shape.index[child] for child in node.next_nodes or () if not shape.nodes[child].unites
@@ -194,11 +190,11 @@ class Template:
                 timeout_ms=_timeout_ms(node),
                 overrides=node.timeout is not None,
                 retry_policy=node.retry_policy or (body.retry_policy if node.graph is None else _NO_RETRY),
-                limits=keys[node.identifier],
+                limits=texts[node.identifier]["limits"],
                 wait=(
                     None
                     if node.wait is None
-                    else Wait(model=node.wait, event=waits[node.identifier]["event"])
+                    else Wait(model=node.wait, event=texts[node.identifier]["waits"]["event"])
                 ),
                 graph=node.graph,
             )
@@ -206,6 +202,11 @@ class Template:
         )
         self.root: Place = self.places[shape.index[shape.root]]
         self._by_identifier = shape.index
+        self.before: dict[int, list[int]] = {
+            shape.index[name]: [shape.index[each] for each in before]
+            for name, before in shape.predecessors.items()
+        }
+        """The places with an edge to each place."""
         self.uniters: dict[int, tuple[Unite, ...]] = self._compile_unites(shape)
 
     def __getitem__(self, identifier: str) -> Place:
@@ -340,23 +341,21 @@ def _pieces(*texts: Mapping[str, tuple[Piece, ...]]) -> Iterator[Piece]:
 def _parse_texts(
     body: GraphBody,
     shape: Shape,
-    inputs: dict[str, dict[str, tuple[Piece, ...]]],
-    keys: dict[str, dict[str, tuple[Piece, ...]]],
-    waits: dict[str, dict[str, tuple[Piece, ...]]],
+    parsed: dict[str, dict[str, dict[str, tuple[Piece, ...]]]],
     refs: dict[str, OutputRef | StoreRef],
 ) -> Iterator[Problem]:
-    """Parse every input into ``inputs``, the keys of limits into ``keys``, the names of events into ``waits``
-    and what conditions compare into ``refs``; check what their placeholders refer to; yield the problems."""
+    """Parse the texts of every node into ``parsed``, and what conditions compare into ``refs``; check what
+    their placeholders refer to; yield the problems."""
     store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
     for node in body.nodes:
         above = shape.ancestors[node.identifier]
         region = shape.region(node.identifier) if node.unites else frozenset()
-        for field, texts, parsed, allowed in (
-            ("inputs", node.inputs, inputs, above | region),
-            ("limits", {limit.name: limit.key for limit in node.limits}, keys, above),
-            ("waits", {} if node.wait is None else {"event": node.wait.event}, waits, above),
+        of_node = parsed[node.identifier] = {"inputs": {}, "limits": {}, "waits": {}}
+        for field, texts, allowed in (
+            ("inputs", node.inputs, above | region),
+            ("limits", {limit.name: limit.key for limit in node.limits}, above),
+            ("waits", {} if node.wait is None else {"event": node.wait.event}, above),
         ):
-            parsed[node.identifier] = {}
             for name, text in texts.items():
                 place = (node.identifier, f"{field}.{shortened(name, MAX_NAME)}")
                 if not isinstance(text, str):
@@ -367,7 +366,7 @@ def _parse_texts(
                 except PlaceholderError as error:
                     yield Problem(str(error), *place)
                     continue
-                parsed[node.identifier][name] = pieces
+                of_node[field][name] = pieces
                 yield from _unknown_refs(pieces, allowed, store_keys, *place)
         if node.when is not None:
             place = (node.identifier, WHEN)

@@ -37,16 +37,12 @@ def why_unreached(template: Template, counts: Counts, *, is_cancelled: bool = Fa
     if not missing:
         return {}
     unites = {unite.place: unite for unite in chain.from_iterable(template.uniters.values())}
-    before: dict[int, list[int]] = {index: [] for index in missing}
-    for place in template.places:
-        for index in missing.intersection(place.next):
-            before[index].append(place.index)
     alive = _alive(template, counts, unites.values())
     reasons = _Reasons(template, counts, is_cancelled)
     return {
         index: Unreached(reasons.of_united(unites[index]), index not in alive)
         if index in unites
-        else reasons.of_plain(index, before[index], is_final=index not in alive)
+        else reasons.of_plain(index, template.before[index], is_final=index not in alive)
         for index in sorted(missing)
     }
 
