@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -37,8 +37,6 @@ from exotrio.manager.queries.waiting import Waiting, event_reason
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
-
-S = TypeVar("S", bound=StateSummary)
 
 WINDOW = 100_000
 """Numbers of states that one request of the API searches. It takes some ten milliseconds."""
