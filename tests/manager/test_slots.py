@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import trio
 
 from exotrio._wire.limits import LimitChange
 from exotrio.manager.engine.lanes import MAX_LANES
@@ -19,7 +20,7 @@ from exotrio.manager.engine.limits import remove_limit, set_limit
 from exotrio.manager.engine.slots import tidy
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
-from tests.contract.native import A, B, claim, executed_item, item_for, report
+from tests.contract.native import A, B, claim, executed_item, item_for, report, until_polling
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_two
 from tests.support.statements import noted
@@ -420,6 +421,47 @@ async def test_a_claim_of_one_node_leaves_the_room_to_the_states_of_another(mana
     assert len(await claim(manager.api, {B: 9})) == 1
 
 
+async def test_a_report_with_a_claim_wakes_the_claims_for_room_that_it_leaves(manager: Manager) -> None:
+    await start(manager, limited("a"), at_most=1)
+    await Flow.start(manager.api, limited("b"), graph="other")
+    [state] = await claim(manager.api, {A: 1})
+    states: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        states.extend(await claim(manager.api, {B: 1}, wait_ms=15_000, worker_id="waits"))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until_polling(manager.api, "waits")
+            busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+            assert ok(await manager.api.outcomes(executed_item(state), {"claim": busy}))["states"] == []
+    assert len(states) == 1
+
+
+async def test_no_room_is_given_to_a_state_in_a_lane_whose_node_is_paused(manager: Manager) -> None:
+    await start(manager, limited(), runs=2, at_most=1)
+    [state] = await claim(manager.api)
+    ok(await manager.api.native("POST", f"node/{A}/pause"))
+    await report(manager.api, executed_item(state))
+    assert await claim(manager.api) == []
+    ok(await manager.api.native("POST", f"node/{A}/resume"))
+    assert len(await claim(manager.api)) == 1
+
+
+async def test_states_that_end_together_leave_a_check_for_each_of_their_limits(manager: Manager) -> None:
+    for name, at_most in (("all", 3), ("first", 1), ("others", 2)):
+        await set_to(manager, name, at_most=at_most)
+    for graph, name, runs in (("one", "first", 1), ("two", "others", 2)):
+        both = place("a", limits=[{"name": "all"}, {"name": name}])
+        await Flow.start(manager.api, both, graph=graph, runs=runs)
+    held = await claim(manager.api)
+    await Flow.start(manager.api, limited(name="others"), graph="last")
+    assert await claim(manager.api) == []
+    assert await report(manager.api, *map(executed_item, held)) == ["ok"] * 3
+    assert len(await claim(manager.api)) == 1
+
+
 async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: SettableClock) -> None:
     flow = await Flow.deploy(
         manager.api,
@@ -624,6 +666,6 @@ async def test_the_number_of_statements_does_not_grow_with_the_states_of_a_limit
         return found
 
     await statements(3)
-    few = await statements(5)
+    few = await statements(8)  # with two of a key, too
     many = await statements(200)
     assert [len(run) for run in many] == [len(run) for run in few]

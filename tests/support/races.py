@@ -33,13 +33,18 @@ class _HeldUp:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("insert", "update", "executemany"):
-            self._gate.hold()
+            self._hold()
         return getattr(self._tx, name)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
         if sql.startswith(WRITES):
-            self._gate.hold()
+            self._hold()
         return self._tx.execute(sql, parameters)
+
+    def _hold(self) -> None:
+        # What was to be read is sent by now, and the locks are taken: statements wait for the next result.
+        self._tx.execute("SELECT 1").fetchone()
+        self._gate.hold()
 
 
 class _StoreHeldUp:

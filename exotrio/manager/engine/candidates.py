@@ -25,7 +25,7 @@ _DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= {{now}}"
 _FROM, _BEFORE = " AND (priority, turn, seq) >= ({priority}, {turn}, {seq})", " AND priority < {priority}"
 _candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
 """As ``Candidate._make``, which is Python code, called for each state."""
-_CANDIDATE = (
+CANDIDATE = (
     "priority, turn, seq, node_id, run, enqueue_after,"
     " size + coalesce(checkpoint_size, 0) + coalesce(calls_size, 0) AS size, limits"
 )
@@ -91,12 +91,12 @@ def _selects(is_full: bool, in_run: bool, skip_locked: str) -> tuple[str, ...]:
     # is read once, and not for each state.
     return (
         *(
-            f"SELECT {_CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED' AND lane IS NULL"
+            f"SELECT {CANDIDATE}, NULL AS lane FROM states WHERE status = 'CREATED' AND lane IS NULL"
             f" AND node_id = {{node_id}}{of_run}{start}{_NOT_PAUSED}"
             f" ORDER BY priority, turn, seq LIMIT {{count}}{skip_locked}"
             for start in (("",) if is_full else (_FROM, _BEFORE))
         ),
-        f"SELECT {_CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = {{node_id}}{of_run}{_NOT_PAUSED}"
+        f"SELECT {CANDIDATE}, lane FROM states WHERE {_DUE} AND node_id = {{node_id}}{of_run}{_NOT_PAUSED}"
         # In this order: without statistics PostgreSQL reads all delayed states by another index otherwise.
         f" ORDER BY enqueue_after, seq LIMIT {{limit}}{skip_locked}",
     )
@@ -107,7 +107,7 @@ def _let_in(tx: Transaction, node_ids: Collection[int], run: int | None) -> None
     in_run, of_run = ("", ()) if run is None else (" AND run = ?", (run,))
     which = f"{_DUE.format(now='?')} AND node_id IN ({', '.join('?' * len(node_ids))}){in_run}"
     rows = tx.execute(
-        f"SELECT {_CANDIDATE}, lane FROM states WHERE {which} LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
+        f"SELECT {CANDIDATE}, lane FROM states WHERE {which} LIMIT {MAX_LET_IN}{tx.skip_locked('states')}",
         (tx.now_ms, *node_ids, *of_run),
     )
     due = take_places(tx, map(_candidate, rows))

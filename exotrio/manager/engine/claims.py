@@ -147,9 +147,11 @@ def record_and_claim(
     replies, of_outcomes = record_batch(tx, namespace, items, who.owner)
     node_limits, versions = _limits_by_id(tx, namespace, limits), _versions(tx, namespace, limits)
     run = _run_to_claim(tx, _run_numbers(tx, namespace, who), node_limits)
-    due, limited = _lock_due(tx, node_limits, versions, limit, run)
+    due, limited = _lock_due(tx, node_limits, versions, limit, run, of_outcomes.freed)
     claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
     claimed = claimed or Claimed()
+    # No other runtime finds the room that this claim has found.
+    of_outcomes.freed -= limited.cleared
     effects.add(of_outcomes)
     for seq in claimed.seqs:
         # Not announced: no other runtime can claim it.
@@ -273,16 +275,18 @@ def _lock_due(
     versions: Mapping[int, int],
     limit: int,
     run: int | None,
+    freed: Collection[int] = (),
 ) -> tuple[list[Candidate], LimitedClaim]:
     """Return states that can be claimed, locked, in their order (``engine.order``): of each node at most its
     limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
+    ``freed``: see ``LimitedClaim.choose``.
     """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
     search = partial(find_candidates, tx, run=run, versions=versions)
     limited = LimitedClaim(tx, search, counts, limit, run, versions)
     if limit <= 0 or run == UNKNOWN_RUN or not counts:
         return [], limited
-    return limited.choose(search(counts)), limited
+    return limited.choose(freed), limited
 
 
 def _waits_for(

@@ -1,4 +1,4 @@
-"""Claims of states that have limits: which of them are taken, put into lanes, and let in again.
+"""Claims of states that have limits: which of them are taken, also out of lanes, and which wait there.
 
 ``engine.slots`` says how this works, and why no state waits although there is room.
 """
@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from exotrio.manager.engine.candidates import CANDIDATE
 from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
@@ -23,6 +24,7 @@ from exotrio.manager.engine.slots import (
     pairs_of,
     put_slots,
 )
+from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -46,6 +48,7 @@ class LimitedClaim:
     Attributes:
         effects: What to announce.
         is_unfinished: Whether there may be states with room behind those that were put aside.
+        cleared: Limits of which no check is left that another claim could take.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class LimitedClaim:
     ) -> None:
         self.effects = Effects()
         self.is_unfinished = False
+        self.cleared: set[int] = set()
+        self._has_all_checks = False
         self._tx = tx
         self._search = search
         self._counts = counts
@@ -67,22 +72,27 @@ class LimitedClaim:
         self._versions = versions
         self._slots: Slots | None = None
         self._next_check: float | None = None
-        self._let_in: dict[int, tuple[int, int]] = {}
+        self._from_lanes: dict[int, Candidate] = {}
+        self._let_in: dict[int, Candidate] = {}
         self._checks: dict[Pair, int] = {}
         self._full: set[Pair] = set()
 
-    def choose(self, due: Sequence[Candidate]) -> list[Candidate]:
-        """Return those of the first ``due`` states, and of those behind, for which there is room."""
-        tx = self._tx
+    def choose(self, freed: Collection[int]) -> list[Candidate]:
+        """Return those of the first states, and of those behind, for which there is room. For the limits
+        ``freed`` this transaction left checks."""
+        tx, due = self._tx, self._search(self._counts)
         ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
-        if not ids:
+        if not ids and of_nodes.isdisjoint(freed):
             self._next_check = _next_check(tx, of_nodes)
             if self._next_check > tx.now_ms and not (self._run is not None and of_nodes and not due):
-                return [*due]
+                return due
         slots = self._slots = lock(tx, ids | of_nodes)
-        if self._check_lanes(slots):
-            due = self._search(self._counts)
+        checks = _take_checks(tx, slots)
+        # All three are sent together: nothing was read since the states.
+        slots.load(pair for state in due for pair in pairs_of(state.limits))
+        self._check_lanes(slots, checks.fetchall())
+        due = sorted([*due, *self._from_lanes.values()])
         put_aside, ahead = 0, self._limit
         while True:
             taken, blocked, others = self._split(slots, due)
@@ -90,8 +100,9 @@ class LimitedClaim:
             put_aside += len(blocked)
             if not blocked or len(taken) >= self._limit or put_aside >= MAX_PUT_ASIDE:
                 break
-            self._let_more_in(slots, taken, [state for state, _ in blocked], ahead)
+            self._find_more(slots, taken, [state for state, _ in blocked], ahead)
             due = self._search({node_id: count + ahead for node_id, count in self._counts.items()})
+            due = sorted([*due, *self._from_lanes.values()])
             ahead = min(2 * ahead, MAX_PUT_ASIDE)
         self.is_unfinished = bool(blocked) and not taken
         self._announce(others)
@@ -131,10 +142,16 @@ class LimitedClaim:
         # Not before: what this claim starts may be what leaves no room.
         self._checks |= {pair: at for pair in self._full if (at := slots.room_at(pair)) is not None}
         put_slots(tx, [(*pair, ONE_KEY, at) for pair, at in sorted(self._checks.items())])
-        numbers = {state.seq for state in taken}
-        for seq, (run, node_id) in self._let_in.items():
-            if seq not in numbers:
-                self.effects.reopen(run, node_id)
+        # The others that found room can be claimed from now on, also by other runtimes.
+        let_in = self._let_in | self._from_lanes
+        for state in taken:
+            let_in.pop(state.seq, None)
+        rows = [(seq, "CREATED", None) for seq in sorted(let_in)]
+        tx.update("states", ("seq", "status"), ("lane",), rows)
+        for state in let_in.values():
+            self.effects.reopen(state.run, state.node_id)
+        if self._has_all_checks:
+            self.cleared = {*slots.ids} - {limit for limit, _ in self._checks}
         if _due(self._checks.values(), tx.now_ms):
             self.effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, _ in self._checks})
 
@@ -157,7 +174,8 @@ class LimitedClaim:
                 # To lock one more limit now might wait in a circle: this state is left to the next claim.
                 others.append(state)
             elif full := [pair for pair in pairs if used[pair] >= slots.room(pair)]:
-                blocked.append((state, full[0]))
+                in_lane = [pair for pair in full if lane_of(pair) == state.lane]
+                blocked.append((state, (in_lane or full)[0]))
                 # In its other lanes this state took the room for one that is behind it.
                 self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
             else:
@@ -174,32 +192,30 @@ class LimitedClaim:
                 # The limit was made again since the graph was stored. Others may wait without looking for it.
                 name_at_node(tx, node_id, {limit for limit, _ in pairs_of(state.limits)})
                 self._announce([state])
-            # It came due in this claim, perhaps, and has a new turn.
-            rows.append((state.seq, "CREATED", lane_of(pair), state.turn))
-            self._let_in.pop(state.seq, None)
+            if state.lane != lane_of(pair):
+                # It came due in this claim, perhaps, and has a new turn.
+                rows.append((state.seq, "CREATED", lane_of(pair), state.turn))
+            self._from_lanes.pop(state.seq, None)
             self._full.add(pair)
         tx.update("states", ("seq", "status"), ("lane", "turn"), sorted(rows))
 
-    def _check_lanes(self, slots: Slots) -> bool:
-        """Let states in where checks are due; return whether some of these nodes were."""
+    def _check_lanes(self, slots: Slots, checks: Sequence[Row]) -> None:
+        """Find states with room in lanes where checks were due."""
         tx = self._tx
-        checked = _take_checks(tx, slots)
+        self._has_all_checks = len(checks) < MAX_LANES
+        checked = _lanes_to_check(tx, checks)
         of_run = set() if self._run is None else self._lanes_of_run(slots)
         slots.load(checked | of_run)
         # A check is taken for the states of all runs.
         firsts = self._first_with_room(slots, checked, None) | self._first_with_room(slots, of_run, self._run)
-        self._let_in = _let_in(tx, {seq for seqs in firsts.values() for seq in seqs})
+        found = self._lock({seq for seqs in firsts.values() for seq in seqs})
         for (pair, _), seqs in firsts.items():
             if len(seqs) >= (room := slots.room(pair)):
                 # More states may be behind them.
                 at = 0 if room == MAX_ROOM else slots.next_lapse(pair)
                 self._checks |= {} if at is None else {pair: at}
-            if not self._let_in.keys() >= seqs:
+            if not found >= seqs:
                 self._checks[pair] = tx.now_ms + LOCKED_FOR_MS
-        own = {node_id for _, node_id in self._let_in.values()} & self._counts.keys()
-        for node_id in {node_id for _, node_id in self._let_in.values()}:
-            tx.heads.forget(node_id)
-        return bool(own)
 
     def _first_with_room(
         self, slots: Slots, pairs: Iterable[Pair], run: int | None
@@ -215,20 +231,36 @@ class LimitedClaim:
                 self._full.add(pair)
         return {(pair, run): seqs for pair, seqs in _first_in_lanes(self._tx, rooms, run).items()}
 
-    def _let_more_in(
+    def _find_more(
         self, slots: Slots, taken: Iterable[Candidate], blocked: Iterable[Candidate], count: int
     ) -> None:
-        """Let more states in, so many of each node, from lanes whose room blocked states left: those behind
-        may be blocked, too, as may thousands."""
+        """Find more states, so many of each node, in lanes whose room blocked states left: those behind may
+        be blocked, too, as may thousands."""
         used = Counter(pair for state in taken for pair in pairs_of(state.limits))
         left = {pair for state in blocked for pair in pairs_of(state.limits) if used[pair] < slots.room(pair)}
-        nodes = sorted(self._counts)
-        firsts = _first_in_lanes(
-            self._tx, [(pair, node_id, count) for pair in sorted(left) for node_id in nodes], self._run
+        rooms = [(pair, node_id, count) for pair in sorted(left) for node_id in sorted(self._counts)]
+        firsts = _first_in_lanes(self._tx, rooms, self._run)
+        self._lock({seq for seqs in firsts.values() for seq in seqs})
+
+    def _lock(self, seqs: Collection[int]) -> set[int]:
+        """Lock states in lanes, unless another transaction has locked them; return those that are locked now.
+        This claim may take those of its nodes and its run, and lets the others in."""
+        if not seqs:
+            return set()
+        tx = self._tx
+        rows = tx.execute(
+            f"SELECT {CANDIDATE}, lane, (SELECT paused_at FROM nodes WHERE nodes.id = node_id) AS paused_at"
+            f" FROM states WHERE {tx.any_of('seq')} AND status || '' = 'CREATED'"
+            f" ORDER BY seq{tx.skip_locked('states')}",
+            (tx.items(sorted(seqs)),),
         )
-        for node_id in nodes if firsts else ():
-            self._tx.heads.forget(node_id)
-        self._let_in |= _let_in(self._tx, {seq for seqs in firsts.values() for seq in seqs})
+        locked = set()
+        for *values, paused_at in rows:
+            state = Candidate(*values)
+            is_own = state.node_id in self._counts and self._run in (None, state.run) and paused_at is None
+            (self._from_lanes if is_own else self._let_in)[state.seq] = state
+            locked.add(state.seq)
+        return locked
 
     def _lanes_of_run(self, slots: Slots) -> set[Pair]:
         """Return lanes in which states of the claim's run wait: states of other runs may be before them that
@@ -264,23 +296,29 @@ def _next_check(tx: Transaction, ids: Collection[int]) -> float:
     return math.inf if at is None else float(at)
 
 
-def _take_checks(tx: Transaction, slots: Slots) -> set[Pair]:
-    """Take away some checks that are due, and return the lanes that are not empty among those."""
-    ids = tx.items(slots.ids)
-    rows = tx.execute(
+def _take_checks(tx: Transaction, slots: Slots) -> Rows:
+    """Take away some checks that are due; return whether states wait in the lane of each."""
+    return tx.execute(
         "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
         f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
-        " ORDER BY check_at LIMIT ?) RETURNING limit_id, key, state, EXISTS (SELECT 1 FROM states"
+        f" ORDER BY check_at LIMIT ?{tx.skip_locked('slots')})"
+        " RETURNING limit_id, key, state, EXISTS (SELECT 1 FROM states"
         " WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = limit_id || ':' || slots.key)",
-        (ids, tx.now_ms, MAX_LANES),
-    ).fetchall()
-    pairs = {(limit, key) for limit, key, state, waits in rows if state != ALL_KEYS and waits}
-    for limit, key, state, _ in rows:
+        (tx.items(slots.ids), tx.now_ms, MAX_LANES),
+    )
+
+
+def _lanes_to_check(tx: Transaction, checks: Iterable[Row]) -> set[Pair]:
+    """Return the lanes of checks that were taken away, if states wait in them."""
+    pairs = set()
+    for limit, key, state, waits in checks:
         if state == ALL_KEYS:
             keys = keys_after(tx, limit, key)
             pairs |= {(limit, each) for each in keys}
             if len(keys) == MAX_LANES:
                 put_slots(tx, [(limit, keys[-1], ALL_KEYS, 0)])
+        elif waits:
+            pairs.add((limit, key))
     return pairs
 
 
@@ -314,18 +352,3 @@ def _first_in_lanes(
         limit, _, key = lane.partition(":")
         firsts[int(limit), key].add(seq)
     return firsts
-
-
-def _let_in(tx: Transaction, seqs: Collection[int]) -> dict[int, tuple[int, int]]:
-    """Let states be claimed, unless another transaction has locked them; return run and node of each."""
-    if not seqs:
-        return {}
-    unlocked = (
-        f"SELECT seq FROM states WHERE {tx.any_of('seq')} AND status || '' = 'CREATED'"
-        f" ORDER BY seq{tx.skip_locked('states')}"
-    )
-    rows = tx.execute(
-        f"UPDATE states SET lane = NULL WHERE seq IN ({unlocked}) RETURNING seq, run, node_id",
-        (tx.items(sorted(seqs)),),
-    )
-    return {seq: (run, node_id) for seq, run, node_id in rows}

@@ -11,9 +11,10 @@ has them it waits for no other lock, since it leaves out states that others have
 **Lanes.** A state without room is put into the lane of its limit and key, and so out of the index of states
 that can be claimed. A later claim does not read it, however many there are. A lane is in the order of claims.
 
-**Checks.** Whatever ends the hold of a state sets ``check_at`` in its row of ``slots``, in the same commit:
-its lane may have room. The next claim for a node of the limit takes such rows away, under the lock, counts,
-and lets as many states of the lane in as there is room, of each node. No check is lost:
+**Checks.** Whatever ends the hold of states sets ``check_at`` in a row of ``slots`` for each of their limits
+and keys, in the same commit: its lane may have room. The next claim for a node of the limit takes such rows
+away, under the lock, counts, and finds as many states of the lane as there is room, of each node. Those that
+it does not take itself it lets in, so that each runtime can claim them. No check is lost:
 
 - if the hold ended before a claim counted, the claim saw the room;
 - if it ended later, the claim put its states into the lane before it gave up the lock. The check was not
@@ -38,6 +39,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from pydantic_core import from_json, to_json
 
@@ -57,9 +59,10 @@ Pair = tuple[int, str]
 """The id of a limit, and a key."""
 
 
-def pairs_of(limits: str | None) -> list[Pair]:
-    """Return what a state takes part in, given its column ``limits``."""
-    return [] if limits is None else [(limit, key) for limit, key in from_json(limits)]
+@lru_cache(maxsize=1_000)
+def pairs_of(limits: str | None) -> tuple[Pair, ...]:
+    """Return what a state takes part in, given its column ``limits``: most have the same as others."""
+    return () if limits is None else tuple((limit, key) for limit, key in from_json(limits))
 
 
 def lane_of(pair: Pair) -> str:
@@ -91,21 +94,27 @@ class Slots:
     def __init__(self, view: View, ids: Iterable[int], lock: str = "") -> None:
         self.view = view
         self.ids = sorted(set(ids))
-        rows = view.execute(
+        # Read later, so that statements after this one are sent with it.
+        self._rows = view.execute(
             f"SELECT id, at_most, starts, period_ms FROM limits WHERE {view.any_of('id')} ORDER BY id{lock}",
             (view.items(self.ids),),
         )
-        self.limits = {
-            number: Limit(at_most, starts, period_ms or 0) for number, at_most, starts, period_ms in rows
-        }
         self._held: dict[Pair, int] = {}
         self._started: dict[Pair, list[tuple[int, int]]] = {}
+
+    @cached_property
+    def limits(self) -> dict[int, Limit]:
+        """Those that are not deleted, by id."""
+        return {
+            number: Limit(at_most, starts, period_ms or 0)
+            for number, at_most, starts, period_ms in self._rows
+        }
 
     def load(self, pairs: Iterable[Pair]) -> None:
         """Read how much of these is used, unless that was read before. In a statement after the lock, which
         therefore sees all that was committed before it."""
         view = self.view
-        new = {pair for pair in pairs if pair[0] in self.limits and pair not in self._held}
+        new = {pair for pair in pairs if pair not in self._held}
         if not new:
             return
         of_new = (
@@ -121,7 +130,7 @@ class Slots:
             of_new,
         ):
             self._held[limit, key] = held
-        if any(self.limits[limit].starts is not None for limit, _ in new):
+        if any(limit in self.limits and self.limits[limit].starts is not None for limit, _ in new):
             for limit, key, slot, count in view.execute(
                 "SELECT limit_id, key, slot, count FROM starts"
                 f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND count > 0 ORDER BY slot",
@@ -213,10 +222,21 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
 
     Call it in the transaction that gives them another status.
     """
-    rows = sorted((*pair, seq, 0) for seq, limits in states for pair in pairs_of(limits))
-    if rows:
-        put_slots(tx, rows)
-        effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, *_ in rows})
+    held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
+    # One check of each lane is enough.
+    checks = dict(held)
+    put_slots(tx, sorted((*pair, seq, 0) for pair, seq in checks.items()))
+    if len(checks) < len(held):
+        tx.execute(
+            f"DELETE FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
+            " AND check_at IS NULL",
+            (
+                tx.items(sorted({limit for limit, _ in checks})),
+                tx.items(sorted({key for _, key in checks})),
+                tx.items(sorted({seq for _, seq in held})),
+            ),
+        )
+    effects.freed |= {limit for limit, _ in checks}
 
 
 def free_ended(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:

@@ -35,6 +35,7 @@ class Effects:
     Attributes:
         announced: Topics to announce.
         claimable: New states that can be claimed, by number: run and node. They are announced, too.
+        freed: Limits whose nodes are announced: there may be room.
         reopened: Nodes of which a state can be claimed that may be older than those that wait.
         final: How many states ended, by (namespace, node, status).
         ended_runs: How many runs ended, by (namespace, graph, status).
@@ -53,6 +54,7 @@ class Effects:
 
     announced: set[Topic] = field(default_factory=set)
     claimable: dict[int, tuple[int, int]] = field(default_factory=dict)
+    freed: set[int] = field(default_factory=set)
     reopened: set[int] = field(default_factory=set)
     final: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
     ended_runs: Counts[tuple[str, str, str]] = field(default_factory=partial(defaultdict, int))
@@ -77,6 +79,7 @@ class Effects:
         """Add the effects of another use case in the same transaction, which neither waits nor is undone."""
         self.announced |= other.announced
         self.claimable |= other.claimable
+        self.freed |= other.freed
         self.reopened |= other.reopened
         self.stops += other.stops
         self.deliveries |= other.deliveries

@@ -60,6 +60,8 @@ class Write:
         self.effects, self.waits = NO_EFFECTS, False
         value, self.effects = WithEffects.of(self.use_case(tx))
         tx.check_updates()
+        if freed := self.effects.freed:
+            self.effects.announced |= tx.limited_nodes.nodes_of(tx, freed)
         self.waits = value is None and not self.is_last
         return value
 
