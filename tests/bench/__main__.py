@@ -2,7 +2,8 @@
 [--against REV]``.
 
 ``python -m tests.bench arena`` runs jobs on PostgreSQL under faults and load, ``python -m tests.bench peers``
-makes the table of exotrio and systems like it; each has a separate ``--help``.
+makes the table of exotrio and systems like it, ``python -m tests.bench scale`` says how far a state manager
+goes; each has a separate ``--help``.
 
 Each figure is the median of several rounds with its range; what is compared is measured in the same
 round. Machines differ and are noisy: compare figures of one table with each other, not with those of
@@ -36,6 +37,7 @@ from tests.bench import (
 from tests.bench.against import compare
 from tests.bench.arena import command as arena
 from tests.bench.figures import Plan, Sample, as_json, as_table, comparison_table, gather
+from tests.bench.scale import command as scale
 
 Case = Callable[[Plan], Iterator[Sample]]
 
@@ -72,7 +74,11 @@ def measure(plan: Plan, names: list[str]) -> Iterator[Sample]:
                 yield from CASES[name](plan)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"arena": arena.main, "peers": peers.main}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "arena": arena.main,
+    "peers": peers.main,
+    "scale": scale.main,
+}
 """Cases with separate tables; each explains its arguments by ``--help``."""
 
 

@@ -1,0 +1,1 @@
+"""How far a state manager goes: many rows, many graphs, many runtimes."""
