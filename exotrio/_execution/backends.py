@@ -45,18 +45,8 @@ class LocalBackend(ExecutionBackend):
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome:
         execution.begin(node.timeout)
-        claim = execution.claim
-        instance = instance_of(
-            node,
-            claim.inputs,
-            execution.secrets,
-            execution.view,
-            execution.progress,
-            execution.checkpoint,
-            claim.run_id or "",
-            claim.event,
-            claim.children,
-        )
+        view, progress, checkpoint = execution.view, execution.progress, execution.checkpoint
+        instance = instance_of(node, execution.claim, execution.secrets, view, progress, checkpoint)
         if isinstance(instance, Errored):
             execution.begun_at = trio.current_time()  # it took no time
             return instance

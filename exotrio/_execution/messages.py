@@ -9,8 +9,9 @@ from typing import Any
 
 from exotrio._execution.output import Line
 from exotrio._execution.results import Failure
+from exotrio._link.port import Claim
 from exotrio._nodes.importing import Target
-from exotrio._nodes.outcome import AwaitedEvent, CheckpointText, ChildResult, Outcome
+from exotrio._nodes.outcome import CheckpointText, Outcome
 from exotrio._nodes.progress import Progress
 
 CONNECTION_LOST = 76
@@ -40,27 +41,19 @@ class Job:
     """A node to run.
 
     Attributes:
-        run_id: Of its run; empty through API v0.
         timeout: Seconds that it may take.
         drain: The runtime is stopping already.
         captures: Its output is kept.
-        checkpoint: The one that is stored.
-        event: The one that it waited for.
-        children: What came of those that it called, by their ids.
     """
 
     number: int
     target: Target
-    inputs: Mapping[str, object]
+    claim: Claim
     secrets: Mapping[str, str]
     trace: str | None
     captures: bool
-    run_id: str
     timeout: float | None = None
     drain: Drain | None = None
-    checkpoint: CheckpointText | None = None
-    event: AwaitedEvent | None = None
-    children: Mapping[str, ChildResult] | None = None
 
 
 @dataclass(frozen=True, slots=True)

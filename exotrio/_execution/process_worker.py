@@ -147,20 +147,10 @@ class Worker(ParentProcess):
         assert self._settings is not None
         self.send(Began())
         running.begin()
-        has_checkpoint = job.checkpoint is not None or checkpoint_class_of(node) is not None
+        has_checkpoint = job.claim.checkpoint is not None or checkpoint_class_of(node) is not None
         checkpoint = running.checkpoint if has_checkpoint else None
         try:
-            instance = instance_of(
-                node,
-                job.inputs,
-                job.secrets,
-                running.view,
-                running,
-                checkpoint,
-                job.run_id,
-                job.event,
-                job.children,
-            )
+            instance = instance_of(node, job.claim, job.secrets, running.view, running, checkpoint)
             if isinstance(instance, Errored):
                 return instance
             if running.output is not None:
@@ -236,14 +226,14 @@ class _Running(ProgressView):
         self.view.now = time.monotonic
         if job.drain is not None:
             self.drain(job.drain)
-        self.checkpoint = _Checkpoint(job.checkpoint, self.send_soon, self._await_checkpoint)
+        self.checkpoint = _Checkpoint(job.claim.checkpoint, self.send_soon, self._await_checkpoint)
         self.redactor = redactor_of(job.secrets.values())
         self.output = Output(self) if job.captures else None
         self._worker = worker
         # Reentrant: in the thread that holds it, a signal handler of the node may report progress.
         self._sending = threading.RLock()
         self._sent: Progress | None = None
-        self._sent_checkpoint = job.checkpoint
+        self._sent_checkpoint = job.claim.checkpoint
         self._next = 0.0
         self._waits = False
 

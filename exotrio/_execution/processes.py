@@ -131,7 +131,6 @@ class WorkerProcess(ChildProcess):
             Not safe: then ``end`` it.
         """
         self._jobs += 1
-        checkpoint = execution.checkpoint
 
         def drain() -> Drain:
             return Drain(execution.view.seconds_left)
@@ -139,16 +138,12 @@ class WorkerProcess(ChildProcess):
         job = Job(
             number=self._jobs,
             target=target_of(node),
-            inputs=dict(execution.claim.inputs),
+            claim=execution.claim,
             secrets=dict(execution.secrets),
             trace=execution.trace,
-            run_id=execution.claim.run_id or "",
-            event=execution.claim.event,
-            children=execution.claim.children,
             timeout=execution.claim.timeout_of(node.timeout),
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,
-            checkpoint=None if checkpoint is None else checkpoint.last,
         )
         try:
             with trio.move_on_after(MAX_START) as starting:

@@ -9,13 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from exotrio._execution.error_text import bounded, error_text
 from exotrio._fields.models import fields_of
+from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, StopView, checkpoint_class_of, runs_in_of
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import (
-    AwaitedEvent,
     CallChildren,
     Calling,
-    ChildResult,
     Errored,
     Executed,
     HandedOver,
@@ -53,20 +52,17 @@ class Failure(Exception):
 
 def instance_of(
     node: type[BaseNode],
-    inputs: Mapping[str, object],
+    claim: Claim,
     secrets: Mapping[str, str],
     view: StopView,
     progress: ProgressView,
     checkpoint: CheckpointView | None,
-    run_id: str,
-    event: AwaitedEvent | None,
-    children: Mapping[str, ChildResult] | None,
 ) -> BaseNode | Errored:
-    """Return the instance of ``node`` to execute; an error if these texts do not fit its models."""
-    instance = node()
-    instance._run_id = run_id
-    instance._event = event
-    instance._children = children
+    """Return the instance of ``node`` to execute; an error if the texts of its state do not fit."""
+    inputs, instance = claim.inputs, node()
+    instance._run_id = claim.run_id or ""
+    instance._event = claim.event
+    instance._children = claim.children
     instance._stop_view = view
     instance._progress_view = progress
     fields = fields_of(node.Inputs)

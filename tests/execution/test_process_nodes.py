@@ -354,11 +354,10 @@ def test_a_signal_handler_of_a_node_reports_progress_while_the_last_one_is_sent(
     job = Job(
         number=1,
         target=target_of(nodes.Reports),
-        inputs={},
+        claim=Claim("id", "Reports", "place", {}),
         secrets={},
         trace=None,
         captures=True,
-        run_id="",
     )
     running_job = process_worker._Running(job, Worker())  # type: ignore[arg-type]
     thread = threading.Thread(target=running_job.say, args=(0, "interrupted"), daemon=True)

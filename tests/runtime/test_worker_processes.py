@@ -13,6 +13,7 @@ import pytest
 from exotrio._children.parent_process import pack
 from exotrio._execution.messages import CONNECTION_LOST, Job, Setup
 from exotrio._execution.processes import BEGIN
+from exotrio._link.port import Claim
 from exotrio._nodes.importing import target_of
 from tests.support import process_nodes
 from tests.support.processes import EXOTRIO, TEST_TIMEOUT, Processes, environment, until_gone
@@ -175,11 +176,10 @@ def test_a_process_ends_at_the_end_of_its_stream_whatever_runs() -> None:
     job = Job(
         number=1,
         target=target_of(process_nodes.Drains),
-        inputs={},
+        claim=Claim("id", "Drains", "place", {}),
         secrets={},
         trace=None,
         captures=False,
-        run_id="",
     )
     with ours:
         ours.sendall(pack(Setup([], {})) + pack(job))
