@@ -9,7 +9,7 @@ import pytest
 
 from exotrio.graph import pinned_name
 from exotrio.manager.api import v0
-from exotrio.manager.queries import releases
+from exotrio.manager.queries import broken_runs
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place, run_place
 from tests.support.manager import ENGINES, Manager, open_manager
@@ -230,7 +230,7 @@ async def test_runs_that_are_pinned_to_another_version_are_not_compared(manager:
 async def test_of_many_runs_the_oldest_are_compared(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(releases, "MAX_RUNS", 2)
+    monkeypatch.setattr(broken_runs, "MAX_RUNS", 2)
     flow = await started(manager, runs=3)
     await Flow(manager.remote, "greeting").trigger(store={"name": "Ada"})
     body = manager.remote.body(PLACES, store_config={"required_keys": ["name"], "default_values": {}})

@@ -8,6 +8,7 @@
 ``native``      ``/exotrio/v1/...``: leases, batches and long polls, for exotrio's own runtime
 ``runs``        native routes about graphs, runs, states and events
 ``inspection``  native routes for people: overview, checkup, export, runtimes, pausing, changes, limits
+``releases``    native routes about releases of code and its versions
 ``keys``        native routes about named keys
 ``operations``  probes, ``/metrics``, links that sign in
 ``backup``      copies of the database

@@ -10,7 +10,7 @@ from exotrio._wire.releases import BrokenRuns, NewRelease, ReleaseCheck, Version
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import DatabaseError
 from exotrio.manager.api.routing import NS, READ, Endpoints, get, post
-from exotrio.manager.queries.releases import check_registration, check_release
+from exotrio.manager.queries.broken_runs import check_registration, check_release
 from exotrio.manager.queries.versions import list_versions
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import Refused

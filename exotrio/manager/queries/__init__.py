@@ -14,7 +14,7 @@
 ``load``         how many states wait, run and failed of each node, who holds them, how long they took
 ``trends``       how many states ended and failed, and how long they took, over an hour, a day or a week
 ``runtimes``     the runtimes that sent a request lately
-``releases``     which runs in flight new code of nodes breaks
+``broken_runs``  which runs in flight new code of nodes breaks
 ``versions``     versions of code: which live runtimes have them, and which are needed
 ``audit``        who changed what
 ``overview``     what happens in a namespace

@@ -25,7 +25,7 @@ from exotrio.manager.engine.versions import is_drained
 from exotrio.manager.queries.checkup import last_backup, show_managers
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import backlog, claimed_by, oldest_graphs, schedules_paused
-from exotrio.manager.queries.releases import check_registration
+from exotrio.manager.queries.broken_runs import check_registration
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.versions import load_of_versions
 from exotrio.manager.rules.errors import Refused
