@@ -22,10 +22,10 @@ from exotrio.graph import pinned_name
 from exotrio.manager import queries
 from exotrio.manager.engine import leases
 from exotrio.manager.engine.versions import is_drained
+from exotrio.manager.queries.broken_runs import check_registration
 from exotrio.manager.queries.checkup import last_backup, show_managers
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import backlog, claimed_by, oldest_graphs, schedules_paused
-from exotrio.manager.queries.broken_runs import check_registration
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.versions import load_of_versions
 from exotrio.manager.rules.errors import Refused
