@@ -36,7 +36,7 @@ _FATES = {
 _BATCH_REFUSED = frozenset({400, 413, 422})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchItem:
     """One encoded item of a batch, and where its settlement belongs."""
 

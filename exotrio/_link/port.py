@@ -19,7 +19,7 @@ LinkKind = Literal["auto", "v0", "native"]
 """Which API a runtime uses; ``"auto"`` asks the server."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """A state this runtime holds, until it is reported or released.
 
@@ -65,8 +65,9 @@ class Claim:
 
     def timeout_of(self, of_class: float | None) -> float | None:
         """Return the seconds that one execution may take, if the class of its node allows ``of_class``."""
-        limits = [self.timeout] if self.timeout_overrides else [self.timeout, of_class]
-        return min((limit for limit in limits if limit is not None), default=None)
+        if of_class is None or self.timeout_overrides:
+            return self.timeout
+        return of_class if self.timeout is None else min(self.timeout, of_class)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ class Fate(Enum):
     """401 or 403: it is not delivered, and nothing more should be claimed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """The fate of one item, a text for the log, how long the server asked to wait before a retry, and what
     follows an error that is recorded, if the state manager says it."""

@@ -178,9 +178,10 @@ class CheckpointText:
     value: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Ended:
-    """What every end of an execution has.
+    """What every end of an execution has. Not frozen, as there is one for each state: that takes three times
+    as long.
 
     Attributes:
         logs: What the execution logged and printed, as ``_wire.native.LogLine`` has it.
@@ -219,7 +220,7 @@ class _Ended:
         return cast("M | None", value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Executed(_Ended):
     """The node returned: no output, one, or several (a fan-out)."""
 
@@ -230,7 +231,7 @@ class Executed(_Ended):
         return [from_text(model, texts) for texts in self.outputs]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Errored(_Ended):
     """The node failed.
 
@@ -243,21 +244,21 @@ class Errored(_Ended):
     retry: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pruned(_Ended):
     """The node ended its branch."""
 
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Requeued(_Ended):
     """The node wants to run again after ``delay`` seconds."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting(_Ended):
     """The node wants to run again when ``event`` was sent, or after ``timeout`` seconds; None: no limit."""
 
@@ -265,20 +266,20 @@ class Waiting(_Ended):
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Calling(_Ended):
     """The node wants to run again when these children, started with this outcome, have ended."""
 
     calls: Sequence[ChildCall]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Released(_Ended):
     """There is no outcome: the state was not begun, or was cancelled. It can run again at once, and no
     attempt is counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HandedOver(Released):
     """The node gave its state back, by ``HandOver``."""
 

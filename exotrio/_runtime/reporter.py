@@ -83,11 +83,13 @@ class Reporter:
             self._begin([held])
             return
         self._waits = False  # from now on, not only once its task runs
-        with suppress(trio.BrokenResourceError):  # as in ``add``
-            try:
-                self.finished.send_nowait(held)
-            except trio.WouldBlock:
+        try:
+            self.finished.send_nowait(held)
+        except trio.WouldBlock:
+            with suppress(trio.BrokenResourceError):
                 await self.finished.send(held)
+        except trio.BrokenResourceError:
+            pass  # as in ``add``
 
     def add(self, held: HeldClaim) -> None:
         """Queue an outcome or a release that was entered in the ledger, without waiting."""
@@ -325,7 +327,7 @@ class Reporter:
                 self._outage.worked()
                 if isinstance(held.report, Errored):
                     log_error(held, held.report, settlement.after_error)
-                else:
+                elif log.isEnabledFor(logging.DEBUG):
                     log.debug("%s: %s is delivered", held, held.report_name)
                 self._server_errors.passed(moment)
                 self._end(held, held.delivered_ending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,7 +102,7 @@ class Workers:
                 await self._run_alone(task)
             else:
                 await self._run(held, task)
-            took += held.ran(trio.current_time()) or 0.0
+            took += held.ran(math.inf) or 0.0
 
     async def _run_alone(self, task: NodeTask) -> None:
         """Run the states that are to run alone, one after the other, unless another task does so."""
@@ -128,7 +129,8 @@ class Workers:
             log.warning("%s waits for a heartbeat: its lease ended before it was begun", held)
             ledger.heartbeat_due.set()
             await ledger.until(lambda: held.stage is not Stage.BUFFERED or not ledger.lapsed(held))
-        await self._wait_for_turn(held)
+        if ledger.alone:
+            await self._wait_for_turn(held)
         if held.stage is not Stage.BUFFERED:
             return
         if self.stop.requested:
@@ -211,7 +213,7 @@ class Workers:
         if held in ledger.alone:
             with trio.move_on_after(MAX_ALONE_WAIT):
                 await ledger.until(lambda: is_gone() or not ledger.count(Stage.RUNNING, Stage.DONE))
-        elif ledger.alone and trio.current_time() < ledger.alone[0].taken_at + MAX_ALONE_WAIT:
+        elif trio.current_time() < ledger.alone[0].taken_at + MAX_ALONE_WAIT:
             with trio.move_on_after(MAX_ALONE_WAIT):
                 await ledger.until(lambda: is_gone() or not ledger.alone)
 
@@ -219,7 +221,8 @@ class Workers:
         # Race: the lease may have ended while the secrets were fetched. It is then renewed, or lost, which
         # cancels the execution. A state that is to be announced waits for the answer to the heartbeat that
         # announces it.
-        await self.ledger.until(lambda: self.ledger.may_begin(held))
+        if not self.ledger.may_begin(held):
+            await self.ledger.until(lambda: self.ledger.may_begin(held))
 
     def _note_begin(self, execution: Execution) -> None:
         held = self._running[execution]

@@ -202,6 +202,7 @@ def _read_outcomes(
 
     An item that cannot be read becomes its own reply and does not affect the others.
     """
+    items: list[native.OutcomeItem | native.ItemReply]
     raw = parse_json(body)
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
@@ -211,7 +212,11 @@ def _read_outcomes(
         if isinstance(last, native.ClaimItem):
             claim = last.claim
             del raw[-1]
-    return [_read_item(native.outcome_item.validate_python, item) for item in raw], claim
+    try:
+        items = [*native.outcome_items.validate_python(raw)]
+    except ValidationError:
+        items = [_read_item(native.outcome_item.validate_python, item) for item in raw]
+    return items, claim
 
 
 def _in_steps(items: Sequence[native.OutcomeItem]) -> list[list[native.OutcomeItem]]:

@@ -13,17 +13,17 @@ A runtime that does not trace leaves no gap: the next states have the same paren
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 MAX_LINKS = 8
 """Of one execution. A node may requeue itself for days, and the outcomes of a batch complete one group."""
 
 
-def split_groups(groups: str) -> Iterator[tuple[int, int]]:
-    """Yield (state, place) of each united target in a chain."""
-    for entry in groups.split():
-        seq, _, place = entry.partition(":")
-        yield int(seq), int(place)
+def split_groups(groups: str) -> Sequence[tuple[int, int]]:
+    """Return (state, place) of each united target in a chain."""
+    if not groups:
+        return ()  # most states are below none, and this is called five times for each
+    return [(int(seq), int(place)) for seq, _, place in (entry.partition(":") for entry in groups.split())]
 
 
 def extend_groups(groups: str, seq: int, place: int) -> str:
