@@ -84,7 +84,7 @@ def _claim_reply(
             "state_id": tx.state_id(seq),
             "node_name": place.node_name,
             "identifier": place.identifier,
-            "inputs": from_json(inputs),
+            "inputs": from_json(inputs, cache_strings="keys"),
             "created_at": timestamp(created_at),
         },
         native={
