@@ -65,9 +65,10 @@ class Executor:
     ) -> None:
         self._nodes = nodes
         self._have_checkpoints = {node for node in nodes.values() if checkpoint_class_of(node) is not None}
+        self._have_secrets = {node for node in nodes.values() if node.Secrets.model_fields}
         self._stores_checkpoints = stores_checkpoints
         self._send_heartbeat = send_heartbeat
-        self._fetch_secrets = fetch_secrets
+        self._fetch = fetch_secrets
         self._owns_signals = owns_signals
         max_stuck = MAX_STUCK_PER_WORKER * workers
         self._backends: dict[RunsIn, ExecutionBackend] = {
@@ -148,7 +149,7 @@ class Executor:
         task.begin(execution)
         try:
             with execution.scope:
-                if await self._fetch_secrets_of(node, execution):
+                if node not in self._have_secrets or await self._fetch_secrets(execution):
                     await confirm()
                     # It may have been cancelled before this task came to its first line.
                     await trio.lowlevel.checkpoint_if_cancelled()
@@ -191,17 +192,15 @@ class Executor:
             send=self._send_heartbeat,
         )
 
-    async def _fetch_secrets_of(self, node: type[BaseNode], execution: Execution) -> bool:
+    async def _fetch_secrets(self, execution: Execution) -> bool:
         """Fetch the secrets that the node needs, which are masked from now on.
 
         False if that failed several times, which is not an error of the state.
         """
-        if not node.Secrets.model_fields:
-            return True
         state_id = execution.claim.state_id
         for attempt in range(SECRETS_TRIES):
             try:
-                execution.secrets = await self._fetch_secrets(execution.claim)
+                execution.secrets = await self._fetch(execution.claim)
             except ManagerError as error:
                 if execution.draining or attempt == SECRETS_TRIES - 1:
                     log.warning("releasing state %s: its secrets cannot be fetched: %s", state_id, error)

@@ -94,7 +94,9 @@ class Output:
         """Accept no more lines, and return those that were kept, oldest first, in the form of ``LogLine``."""
         self.end_lines()
         with self._lock:  # a thread that the node left may be adding a line
-            lines = () if self._kept is None else self._kept.lines()
+            if self._kept is None:
+                return ()
+            lines = self._kept.lines()
         redactor = self._progress.redactor
         texts = redactor.redact_lines([line.text for line in lines])
         return [

@@ -25,7 +25,7 @@ REPLIED = (
 """The columns that a reply needs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClaimedState:
     """One claimed state: as v0 shows it, and what the native API adds to that."""
 
@@ -75,10 +75,27 @@ def _claim_reply(
     seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
     token, until, retry_count, deliveries, suspect, trace, *_ = others
     place = template.places[place_index]
-    waits = waits_since(enqueue_after, updated_at, claimed_at)
-    limits: dict[str, object] = {} if place.timeout_ms is None else {"timeout_ms": place.timeout_ms}
+    native: dict[str, object] = {
+        "graph_name": run.graph_name,
+        "run_id": run.run_id,
+        "waited_ms": max(0, claimed_at - max(created_at, waits_since(enqueue_after, updated_at, claimed_at))),
+        "lease": {
+            "token": token,
+            "ttl_ms": None if until is None else max(0, until - now),
+            "attempt": retry_count + 1,
+            "deliveries": deliveries,
+            "announce": bool(suspect),
+            "alone": deliveries >= alone_from,
+        },
+    }
+    if trace is not None:
+        native["trace"] = trace
+    if place.timeout_ms is not None:
+        native["timeout_ms"] = place.timeout_ms
     if place.overrides:
-        limits["timeout_overrides"] = True
+        native["timeout_overrides"] = True
+    if checkpoint is not None:
+        native["checkpoint"] = {key: checkpoint[key] for key in ("number", "value")}
     return ClaimedState(
         v0={
             "state_id": tx.state_id(seq),
@@ -87,24 +104,5 @@ def _claim_reply(
             "inputs": from_json(inputs, cache_strings="keys"),
             "created_at": timestamp(created_at),
         },
-        native={
-            **({} if trace is None else {"trace": trace}),
-            "graph_name": run.graph_name,
-            "run_id": run.run_id,
-            "waited_ms": max(0, claimed_at - max(created_at, waits)),
-            **limits,
-            **(
-                {}
-                if checkpoint is None
-                else {"checkpoint": {key: checkpoint[key] for key in ("number", "value")}}
-            ),
-            "lease": {
-                "token": token,
-                "ttl_ms": None if until is None else max(0, until - now),
-                "attempt": retry_count + 1,
-                "deliveries": deliveries,
-                "announce": bool(suspect),
-                "alone": deliveries >= alone_from,
-            },
-        },
+        native=native,
     )

@@ -56,7 +56,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Recorded:
     """The result of recording an outcome, and why it was not accepted."""
 
