@@ -25,40 +25,28 @@ from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.json import sendable
 from exotrio._wire.vocabulary import from_ms, to_ms
 
-_OUTCOMES: Mapping[str, type[Executed | Errored | Pruned | Requeued | Waiting | Calling]] = {
-    "executed": Executed,
-    "errored": Errored,
-    "pruned": Pruned,
-    "requeued": Requeued,
-    "waiting": Waiting,
-    "calling": Calling,
+_FORMS: Mapping[type[Outcome], tuple[str, str]] = {
+    Executed: ("executed", "outputs"),
+    Errored: ("errored", "error"),
+    Pruned: ("pruned", "data"),
+    Requeued: ("requeued", "delay"),
+    Waiting: ("waiting", "event"),
+    Calling: ("calling", "calls"),
 }
-_FIELDS = {
-    "executed": "outputs",
-    "errored": "error",
-    "pruned": "data",
-    "requeued": "delay_ms",
-    "waiting": "event",
-    "calling": "calls",
-}
+"""The name of each outcome, and its field."""
+_BY_NAME: Mapping[str, Any] = {name: kind for kind, (name, _) in _FORMS.items()}
 
 
 def name_and_value(outcome: Outcome) -> tuple[str, Any]:
     """Return the name of the outcome, and its value: outputs, error text, data, seconds, the name
     of an event, or calls."""
-    match outcome:
-        case Executed(outputs):
-            return "executed", outputs
-        case Errored(error=error):
-            return "errored", sendable(error)
-        case Pruned(data):
-            return "pruned", data
-        case Requeued(delay):
-            return "requeued", delay
-        case Waiting(event=event):
-            return "waiting", event
-        case Calling(calls=calls):
-            return "calling", [asdict(call) for call in calls]
+    name, field = _FORMS[type(outcome)]
+    value = getattr(outcome, field)
+    if isinstance(outcome, Errored):
+        value = sendable(value)
+    elif isinstance(outcome, Calling):
+        value = [asdict(call) for call in value]
+    return name, value
 
 
 def added_fields(outcome: Outcome) -> dict[str, Any]:
@@ -104,7 +92,9 @@ def outcome_of(
     saved = None if checkpoint is None else CheckpointText(**checkpoint)
     if name == "calling":
         value = tuple(ChildCall(**call) for call in value)
-    outcome = _OUTCOMES[name](value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved)
+    outcome: Outcome = _BY_NAME[name](
+        value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved
+    )
     if isinstance(outcome, Waiting) and timeout_ms is not None:
         return replace(outcome, timeout=from_ms(timeout_ms))
     return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
@@ -113,7 +103,9 @@ def outcome_of(
 def name_and_fields(outcome: Outcome) -> tuple[str, dict[str, Any]]:
     """Return the name of the outcome, and its value in the field of the native API for it."""
     name, value = name_and_value(outcome)
-    return name, {_FIELDS[name]: requeue_delay_ms(value) if name == "requeued" else value}
+    if isinstance(outcome, Requeued):
+        return name, {"delay_ms": requeue_delay_ms(value)}
+    return name, {_FORMS[type(outcome)][1]: value}
 
 
 def requeue_delay_ms(delay: float) -> int:

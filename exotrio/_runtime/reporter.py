@@ -81,25 +81,25 @@ class Reporter:
         """
         if self._is_sent_at_once(held):
             self._begin([held])
-            return
+        elif not self._queue(held):
+            with suppress(trio.BrokenResourceError):  # as in ``_queue``
+                await self.finished.send(held)
+
+    def add(self, held: HeldClaim) -> None:
+        """Queue an outcome or a release that was entered in the ledger, without waiting."""
+        if not self._queue(held):
+            self._nursery.start_soon(self.finished.send, held)
+
+    def _queue(self, held: HeldClaim) -> bool:
+        """Queue it; return whether there was room."""
         self._waits = False  # from now on, not only once its task runs
         try:
             self.finished.send_nowait(held)
         except trio.WouldBlock:
-            with suppress(trio.BrokenResourceError):
-                await self.finished.send(held)
-        except trio.BrokenResourceError:
-            pass  # as in ``add``
-
-    def add(self, held: HeldClaim) -> None:
-        """Queue an outcome or a release that was entered in the ledger, without waiting."""
-        self._waits = False
-        try:
-            self.finished.send_nowait(held)
-        except trio.WouldBlock:
-            self._nursery.start_soon(self.finished.send, held)
+            return False
         except trio.BrokenResourceError:
             pass  # the dispatcher has failed: the shutdown writes off what the ledger holds
+        return True
 
     def release(self, held: HeldClaim, report: Released = RELEASED) -> None:
         """Release a state, unless its lease was lost, its run was cancelled, or it is done."""

@@ -582,7 +582,7 @@ async def test_a_state_manager_knows_of_a_clock_that_was_set_back_before_it_star
 
 
 def ids(claimed: Claimed) -> set[str]:
-    return {state.v0["state_id"] for state in claimed.states}
+    return {state["state_id"] for state in claimed.states}
 
 
 async def test_claims_at_the_same_time_take_different_states_and_do_not_wait_for_each_other(

@@ -177,7 +177,7 @@ class Crowd:
         )
         counts = dict.fromkeys(random.sample(NODES, k=3), random.randint(1, 8))
         taken = await self.write(random, claims.claim, NAMESPACE, counts, 12, claimer)
-        self.held += [(each.v0["state_id"], each.native["lease"]["token"]) for each in taken.states]
+        self.held += [(each["state_id"], each["lease"]["token"]) for each in taken.states]
 
     def item(self, random: Random, state_id: str, token: str) -> OutcomeItem:
         held: dict[str, Any] = {
@@ -302,8 +302,8 @@ class Crowd:
             taken := await store.write(claims.claim, NAMESPACE, dict.fromkeys(NODES, 9), 30, claimer)
         ).states:
             for each in taken.states:
-                outputs = [{"v": "", "w": ""}] * (2 if each.v0["identifier"] == "r" else 1)
-                item = ExecutedItem(state_id=each.v0["state_id"], token="", outputs=outputs)
+                outputs = [{"v": "", "w": ""}] * (2 if each["identifier"] == "r" else 1)
+                item = ExecutedItem(state_id=each["state_id"], token="", outputs=outputs)
                 await store.write(outcomes.record_v0, NAMESPACE, item)
 
     async def register(self, random: Random) -> None:

@@ -119,7 +119,7 @@ class Native(Endpoints):
     def _claim_reply(self, claimed: claims.Claimed, **fields: object) -> ClaimReply:
         register = {"register": True} if claimed.unregistered else {}
         return ClaimReply(
-            {**fields, **register, "states": [{**state.v0, **state.native} for state in claimed.states]},
+            {**fields, **register, "states": claimed.states},
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
 

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from exotrio._util.words import plural
 from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
-from exotrio._wire.native import ErroredItem, ExecutedItem, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
@@ -35,7 +35,7 @@ from exotrio.manager.api.routing import (
 from exotrio.manager.engine import claims, outcomes, retries, runs, schedules, triggers
 from exotrio.manager.engine import graphs as graphs_engine
 from exotrio.manager.engine import nodes as nodes_engine
-from exotrio.manager.engine.outcomes import Recorded
+from exotrio.manager.engine.claim_replies import V0_FIELDS
 from exotrio.manager.queries import graphs as graph_queries
 from exotrio.manager.queries import runs as run_queries
 from exotrio.manager.queries.paging import Page
@@ -175,7 +175,7 @@ class V0(Endpoints):
                 "count": len(claimed.states),
                 "namespace": namespace,
                 "status": StateStatus.QUEUED,
-                "states": [state.v0 for state in claimed.states],
+                "states": [{name: state[name] for name in V0_FIELDS} for state in claimed.states],
             },
             undo=claimed.undo and partial(self._store.write_later, claimed.undo),
         )
@@ -194,15 +194,15 @@ class V0(Endpoints):
         self, request: Request, namespace: str, state_id: str, body: v0.ErroredRequest
     ) -> object:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
-        recorded = await self._record(request, namespace, item)
+        recorded, _ = await self._record(request, namespace, item)
         retried = recorded.after_error is not None and recorded.after_error.retried
         return {"status": StateStatus.ERRORED, "retry_created": retried}
 
     @post(NS + "/state/{state_id}/prune", "End a branch at a state", RUNTIME, v0.OutcomeReply)
     async def prune(self, request: Request, namespace: str, state_id: str, body: v0.PruneRequest) -> object:
         item = PrunedItem(state_id=state_id, token="", data=body.data)
-        recorded = await self._record(request, namespace, item, repeatable=True)
-        return {"status": StateStatus.PRUNED, "enqueue_after": recorded.enqueue_after}
+        _, enqueue_after = await self._record(request, namespace, item, repeatable=True)
+        return {"status": StateStatus.PRUNED, "enqueue_after": enqueue_after}
 
     @post(
         NS + "/state/{state_id}/re-enqueue-after",
@@ -214,22 +214,22 @@ class V0(Endpoints):
         self, request: Request, namespace: str, state_id: str, body: v0.RequeueRequest
     ) -> object:
         item = RequeuedItem(state_id=state_id, token="", delay_ms=body.enqueue_after)
-        recorded = await self._record(request, namespace, item, repeatable=True)
-        return {"status": StateStatus.CREATED, "enqueue_after": recorded.enqueue_after}
+        _, enqueue_after = await self._record(request, namespace, item, repeatable=True)
+        return {"status": StateStatus.CREATED, "enqueue_after": enqueue_after}
 
     async def _record(
         self, request: Request, namespace: str, item: OutcomeItem, *, repeatable: bool = False
-    ) -> Recorded:
-        """Record an outcome; a repeated one is refused unless ``repeatable``.
+    ) -> tuple[ItemReply, int]:
+        """Record an outcome, as ``record_v0`` does; a repeated one is refused unless ``repeatable``.
 
         A stock runtime repeats a prune or re-enqueue whose reply was lost, and ends if that is refused.
         """
         (item,) = await masked(self._service, [item])
-        recorded = await self._store.write(outcomes.record_v0, namespace, item, owner_of(request.scope))
+        recorded, at = await self._store.write(outcomes.record_v0, namespace, item, owner_of(request.scope))
         if recorded.result is ItemResult.UNKNOWN:
             raise NotFound(recorded.detail or "there is no such state")
         if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):
-            return recorded
+            return recorded, at
         raise InvalidRequest(recorded.detail or "this outcome was already recorded")
 
     @post(NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", GRAPHS, v0.StateRetry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -25,17 +24,15 @@ REPLIED = (
 """The columns that a reply needs."""
 
 
-@dataclass(slots=True)
-class ClaimedState:
-    """One claimed state: as v0 shows it, and what the native API adds to that."""
-
-    v0: dict[str, Any]
-    native: dict[str, Any]
+V0_FIELDS = ("state_id", "node_name", "identifier", "inputs", "created_at")
+"""What v0 shows of a claimed state."""
+Reply = dict[str, Any]
+"""A claimed state, as the native API shows it."""
 
 
 def claim_replies(
     tx: Transaction, now: int, alone_from: int, seqs: Sequence[int], rows: Sequence[Row]
-) -> list[ClaimedState]:
+) -> list[Reply]:
     """Return the replies for the holder of states, in the order of ``seqs``.
 
     ``now``: on the clock of leases, ms. ``alone_from``: as in ``Claimer``.
@@ -55,10 +52,10 @@ def claim_replies(
     ]
     for seq, reply in zip(seqs, replies, strict=True) if waited else ():
         if seq in waited:
-            reply.native["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
+            reply["event"] = {"name": waited[seq][1], "value": values.get(waited[seq])}
     for seq, reply in zip(seqs, replies, strict=True) if called else ():
         if seq in called:
-            reply.native["children"] = called[seq]
+            reply["children"] = called[seq]
     return replies
 
 
@@ -70,12 +67,17 @@ def _claim_reply(
     run: RunFacts,
     template: Template,
     checkpoint: Row | None,
-) -> ClaimedState:
+) -> Reply:
     # By position: to find the columns by their names took a quarter of the time of the replies.
     seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
     token, until, retry_count, deliveries, suspect, trace, *_ = others
     place = template.places[place_index]
-    native: dict[str, object] = {
+    reply: Reply = {
+        "state_id": tx.state_id(seq),
+        "node_name": place.node_name,
+        "identifier": place.identifier,
+        "inputs": from_json(inputs, cache_strings="keys"),
+        "created_at": timestamp(created_at),
         "graph_name": run.graph_name,
         "run_id": run.run_id,
         "waited_ms": max(0, claimed_at - max(created_at, waits_since(enqueue_after, updated_at, claimed_at))),
@@ -89,20 +91,11 @@ def _claim_reply(
         },
     }
     if trace is not None:
-        native["trace"] = trace
+        reply["trace"] = trace
     if place.timeout_ms is not None:
-        native["timeout_ms"] = place.timeout_ms
+        reply["timeout_ms"] = place.timeout_ms
     if place.overrides:
-        native["timeout_overrides"] = True
+        reply["timeout_overrides"] = True
     if checkpoint is not None:
-        native["checkpoint"] = {key: checkpoint[key] for key in ("number", "value")}
-    return ClaimedState(
-        v0={
-            "state_id": tx.state_id(seq),
-            "node_name": place.node_name,
-            "identifier": place.identifier,
-            "inputs": from_json(inputs, cache_strings="keys"),
-            "created_at": timestamp(created_at),
-        },
-        native=native,
-    )
+        reply["checkpoint"] = {key: checkpoint[key] for key in ("number", "value")}
+    return reply

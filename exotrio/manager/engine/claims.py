@@ -20,7 +20,7 @@ from exotrio._wire.native import ItemReply, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import split_name
 from exotrio.manager.engine.candidates import find_candidates, next_due
-from exotrio.manager.engine.claim_replies import REPLIED, ClaimedState, claim_replies
+from exotrio.manager.engine.claim_replies import REPLIED, Reply, claim_replies
 from exotrio.manager.engine.lanes import LimitedClaim
 from exotrio.manager.engine.order import LATER, WAITING, Candidate
 from exotrio.manager.engine.outcomes import record_batch
@@ -72,7 +72,7 @@ class Claimed:
         undo: The use case to run if the reply does not arrive.
     """
 
-    states: Sequence[ClaimedState] = ()
+    states: Sequence[Reply] = ()
     seqs: Sequence[int] = ()
     spent: bool = False
     unregistered: bool = False

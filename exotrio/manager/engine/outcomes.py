@@ -11,7 +11,6 @@ a state that ended otherwise changes nothing. Secrets in errors and log lines ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic_core import from_json, to_json
 
@@ -56,24 +55,13 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 
-@dataclass(slots=True, kw_only=True)
-class Recorded:
-    """The result of recording an outcome, and why it was not accepted."""
-
-    result: ItemResult
-    detail: str | None = None
-    after_error: AfterError | None = None
-    enqueue_after: int = 0
-    """When the state may be claimed, Unix ms (prune, re-enqueue)."""
-
-
 def record_v0(
     tx: Transaction, namespace: str, item: OutcomeItem, owner: str | None = None
-) -> WithEffects[Recorded]:
-    """Record an outcome that came through v0, which knows no tokens. ``owner`` is the name of the key of
-    the caller, if it has one (``states.State``)."""
-    (recorded,), effects = _record(tx, namespace, [(item, None)], owner)
-    return WithEffects(recorded, effects)
+) -> WithEffects[tuple[ItemReply, int]]:
+    """Record an outcome that came through v0, which knows no tokens; return also when the state may be
+    claimed, in Unix ms. ``owner`` is the name of the key of the caller, if it has one (``states.State``)."""
+    ((reply,), (state,)), effects = _record(tx, namespace, [(item, None)], owner)
+    return WithEffects((reply, 0 if state is None else state.enqueue_after), effects)
 
 
 def record_batch(
@@ -81,22 +69,13 @@ def record_batch(
 ) -> WithEffects[list[ItemReply]]:
     """Record outcomes together; one that is refused does not affect the others. ``owner`` as of
     ``record_v0``."""
-    results, effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
-    replies = [
-        ItemReply(
-            state_id=item.state_id,
-            result=recorded.result,
-            detail=recorded.detail,
-            after_error=recorded.after_error,
-        )
-        for item, recorded in zip(items, results, strict=True)
-    ]
+    (replies, _), effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
     return WithEffects(replies, effects)
 
 
 def _record(
     tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], owner: str | None
-) -> WithEffects[list[Recorded]]:
+) -> WithEffects[tuple[list[ItemReply], list[State | None]]]:
     """Record outcomes, each with the token of its reporter, one after the other.
 
     Everything they need is read first, and everything they change is written last: the number of statements
@@ -117,41 +96,41 @@ def _record(
         tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
     )
     changes = Changes(tx, (state.run_row for state in states.values()))
-    recorded = []
+    replies: list[ItemReply] = []
     logged: dict[int, str] = {}
     for state, (item, token) in zip(reported_states, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
-            recorded.append(Recorded(result=ItemResult.UNKNOWN, detail=detail))
+            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.UNKNOWN, detail=detail))
             continue
         if owner not in (None, state.owner):
             detail = f"another key claimed the state; the key {owner!r} may not report it"
-            recorded.append(Recorded(result=ItemResult.STALE, detail=detail))
+            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.STALE, detail=detail))
             continue
         if isinstance(item, CallingItem) and state.seq in excess:
             detail = f"a state calls at most {MAX_CALLS:,} children"
-            recorded.append(Recorded(result=ItemResult.INVALID, detail=detail))
+            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.INVALID, detail=detail))
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
-        recorded.append(_record_one(changes, shared, state, token, item))
-        if item.logs and recorded[-1].result is ItemResult.OK:
+        replies.append(_record_one(changes, shared, state, token, item))
+        if item.logs and replies[-1].result is ItemResult.OK:
             logged[state.seq] = storable_logs(item.logs)
     commit_changes(changes)
     store_logs(tx, logged)
-    return WithEffects(recorded, changes.effects)
+    return WithEffects((replies, reported_states), changes.effects)
 
 
 def _record_one(
     changes: Changes, shared: Shared, state: State, token: str | None, item: OutcomeItem
-) -> Recorded:
+) -> ItemReply:
     if not _is_open(state, token):
         same = _is_recorded(state, item) and (token is None or token == state.token)
-        return Recorded(
+        return ItemReply(
+            state_id=item.state_id,
             result=ItemResult.DUPLICATE if same else ItemResult.STALE,
             detail=None if same else _why_closed(state, token),
             after_error=_after_error(state.scope(changes.tx), state, retried=state.status == RETRY_CREATED),
-            enqueue_after=state.enqueue_after,
         )
     run = state.scope(changes.tx)
     state.execution = item.trace
@@ -161,23 +140,23 @@ def _record_one(
         changes.checkpoints.save(state, token, item.checkpoint)
     match item:
         case ExecutedItem():
-            return _executed(changes, run, state, shared, item)
+            _executed(changes, run, state, shared, item)
         case ErroredItem():
             return _errored(changes, run, state, item)
         case PrunedItem():
             _finish(changes, run, state, item, PRUNED, data=to_json(item.data).decode())
-            return Recorded(result=ItemResult.OK, enqueue_after=state.enqueue_after)
         case RequeuedItem():
-            return _requeued(changes, state, changes.tx.now_ms + item.delay_ms, lane=LATER)
+            _requeued(changes, state, changes.tx.now_ms + item.delay_ms, lane=LATER)
         case WaitingItem():
             until = deadline_ms(changes.tx.now_ms, item.timeout_ms)
             changes.waiting[state.seq] = state.run, item.event
-            return _requeued(changes, state, until, lane=WAITING, event=item.event)
+            _requeued(changes, state, until, lane=WAITING, event=item.event)
         case CallingItem():
             changes.calls.add(state, item.calls)
             changes.effects.deliveries = True  # which starts the runs
             state.calls_size = state.calls_size or 0
-            return _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size)
+            _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size)
+    return ItemReply(state_id=item.state_id, result=ItemResult.OK)
 
 
 def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
@@ -224,7 +203,7 @@ def _why_closed(state: State, token: str | None) -> str:
     return "the state is held under another lease by now"
 
 
-def _executed(changes: Changes, run: RunScope, state: State, shared: Shared, item: ExecutedItem) -> Recorded:
+def _executed(changes: Changes, run: RunScope, state: State, shared: Shared, item: ExecutedItem) -> None:
     """Give the state its first output and create a sibling for each further one; states follow each."""
     tx = changes.tx
     follow = Follow(changes, run, state, shared)
@@ -257,7 +236,6 @@ def _executed(changes: Changes, run: RunScope, state: State, shared: Shared, ite
                 ),
                 seq=seq,
             )
-    return Recorded(result=ItemResult.OK)
 
 
 def _finish(
@@ -315,7 +293,7 @@ def _times(state: State, item: OutcomeItem, now: int) -> tuple[int | None, int |
     return state.claimed_at + buffered_ms, min(item.ran_ms, held_ms - buffered_ms)
 
 
-def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> Recorded:
+def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> ItemReply:
     tx = changes.tx
     status, delay_ms = ERRORED, None
     if _is_retried(run, state, item):
@@ -326,7 +304,8 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         changes.checkpoints.move(state, attempt)
         changes.calls.move(state, attempt)
     _finish(changes, run, state, item, status, error=item.error)
-    return Recorded(
+    return ItemReply(
+        state_id=item.state_id,
         result=ItemResult.OK,
         after_error=_after_error(run, state, retried=status == RETRY_CREATED, delay_ms=delay_ms),
     )
@@ -344,7 +323,7 @@ def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
 
 def _requeued(
     changes: Changes, state: State, until: int, *, lane: str, event: str | None = None, **more: object
-) -> Recorded:
+) -> None:
     tx = changes.tx
     changes.update(
         state,
@@ -364,4 +343,3 @@ def _requeued(
         changes.effects.announce(state.run, state.node_id)
     state.status, state.enqueue_after, state.requeued = CREATED, until, 1
     state.event = event
-    return Recorded(result=ItemResult.OK, enqueue_after=until)
