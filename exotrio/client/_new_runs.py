@@ -89,7 +89,7 @@ class NewRun:
 
 
 def _new_id() -> str:
-    """Return a random UUID as text, in a fifth of the time of ``uuid4``: a list may have a million runs."""
+    """Return a random UUID as text, in half the time of ``uuid4``: a list may have a million runs."""
     digits = urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) % 4]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -154,7 +154,7 @@ async def _fetch_check(calls: Calls, graph_name: str) -> tuple[GraphReply, Value
 def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     for index, item in enumerate(runs):
         inputs = item.inputs if isinstance(item, NewRun) else _values_of(index, item)
-        store = item.store if isinstance(item, NewRun) else None
+        store = item.store if isinstance(item, NewRun) else {}
         try:
             yield texts_of("inputs", inputs, none=NONE), texts_of("store values", store)
         except ConfigurationError as error:
@@ -171,7 +171,7 @@ def request_of(index: int, item: NewRun | Values) -> dict[str, Any]:
 
 
 def _values_of(index: int, item: NewRun | Values) -> Values:
-    if isinstance(item, Mapping | BaseModel):
+    if isinstance(item, dict | Mapping | BaseModel):  # a dict is found at once
         return item
     what = f"runs[{index}] is a {type(item).__name__}, not a NewRun or the inputs of one"
     raise ConfigurationError(what)
