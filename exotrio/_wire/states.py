@@ -130,6 +130,7 @@ class StateHistory(StateDetail, StateTimes):
         events: The last 1,000, oldest first.
         attempts: This state and all others that are attempts at the same work, oldest first: those that it
             replaces, which were retried or ran before a rerun, and those that replace it.
+        deadline: If its wait for an event ended by its deadline: when that was. It ended once that was seen.
         late: If the event that it waited for was not sent in time: how many seconds after the deadline it
             was sent; None if it was not.
         max_attempts: How many its retry policy allows, from the last retry by hand or rerun on; None from a
@@ -158,6 +159,7 @@ class StateHistory(StateDetail, StateTimes):
     waits_for: WaitReason | None = None
     events: list[StateEvent]
     attempts: list[StateAttempt]
+    deadline: Moment | None = None
     late: Seconds | None = Field(default=None, alias="late_ms")
     max_attempts: int | None = None
     logs: list[LogLine] = Field(default_factory=list)

@@ -321,7 +321,7 @@ async def test_times_are_in_utc_and_durations_in_seconds_and_both_are_written_as
         "max_attempts": None,
     }
     detail |= {"waited_ms": 100, "buffered_ms": 2_000, "ran_ms": None, "held_ms": 2_500, "for_event_ms": None}
-    detail |= {"for_run_ms": None, "earlier_ms": None}
+    detail |= {"for_run_ms": None, "earlier_ms": None, "deadline": None}
     detail |= {"condition": None, "branches": [], "children": []}
     server = Server(native=True).on("GET s", answer(200, detail))
     state = await server.client.history("s")

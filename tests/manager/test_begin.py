@@ -561,6 +561,32 @@ async def test_a_claim_in_the_millisecond_of_an_earlier_one_has_its_own_begin(ma
     assert (await history_of(manager.api, await claim_one(manager.api))).begun_at is None
 
 
+async def test_the_heartbeat_after_a_cancellation_says_what_was_buffered_and_what_ran(
+    manager: Manager, clock: SettableClock
+) -> None:
+    """Also of a node that began after the cancellation, since its runtime did not know of that."""
+    await Flow.start(manager.remote, place("a"), runs=3)
+    states = await claim(manager.remote)
+    assert len(states) == 3
+    clock.advance(17 * SECOND)
+    for state in states:
+        ok(await manager.remote.native("POST", f"run/{state['run_id']}/cancel"))
+    clock.advance(3 * SECOND)
+    beats: list[dict[str, Any]] = [
+        {},
+        {"running": True, "buffered_ms": 5 * SECOND},
+        {"running": True, "buffered_ms": 18 * SECOND},
+    ]
+    items = [item_for(state, **beat) for state, beat in zip(states, beats, strict=True)]
+    for _ in range(2):
+        reply = ok(await manager.remote.heartbeat("w", states=items))
+        assert [each["result"] for each in reply["items"]] == ["cancelled"] * 3
+    shown = [await history_of(manager.remote, state) for state in states]
+    times = [(each.buffered, each.ran, each.held) for each in shown]
+    assert times == [(17, None, 17), (5, 12, 17), (17, 0, 17)]
+    assert [each.begun_at is None for each in shown] == [True, False, False]
+
+
 async def test_states_that_wait_and_are_cancelled_never_ran(manager: Manager, clock: SettableClock) -> None:
     flow = await Flow.start(manager.api, place("a"), runs=1)
     state = await claim_one(manager.api)

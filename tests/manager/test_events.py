@@ -13,6 +13,7 @@ from exotrio._util.times import timestamp
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.service import Service
+from exotrio.manager.store.tallies import MINUTE_MS, bucket_of, of_node
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -184,12 +185,30 @@ async def test_at_its_deadline_a_place_ends_as_its_graph_says(
     assert await two.run(flow) == counts
     states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
     assert (states["w"]["no_event"], states["w"]["for_event_ms"]) == (True, DAY_MS)
-    assert ok(await two.other.history(states["w"]["id"]))["no_event"] is True
+    shown = ok(await two.other.history(states["w"]["id"]))
+    assert (shown["no_event"], shown["deadline"]) == (True, shown["finished_at"])
     assert states["a"]["no_event"] is False
     if follows is None:
         assert ok(await two.api.native_run(flow.run_id))["status"] != "PENDING"
     else:
         assert await flow.inputs("b") == {"x": follows}
+
+
+async def test_a_failure_at_a_deadline_says_when_that_was_although_a_sweep_comes_late(two: Waiting) -> None:
+    flow = await approval(two, timeout_ms=MINUTE_MS)
+    await flow.run("a")
+    deadline = two.clock() + MINUTE_MS
+    assert await two.pass_time(3 * MINUTE_MS) == 1
+    states = {state["identifier"]: state for state in ok(await two.other.states())["states"]}
+    shown = ok(await two.other.history(states["w"]["id"]))
+    assert (shown["status"], shown["deadline"]) == ("ERRORED", timestamp(deadline))
+    assert shown["finished_at"] == timestamp(deadline + 2 * MINUTE_MS)
+    assert (shown["for_event_ms"], states["a"]["for_event_ms"]) == (MINUTE_MS, None)
+    two.clock.advance(1_000)
+    await two.write(lambda tx: None)  # what ended is written with a commit of the next second
+    node = "SELECT id FROM nodes WHERE name = 'wait for event'"
+    took = await two.read(lambda view: of_node(view, view.one(node)["id"], 60).took)
+    assert list(took) == [bucket_of(MINUTE_MS - 1)], "the page of its node says the same"
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,7 @@ def _times(state: StateDetail) -> list[str]:
         ("created", state.created_at, ""),
         ("last claimed" if waits else "claimed", state.claimed_at, by),
         ("began then" if waits else "began", state.begun_at, ""),
+        ("deadline", state.deadline, ""),
         ("finished", state.finished_at, ""),
     ]
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]

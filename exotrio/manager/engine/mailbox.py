@@ -256,7 +256,7 @@ def end_state(
         finished_at=now,
     )
     changes.transition(run, state.place, state.groups, state.status, status)
-    took_ms = now - state.updated_at
+    took_ms = max(0, until - state.updated_at)
     graph = state.run_row.graph
     changes.tally(graph, state.node_id, status, waited_ms=None, buffered_ms=None, took_ms=took_ms)
     if status == SUCCESS:

@@ -9,7 +9,7 @@ from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.slots import regain
-from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, numbered
+from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, begin_of, numbered
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
 
@@ -56,7 +56,9 @@ def renew(
     _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
     checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
     stored = CheckpointChanges(checkpoints).apply(tx)
-    cancelled = _cancelled(tx, {state["run"] for _, state in of_last_token() if not _is_held(state)})
+    ended = [(beat, state) for beat, state in of_last_token() if not _is_held(state)]
+    _tell_begins(tx, ended)
+    cancelled = _cancelled(tx, {state["run"] for _, state in ended})
     replies = []
     for beat in beats:
         state = find_held(beat)
@@ -78,7 +80,7 @@ def _reported(tx: Transaction, namespace: str, seqs: Sequence[int], *, locked: b
         state["seq"]: state
         for state in tx.execute(
             "SELECT seq, run, status, token, worker, manager, lease_until, claimed_at, begun, begun_at,"
-            " ran_ms, states.limits, owner"
+            " ran_ms, finished_at, states.limits, owner"
             f" FROM states JOIN nodes ON nodes.id = node_id WHERE {tx.any_of('seq')} AND namespace = ?"
             " ORDER BY seq"
             f"{tx.for_update('states') if locked else ''}",
@@ -134,6 +136,21 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
         add_events(tx, "lease regained", lapsed)
     rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items())]
     tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
+
+
+def _tell_begins(tx: Transaction, ended: Sequence[tuple[HeartbeatState, Row]]) -> None:
+    """Write when states began that were cancelled, or replaced, while a runtime held them: the first
+    heartbeat after that knows it. One that never began has its end for its begin, and no ``ran_ms``."""
+    rows = {}
+    for beat, state in ended:
+        claimed, finished = state["claimed_at"], state["finished_at"]
+        if finished is None or claimed is None or begin_of(state) is not None or state["ran_ms"] is not None:
+            continue
+        begun = beat.running or beat.ran_ms is not None
+        if not begun or beat.buffered_ms is not None:
+            at = min(claimed + (beat.buffered_ms or 0), finished) if begun else finished
+            rows[state["seq"]] = (state["seq"], state["status"], at, finished - at if begun else None)
+    tx.update("states", ("seq", "status"), ("begun_at", "ran_ms"), sorted(rows.values()))
 
 
 def _cancelled(tx: Transaction, runs: Collection[int]) -> set[int]:

@@ -136,7 +136,10 @@ class Spans:
         return {
             "running" if span.at.finished is None else "ended"
             for span in self.spans
-            if span.at.claimed is not None and span.at.begun is None and span.at.stage is None
+            if span.at.claimed is not None
+            and span.at.begun is None
+            and span.at.stage is None
+            and not span.at.never_began
         }
 
 

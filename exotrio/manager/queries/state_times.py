@@ -53,6 +53,7 @@ class Times:
             runtime.
         no_event: That wait ended by its deadline.
         deadline: Which it was.
+        never_began: It was cancelled, or replaced, while a runtime held it that had not begun it.
         earlier: If it was held before: the phases from its creation until it was given back, began to wait or
             was woken.
     """
@@ -67,7 +68,13 @@ class Times:
     waits_for: str | None = None
     no_event: bool = False
     deadline: int | None = None
+    never_began: bool = False
     earlier: tuple[Phase, ...] = ()
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether it was buffered from its claim on, without a begin."""
+        return self.stage == BUFFERED or self.never_began
 
     @property
     def is_over(self) -> bool:
@@ -113,7 +120,7 @@ class Times:
         held = max(0, until - self.claimed)
         spent = replace(spent, waited=self.claimed - self.waits, held=held)
         if self.begun is None:
-            return replace(spent, buffered=held if self.stage == BUFFERED else None)
+            return replace(spent, buffered=held if self.is_buffered else None)
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
         return replace(spent, buffered=self.begun - self.claimed, ran=ran)
 
@@ -190,6 +197,9 @@ def _times(state: Row, stage: str | None, waited_before: Sequence[Phase]) -> Tim
     claimed = None if state["status"] == CREATED else state["claimed_at"]
     finished = state["finished_at"]
     begun = None if claimed is None else begin_of(state)
+    never_began = finished is not None and begun == finished and state["ran_ms"] is None
+    if never_began:
+        begun = None
     ended = finished  # of one that was cancelled
     if begun is not None and state["ran_ms"] is not None:
         ended = begun + state["ran_ms"]
@@ -205,7 +215,8 @@ def _times(state: Row, stage: str | None, waited_before: Sequence[Phase]) -> Tim
         since = state["updated_at"]
         waits = since if finished is None or since < finished else state["created_at"]
     until = claimed or finished
-    no_event = bool(for_event and state["event"] and finished and state["enqueue_after"] < finished)
+    due_at = state["enqueue_after"]
+    no_event = bool(for_event and state["event"] and finished and due_at < finished)
     created, changed = state["created_at"], state["updated_at"]
     # Later than the claim, it is the end, which a state manager of an earlier version stored.
     # A place that waits, or runs a graph, is changed when it begins to wait, and no runtime had it.
@@ -225,6 +236,7 @@ def _times(state: Row, stage: str | None, waited_before: Sequence[Phase]) -> Tim
         waits_for=(FOR_RUN if state["event"] is None else FOR_EVENT) if for_event else None,
         no_event=no_event,
         # At the very deadline, an ended state has the ms before it (``mailbox``).
-        deadline=state["enqueue_after"] if no_event and finished - state["enqueue_after"] > 1 else None,
+        deadline=(finished if finished - due_at <= 1 else due_at) if no_event else None,
+        never_began=never_began,
         earlier=tuple(phase for phase in phases if phase.begin < phase.end),
     )

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from markupsafe import Markup
 
 from exotrio._util.times import format_duration
-from exotrio.manager.queries.load import BUFFERED
 from exotrio.manager.queries.run_detail import Lane, Span, Spans
 from exotrio.manager.queries.state_times import HELD
 from exotrio.manager.web.format import FOR_EVENT, SHOWN_STATUS, status_class, times_of
@@ -203,7 +202,7 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
     if at.claimed is None:
         return
     if at.begun is None:
-        yield "buffered" if at.stage == BUFFERED else "unreported", claimed, finished
+        yield "buffered" if at.is_buffered else "unreported", claimed, finished
         return
     begun = min(max(at.begun, claimed), finished)
     yield "buffered", claimed, begun
