@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_versions_are_listed_with_what_needs_them(bare: Cli, tmp_path: Path) -> 
         cli("graph", "apply", "app.py", code=0)
         run_id = waiting_run(cli)
         while not cli.json("versions", "ls")["versions"][0]["runtimes"]:
-            pass  # it has not claimed yet
+            time.sleep(0.05)  # it has not claimed yet
         assert cli("versions", "ls").out.splitlines()[-1] == "1 version in namespace Greeter"
         heads, line, *_ = cli("versions", "ls", code=0).out.splitlines()
         assert heads.split("  ")[0] == "version"
