@@ -12,9 +12,11 @@ from pydantic_core import from_json, to_json
 from exotrio._util.times import timestamp
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.queries.load import performance
 from exotrio.manager.service import Service
 from exotrio.manager.store.tallies import MINUTE_MS, bucket_of, of_node
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.web.format import quantile
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
@@ -485,6 +487,19 @@ async def test_the_waits_of_a_node_are_separate_numbers_once_it_is_executed_agai
         *("began to wait for an event", "the event came", "released"),
         *("began to wait for an event", "no event came in time"),
     ]
+
+
+async def test_how_long_nodes_waited_for_events_is_counted_by_node(two: Waiting) -> None:
+    flow, _ = await waiting_node(two, timeout_ms=MINUTE_MS)
+    two.clock.advance(8_000)
+    assert await send(two.api, flow, "paid", sum="12") == (True, 1)
+    two.clock.advance(1_000)
+    await two.write(lambda tx: None)  # it is written with a commit of the next second
+    node = "SELECT node_id FROM states"
+    recent = await two.read(lambda view: performance(view, view.one(node)["node_id"], 60))
+    assert (recent.waits, recent.ended, recent.waited[95]) == (1, 0, None)
+    assert recent.awaited[95] == pytest.approx(8_000, rel=0.15)
+    assert quantile(recent, "awaited", 95).endswith(" s of 1")
 
 
 async def test_a_node_that_waits_learns_that_its_deadline_has_passed(two: Waiting) -> None:

@@ -269,6 +269,10 @@ class Changes:
         if buffered_ms is not None:
             tally[ANY_GRAPH, node_id, BUFFERED, bucket_of(buffered_ms), minute] += 1
 
+    def tally_wait(self, node_id: int, waited_ms: int) -> None:
+        """Count how long a state of a node waited for events or runs until it goes on."""
+        self.effects.tally[ANY_GRAPH, -node_id, WAITED, bucket_of(waited_ms), minute_of(self.tx.now_ms)] += 1
+
     def reopen(self, run: int) -> None:
         """Let a run that had ended go on: it has been idle since, and counts again when it ends again.
 

@@ -223,6 +223,7 @@ def resume(changes: Changes, state: State, why: str) -> None:
         if name == waited:
             changes.add_event(state.seq, kind, state.updated_at)
     changes.add_event(state.seq, why, at)
+    changes.tally_wait(state.node_id, at - state.updated_at)
     changes.update(state, lane=LATER, enqueue_after=at, updated_at=at)
     changes.effects.announce(state.run, state.node_id)
 

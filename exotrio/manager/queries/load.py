@@ -308,15 +308,18 @@ class Performance:
         ended, failed: How many.
         unreported: Of how many it is not known when ``execute`` began, as of those that were claimed through
             v0. For these, the time from claim to end is in ``ran``.
-        waited, buffered, ran: Share in percent to the time that so many did not exceed.
+        waits: How many waits of its states for events or runs were over, after which these went on.
+        waited, buffered, ran, awaited: Share in percent to the time that so many did not exceed.
     """
 
     ended: int
     failed: int
     unreported: int
+    waits: int
     waited: Mapping[int, float | None]
     buffered: Mapping[int, float | None]
     ran: Mapping[int, float | None]
+    awaited: Mapping[int, float | None]
 
 
 def performance(view: View, node_id: int, minutes: int, *, is_wait: bool = False) -> Performance:
@@ -334,9 +337,11 @@ def performance(view: View, node_id: int, minutes: int, *, is_wait: bool = False
         ended=ended,
         failed=failures(counts.statuses),
         unreported=0 if is_wait else max(0, ended - counts.buffered.total()),
+        waits=counts.awaited.total(),
         waited=quantiles(counts.waited),
         buffered=quantiles(counts.buffered),
         ran=quantiles(counts.took),
+        awaited=quantiles(counts.awaited),
     )
 
 

@@ -3,7 +3,9 @@
 A chart cannot read a million states, so each is counted when it ends. Use cases count in memory; the store
 writes the counts with a commit, at most one each second, into the table ``trends``: by node and
 graph, in slots of several widths, each kept as long as charts show slots of that width (``WIDTHS``).
-How long states waited before is counted with them, by node, in the table ``waiting_trends``.
+How long states waited before is counted with them, by node, in the table ``waiting_trends``. Each wait of a
+node's state for events or runs is, too, when it goes on: under the number of its node with a minus, since
+state managers of earlier versions would take another stage for states that ended.
 
 Durations are counted in four buckets for each doubling, so a quantile is right to about an eighth.
 """
@@ -31,6 +33,9 @@ RUN = ANY_GRAPH = 0
 """Instead of a node id, or of the number of a graph, which are never 0."""
 WAITED, BUFFERED = "waited", "buffered"
 """The time of a state until its claim, and from there until ``execute``, as in ``StateTimes``."""
+
+_AWAITED = "awaited"
+_STAGE = f"CASE WHEN node_id < 0 THEN '{_AWAITED}' ELSE stage END"
 
 
 def bucket_of(ms: int) -> int:
@@ -104,17 +109,21 @@ def write(tx: Transaction, counted: Mapping[Key, int]) -> None:
 
 @dataclass(slots=True)
 class Counts:
-    """How many ended with which status, and how long they took and had waited, by bucket."""
+    """How many ended with which status, and how long they took and had waited, for events and runs
+    (``awaited``), too, by bucket."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     took: Counter[int] = field(default_factory=Counter)
     waited: Counter[int] = field(default_factory=Counter)
     buffered: Counter[int] = field(default_factory=Counter)
+    awaited: Counter[int] = field(default_factory=Counter)
 
     @staticmethod
     def sum(each: Iterable[Counts]) -> Counts:
         """Return all of these together; there is at least one."""
-        parts = zip(*((one.statuses, one.took, one.waited, one.buffered) for one in each), strict=True)
+        parts = zip(
+            *((one.statuses, one.took, one.waited, one.buffered, one.awaited) for one in each), strict=True
+        )
         return Counts(*(sum(part, Counter[Any]()) for part in parts))
 
 
@@ -164,15 +173,15 @@ def in_slots(
     )
     if nodes is not None:
         sql += (
-            " UNION ALL SELECT slot, stage, bucket, CAST(sum(count) AS BIGINT) FROM waiting_trends WHERE"
-            f" width = ? AND slot >= ? AND slot < ? AND {view.any_of('node_id')} GROUP BY slot, stage, bucket"
+            f" UNION ALL SELECT slot, {_STAGE}, bucket, CAST(sum(count) AS BIGINT) FROM waiting_trends WHERE"
+            f" width = ? AND slot >= ? AND slot < ? AND {view.any_of('node_id')} GROUP BY slot, 2, bucket"
         )
-        parameters += [*of_width, view.items(list(nodes))]
+        parameters += [*of_width, view.items([each for node in nodes for each in (node, -node)])]
     by_slot = {slot: Counts() for slot in range(first, first + slots)}
     for slot, status, bucket, count in view.execute(sql, tuple(parameters)):
         counts = by_slot[slot]
-        if status in (WAITED, BUFFERED):
-            (counts.waited if status == WAITED else counts.buffered)[bucket] += count
+        if status in (WAITED, BUFFERED, _AWAITED):
+            getattr(counts, status)[bucket] += count
         else:
             counts.statuses[status] += count
             counts.took[bucket] += count

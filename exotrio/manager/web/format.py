@@ -96,10 +96,13 @@ def times_of(at: Times, now_ms: int) -> str:
 
 
 def quantile(recent: Performance, name: str, percent: int) -> str:
-    """Return a percentile of how long states of a node ``waited``, were ``buffered`` or ``ran``."""
+    """Return a percentile of how long states of a node ``waited``, ``awaited`` events or runs, were
+    ``buffered`` or ``ran``."""
     ms = getattr(recent, name)[percent]
     is_bound = name == "ran" and recent.unreported > 0
     count = recent.ended - recent.unreported if name == "buffered" else recent.ended
+    if name == "awaited":
+        count = recent.waits
     return format_quantile(None if ms is None else ms / 1000, percent, count, is_bound=is_bound)
 
 

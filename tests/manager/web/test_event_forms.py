@@ -200,6 +200,11 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         assert [text.count(times) for text in (drawn, exported)] == [1, 2], "once in the timeline"
         assert times in state_page
         assert "3.0 s for an event</span>" in await site.browser.page(page)
+        clock.advance(1_000)
+        await site.service.store.write(lambda tx: None)  # counts are written each second
+        assert "for events or runs, over in the last hour: 1, p95" in await site.browser.page(
+            f"/ns/shop/nodes/{A}"
+        )
 
         async def has_begun() -> None:
             clock.advance(1)
