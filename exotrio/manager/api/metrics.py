@@ -7,9 +7,10 @@ routes, nodes and words of ours, never the id of a run or a state.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,7 @@ from exotrio.manager.queries.versions import load_of_versions, without_ended
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.clock import Clock, monotonic_clock
 from exotrio.manager.store.effects import Effects
+from exotrio.manager.store.view import View
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -41,75 +43,77 @@ CACHED = 5.0
 MAX_QUERY = 3.0
 STOP_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300, 1_800, 7_200)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+NODE, LIMIT, VERSION = ("namespace", "node"), ("namespace", "limit"), ("namespace", "version")
 GAUGES = (
     (
         "exotrio_manager_states",
         "States that have not ended: CREATED waits (counted up to 100,000), QUEUED is held by a runtime.",
-        ["namespace", "node", "status"],
+        (*NODE, "status"),
     ),
     (
         "exotrio_manager_event_waits",
         "States that wait for events or runs, which are not CREATED ones above; counted up to 100,000.",
-        ["namespace", "node"],
+        NODE,
     ),
     (
         "exotrio_manager_buffered_states",
         "QUEUED states whose execute has not begun: they wait for a worker, or their process starts.",
-        ["namespace", "node"],
+        NODE,
     ),
     (
         "exotrio_manager_reporting_states",
         "QUEUED states that have ended, and whose outcome is not accepted yet; the others run.",
-        ["namespace", "node"],
+        NODE,
     ),
     (
         "exotrio_manager_work_at_risk_seconds",
         "How long the running states have worked since their last stored checkpoints, or since they began; 0 "
         "of those of which no heartbeat has said when they began.",
-        ["namespace", "node"],
+        NODE,
     ),
-    (
-        "exotrio_manager_eligible_states",
-        "States a runtime could claim now, counted up to 100,000.",
-        ["namespace", "node"],
-    ),
+    ("exotrio_manager_eligible_states", "States a runtime could claim now, counted up to 100,000.", NODE),
     (
         "exotrio_manager_oldest_eligible_seconds",
         "Since when the first of those could be claimed; 0 without any.",
-        ["namespace", "node"],
+        NODE,
     ),
     (
         "exotrio_manager_node_paused",
         "1 if nothing of the node is claimed since it is paused; its states do not count as eligible.",
-        ["namespace", "node"],
+        NODE,
     ),
     (
         "exotrio_manager_schedule_paused",
         "1 if the graph's schedule starts no runs since it is paused; of graphs that have one.",
-        ["namespace", "graph"],
+        ("namespace", "graph"),
     ),
     (
         "exotrio_manager_limit_held_states",
         "States that hold the limit, with any key: they are claimed.",
-        ["namespace", "limit"],
+        LIMIT,
     ),
     (
         "exotrio_manager_limit_waiting_states",
         "States that wait for the limit, with any key, counted up to 100,000.",
-        ["namespace", "limit"],
+        LIMIT,
     ),
     (
         "exotrio_manager_version_runs",
         "Runs in flight that are pinned to the version, counted up to 10,000 for each version of a graph.",
-        ["namespace", "version"],
+        VERSION,
     ),
-    (
-        "exotrio_manager_version_runtimes",
-        "Live runtimes of the version.",
-        ["namespace", "version"],
-    ),
+    ("exotrio_manager_version_runtimes", "Live runtimes of the version.", VERSION),
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+class Counted(NamedTuple):
+    """What one query counted: by namespace and by graph, limit or version."""
+
+    backlog: Sequence[Backlog] = ()
+    schedules: Mapping[tuple[str, str], bool] = MappingProxyType({})
+    limits: Mapping[tuple[str, str], tuple[int, int]] = MappingProxyType({})
+    versions: Mapping[tuple[str, str], tuple[int, int]] = MappingProxyType({})
 
 
 class ManagerMetrics:
@@ -132,10 +136,7 @@ class ManagerMetrics:
         self._lease_clock = lease_clock
         self._querying = trio.Lock()
         self._queried_at: float | None = None
-        self._backlog: list[Backlog] = []
-        self._schedules: dict[tuple[str, str], bool] = {}
-        self._limits: dict[tuple[str, str], tuple[int, int]] = {}
-        self._versions: dict[tuple[str, str], tuple[int, int]] = {}
+        self._counted = Counted()
         self.registry: Any = CollectorRegistry()
         self.registry.register(self)
         # Any: the types would need prometheus_client to be imported above.
@@ -244,15 +245,15 @@ class ManagerMetrics:
             pinned,
             runtimes,
         ) = gauges
-        for code, (runs_of_code, runtimes_of_code) in self._versions.items():
+        for code, (runs_of_code, runtimes_of_code) in self._counted.versions.items():
             pinned.add_metric(code, runs_of_code)
             runtimes.add_metric(code, runtimes_of_code)
-        for graph, is_paused in self._schedules.items():
+        for graph, is_paused in self._counted.schedules.items():
             schedules.add_metric(graph, is_paused)
-        for limit, (held_states, waiting_states) in self._limits.items():
+        for limit, (held_states, waiting_states) in self._counted.limits.items():
             held.add_metric(limit, held_states)
             waiting.add_metric(limit, waiting_states)
-        for each in self._backlog:
+        for each in self._counted.backlog:
             node = [each.namespace, each.node]
             states.add_metric([*node, "CREATED"], each.waiting)
             states.add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
@@ -275,34 +276,26 @@ class ManagerMetrics:
             if self._queried_at is not None and now - self._queried_at < CACHED:
                 return
             # If the query fails, no numbers are shown: an alarm would trust old ones.
-            self._backlog, self._schedules, self._limits, self._queried_at = [], {}, {}, None
-            self._versions = {}
+            self._counted, self._queried_at = Counted(), None
             with trio.move_on_after(MAX_QUERY):
                 try:
-                    (
-                        self._backlog,
-                        self._schedules,
-                        self._limits,
-                        self._versions,
-                        graphs,
-                    ) = await self._store.read(
-                        lambda view: (
-                            backlogs := backlog(view),
-                            schedules_paused(view),
-                            load_of_limits(view, MAX_LABELS),
-                            load_of_versions(view, backlogs, self._lease_clock(), MAX_LABELS),
-                            oldest_graphs(view, MAX_LABELS),
-                        )
-                    )
+                    counted, graphs = await self._store.read(self._count)
                 except DatabaseError:
                     return  # logged by requests that needed an answer; the other numbers still help
-                self._backlog = without_ended(self._backlog, self._versions)
+                self._counted = counted
                 self._queried_at = now
                 for namespace, graph in graphs:
                     # From 0 on: a rate does not see a first failure that is the first value, too.
                     self._count_runs(namespace, graph, "ERRORED", 0)
                     for end in ("stopped", "vanished"):
                         self._count_work_lost(namespace, end, 0.0)
+
+    def _count(self, view: View) -> tuple[Counted, list[tuple[str, str]]]:
+        """Return what gauges show, and the graphs that have counters."""
+        nodes = backlog(view)
+        versions = load_of_versions(view, nodes, self._lease_clock(), MAX_LABELS)
+        limits, shown = load_of_limits(view, MAX_LABELS), without_ended(nodes, versions)
+        return Counted(shown, schedules_paused(view), limits, versions), oldest_graphs(view, MAX_LABELS)
 
     def _count_runs(self, namespace: str, graph: str, status: str, count: int) -> None:
         name = graph if _is_separate((namespace, graph), self._graphs) else OTHER_GRAPHS

@@ -28,6 +28,11 @@ MOVED = ".moved"
 """What is added to the name of a file when it is moved to PostgreSQL."""
 
 
+def cannot_open(db: str | Path, error: OSError, *, where: str = "") -> DatabaseError:
+    what = f"the database {db} cannot be opened: {error.strerror}"
+    return DatabaseError(what, where=where, fix="choose another place with --db FILE")
+
+
 class Ownership:
     """The lock that makes this process the only user of a database file.
 
@@ -37,20 +42,13 @@ class Ownership:
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.is_dir():  # before a lock file is made next to it; for / there is no such name
-            raise DatabaseError(
-                f"the database {path} cannot be opened: {os.strerror(errno.EISDIR)}",
-                fix="choose another place with --db FILE",
-            )
+            raise cannot_open(path, OSError(errno.EISDIR, os.strerror(errno.EISDIR)))
         lock = lock_of(path)
         try:
             make_folder(path.parent)
             self._fd = open_own(lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise DatabaseError(
-                f"the database {path} cannot be opened: {error.strerror}",
-                where=f"while making its lock file {lock}",
-                fix="choose another place with --db FILE",
-            ) from error
+            raise cannot_open(path, error, where=f"while making its lock file {lock}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -167,9 +165,7 @@ def open_writer(path: Path | None) -> sqlite3.Connection:
             fix="check the file and the free space of its disk, or choose another with --db FILE",
         ) from error
     except OSError as error:
-        raise DatabaseError(
-            f"{where} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
-        ) from error
+        raise cannot_open(path or MEMORY, error) from error
     return connection
 
 

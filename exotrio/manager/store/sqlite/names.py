@@ -19,15 +19,13 @@ MAX_NAMES = 200
 BUSY_TIMEOUT = 0.2
 """Seconds to wait for the file."""
 
+_BY_NAME = "WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit"
 _QUERIES: dict[Kind, str] = {
     "namespace": "SELECT DISTINCT namespace, '' FROM nodes"
     " WHERE namespace BETWEEN :first AND :last ORDER BY namespace LIMIT :limit",
-    "graph": "SELECT name, '' FROM graphs"
-    " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
-    "node": "SELECT name, runtime_name FROM nodes"
-    " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
-    "limit": "SELECT name, '' FROM limits"
-    " WHERE name BETWEEN :first AND :last AND :namespace IN ('', namespace) ORDER BY name LIMIT :limit",
+    "graph": f"SELECT name, '' FROM graphs {_BY_NAME}",
+    "node": f"SELECT name, runtime_name FROM nodes {_BY_NAME}",
+    "limit": f"SELECT name, '' FROM limits {_BY_NAME}",
     "run": "SELECT run_id, graphs.name || ', ' || CASE WHEN pending THEN 'PENDING' WHEN errored THEN 'FAILED'"
     " ELSE 'SUCCESS' END || strftime(', %Y-%m-%d %H:%M', runs.created_at / 1000, 'unixepoch')"
     " FROM runs JOIN graphs ON graphs.id = runs.graph WHERE run_id BETWEEN :first AND :last"

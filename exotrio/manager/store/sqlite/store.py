@@ -23,7 +23,6 @@ from typing import Any, ParamSpec, TypeVar
 import trio
 
 from exotrio._shared.database_files import real_path
-from exotrio.errors import DatabaseError
 from exotrio.manager.store.base import CLOSING_GRACE, Copy, Store
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
 from exotrio.manager.store.clock import Clock, wall_clock
@@ -32,7 +31,14 @@ from exotrio.manager.store.errors import closed
 from exotrio.manager.store.readers import Readers
 from exotrio.manager.store.sqlite.commits import MAX_GROUP, Committer
 from exotrio.manager.store.sqlite.copy import copied, remove_leftovers
-from exotrio.manager.store.sqlite.database import MEMORY, Ownership, open_writer, same_files, truncate_log
+from exotrio.manager.store.sqlite.database import (
+    MEMORY,
+    Ownership,
+    cannot_open,
+    open_writer,
+    same_files,
+    truncate_log,
+)
 from exotrio.manager.store.sqlite.readers import FileReaders, MemoryReaders
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -272,9 +278,7 @@ def _resolve(db: str | Path) -> Path:
     try:
         return real_path(Path(db))
     except OSError as error:
-        raise DatabaseError(
-            f"the database {db} cannot be opened: {error.strerror}", fix="choose another place with --db FILE"
-        ) from error
+        raise cannot_open(db, error) from error
 
 
 def _size(path: Path) -> int:
