@@ -16,7 +16,6 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import (
-    CREATED,
     QUEUED,
     RETRY_CREATED,
     RETRYABLE,
@@ -24,15 +23,13 @@ from exotrio.manager.engine.states import (
     find_state,
     get_state,
     shown_status,
-    waits_for_run,
 )
 from exotrio.manager.queries.branches import branches_of, condition_of
-from exotrio.manager.queries.limits import waits_of
-from exotrio.manager.queries.related import awaited_by, started_by
+from exotrio.manager.queries.related import started_by
 from exotrio.manager.queries.run import run_again
 from exotrio.manager.queries.state_times import times_among
 from exotrio.manager.queries.states import BY_HAND, CAUSE, LINE_OF_ERROR, MAX_SEARCHED, MAX_SEQ, RERUN
-from exotrio.manager.queries.waiting import Waiting, event_reason
+from exotrio.manager.queries.waiting import wait_reasons
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import output_path
 from exotrio.manager.store.driver import Row
@@ -67,15 +64,8 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
     """Return a state with its history. ``now`` is on the clock of leases, in ms."""
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
     spent = at.spent(view.now_ms).fields()
-    place, reason = view.template(state["template"]).places[state["place"]], None
-    node = state["namespace"], state["name"]
-    if shown_status(state["status"], state["lane"]) == StateStatus.WAITING:
-        awaited = awaited_by(view, [state["seq"]] if waits_for_run(state) else [])
-        reason = event_reason(node, state, awaited)
-    elif state["status"] == CREATED:
-        limit = waits_of(view, [state]).get(state["seq"])
-        waiting = Waiting(view, state["namespace"], now)
-        reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limit)
+    place = view.template(state["template"]).places[state["place"]]
+    reason = wait_reasons(view, state["namespace"], [state], now).get(state["seq"])
     return StateHistory(
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent,

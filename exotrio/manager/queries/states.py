@@ -25,15 +25,12 @@ from exotrio.manager.engine.states import (
     NEXT_CREATED_ERROR,
     QUEUED,
     shown_status,
-    waits_for_run,
 )
 from exotrio.manager.queries.graphs import find_node
-from exotrio.manager.queries.limits import waits_of
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING
 from exotrio.manager.queries.paging import Page, Where
-from exotrio.manager.queries.related import awaited_by
 from exotrio.manager.queries.state_times import Spent, Times, times_among
-from exotrio.manager.queries.waiting import Waiting, event_reason
+from exotrio.manager.queries.waiting import wait_reasons
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -138,17 +135,10 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
     at = times_among(view, page)
-    waiting = Waiting(view, namespace, now)
-    limits = waits_of(view, [row for row in page if row["status"] == CREATED])
-    awaited = awaited_by(view, [row["seq"] for row in page if waits_for_run(row)])
+    reasons = wait_reasons(view, namespace, page, now)
     states = []
     for row in page:
-        reason = None
-        if shown_status(row["status"], row["lane"]) == StateStatus.WAITING:
-            reason = event_reason((namespace, row["name"]), row, awaited)
-        elif row["status"] == CREATED:
-            node, limit = (namespace, row["name"]), limits.get(row["seq"])
-            reason = waiting.reason(node, row["run_id"], row["enqueue_after"], limit)
+        reason = reasons.get(row["seq"])
         shown = None if reason is None else reason.model_dump(mode="json")
         states.append({**_summary(view, row, at[row["seq"]]), "waits_for": shown})
     if query.outputs:

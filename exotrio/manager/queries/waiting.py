@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -17,7 +17,7 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.graph import split_name
 from exotrio.manager.engine.order import LATER, waits_until
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import CREATED
+from exotrio.manager.engine.states import CREATED, shown_status, waits_for_run
 from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
 from exotrio.manager.queries.load import claimed_by, paused_nodes
 from exotrio.manager.queries.related import Awaited, awaited_by
@@ -177,12 +177,29 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     return reasons
 
 
-def event_reason(node: Node, state: Row, awaited: Mapping[int, Awaited]) -> WaitReason:
-    """Return what a state with the status WAITING waits for; ``awaited`` is what ``awaited_by`` returned."""
-    if state["event"] is None:
-        return _run_reason(node, state["updated_at"], awaited.get(state["seq"]))
-    until = waits_until(state["enqueue_after"])
-    return _event_reason(node, state["event"], state["updated_at"], until)
+def wait_reasons(view: View, namespace: str, states: Sequence[Row], now: int) -> dict[int, WaitReason]:
+    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed.
+
+    ``now`` is on the clock of leases, in ms.
+    """
+    shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
+    limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED])
+    awaited = awaited_by(view, [each["seq"] for each in states if waits_for_run(each)])
+    waiting, reasons = Waiting(view, namespace, now), dict[int, WaitReason]()
+    for state in states:
+        reason, seq, node = None, state["seq"], (namespace, state["name"])
+        if shown[seq] == StateStatus.WAITING:
+            until = waits_until(state["enqueue_after"])
+            reason = (
+                _run_reason(node, state["updated_at"], awaited.get(seq))
+                if state["event"] is None
+                else _event_reason(node, state["event"], state["updated_at"], until)
+            )
+        elif shown[seq] == CREATED:
+            reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limits.get(seq))
+        if reason is not None:
+            reasons[seq] = reason
+    return reasons
 
 
 def _run_reason(node: Node, since_ms: int, awaited: Awaited | None) -> WaitReason:
