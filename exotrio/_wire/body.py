@@ -5,6 +5,7 @@ field that ends with ``_ms``. What the public client returns has a time as an aw
 duration as float seconds, in a field without the suffix.
 """
 
+import math
 import re
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
@@ -51,7 +52,10 @@ def _from_unix_ms(ms: object) -> object:
 
 
 def _from_ms(ms: object) -> object:
-    return ms / 1000 if isinstance(ms, int | float) else ms
+    try:
+        return ms / 1000 if isinstance(ms, int | float) else ms
+    except OverflowError:
+        return math.inf
 
 
 def _to_ms(seconds: float) -> int | float:

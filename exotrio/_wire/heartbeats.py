@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._wire.body import Body
-from exotrio._wire.native import Checkpoint, HeldState, Id, TookMs
+from exotrio._wire.native import Checkpoint, HeldState, Id, Invalid, TookMs
 from exotrio._wire.stops import StopReport
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_TASK_TREE, HeartbeatResult
 from exotrio.graph import Version
@@ -37,14 +37,6 @@ class HeartbeatState(HeldState):
     ran_ms: TookMs = None
     progress: HeartbeatProgress | None = None
     checkpoint: Checkpoint | None = None
-
-
-def _if_valid(report: object, parse: ValidatorFunctionWrapHandler) -> object:
-    """Return None for what is invalid: no lease is lost because of it."""
-    try:
-        return parse(report)
-    except (ValidationError, OverflowError):
-        return None
 
 
 class HeartbeatRequest(Body):
@@ -89,7 +81,7 @@ class HeartbeatRequest(Body):
         Field(max_length=MAX_BATCH),
     ] = Field(default_factory=dict)
     registered_ms: Annotated[int, Field(ge=0, le=MAX_DELAY_MS)] = 0
-    stop: Annotated[StopReport | None, WrapValidator(_if_valid)] = None
+    stop: Annotated[StopReport | Invalid, Field(union_mode="left_to_right")] = None
     until_drained: bool = False
 
 

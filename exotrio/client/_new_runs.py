@@ -25,6 +25,11 @@ from exotrio.graph.values import ValueCheck, check_of
 
 MAX_NAMED = 10
 """Runs of a list that an error names."""
+DEFAULTS: dict[str, Any] = {
+    "inputs": {}, "store": {}, "start_delay": 0,
+    "priority": Priority.NORMAL.value, "weight": 1.0, "fair_key": None,
+}  # fmt: skip
+"""What a native request for a run need not say."""
 _PRIORITIES = frozenset(Priority)
 
 
@@ -70,22 +75,14 @@ class NewRun:
             raise ConfigurationError(
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
             )
-        request: dict[str, Any] = {"run_id": str(self.run_id or _new_id())}
-        if self.key is not None:
-            request = {"key": self.key}
-        if inputs := texts_of("inputs", self.inputs, none=NONE):
-            request["inputs"] = inputs
-        if store := texts_of("store values", self.store):
-            request["store"] = store
-        if self.start_delay != 0:
-            request["start_delay"] = self.start_delay
-        if self.priority != Priority.NORMAL:
-            request["priority"] = self.priority
-        if self.weight != 1.0:
-            request["weight"] = self.weight
-        if self.fair_key is not None:
-            request["fair_key"] = self.fair_key
-        return request
+        values = (
+            texts_of("inputs", self.inputs, none=NONE),
+            texts_of("store values", self.store),
+            *(self.start_delay, self.priority, self.weight, self.fair_key),
+        )
+        once = {"run_id": str(self.run_id or _new_id())} if self.key is None else {"key": self.key}
+        given = zip(DEFAULTS.items(), values, strict=True)
+        return once | {name: value for (name, default), value in given if value != default}
 
 
 def _new_id() -> str:

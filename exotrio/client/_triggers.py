@@ -27,7 +27,7 @@ from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
-from exotrio.client._new_runs import NewRun, NewRuns, NoneCheck, check_list, request_of
+from exotrio.client._new_runs import DEFAULTS, NewRun, NewRuns, NoneCheck, check_list, request_of
 from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
@@ -42,7 +42,6 @@ some."""
 NO_KEYS = "a run cannot be started by a key"
 NO_ORDER = "a run cannot have a priority, a weight or a fairness key"
 ORDERED = {"priority", "weight", "fair_key"}
-_V0_DEFAULTS: dict[str, Any] = {"start_delay": 0, "inputs": {}, "store": {}}
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 
@@ -91,7 +90,7 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
         return await calls.repeat(lambda: post(calls.native("graph", graph_name, "trigger"), request))
 
     async def once() -> dict[str, Any]:
-        body = {name: request.get(name, default) for name, default in _V0_DEFAULTS.items()}
+        body = {name: request.get(name, DEFAULTS[name]) for name in ("start_delay", "inputs", "store")}
         return await calls.repeat(lambda: post(calls.v0("graph", graph_name, "trigger"), body), sent=False)
 
     async def v0() -> dict[str, Any]:
