@@ -108,6 +108,13 @@ def test_limits_for_which_states_wait_are_named_and_those_of_0_need_attention() 
         "`limits show l\\x1b`",
         attention=False,
     )
+    rate = {"at_most": None, "starts": 2, "period_ms": 60_000, "held": 0, "waiting": 3}
+    one(
+        of_limit(**rate),
+        "3 states wait for limit l\\x1b (2 starts in 1 min), which had all starts of the last 1 min",
+        "`limits show l\\x1b`",
+        attention=False,
+    )
     one(of_limit(at_most=0, held=0), "limit l\\x1b is 0, which stops all", "`limits set l", attention=False)
     one(of_limit(starts=0, period_ms=1_000, waiting=1), "which stops all that names it, and 1 state waits")
 

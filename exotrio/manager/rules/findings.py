@@ -123,8 +123,12 @@ def _of_limit(limit: LimitInfo) -> Finding | None:
         )
     if not limit.waiting:
         return None
-    what = f"{waits} for limit {name} ({limit.text()}), which {plural(limit.held, 'state')} hold"
-    return info(f"{what}{'s' if limit.held == 1 else ''}", f"`limits show {name}` lists them", page)
+    what, fix = f"{waits} for limit {name} ({limit.text()})", f"`limits show {name}` lists them"
+    if limit.held:
+        what += f", which {plural(limit.held, 'state')} hold{'s' if limit.held == 1 else ''}"
+    elif limit.starts is not None:
+        what += f", which had all starts of the last {format_duration(limit.period or 0)}"
+    return info(what, fix, page)
 
 
 def _of_version(version: VersionInfo) -> Finding | None:
