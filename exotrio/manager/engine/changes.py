@@ -201,12 +201,15 @@ class Changes:
 
     def _insert_rows(self) -> None:
         rows, columns = self._rows, _COLUMNS
-        if self._full_rows or self._limit_keys:
+        limits = columns_of(self.tx, self._limit_keys) if self._limit_keys else {}
+        if self._full_rows:
             rows = [(*row[:-1], *_DEFAULTS, row[-1]) for row in rows] + self._full_rows
+            if limits:
+                rows = [(*row[:-3], limits.get(row[0], row[-3]), *row[-2:]) for row in rows]
             columns += _SELDOM
-        if self._limit_keys:
-            limits = columns_of(self.tx, self._limit_keys)
-            rows = [(*row[:-3], limits.get(row[0], row[-3]), *row[-2:]) for row in rows]
+        elif limits:
+            rows = [(*row[:-1], limits.get(row[0]), row[-1]) for row in rows]
+            columns = (*columns, "limits")
         if self._keyed:
             turns = keyed_turns(self.tx, self._keyed)
             rows = [(*row[:_TURN], turns.get(row[0], row[_TURN]), *row[_TURN + 1 :]) for row in rows]
