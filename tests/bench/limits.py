@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,27 +37,40 @@ COMPARED = {
     "a limit of 4, all wait": "no limit, batch 4",
 }
 WAITING = 100_000
+ENGINES = "SQLite", "PostgreSQL"
 
 
 def limits(plan: Plan) -> Iterator[Sample]:
     """CPU per state of a fan-out in process, on both engines; and of claims while many states wait."""
-    for engine in ("SQLite", "PostgreSQL"):
+    for engine in ENGINES:
         costs = {}
         for what, (at_most, key, batch) in LIMITS.items():
-            with ExitStack() as stack:
-                used = stack.enter_context(database()) if engine == "PostgreSQL" else None
-                db = str(fresh(plan.folder) / "state.db") if used is None else used.url
+            with _database(plan, engine) as (db, used):
                 costs[what] = trio.run(_cost, db, used, _graph(at_most, key), batch, plan.states)
             yield Sample(f"CPU per state, {what}, {engine}", costs[what], "us")
         for what, base in COMPARED.items():
             name = f"CPU per state, {what}, over {base}, {engine}"
             yield Sample(name, costs[what] / costs[base], "x", max_goal=1.25)
     waiting = min(WAITING, plan.histories[-1])
-    none, many = trio.run(_claims, plan, 0), trio.run(_claims, plan, waiting)
-    what = f"claim and report {BATCH} of a node"
-    yield Sample(f"{what}, none waits for a limit", none, "ms CPU")
-    yield Sample(f"{what}, {waiting:,} wait for a limit", many, "ms CPU")
-    yield Sample(f"{what}, {waiting:,} over none that wait", many / none, "x", max_goal=1.1)
+    for engine in ENGINES:
+        what, turns = f"claim and report {BATCH} of a node, {engine}", []
+        for count in (0, waiting):
+            with _database(plan, engine) as (db, used):
+                turns.append(trio.run(_claims, db, used, plan, count))
+        none, many = turns
+        yield Sample(f"{what}, none waits for a limit", none, "ms CPU")
+        yield Sample(f"{what}, {waiting:,} wait for a limit", many, "ms CPU")
+        yield Sample(f"{what}, {waiting:,} over none that wait", many / none, "x", max_goal=1.1)
+
+
+@contextmanager
+def _database(plan: Plan, engine: str) -> Iterator[tuple[str, Database | None]]:
+    """Give the block the place of a new database, and on PostgreSQL the database."""
+    if engine == "SQLite":
+        yield str(fresh(plan.folder) / "state.db"), None
+    else:
+        with database() as used:
+            yield used.url, used
 
 
 def _graph(at_most: int | None, key: str, name: str = FAN.name) -> Graph:
@@ -91,11 +104,11 @@ def _seconds(used: Database | None) -> float:
     return time.process_time() + sum(map(cpu_seconds, (first, *map(int, children))))
 
 
-async def _claims(plan: Plan, waiting: int) -> float:
+async def _claims(db: str, used: Database | None, plan: Plan, waiting: int) -> float:
     """Return the milliseconds of a claim and a report of states without a limit, while others of their node
     wait for one."""
     stopped = _graph(0, "", "stopped")
-    async with embedded(fresh(plan.folder) / "state.db") as transport:
+    async with embedded(db) as transport:
         async with working({"transport": transport}, FAN, stopped, batch_size=64) as manager:
             if waiting:
                 await manager.trigger(stopped.name, inputs={"n": str(waiting)})
@@ -106,7 +119,11 @@ async def _claims(plan: Plan, waiting: int) -> float:
             reply = await client.post(f"/exotrio/v1/namespace/{NAMESPACE}/graph/fan/trigger", json=run)
             reply.raise_for_status()
             await turn(client, "fan", {"Fan": 1}, [{"i": "x"}] * plan.claims * BATCH)
-            turns = [await turn(client, str(number), {"Step": BATCH}, []) for number in range(plan.claims)]
+            turns = []
+            for number in range(plan.claims):
+                begin = _seconds(used)
+                await turn(client, str(number), {"Step": BATCH}, [])
+                turns.append(_seconds(used) - begin)
     return statistics.median(turns) * 1000
 
 
