@@ -45,7 +45,7 @@ def name_and_value(outcome: Outcome) -> tuple[str, Any]:
     if isinstance(outcome, Errored):
         value = sendable(value)
     elif isinstance(outcome, Calling):
-        value = [asdict(call) for call in value]
+        value = [{"id": call.id, "graph": call.graph, "inputs": {**call.inputs}} for call in value]
     return name, value
 
 

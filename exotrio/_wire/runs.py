@@ -195,7 +195,8 @@ class RelatedRun(Body):
     """A run that started another one, or that another one started.
 
     Fields:
-        run_id, graph_name, status: Those of the run; of one that could not be started, only the graph.
+        run_id, graph_name, status: Those of the run; only the graph of one that could not be started, or is
+            about to be.
         origin: ``graph`` (a state started it, and waits for its end) or ``failure`` (the failure of a run).
         state_id, identifier: The state that started the other one, or the first that had failed.
         created_at, finished_at, cancelled_at: When it was created, when it ended, and when it was cancelled.
@@ -219,7 +220,7 @@ class RelatedRun(Body):
     def word(self) -> str:
         """Its status, as pages and commands show it."""
         if self.status is None:
-            return "not started"
+            return "not started" if self.problem else "about to start"
         return run_word(self.status, is_cancelled=self.cancelled_at is not None, waits=self.waits)
 
     @property

@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
 
@@ -33,6 +33,8 @@ CHILD_RUNS = 5
 MANY = Graph("many", namespace=NAMESPACE)
 _fan = MANY.add(Fan, n="0")
 MANY.wait(f"go-{_fan.i}", Text)
+PLACED = Graph("placed", namespace=NAMESPACE)
+PLACED.add(STEP, i=PLACED.add(Fan, n="0").i)
 WAIT = Graph("wait", namespace=NAMESPACE)
 WAIT.add(Mark, i=WAIT.wait("go", Text).i)
 
@@ -44,9 +46,7 @@ def waiting(plan: Plan) -> Iterator[Sample]:
     for engine in ("SQLite", "PostgreSQL"):
         costs = {}
         for count in (0, many):
-            with ExitStack() as stack:
-                used = stack.enter_context(database()) if engine == "PostgreSQL" else None
-                db = str(fresh(plan.folder) / "state.db") if used is None else used.url
+            with _new_database(plan, engine) as db:
                 costs[count] = trio.run(_next_to, plan, db, count)
         for index, what in enumerate((f"claim and report {BATCH}", "sweep")):
             none, some = costs[0][index], costs[many][index]
@@ -54,8 +54,18 @@ def waiting(plan: Plan) -> Iterator[Sample]:
             yield Sample(f"{what}, {many:,} wait for events, {engine}", some, "ms CPU")
             name = f"{what}, {many:,} over none that wait for events, {engine}"
             yield Sample(name, some / none, "x", max_goal=1.1)
+        with _new_database(plan, engine) as db:
+            yield from trio.run(_children, db, engine)
     yield from trio.run(partial(_latency, plan))
-    yield from trio.run(partial(_children, plan))
+
+
+@contextmanager
+def _new_database(plan: Plan, engine: str) -> Iterator[str]:
+    if engine == "SQLite":
+        yield str(fresh(plan.folder) / "state.db")
+    else:
+        with database() as used:
+            yield used.url
 
 
 async def _next_to(plan: Plan, db: str, count: int) -> tuple[float, float]:
@@ -106,25 +116,36 @@ async def _latency(plan: Plan) -> list[Sample]:
     ]
 
 
-async def _children(plan: Plan) -> list[Sample]:
-    """CPU of a child that a node calls, whose graph has one node, next to that of a state of a fan-out."""
-    cpu: dict[str, list[float]] = {"fan": [], "parent": []}
-    async with (
-        in_process(plan.folder) as where,
-        working(where, STEP, FAN, PARENT, batch_size=64) as manager,
-    ):
-        for number in range(CHILD_RUNS + 1):
-            for graph, used in cpu.items():
-                begin = time.process_time()
-                run = await manager.trigger(graph, inputs={"n": str(CHILDREN)})
-                await manager.wait(run["run_id"])
-                if number:
-                    used.append((time.process_time() - begin) / CHILDREN * 1000)
-    state, child = (statistics.median(cpu[graph]) for graph in cpu)
+async def _children(db: str, engine: str) -> list[Sample]:
+    """CPU of a child with one state, called by a node or run by a place, by turns with a state of a fan-out.
+
+    On PostgreSQL without that of its server.
+    """
+    cpu: dict[str, list[float]] = {"fan": [], "parent": [], "placed": []}
+    async with open_service(db, schedules=False) as service:
+        where = {"transport": InsideTransport(create_api(service))}
+        async with working(where, STEP, FAN, PARENT, PLACED, batch_size=64) as manager:
+            for number in range(CHILD_RUNS + 1):
+                for graph, used in cpu.items():
+                    begin = time.process_time()
+                    run = await manager.trigger(graph, inputs={"n": str(CHILDREN)})
+                    await manager.wait(run["run_id"])
+                    if number:
+                        used.append((time.process_time() - begin) / CHILDREN * 1000)
+    state, call, place = (statistics.median(each) for each in cpu.values())
     return [
-        Sample("a state of a fan-out, in process", state, "ms CPU"),
-        Sample("a child with one state, in process", child, "ms CPU"),
-        Sample("a child over a state", child / state, "x", max_goal=2.0),
+        Sample(f"a state of a fan-out, in process, {engine}", state, "ms CPU"),
+        Sample(f"a child that a node calls, in process, {engine}", call, "ms CPU"),
+        Sample(f"a child that a place runs, with the place, in process, {engine}", place, "ms CPU"),
+        *(
+            Sample(
+                f"a child that a {what} over a state, {engine}",
+                statistics.median(one / other for one, other in zip(cpu[graph], cpu["fan"], strict=True)),
+                "x",
+                max_goal=2.0,
+            )
+            for what, graph in (("node calls", "parent"), ("place runs", "placed"))
+        ),
     ]
 
 

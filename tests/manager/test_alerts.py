@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from exotrio._wire.runs import RelatedRun
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.view import View
@@ -246,6 +247,25 @@ async def test_a_run_that_cannot_be_started_says_why(
         " then trigger graph 'alert' with what failed, or retry run"
         f" {work.run_id}: it starts one if it fails again"
     )
+
+
+async def test_a_run_that_is_about_to_be_started_is_shown(two: tuple[Manager, Manager]) -> None:
+    one, _ = two
+    deliver = one.service.store.on_deliveries
+    one.service.store.on_deliveries = lambda: None
+    await deploy_alert(one)
+    work = await deploy_work(one, retry_policy=NO_RETRY)
+    await work.trigger()
+    await work.fail("a", times=1)
+    shown = ok(await one.api.native_run(work.run_id))
+    (child,) = shown["children"]
+    assert (child["graph_name"], child["run_id"], child["status"]) == ("alert", None, None)
+    assert (child["problem"], child["origin"], shown["children_count"]) == (None, "failure", 1)
+    assert RelatedRun.model_validate(child).word == "about to start"
+    deliver()
+    assert len(await started(one)) == 1
+    (child,) = ok(await one.api.native_run(work.run_id))["children"]
+    assert child["status"] == "PENDING"
 
 
 async def test_with_a_run_its_alerts_are_deleted() -> None:

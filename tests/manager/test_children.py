@@ -19,7 +19,9 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, due_work
 from exotrio.manager.engine.retention import discard
+from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
+from exotrio.manager.queries.related import children_of
 from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.service import Service
 from exotrio.manager.store.transaction import Transaction
@@ -635,6 +637,32 @@ async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
 
 async def handled(two: Two) -> None:
     assert not await two.read(due_work)
+
+
+async def test_the_view_of_a_run_reads_all_its_children_together(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await child(two.api)
+    flow = await deploy(two.api, "parent", *PARENT, AFTER)
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(20)])
+    await two.delivered()
+    execute, statements = View.execute, list[str]()
+
+    def counted(view: View, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+        statements.append(sql)
+        return execute(view, sql, parameters)
+
+    def seen(view: View) -> int:
+        run = find_run(view, "tests", flow.run_id)
+        monkeypatch.setattr(View, "execute", counted)
+        children, total = children_of(view, run)
+        monkeypatch.setattr(View, "execute", execute)
+        assert {each.identifier for each in children} == {"g"}
+        return total
+
+    assert await two.read(seen) == 20
+    assert len(statements) == 3
 
 
 async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None:

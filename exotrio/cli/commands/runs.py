@@ -349,7 +349,9 @@ def _as_lines(run: Run) -> Iterator[str]:
 
 
 def _child(child: RelatedRun, run: Run) -> tuple[str, ...]:
-    status = f"not started: {one_line(child.problem)}" if child.problem else _status(child)
+    status = _status(child) if child.status else child.word
+    if child.problem:
+        status += f": {one_line(child.problem)}"
     if run.cancelled_at and child.origin != FAILURE and child.status is RunStatus.PENDING:
         status = f"{child.status} (about to be cancelled)"
     return (child.run_id or "", child.graph_name, status, child.cause)

@@ -97,23 +97,20 @@ _UNSTARTED = (
 )
 
 
-def unstarted(view: View, seqs: Collection[int], limit: int) -> dict[int, list[Call]]:
-    """Return up to ``limit`` calls of these states that have no run, by the number of the state."""
+def unstarted(view: View, seqs: Collection[int], limit: int) -> tuple[dict[int, list[Call]], set[int]]:
+    """Return up to ``limit`` calls of these states that have no run, by the number of the state, and the
+    states that may have more of them."""
     found: dict[int, list[Call]] = {}
     if not seqs:
-        return found
+        return found, set()
     for seq, key, graph, inputs in view.execute(
         f"SELECT state, key, graph, inputs FROM calls WHERE {view.any_of('state')} AND {_UNSTARTED}"
         " ORDER BY state, key LIMIT ?",
         (view.items(sorted(seqs)), limit),
     ):
         found.setdefault(seq, []).append(Call(key, graph, from_json(inputs)))
-    return found
-
-
-def with_unstarted(view: View, seqs: Collection[int]) -> set[int]:
-    """Return the numbers of those of these states that have calls without a run."""
-    return _having(view, seqs, _UNSTARTED)
+    is_full = sum(map(len, found.values())) == limit
+    return found, {seq for seq in seqs if is_full and seq >= max(found)}
 
 
 def add_results(tx: Transaction, seqs: Collection[int], results: Sequence[Result]) -> set[int]:
@@ -139,14 +136,9 @@ def add_results(tx: Transaction, seqs: Collection[int], results: Sequence[Result
         stored.append((result.seq, result.key, result.run, text, error))
     tx.update("calls", ("state", "key"), ("run", "outputs", "error"), sorted(stored))
     tx.update("states", ("seq",), ("calls_size",), sorted(sizes.items()) if results else [])
-    return set(seqs) - _having(tx, seqs, NO_RESULT)
-
-
-def _having(view: View, seqs: Collection[int], condition: str) -> set[int]:
-    if not seqs:
-        return set()
-    which = f"SELECT DISTINCT state FROM calls WHERE {view.any_of('state')} AND {condition}"
-    return {row["state"] for row in view.execute(which, (view.items(sorted(seqs)),))}
+    lacks = f"SELECT 1 FROM calls WHERE state = seq AND {NO_RESULT}"
+    complete = f"SELECT seq FROM states WHERE {of_states} AND NOT EXISTS ({lacks})"
+    return {row["seq"] for row in tx.execute(complete, (tx.items(sorted(seqs)),))}
 
 
 def read_results(view: View, seqs: Collection[int]) -> dict[int, dict[str, dict[str, object]]]:

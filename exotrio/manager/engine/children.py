@@ -28,7 +28,7 @@ from pydantic_core import from_json
 
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.attempts import next_attempt
-from exotrio.manager.engine.calls import Call, Result, add_results, unstarted, with_unstarted
+from exotrio.manager.engine.calls import Call, Result, add_results, unstarted
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.due_work import MAX_PER_STEP
 from exotrio.manager.engine.following import need_to_follow
@@ -92,7 +92,7 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
         return WithEffects(0, NO_EFFECTS)
     seqs = sorted(row["seq"] for row in due)
     calling = [row["seq"] for row in due if row["calls_size"] is not None]
-    named = unstarted(tx, calling, MAX_PER_STEP)
+    named, _ = unstarted(tx, calling, MAX_PER_STEP)
     names = {(row["namespace"], name) for row in due for name in _graphs_of(tx, row, named)}
     pinned = _pinned(tx, names)
     runs = locked_runs_of(tx, seqs)
@@ -106,7 +106,7 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
     by_graph: defaultdict[tuple[str, str, str], list[Child]] = defaultdict(list)
     failed: list[tuple[Child, str]] = []
     calling = [state.seq for state in states if state.calls_size is not None]
-    calls = unstarted(tx, calling, MAX_PER_STEP)
+    calls, left = unstarted(tx, calling, MAX_PER_STEP)
     below = _in_flight_below(tx, runs.values())
     ended = set()
     for state in states:
@@ -117,7 +117,9 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
             graph = state.run_row.namespace, child.graph
             if problem := _why_not(tx, child, below):
                 failed.append((child, problem))
-            elif graph in names:  # else it was called just now
+            elif graph not in names:  # it was called just now
+                left.add(state.seq)
+            else:
                 below[state.run_row.top] += 1
                 by_graph[*graph, state.scope(tx).template.version or ""].append(child)
     for each in sorted(by_graph):
@@ -133,7 +135,6 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
         else:
             results.append(Result(child.state.seq, child.call, None, error=error))
     complete = add_results(tx, calling, results)
-    left = with_unstarted(tx, calling)
     for state in states:
         if state.seq in complete:
             resume(changes, state, RUNS_ENDED)

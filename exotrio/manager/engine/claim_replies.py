@@ -40,7 +40,7 @@ def claim_replies(
     by_seq = {state[0]: state for state in rows}
     run_of = {seq: state[1] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
-    templates = {run: tx.template_of(run) for run in runs}
+    templates = {run: tx.template_of(run, facts) for run, facts in runs.items()}
     tx.catalog.keep_runs_of(run_of)
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from exotrio._util.times import from_unix_ms
@@ -26,11 +26,13 @@ def parent_of(view: View, run: Row) -> RelatedRun | None:
     if run["parent_run_id"] is None:
         return None
     above = view.one(RUNS + " WHERE runs.id = ?", (run["parent_run"],))
-    return _related(view, above, started=run, above=above)
+    state = _starting_states(view, [run]).get(run["id"])
+    return _related(view, above, origin=run["origin"], state=state, above=above)
 
 
 def children_of(view: View, run: Row) -> tuple[list[RelatedRun], int]:
-    """Return runs that a run started, and how many it started; also those that it could not start."""
+    """Return runs that a run started, and how many it started; also those that it could not start, or is
+    about to start."""
     children = _unstarted(view, run)
     total = len(children)
     if run["has_children"]:
@@ -39,7 +41,10 @@ def children_of(view: View, run: Row) -> tuple[list[RelatedRun], int]:
             " WHEN runs.pending > 0 THEN 1 ELSE 2 END, runs.id LIMIT ?",
             (run["id"], MAX_SHOWN),
         ).fetchall()
-        children += [_related(view, row, started=row, above=run) for row in rows]
+        states = _starting_states(view, rows)
+        children += [
+            _related(view, row, origin=row["origin"], state=states.get(row["id"]), above=run) for row in rows
+        ]
         total += view.one("SELECT count(*) AS number FROM runs WHERE parent_run = ?", (run["id"],))["number"]
     return children, total
 
@@ -49,16 +54,16 @@ def started_by(view: View, state: Row) -> list[RelatedRun]:
     rows = view.execute(
         f"{RUNS} WHERE runs.parent_state = ? ORDER BY runs.id LIMIT ?", (state["seq"], MAX_SHOWN)
     ).fetchall()
-    return [_related(view, row, started=row, above=None) for row in rows]
+    return [_related(view, row, origin=row["origin"]) for row in rows]
 
 
 def _unstarted(view: View, run: Row) -> list[RelatedRun]:
-    """Return the runs that a run was to start by failing, and why each could not be started."""
+    """Return the runs that a run was to start by failing, and why each could not be started, or not yet."""
     template = view.template(run["template"])
     if template.body.on_failure is None:
         return []
     rows = view.execute(
-        "SELECT state, at, problem FROM alerts WHERE run = ? AND problem IS NOT NULL ORDER BY number",
+        "SELECT state, at, problem FROM alerts WHERE run = ? AND started IS NULL ORDER BY number",
         (run["id"],),
     )
     return [
@@ -141,15 +146,16 @@ def unstarted_in(view: View, namespace: str) -> list[UnstartedRun]:
     )
 
 
-def _related(view: View, run: Row, *, started: Row, above: Row | None) -> RelatedRun:
-    """Return one of two runs, of which ``above`` started ``started``, with the state that did."""
-    state = None if above is None else _starting_state(view, started)
+def _related(
+    view: View, run: Row, *, origin: str, state: Row | None = None, above: Row | None = None
+) -> RelatedRun:
+    """Return one of two runs, of which ``above`` started the other one, with the state that did."""
     template = None if above is None else view.template(above["template"])
     return RelatedRun(
         run_id=run["run_id"],
         graph_name=run["graph_name"],
         status=status_of(run),
-        origin=started["origin"],
+        origin=origin,
         state_id=None if state is None else view.state_id(state["seq"]),
         identifier=None if state is None or template is None else template.places[state["place"]].identifier,
         created_at=from_unix_ms(run["created_at"]),
@@ -159,11 +165,18 @@ def _related(view: View, run: Row, *, started: Row, above: Row | None) -> Relate
     )
 
 
-def _starting_state(view: View, started: Row) -> Row | None:
-    """Return the state (seq, place) that started a run, or the first of those whose failure did."""
-    if started["origin"] != FAILURE:
-        return view.row("SELECT seq, place FROM states WHERE seq = ?", (started["parent_state"],))
-    return view.row(
-        "SELECT seq, place FROM alerts JOIN states ON seq = state WHERE alerts.run = ? AND started = ?",
-        (started["parent_run"], started["run_id"]),
+def _starting_states(view: View, runs: Sequence[Row]) -> dict[int, Row]:
+    """Return the state (seq, place) that started each of these runs below one, or the first of those whose
+    failure did."""
+    seqs = {run["id"]: run["parent_state"] for run in runs if run["parent_state"] is not None}
+    if failures := {run["run_id"]: run["id"] for run in runs if run["origin"] == FAILURE}:
+        alerts = view.execute(
+            "SELECT started, state FROM alerts WHERE run = ? AND started IS NOT NULL",
+            (runs[0]["parent_run"],),
+        )
+        seqs |= {failures[row["started"]]: row["state"] for row in alerts if row["started"] in failures}
+    rows = view.execute(
+        f"SELECT seq, place FROM states WHERE {view.any_of('seq')}", (view.items(sorted({*seqs.values()})),)
     )
+    states = {row["seq"]: row for row in rows}
+    return {run: states[seq] for run, seq in seqs.items() if seq in states}

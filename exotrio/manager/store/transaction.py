@@ -82,10 +82,10 @@ class Transaction(View):
                 self.catalog.keep_run(run, facts_by_run[run])
         return facts_by_run
 
-    def template_of(self, run: int) -> Template:
+    def template_of(self, run: int, facts: RunFacts) -> Template:
         """Return the template of a run, or the one before if it has moved to another version."""
         try:
-            return self.template(self.run_facts([run])[run].template)
+            return self.template(facts.template)
         except LookupError:
             self.catalog.forget_run(run)
             return self.template(self.run_facts([run])[run].template)

@@ -39,7 +39,9 @@ async def alert_of(site: Site, work: Flow) -> dict[str, Any]:
     async def started() -> dict[str, Any]:
         children = (await shown(site, work.run_id))["children"]
         assert len(children) == 1
-        return dict(children[0])
+        (child,) = children
+        assert child["status"] or child["problem"], "it is about to be started"
+        return dict(child)
 
     return await eventually(started)
 
