@@ -220,11 +220,6 @@ class RunSummary(Body):
         return None if self.finished_at is None else self.duration_until(self.finished_at)
 
     @property
-    def only_waits(self) -> bool:
-        """Whether nothing of it goes on before an event is sent, or a deadline is over."""
-        return 0 < self.pending_count == self.for_event_count
-
-    @property
     def word(self) -> str:
         """Its status, as pages and commands show it."""
         waits = 0 < self.pending_count == self.for_event_count + self.for_run_count

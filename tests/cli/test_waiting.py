@@ -59,6 +59,46 @@ def test_a_run_that_waits_ends_the_command_which_says_how_to_send_the_event_and_
     assert bare.json("runs", "show", run)["status"] == "SUCCESS"
 
 
+CHILD = """
+approval = Graph("approval", namespace="n")
+approval.wait("approved", Approval)
+class Slow(BaseNode):
+    async def execute(self):
+        await trio.sleep(SECONDS)
+slow = Graph("slow", namespace="n")
+slow.add(Slow)
+class Nothing(BaseNode):
+    async def execute(self):
+        pass
+graph = Graph("parent", namespace="n")
+graph.add(GRAPH)
+runtime = Runtime(namespace="n", name="r", nodes=[Ship, Slow, Nothing])
+"""
+
+
+def test_what_a_child_waits_for_is_said_with_the_command_that_sends_it(bare: Cli) -> None:
+    bare.write("orders.py", f"import trio{APPROVAL}{CHILD}".replace("GRAPH)", "approval)"))
+    end = bare("run", "orders.py", "--graph", "parent", code=8)
+    found = r"approved of run (\S+) of graph approval waits for event approved; to send it:\n"
+    assert (below := re.search(found, end.err))
+    send, resume = commands_in(end.err)
+    assert send[:4] == ["runs", "send", below[1], "approved"]
+    bare(*resume, code=8)
+    bare(*send, code=0)
+    bare(*resume, code=0)
+
+
+def test_a_run_whose_child_goes_on_is_waited_for(bare: Cli) -> None:
+    places = "Nothing, identifier='a')\ngraph.add(slow, after=a)\ngraph.add(approval, after=a)"
+    text = f"import trio{APPROVAL}{CHILD}"
+    text = text.replace("graph.add(GRAPH)", f"a = graph.add({places}").replace("SECONDS", "0.5")
+    bare.write("orders.py", text)
+    end = bare("run", "orders.py", "--graph", "parent", code=8)
+    assert "waits for event approved; to send it:" in end.err
+    (run,) = [each for each in bare.json("runs", "ls")["runs"] if each["graph_name"] == "slow"]
+    assert run["status"] == "SUCCESS"
+
+
 def test_the_command_that_answers_works_for_a_name_that_looks_like_an_option(bare: Cli) -> None:
     bare.write(
         "orders.py", APPROVAL.replace('"approved", Approval', '"--help", Approval, identifier="approved"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout
@@ -24,13 +25,15 @@ from exotrio.cli.lookup import find_run, list_runs
 from exotrio.cli.program import command_line
 from exotrio.cli.runs.remote import check_of_values, is_new
 from exotrio.cli.runs.result import print_result
-from exotrio.cli.runs.waiting import is_overdue, waiting_lines
+from exotrio.cli.runs.waiting import find_waits, waiting_lines
 from exotrio.cli.terminal.progress import Progress
-from exotrio.client import Run, RunStatus, RunSummary, StateManager, StateStatus
+from exotrio.client import EventWait, Run, RunStatus, RunSummary, StateManager, StateStatus
 from exotrio.errors import GraphInvalid, NotFound
 from exotrio.graph import WITHOUT_RUNTIME, Graph, split_name
 
 MAX_POLL_INTERVAL = 0.1
+CHECK_INTERVAL = 1.0
+"""Seconds after which the runs below one are looked at again that only waits for them."""
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
 MAX_LEFTOVERS = 5
 """Maximum of earlier unfinished runs that are named."""
@@ -78,6 +81,7 @@ class LocalRun:
             check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
         self._run_id = self.resume
         self._may_have_begun = self._had_failed = False
+        self._waits_for: list[tuple[Run, EventWait]] = []
         self._adopt(None if self.graph is None else self.graph.version)
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()
@@ -213,7 +217,7 @@ class LocalRun:
                             then = "it was kept in memory only, so it is gone; --wait stays"
                             if self.db != MEMORY:
                                 then = f"then: {self._command_to_resume(run.run_id, self.target)}"
-                            answer = await self._how_to_answer(client, run.run_id)
+                            answer = self._how_to_answer(run.run_id)
                             self.progress.print_message("\n".join([*answer, then]))
                         if self._embedded and self.private and self.db != MEMORY and self.output == "table":
                             db = ["--db", self.db] if self.db else []
@@ -237,19 +241,21 @@ class LocalRun:
         def show(run: Run) -> None:
             last[:] = [run]
             self.progress.show(run)
-            if run.only_waits:
+            if run.word == "waiting" and examined is None:
                 waiting.cancel()
 
+        # Runs below it may go on although it only waits for them: then it is looked at again and again.
+        examined: Run | None = None
         while True:
-            with trio.CancelScope() as waiting:
+            with trio.move_on_after(math.inf if examined is None else CHECK_INTERVAL) as waiting:
                 return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show)
-            if not await is_overdue(client, run_id):
+            examined = last[0] if last[0].word == "waiting" else None
+            self._waits_for = [] if examined is None else await find_waits(client, examined)
+            if self._waits_for:
                 break
-            # Its deadline passed while nothing ran: the state manager is about to end the wait.
-            await trio.sleep(MAX_POLL_INTERVAL)
         if not self.waits:
             return last[0]
-        self.progress.print_message("\n".join(await self._how_to_answer(client, run_id)))
+        self.progress.print_message("\n".join(self._how_to_answer(run_id)))
         show_only = self.progress.show
         return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show_only)
 
@@ -322,9 +328,9 @@ class LocalRun:
         command = self._command_to_resume(self._run_id, self.target)
         return f"{kept}. Continue with:\n  {command}"
 
-    async def _how_to_answer(self, client: StateManager, run_id: str) -> list[str]:
+    def _how_to_answer(self, run_id: str) -> list[str]:
         arguments = ["--namespace", self.runtime.namespace, *(["--db", self.db] if self.db else [])]
-        return await waiting_lines(client, run_id, arguments)
+        return waiting_lines(self._waits_for, run_id, arguments)
 
     def _how_to_retry(self, run_id: str) -> str:
         retry = ["runs", "retry", run_id, "--namespace", self.runtime.namespace]

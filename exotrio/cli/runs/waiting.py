@@ -8,35 +8,51 @@ from datetime import UTC, datetime
 from exotrio._fields.declared import declared
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
+from exotrio._wire.runs import FAILURE
 from exotrio.cli.program import command_line
-from exotrio.client import EventWait, StateManager
+from exotrio.client import EventWait, Run, RunStatus, StateManager
 
 MAX_SHOWN = 5
 """Events that are named."""
 
 
-async def is_overdue(manager: StateManager, run_id: str) -> bool:
-    """Whether the deadline of a wait for an event has passed."""
-    deadlines = [event.until for event in (await manager.events(run_id)).waiting if event.until is not None]
-    return min(deadlines, default=datetime.max.replace(tzinfo=UTC)) <= datetime.now(UTC)
+async def find_waits(manager: StateManager, top: Run) -> list[tuple[Run, EventWait]]:
+    """Return the events for which a run and those below it wait, if nothing goes on before one is sent."""
+    waits, runs = list[tuple[Run, EventWait]](), [top]
+    while runs:
+        run = runs.pop(0)
+        children = [child for child in run.children if child.run_id and child.status is RunStatus.PENDING]
+        children = [child for child in children if child.origin != FAILURE]
+        is_known = run.children_count == len(run.children) and len(children) >= min(run.for_run_count, 1)
+        if run.word != "waiting" or not is_known or not all(child.waits for child in children):
+            return []
+        events = (await manager.events(run.run_id)).waiting if run.for_event_count else []
+        # Its deadline passed while nothing ran: the state manager is about to end the wait.
+        if any(event.until is not None and event.until <= datetime.now(UTC) for event in events):
+            return []
+        waits += [(run, event) for event in events]
+        runs += [await manager.status(str(child.run_id)) for child in children]
+    return waits
 
 
-async def waiting_lines(manager: StateManager, run_id: str, arguments: Sequence[str]) -> list[str]:
+def waiting_lines(waits: Sequence[tuple[Run, EventWait]], top: str, arguments: Sequence[str]) -> list[str]:
     """Return what a run waits for, with a command for each event that answers it.
 
     Args:
+        top: The id of the run; others of ``waits`` are below it.
         arguments: The options of the command that name the state manager and the namespace.
     """
-    waiting = (await manager.events(run_id)).waiting
-    lines = [line for event in waiting[:MAX_SHOWN] for line in _lines_of(event, run_id, arguments)]
-    left = len(waiting) - MAX_SHOWN
+    lines = [line for run, event in waits[:MAX_SHOWN] for line in _lines_of(run, event, top, arguments)]
+    left = len(waits) - MAX_SHOWN
     return [*lines, f"... and for {plural(left, 'more event')}"] if left > 0 else lines
 
 
-def _lines_of(event: EventWait, run_id: str, arguments: Sequence[str]) -> Iterator[str]:
+def _lines_of(run: Run, event: EventWait, top: str, arguments: Sequence[str]) -> Iterator[str]:
+    run_id = run.run_id
     states = "" if event.states == 1 else f" ({event.states} states)"
     until = "" if event.until is None else f" until {iso_time(event.until)}"
-    yield f"{event.identifier} waits for event {event.name}{until}{states}; to send it:"
+    below = "" if run_id == top else f" of run {run_id} of graph {run.graph_name}"
+    yield f"{event.identifier}{below} waits for event {event.name}{until}{states}; to send it:"
     required = {name: each for name, each in (event.fields or {}).items() if "default" not in each}
     fields = [word for name, schema in required.items() for word in ("-i", f"{name}={_sample(schema)}")]
     words = [run_id, event.name, *fields, *arguments]
