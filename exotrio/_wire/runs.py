@@ -137,6 +137,8 @@ def missing_of(
 
 
 NO_EVENT = "none was sent in time"
+MIN_REPORTING = 1.0
+"""Seconds from the end of ``execute`` until its outcome was accepted that are shown: usually it is ms."""
 
 
 class StateTimes(Body):
@@ -183,6 +185,9 @@ class StateTimes(Body):
             now.append(f"buffered {'for ' if self.ran is None else ''}{format_duration(self.buffered)}")
         if self.ran is not None:
             now.append(f"{ends} {format_duration(self.ran)}")
+            reporting = (self.held or 0) - (self.buffered or 0) - self.ran
+            if ended and reporting >= MIN_REPORTING:
+                now.append(f"reporting {format_duration(reporting)}")
         elif self.held is not None and self.buffered is None:
             now.append(f"{'from claim to end' if ended else 'claimed for'} {format_duration(self.held)}")
         if self.earlier is not None:

@@ -176,6 +176,11 @@ def test_the_times_of_one_state_share_a_bar() -> None:
         (Spent(waited=1_500), False, "waited 1.5 s"),
         (Spent(for_event=1_500), True, "waited 1.5 s for an event"),
         (
+            Spent(waited=1, buffered=0, ran=10_200, held=30_300),
+            True,
+            "waited 1 ms, buffered 0 ms, ran 10.2 s, reporting 20.1 s",
+        ),
+        (
             Spent(waited=10, for_event=1_000, for_run=500, earlier=2_000),
             False,
             "waited 10 ms; before that, waited 1.0 s for an event, waited 500 ms for a run, waited and ran"
