@@ -138,7 +138,7 @@ def missing_of(
 
 NO_EVENT = "none was sent in time"
 MIN_REPORTING = 1.0
-"""Seconds from the end of ``execute`` until its outcome was accepted that are shown: usually it is ms."""
+"""The time from the end of ``execute`` until its outcome was accepted is shown from so many seconds on."""
 
 
 class StateTimes(Body):
