@@ -80,11 +80,14 @@ class LimitedClaim:
     def choose(self, freed: Collection[int]) -> list[Candidate]:
         """Return those of the first states, and of those behind, for which there is room. For the limits
         ``freed`` this transaction left checks."""
-        tx, due = self._tx, self._search(self._counts)
-        ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
+        tx = self._tx
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
+        # Sent with the search.
+        first_check = _first_check(tx, of_nodes) if of_nodes.isdisjoint(freed) else None
+        due = self._search(self._counts)
+        ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
         if not ids and of_nodes.isdisjoint(freed):
-            self._next_check = _next_check(tx, of_nodes)
+            self._next_check = _time_of(first_check)
             if self._next_check > tx.now_ms and not (self._run is not None and of_nodes and not due):
                 return due
         slots = self._slots = lock(tx, ids | of_nodes)
@@ -115,7 +118,8 @@ class LimitedClaim:
             return 0.0
         at = self._next_check
         if at is None or self._slots is not None:
-            at = _next_check(self._tx, self._tx.limited_nodes.limits_of(self._tx, self._counts))
+            of_nodes = self._tx.limited_nodes.limits_of(self._tx, self._counts)
+            at = _time_of(_first_check(self._tx, of_nodes))
         return max(0.0, (at - self._tx.now_ms) / 1000)
 
     def shares_with(self, node_id: int) -> list[int]:
@@ -285,15 +289,16 @@ def _due(times: Iterable[int], now_ms: int) -> bool:
     return any(at <= now_ms for at in times)
 
 
-def _next_check(tx: Transaction, ids: Collection[int]) -> float:
-    """Return when, in Unix ms, the first check of these limits is due, or infinity."""
-    if not ids:
-        return math.inf
-    (at,) = tx.one(
-        f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL",
-        (tx.items(sorted(ids)),),
-    )
-    return math.inf if at is None else float(at)
+def _first_check(tx: Transaction, ids: Collection[int]) -> Rows | None:
+    """Return the first check of these limits, or None without limits."""
+    due = f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL"
+    return tx.execute(due, (tx.items(sorted(ids)),)) if ids else None
+
+
+def _time_of(check: Rows | None) -> float:
+    """Return when a check is due, in Unix ms, or infinity if there is none."""
+    row = None if check is None else check.fetchone()
+    return math.inf if row is None or row[0] is None else float(row[0])
 
 
 def _take_checks(tx: Transaction, slots: Slots) -> Rows:
