@@ -533,6 +533,20 @@ async def test_a_node_that_waits_for_runs_before_its_deadline_was_handled_gets_t
     assert await two.run(flow) == {"a": {"WAITING": 1}}
 
 
+async def test_a_node_that_calls_graphs_after_its_event_has_it_again(two: Waiting) -> None:
+    flow, _ = await waiting_node(two)
+    assert await send(two.other, flow, "paid", sum="12") == (True, 1)
+    state = await claim_one(two.other)
+    calls = [{"id": "one", "graph": "missing", "inputs": {}}]
+    assert await report(two.api, item_for(state, outcome="calling", calls=calls)) == ["ok"]
+    assert (await flow.states("a"))[0].get("data") is None
+    state = await claim_one(two.api, wait_ms=5_000)
+    assert "missing" in state["children"]["one"]["error"]
+    assert state["event"] == {"name": "paid", "value": {"sum": "12"}}
+    await report(two.api, executed_item(state))
+    assert await two.run(flow) == {"a": {"SUCCESS": 1}}
+
+
 async def test_the_next_attempt_gets_an_event_that_was_sent_after_the_deadline_of_the_one_before(
     two: Waiting,
 ) -> None:

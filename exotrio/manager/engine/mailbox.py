@@ -224,7 +224,9 @@ def resume(changes: Changes, state: State, why: str) -> None:
             changes.add_event(state.seq, kind, state.updated_at)
     changes.add_event(state.seq, why, at)
     changes.tally_wait(state.node_id, at - state.updated_at)
-    changes.update(state, lane=LATER, enqueue_after=at, updated_at=at)
+    # What ``outcomes`` kept of a node that called graphs after an event.
+    kept = {} if state.data is None else {"event": from_json(state.data), "data": None}
+    changes.update(state, lane=LATER, enqueue_after=at, updated_at=at, **kept)
     changes.effects.announce(state.run, state.node_id)
 
 

@@ -155,7 +155,9 @@ def _record_one(
             changes.calls.add(state, item.calls)
             changes.effects.deliveries = True  # which starts the runs
             state.calls_size = state.calls_size or 0
-            _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size)
+            # It waits for no event meanwhile, but the next execution has the last one all the same.
+            kept = {} if state.event is None else {"data": to_json(state.event).decode()}
+            _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size, **kept)
     return ItemReply(state_id=item.state_id, result=ItemResult.OK)
 
 

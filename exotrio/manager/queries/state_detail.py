@@ -16,6 +16,7 @@ from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.checkpoints import read_checkpoints
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import (
+    PRUNED,
     QUEUED,
     RETRY_CREATED,
     RETRYABLE,
@@ -70,7 +71,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent,
         late_ms=_late_ms(view, state) if spent["no_event"] else None,
-        data=None if state["data"] is None else from_json(state["data"]),
+        data=from_json(state["data"]) if state["status"] == PRUNED else None,
         retry_count=state["retry_count"],
         deliveries=state["deliveries"],
         requeued=bool(state["requeued"]),

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from exotrio._wire.overview import EXPORT_TYPE
 from exotrio.manager.engine.runs import find_run
-from exotrio.manager.engine.states import shown_status
+from exotrio.manager.engine.states import PRUNED, shown_status
 from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
 from exotrio.manager.queries.run_detail import (
@@ -171,7 +171,7 @@ def _shown(view: View, row: Row, at: Times, texts: ShownTexts, *, values: bool) 
     state_id, cancelled = view.state_id(row["seq"]), was_cancelled(row["status"], row["error"])
     error = "" if cancelled else row["error"] or ""
     inputs: str = row["inputs"]
-    came = "data" if row["data"] else "outputs"
+    came = "data" if row["status"] == PRUNED else "outputs"
     return {
         "id": state_id,
         "short": short(state_id),
