@@ -25,11 +25,8 @@ from exotrio.graph.values import ValueCheck, check_of
 
 MAX_NAMED = 10
 """Runs of a list that an error names."""
-DEFAULTS: dict[str, Any] = {
-    "inputs": {}, "store": {}, "start_delay": 0,
-    "priority": Priority.NORMAL.value, "weight": 1.0, "fair_key": None,
-}  # fmt: skip
-"""What a native request for a run need not say."""
+ORDERED, _ORDER = ("priority", "weight", "fair_key"), (Priority.NORMAL.value, 1.0, None)
+"""What says in which order the states of a run are claimed, and its defaults."""
 _PRIORITIES = frozenset(Priority)
 
 
@@ -75,14 +72,17 @@ class NewRun:
             raise ConfigurationError(
                 "a run has a run_id or a key, not both: the state manager makes the id of a run with a key"
             )
-        values = (
-            texts_of("inputs", self.inputs, none=NONE),
-            texts_of("store values", self.store),
-            *(self.start_delay, self.priority, self.weight, self.fair_key),
-        )
         once = {"run_id": str(self.run_id or _new_id())} if self.key is None else {"key": self.key}
-        given = zip(DEFAULTS.items(), values, strict=True)
-        return once | {name: value for (name, default), value in given if value != default}
+        request: dict[str, Any] = once
+        if inputs := texts_of("inputs", self.inputs, none=NONE):
+            request["inputs"] = inputs
+        if store := texts_of("store values", self.store):
+            request["store"] = store
+        if self.start_delay != 0:
+            request["start_delay"] = self.start_delay
+        if (order := (self.priority, self.weight, self.fair_key)) != _ORDER:
+            request |= zip(ORDERED, order, strict=True)
+        return request
 
 
 def _new_id() -> str:

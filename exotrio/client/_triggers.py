@@ -27,7 +27,7 @@ from exotrio._wire.v0 import TriggerReply
 from exotrio._wire.vocabulary import MAX_BATCH, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.client._graphs import get_graph, pauses
-from exotrio.client._new_runs import DEFAULTS, NewRun, NewRuns, NoneCheck, check_list, request_of
+from exotrio.client._new_runs import ORDERED, NewRun, NewRuns, NoneCheck, check_list, request_of
 from exotrio.errors import ConfigurationError, ExotrioError, ManagerError, ManagerUnavailable, RequestRefused
 
 T = TypeVar("T")
@@ -41,7 +41,6 @@ MAX_SINGLE = 8
 some."""
 NO_KEYS = "a run cannot be started by a key"
 NO_ORDER = "a run cannot have a priority, a weight or a fairness key"
-ORDERED = {"priority", "weight", "fair_key"}
 VALIDATION_TIMEOUT = 60.0
 """Seconds for which a trigger waits until a graph is validated."""
 
@@ -90,7 +89,8 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
         return await calls.repeat(lambda: post(calls.native("graph", graph_name, "trigger"), request))
 
     async def once() -> dict[str, Any]:
-        body = {name: request.get(name, DEFAULTS[name]) for name in ("start_delay", "inputs", "store")}
+        body = {"start_delay": 0, "inputs": {}, "store": {}}
+        body |= {name: request[name] for name in body.keys() & request.keys()}
         return await calls.repeat(lambda: post(calls.v0("graph", graph_name, "trigger"), body), sent=False)
 
     async def v0() -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def _trigger(calls: Calls, graph_name: str, request: Mapping[str, Any]) ->
 
     if "key" in request:
         return await calls.native_only(native, NO_KEYS)
-    if ORDERED & request.keys():
+    if not request.keys().isdisjoint(ORDERED):
         return await calls.native_only(native, NO_ORDER)
     return await calls.prefer_native(native, v0)
 
@@ -261,7 +261,7 @@ class ManyRuns:
     def _refuse_keys(self, part: Sequence[_Entry]) -> None:
         if any("key" in entry.request for entry in part):
             self._calls.refuse_v0(NO_KEYS)
-        if any(ORDERED & entry.request.keys() for entry in part):
+        if not all(entry.request.keys().isdisjoint(ORDERED) for entry in part):
             self._calls.refuse_v0(NO_ORDER)
 
     async def _start_part(self, part: Sequence[_Entry]) -> None:
