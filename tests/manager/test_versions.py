@@ -87,7 +87,8 @@ async def test_a_state_manager_that_knew_a_run_before_it_moved_finds_its_new_tem
         await deploy(one.api, "graph", "2")
         ok(await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
         limits = {pinned_name(B, "2"): 1}
-        assert (await claim_one(other.api, limits=limits))["identifier"] == "b"
+        moved = await claim_one(other.api, limits=limits)
+        assert (moved["identifier"], moved["node_name"]) == ("b", pinned_name(B, "2"))
         # Nothing has the template before any more, and there another one has taken its place in memory.
         await deploy(one.api, "other", "2")
         ok(await other.api.trigger("other"))

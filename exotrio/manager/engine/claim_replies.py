@@ -19,7 +19,7 @@ from exotrio.manager.store.transaction import Transaction
 
 REPLIED = (
     "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
-    " retry_count, deliveries, suspect, trace, calls_size, event, checkpoint_size"
+    " retry_count, deliveries, suspect, trace, node_id, calls_size, event, checkpoint_size"
 )
 """The columns that a reply needs."""
 
@@ -41,6 +41,16 @@ def claim_replies(
     run_of = {seq: state[1] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
     templates = {run: tx.template_of(run, facts) for run, facts in runs.items()}
+    for seq, run in run_of.items():
+        place = templates[run].places[by_seq[seq][2]]
+        if (
+            templates[run].version is not None
+            and tx.node_id(place.namespace, place.node_name) != by_seq[seq][-4]
+        ):
+            # Another state manager has moved the run to another version: this one's runtime would not know
+            # the node by the name that it had before.
+            tx.catalog.forget_run(run)
+            templates[run] = tx.template_of(run, tx.run_facts([run])[run])
     tx.catalog.keep_runs_of(run_of)
     stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
     waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}

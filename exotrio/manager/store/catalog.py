@@ -29,7 +29,8 @@ MAX_STATES_KEPT = 10_000
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """What hardly ever changes in a run. ``run_id`` is the public one. When a run moves to another version,
-    other state managers may still know the template before, in which only the names of nodes differ.
+    other state managers may still know the template before, in which only the names of nodes differ: a claim
+    finds that, since its reply has such a name.
     """
 
     run_id: str
