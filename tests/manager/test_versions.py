@@ -13,7 +13,7 @@ from exotrio.manager.store import catalog, virtual_times
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import OK, B, claim, claim_one, executed_item, report
-from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 from tests.support.manager import ENGINES, open_two
 from tests.support.statements import noted
 
@@ -85,6 +85,11 @@ async def test_a_state_manager_that_knew_a_run_before_it_moved_finds_its_new_tem
         first = await claim_one(other.api, limits={pinned_name(F, "1"): 1})
         assert await report(other.api, executed_item(first, OK, OK)) == ["ok"]
         await deploy(one.api, "graph", "2")
+        age = "UPDATE managers SET schema_version = schema_version + ? WHERE id = ?"
+        await one.service.store.write(lambda tx: tx.execute(age, (-1, other.service.manager)))
+        refusal = await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"})
+        assert "end it first" in refused(refusal, 409)
+        await one.service.store.write(lambda tx: tx.execute(age, (1, other.service.manager)))
         ok(await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
         limits = {pinned_name(B, "2"): 1}
         moved = await claim_one(other.api, limits=limits)

@@ -115,16 +115,17 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     current = tx.row(
         "SELECT body, validation_status, validation_errors FROM templates WHERE id = ?", (graph["template"],)
     )
+    has = f"graph {name!r} has"
     if template.body.on_failure is not None:
         refuse(f"graph {name!r} cannot have this on_failure", unfit(tx, namespace, template.body.on_failure))
         what = "on_failure, which a state manager of exotrio {} on this database would ignore"
-        _refuse_at_older_managers(tx, name, ON_FAILURE_SINCE, what)
+        refuse_at_older_managers(tx, has, ON_FAILURE_SINCE, what)
     elif any(place.graph is not None for place in template.places):
         what = "places that run graphs, whose runs a state manager of exotrio {} on this database would lose"
-        _refuse_at_older_managers(tx, name, CHILDREN_SINCE, what)
+        refuse_at_older_managers(tx, has, CHILDREN_SINCE, what)
     elif template.refs:
         what = "branches, all of which a state manager of exotrio {} on this database would take"
-        _refuse_at_older_managers(tx, name, BRANCHES_SINCE, what)
+        refuse_at_older_managers(tx, has, BRANCHES_SINCE, what)
     effects = Effects()
     if template.body.limits:
         before = tx.template(graph["template"]).body.limits if current else ()
@@ -158,9 +159,9 @@ def insert_template(
     return int(new["id"])
 
 
-def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str) -> None:
-    """Refuse a graph with something while a state manager works that does not know it, and let none begin
-    later. ``what`` says that, with its version."""
+def refuse_at_older_managers(tx: Transaction, has: str, since: int, what: str) -> None:
+    """Refuse something while a state manager works that does not know it, and let none begin later. ``has``
+    and ``what`` say that, the latter with its version."""
     # First: one that begins locks this row, so it is seen below, or sees this.
     tx.execute(
         "UPDATE meta SET value = ? WHERE key = 'oldest_version' AND CAST(value AS INTEGER) < ?",
@@ -168,9 +169,7 @@ def _refuse_at_older_managers(tx: Transaction, name: str, since: int, what: str)
     )
     older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (since,))
     if older is not None:
-        raise Conflict(
-            f"graph {name!r} has {what.format(older['version'])}: end it first, or replace it by this version"
-        )
+        raise Conflict(f"{has} {what.format(older['version'])}: end it first, or replace it by this version")
 
 
 def name_limits(tx: Transaction, namespace: str, template: Template) -> None:

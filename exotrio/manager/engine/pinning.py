@@ -16,7 +16,7 @@ from exotrio._util.words import listed
 from exotrio._wire.operations import Repinned
 from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.graph.breaking import Models, breaking_changes
-from exotrio.manager.engine.graphs import name_limits, pin_graph
+from exotrio.manager.engine.graphs import name_limits, pin_graph, refuse_at_older_managers
 from exotrio.manager.engine.nodes import declaration_of
 from exotrio.manager.engine.runs import find_run, lock_run, move_pending
 from exotrio.manager.engine.states import RunRow
@@ -27,6 +27,8 @@ from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
+REPIN_SINCE = 8
+WRONG_NODE = "nodes that a state manager of exotrio {} on this database would give out as of the old version"
 MAX_NAMED = 5
 MAX_VALUES = 1_000
 """States that wait or run whose inputs are compared with the types of the new version."""
@@ -38,6 +40,7 @@ def repin(tx: Transaction, namespace: str, run_id: str, version: str) -> WithEff
     A run that has ended is moved, too: states of it that are retried run on that version then.
     """
     pin_graph(tx, namespace, find_run(tx, namespace, run_id)["graph_name"])
+    refuse_at_older_managers(tx, f"run {run_id} would have", REPIN_SINCE, WRONG_NODE)
     run = lock_run(tx, namespace, run_id)
     before = tx.template(run.template)
     reply = Repinned(run_id=run_id, version=version, before=before.version)
