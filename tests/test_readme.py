@@ -83,6 +83,11 @@ OTHERS = {
             block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out")
         ],
     },
+    "cli/test_moving": {
+        "test_what_has_begun_ends_in_the_old_database_and_the_rest_runs_in_the_new_one": [
+            block(PRODUCTION, "--db orders.db")
+        ],
+    },
     "cli/test_releases": {
         "test_a_check_against_runs_prints_what_the_page_shows": [
             block(PRODUCTION, "graph check app.py"),
