@@ -18,6 +18,21 @@ OPEN = {"/health", "/livez", "/readyz", "/openapi.json", "/docs"}
 """Paths that need no key. Each addition needs a reason."""
 ANY_KEY = {"/exotrio/v1", "/v0/namespaces"}
 """Those that need a key, of whatever scope. Each addition needs a reason."""
+OF_RUNTIMES = {
+    *(f"/exotrio/v1/namespace/{{namespace}}/{name}" for name in ("claim", "heartbeat", "outcomes", "release")),
+    *("/v0/namespace/{namespace}/nodes", "/v0/namespace/{namespace}/states/enqueue"),
+    *(
+        f"/v0/namespace/{{namespace}}/state/{{state_id}}/{name}"
+        for name in ("executed", "errored", "prune", "re-enqueue-after", "secrets")
+    ),
+}
+"""Those for the keys of runtimes, which may change nothing else. Each addition needs a reason."""
+TRIGGERS = {
+    *(f"/exotrio/v1/namespace/{{namespace}}/graph/{{graph}}/{name}" for name in ("trigger", "runs")),
+    "/v0/namespace/{namespace}/graph/{graph}/trigger",
+    *("/ns/{namespace}/graphs/{graph}", "/ns/{namespace}/runs/{run_id}/again"),
+}
+"""Those that start runs, for keys which may do nothing else. Each addition needs a reason."""
 
 
 def is_allowed(scope: str, needs: Permission) -> bool:
@@ -62,6 +77,18 @@ async def test_each_route_names_a_permission_that_fits_its_path() -> None:
             if route.needs is Permission.READ:
                 # A check reads a body, and changes nothing.
                 assert route.method == "GET" or route.path.endswith("/check"), route
+
+
+async def test_what_changes_something_needs_graphs_unless_it_is_for_runtimes_or_starts_runs() -> None:
+    async with open_keyed() as here:
+        needed = [(route.path, route.needs) for route in here.table if route.method != "GET"]
+        needed += [(route.path, route.needs) for route in here.table if route.path.endswith("/secrets")]
+    needed += [(path, needs) for path, (needs, _) in ACTIONS.items()]
+    assert {path for path, needs in needed if needs is Permission.RUNTIME} == OF_RUNTIMES
+    assert {path for path, needs in needed if needs is Permission.TRIGGER} == TRIGGERS
+    for path, needs in needed:
+        if "{namespace}" in path and path not in OF_RUNTIMES | TRIGGERS and not path.endswith("/check"):
+            assert needs is Permission.GRAPHS, path
 
 
 async def test_each_page_and_action_lets_in_the_sessions_of_keys_with_its_scope_and_no_others() -> None:

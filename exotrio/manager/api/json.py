@@ -111,9 +111,8 @@ def parse_model(body: bytes, model: type[M]) -> M:
 def parse_json(body: bytes) -> Any:
     """Parse a body; raise Unprocessable if it is not JSON."""
     try:
-        return from_json(
-            body, cache_strings="keys"
-        )  # most values are unique: to keep them takes as long again
+        # Most values are unique: to keep them takes as long again.
+        return from_json(body, cache_strings="keys")
     except ValueError as error:
         raise unprocessable("json_invalid", ["body", json_offset(str(error), body)], str(error)) from None
 

@@ -32,7 +32,9 @@ Endpoint = Callable[..., Awaitable[object]]
 E = TypeVar("E", bound=Endpoint)
 NS = NATIVE_ROOT + "/namespace/{namespace}"
 """Where the native routes of a namespace begin."""
-OPEN, ANY_KEY, RUNTIME, TRIGGER, READ, GRAPHS, ADMIN = Permission
+OPEN, ANY_KEY, ADMIN = Permission.OPEN, Permission.ANY_KEY, Permission.ADMIN
+RUNTIME, TRIGGER = Permission.RUNTIME, Permission.TRIGGER
+READ, GRAPHS = Permission.READ, Permission.GRAPHS
 _MARK = "_exotrio_route"
 PATTERN = "exotrio.pattern"
 """Key in an ASGI scope: the path of the route that was found, with the names of its parameters."""
@@ -73,7 +75,7 @@ class ApiRoute:
 
 
 class Endpoints:
-    """Methods that are marked as endpoints."""
+    """An object whose methods are endpoints, marked by ``get``, ``post``, ``put`` and ``delete``."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
