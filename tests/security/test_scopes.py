@@ -19,7 +19,10 @@ OPEN = {"/health", "/livez", "/readyz", "/openapi.json", "/docs"}
 ANY_KEY = {"/exotrio/v1", "/v0/namespaces"}
 """Those that need a key, of whatever scope. Each addition needs a reason."""
 OF_RUNTIMES = {
-    *(f"/exotrio/v1/namespace/{{namespace}}/{name}" for name in ("claim", "heartbeat", "outcomes", "release")),
+    *(
+        f"/exotrio/v1/namespace/{{namespace}}/{name}"
+        for name in ("claim", "heartbeat", "outcomes", "release")
+    ),
     *("/v0/namespace/{namespace}/nodes", "/v0/namespace/{namespace}/states/enqueue"),
     *(
         f"/v0/namespace/{{namespace}}/state/{{state_id}}/{name}"
