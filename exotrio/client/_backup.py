@@ -10,7 +10,7 @@ import anyio
 
 from exotrio._util.new_file import NewFile, require_place
 from exotrio._wire.operations import BACKUP_PATH, BACKUP_TYPE
-from exotrio.client._calls import Calls
+from exotrio.client._calls import Calls, no_request
 from exotrio.errors import ConfigurationError, DatabaseError
 
 COPY_TIMEOUT = 900.0
@@ -31,7 +31,9 @@ async def fetch_backup(calls: Calls, path: Path, *, overwrite: bool) -> int:
         async def fetch() -> int:
             return await calls.http.download(BACKUP_PATH, write, timeout=COPY_TIMEOUT, media_type=BACKUP_TYPE)
 
-        size = await calls.native_only(lambda: calls.repeat(fetch, sent=False), f"GET {BACKUP_PATH}")
+        size = await calls.native_only(
+            lambda: calls.repeat(fetch, sent=False), no_request("GET", BACKUP_PATH)
+        )
         await anyio.to_thread.run_sync(_sync_and_check, file, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(partial(file.put_in_place, overwrite=overwrite))
         return size

@@ -100,7 +100,7 @@ class Calls:
         or the whole path."""
         whole = with_query(path, query) if isinstance(path, str) else self.native(*path, query=query)
         return await self.native_only(
-            lambda: self.fetch(model, method, whole, **options), f"{method} {whole}"
+            lambda: self.fetch(model, method, whole, **options), no_request(method, whole)
         )
 
     async def native_only(self, native: Callable[[], Awaitable[T]], what: str) -> T:
@@ -121,7 +121,7 @@ class Calls:
         """Raise the error of a call that needs the native API.
 
         Args:
-            what: What cannot be done, as a sentence; or the request.
+            what: What cannot be done, as a sentence.
             instead: What the user can do instead.
         """
         raise RequestRefused(
@@ -170,6 +170,11 @@ class Calls:
                 (native.version, *native.capabilities) if native and is_ours else ()
             )
         return self._capabilities
+
+
+def no_request(method: str, path: str) -> str:
+    """Return the sentence for a request that a server does not answer. Values in a query may be long."""
+    return f"{method} {path.partition('?')[0]} cannot be requested"
 
 
 def with_query(path: str, query: BaseModel | None) -> str:

@@ -27,7 +27,7 @@ from exotrio._wire.vocabulary import (
     run_status,
     to_ms,
 )
-from exotrio.client._calls import checked_query
+from exotrio.client._calls import checked_query, no_request
 from exotrio.client._new_runs import NewRuns
 from exotrio.client._stock_calls import StockCalls
 from exotrio.client._triggers import ManyRuns
@@ -286,7 +286,7 @@ class RunCalls(StockCalls):
             await self._calls.http.download(path, keep, timeout=EXPORT_TIMEOUT, media_type=EXPORT_TYPE)
             return b"".join(chunks)
 
-        return await self._calls.native_only(lambda: self._calls.repeat(fetch), f"GET {path}")
+        return await self._calls.native_only(lambda: self._calls.repeat(fetch), no_request("GET", path))
 
     async def _status(self, run_id: str, wait: float = 0.0, pause: float = 0.0) -> Run:
         """Return the status of a run: after ``wait`` seconds, or as soon as it has ended.

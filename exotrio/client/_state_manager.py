@@ -26,7 +26,7 @@ from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio._wire.vocabulary import to_ms
 from exotrio.client._backup import fetch_backup
-from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query
+from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query, no_request
 from exotrio.client._graphs import list_graphs
 from exotrio.client._releases import ReleaseCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
@@ -140,7 +140,7 @@ class StateManager(ReleaseCalls):
                     namespace=calls.namespace, graph_name=graph_name, deleted_runs=0, cancelled_runs=0
                 )
 
-        return await calls.native_only(lambda: calls.repeat(ask), f"DELETE {path}")
+        return await calls.native_only(lambda: calls.repeat(ask), no_request("DELETE", path))
 
     async def overview(self, *, runs: int = 10) -> Overview:
         """Return what happens in the namespace: counts of states, nodes, runtimes and the newest runs.

@@ -89,4 +89,6 @@ def test_a_state_manager_that_speaks_only_v0_cannot_export(bare: Cli) -> None:
     stock.add("A")
     with on_a_port(stock) as uri:
         bare.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=KEY, EXOSPHERE_NAMESPACE="n")
-        fails(bare("export", "r"), 3, "/run/r/export: ", "speaks only v0", "exotrio server")
+        fails(
+            bare("export", "r"), 3, "/run/r/export cannot be requested: ", "speaks only v0", "exotrio server"
+        )

@@ -199,7 +199,7 @@ def test_an_invalid_interval_is_refused(cli: Cli, interval: str) -> None:
 def test_a_state_manager_that_speaks_only_v0_or_is_away_is_an_error(cli: Cli) -> None:
     with stock.on_a_port(stock.Stock(time.monotonic)) as uri:
         cli.set(EXOSPHERE_STATE_MANAGER_URI=uri, EXOSPHERE_API_KEY=stock.KEY)
-        fails(cli("top", "--once"), 3, "/overview: ", "speaks only v0")
+        fails(cli("top", "--once"), 3, "/overview cannot be requested: ", "speaks only v0")
     fails(cli.at_no_server()("top"), 4, "cannot be reached")
 
 
