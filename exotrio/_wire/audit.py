@@ -18,15 +18,27 @@ DONE = {
     "run.retry": "retried",
     "run.priority": "priority changed",
     "run.send": "event sent",
+    "run.link": "link made",
+    "run.repin": "moved",
+    "run.trigger": "started",
     "graph.store": "stored",
+    "graph.delete": "deleted",
     "schedule.cancel": "schedule cancelled",
     "schedule.pause": "schedule paused",
     "schedule.resume": "schedule resumed",
     "node.pause": "paused",
     "node.resume": "resumed",
     "limit.set": "set",
+    "limit.delete": "deleted",
+    "runtime.drain": "drained",
+    "key.add": "added",
+    "key.revoke": "revoked",
+    "link.make": "link made",
+    "session.open": "signed in",
+    "backup.make": "backup made",
+    "secrets.rotate": "secrets encrypted again",
 }
-"""What is done to something that stays, in words for the page of that."""
+"""What is done, in words."""
 
 
 class ChangesQuery(PageQuery):

@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from exotrio._util.times import timestamp
+from exotrio._wire.audit import DONE
 from exotrio._wire.keys import NewKey, make_key
 from exotrio.manager import create_app
 from exotrio.manager.app import create_api
@@ -153,6 +154,7 @@ async def test_each_change_is_recorded_once_with_its_target_and_result(db: str) 
         *cancels, deletion = done[len(expected) :]
         assert {action for action, *_ in cancels} == {"run.cancel"}
         assert (len(cancels), deletion) == (3, ("graph.delete", "orders", "with 4 runs"))
+        assert {action for action, *_ in done} <= DONE.keys(), "some have no words"
 
 
 async def test_every_route_that_changes_something_is_recorded(manager: Manager) -> None:
@@ -181,6 +183,10 @@ async def test_pages_say_by_whom_something_was_changed() -> None:
         assert "retried (1 state to run again) by dashboard of root" in page
         assert "through the API" in page
         assert "by in process" in page, "who started it"
+        event = {"name": "approved", "value": {"ok": "yes"}}
+        until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+        ok(await site.api.native("POST", f"run/{flow.run_id}/event-link", json={**event, "until": until}))
+        assert "link made (approved) by in process" in await browser.page(f"{here}/runs/{flow.run_id}")
         page = await browser.do(f"{here}/graphs/orders/pause")
         assert "schedule paused by dashboard of root" in page
         assert "stored (new version, 0 secrets) by in process" in page
