@@ -131,6 +131,11 @@ class Spans:
         return any(span.at.earlier for span in self.spans)
 
     @property
+    def has_reporting(self) -> bool:
+        """Whether outcomes were accepted long after the ends of their executions."""
+        return any(span.at.is_reported_late(self.until) for span in self.spans)
+
+    @property
     def without_begin(self) -> set[str]:
         """``ended`` and ``running``, if such states have no begin: as through v0, or not reported yet."""
         return {

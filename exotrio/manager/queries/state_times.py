@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+from exotrio._wire.runs import MIN_REPORTING
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.mailbox import FOR_EVENT, FOR_RUN, WAITS
 from exotrio.manager.engine.order import WAITING
@@ -80,6 +81,11 @@ class Times:
     def is_over(self) -> bool:
         """Whether its ``execute`` is over, or it ended without."""
         return self.finished is not None or self.ended is not None
+
+    def is_reported_late(self, now: int) -> bool:
+        """Whether the time from the end of ``execute`` until its outcome was accepted, or now, is shown."""
+        until = now if self.finished is None else self.finished
+        return self.ended is not None and until - self.ended >= MIN_REPORTING * 1000
 
     def mapped(self, function: Callable[[int], int]) -> Times:
         """Return what a function makes of each of them."""

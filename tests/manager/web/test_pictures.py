@@ -266,6 +266,19 @@ def test_a_state_that_is_claimed_and_not_begun_is_buffered() -> None:
     )
 
 
+def test_the_time_from_the_end_of_a_node_until_its_outcome_was_accepted_is_thin() -> None:
+    at = Times(waits=0, claimed=0, begun=0, ended=2_000, finished=10_000)
+    drawn = timeline([("a", 1)], [span(0, at=at)], until=10_000)
+    assert 'class="s-success" x="0.00%" width="20.00%" y="0" height="7"' in drawn
+    assert 'class="s-reporting" x="20.00%" width="80.00%" y="3" height="2"' in drawn
+    assert "ran 2.0 s, reporting 8.0 s</title>" in drawn
+    still = timeline([("a", 1)], [span(0, at=replace(at, finished=None), status="QUEUED")], until=5_000)
+    assert 'class="s-reporting" x="40.00%" width="60.00%"' in still
+    assert "s-reporting" not in timeline([("a", 1)], [span(0, at=replace(at, ended=9_500))], until=10_000)
+    many = timeline([("a", MAX_BARS + 1)], [span(0, at=at)] * (MAX_BARS + 1), until=10_000)
+    assert many.count("s-running") < 40, "what is reported does not run"
+
+
 def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_waiting() -> None:
     at = Times(waits=4, claimed=6, begun=6, ended=8, finished=8, earlier=(Phase(HELD, 1, 4),))
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
@@ -307,6 +320,8 @@ def test_the_legend_says_what_pale_bars_are() -> None:
     assert "pale" not in legend(waits, replace(runs, stage="BUFFERED"), replace(runs, begun=3))
     given_back = replace(ended, earlier=(Phase(HELD, 0, 1),))
     assert "before it was given back" in legend(given_back)
+    assert "reporting" in legend(replace(ended, begun=2, ended=3, finished=1_003))
+    assert "reporting" not in legend(replace(ended, begun=2, ended=3, finished=1_002))
     assert "before it was given back" not in legend(ended)
     many = legend(runs, ended, number=MAX_BARS)
     assert (outcome in many, "pale" in many) == (True, False)

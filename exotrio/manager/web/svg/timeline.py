@@ -1,7 +1,8 @@
 """The timeline of a run: a lane for each node of its graph, with waiting, buffered and running apart. Pure.
 
 In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, and before it was given back,
-higher in the buffer of a runtime, thick while it runs. If its begin is not reported, it is pale from its
+higher in the buffer of a runtime, thick while it runs, and thin while its outcome is reported, if that takes
+a second. If its begin is not reported, it is pale from its
 claim to its outcome. In a larger run a lane shows how many waited, were buffered and ran at a time. Times are
 shares of the width, so that the picture is as wide as its page and its text stays legible.
 
@@ -44,6 +45,7 @@ HEIGHTS = {
     "buffered": (4, 2),
     "runs": (7, 0),
     "unreported": (7, 0),
+    "s-reporting": (2, 3),
 }
 """Of the parts of a bar, each with its distance from the top of the row."""
 
@@ -180,7 +182,7 @@ def _bar(lane: str, span: Span, until: int, y: int) -> Markup:
     parts = [element("title", f"{label}: {word}, {times}")]
     for name, begin, end in _phases(span, until):
         height, low = HEIGHTS[name]
-        if name not in ("earlier", "waits", "awaits", "buffered"):
+        if name in ("runs", "unreported"):
             # At least as wide as can be seen and clicked.
             width = max((end - begin) / until, 0.003)
             name = f"s-{kind}" if name == "runs" else f"s-{kind} unreported"
@@ -206,7 +208,10 @@ def _phases(span: Span, until: int) -> Iterator[tuple[str, int, int]]:
         return
     begun = min(max(at.begun, claimed), finished)
     yield "buffered", claimed, begun
-    yield "runs", begun, finished if at.ended is None else min(max(at.ended, begun), finished)
+    ended = finished if at.ended is None else min(max(at.ended, begun), finished)
+    yield "runs", begun, ended
+    if at.is_reported_late(until):
+        yield "s-reporting", ended, finished
 
 
 # -- areas
@@ -220,7 +225,7 @@ def _areas(spans: Sequence[Span], until: int, each: int) -> tuple[Markup, int]:
             if name in ("waits", "awaits"):
                 waiting[_slice(begin, until)] += 1
                 waiting[_slice(end, until)] -= 1
-            elif name != "earlier":
+            elif name not in ("earlier", "s-reporting"):
                 area = buffered if name == "buffered" else running
                 _spread(area, begin / until * SLICES, end / until * SLICES)
         if status_class(span.status, span.cancelled) == "errored":
