@@ -197,6 +197,20 @@ async def test_a_runtime_that_asks_is_told_of_the_runs_that_it_breaks(
     ]
 
 
+async def test_the_warning_is_one_short_line_whatever_names_runtimes_and_fields_have(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    await started(manager)
+    nodes = [declare(GREET, ["name", "a\nERROR\x1b[2J" + "b" * 100_000], ["text"]), OLD[1]]
+    body = {"runtime_name": "greeter\nERROR", "nodes": nodes, "wants_broken_runs": True}
+    reply = ok(await manager.remote.v0("PUT", "nodes/", json=body))
+    (record,) = caplog.records
+    for line in (record.getMessage(), reply["broken_runs"]):
+        assert "runtime greeter\\nERROR registered" in line
+        assert line.isprintable()
+        assert len(line) <= 2_000
+
+
 async def test_schemas_that_are_none_do_not_prevent_a_registration(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:

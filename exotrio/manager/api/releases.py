@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from exotrio._util.words import listed, plural
+from exotrio._util.words import listed, one_line, plural, shortened
 from exotrio._wire.releases import BrokenRuns, NewRelease, ReleaseCheck, VersionList
 from exotrio._wire.v0 import NodeDeclaration
 from exotrio.errors import DatabaseError
@@ -20,6 +20,8 @@ logger = logging.getLogger("exotrio.manager")
 
 MAX_WARNED = 3
 """Runs and changes that a warning names."""
+MAX_LINE = 2_000
+"""Characters of a warning: names of nodes' fields may be as long as a request, and are repeated in it."""
 
 
 class Releases(Endpoints):
@@ -66,4 +68,4 @@ async def warn_of_broken_runs(
 def _line(count: str, nodes: str, broken: Sequence[BrokenRuns]) -> str:
     runs = listed(dict.fromkeys(run for each in broken for run in each.run_ids), MAX_WARNED)
     changes = listed(dict.fromkeys(str(each.change) for each in broken), MAX_WARNED)
-    return f"{count} cannot go on with {nodes}: {runs}: {changes}"
+    return shortened(one_line(f"{count} cannot go on with {nodes}: {runs}: {changes}"), MAX_LINE)
