@@ -56,7 +56,7 @@ class LimitInfo(Body):
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
         held: How many states hold it: those that are claimed.
         waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
-            at most 100,000 are counted.
+            at most 100,000 are counted. A state that finds no room in several limits counts at one of them.
         graphs: The graphs whose next runs name it.
     """
 

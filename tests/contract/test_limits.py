@@ -230,6 +230,18 @@ async def test_starts_that_are_used_up_are_said_with_the_time_of_the_next(api: A
     assert key["room_at"] is not None
 
 
+async def test_a_state_that_several_limits_leave_no_room_for_counts_at_one_of_them(api: Api) -> None:
+    both = [STRIPE, {"name": "customer", "at_most": 1}]
+    named = [{"name": limit["name"]} for limit in both]
+    flow = await Flow.start(api, place("a", limits=named), limits=both, runs=2)
+    await claim_one(api)
+    ok(await api.heartbeat("w", runtime="r", phase="running", workers=1))
+    assert await claim(api, worker_id="w") == []
+    (left,) = [state for state in ok(await api.states(run=flow.run_id))["states"] if state["waits_for"]]
+    waiting = [limit["name"] for limit in (await limits(api)).values() if limit["waiting"]]
+    assert waiting == [left["waits_for"]["limit"]["limit"]], "and the state says the same one"
+
+
 async def test_a_limit_that_is_named_is_deleted_only_by_force(api: Api) -> None:
     flow = await Flow.start(api, place("a", limits=[{"name": "stripe"}]), limits=[STRIPE], runs=2)
     await claim_one(api)

@@ -48,7 +48,8 @@ def command() -> None:
 def ls(connection: Connection) -> None:
     """List the limits of a namespace, how many states hold each, and how many wait for it.
 
-    At most 100,000 waiting states are counted.
+    At most 100,000 waiting states are counted; one that finds no room in several limits counts at one of
+    them.
 
     JSON: namespace, limits (name, at_most, starts, period_ms, updated_at, held, waiting, graphs).
     """
