@@ -301,6 +301,19 @@ async def test_a_lease_is_regained_only_if_its_slot_is_free(manager: Manager) ->
     assert await report(manager.remote, executed_item(late)) == ["ok"]
 
 
+async def test_a_regained_lease_leaves_the_room_of_a_state_that_ended_with_it(manager: Manager) -> None:
+    await start(manager, limited(), runs=3, at_most=2)
+    [_] = await claim(manager.remote, limit=1)
+    [late] = await claim(manager.remote, limit=1, announces=True)
+    assert await claim(manager.remote) == []
+    # The first one has begun, and so ends as poison.
+    await manager.service.store.write(expire, 10**15, Terms(poison_limit=1))
+    assert await counted(manager, "states", "status = 'ERRORED'") == 1
+    ok(await manager.api.heartbeat(states=[item_for(late)]))
+    assert await counted(manager, "states", "status = 'QUEUED'") == 1
+    assert len(await claim(manager.api)) == 1
+
+
 async def start_more(manager: Manager, runs: int) -> list[str]:
     return [ok(await manager.api.trigger("graph"))["run_id"] for _ in range(runs)]
 

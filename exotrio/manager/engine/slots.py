@@ -53,7 +53,8 @@ MAX_ROOM = 1_000
 PARTS = 60
 """Parts of a period in which starts are counted: one of them is the time by which a start may be late."""
 ONE_KEY, ALL_KEYS = 0, -1
-"""Instead of a state, in a row of ``slots`` that is only a check."""
+"""Instead of a state, in a row of ``slots`` that is only a check. Also ``-1 - state``, with one of the states
+whose holds ended together."""
 
 Pair = tuple[int, str]
 """The id of a limit, and a key."""
@@ -223,9 +224,11 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
     Call it in the transaction that gives them another status.
     """
     held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
-    # One check of each lane is enough.
-    checks = dict(held)
-    put_slots(tx, sorted((*pair, seq, 0) for pair, seq in checks.items()))
+    together = Counter(pair for pair, _ in held)
+    # One check of each lane is enough. If it is about several states, it is not in the row of one of them:
+    # that one may be held again before a claim takes the check, and leaves the room of the others.
+    checks = {pair: seq if together[pair] == 1 else -1 - seq for pair, seq in held}
+    put_slots(tx, sorted((*pair, state, 0) for pair, state in checks.items()))
     if len(checks) < len(held):
         tx.execute(
             f"DELETE FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
