@@ -166,7 +166,14 @@ def test_the_times_of_one_state_share_a_bar() -> None:
 
     three = Spent(waited=1_000, buffered=500, ran=500, held=1_000)
     assert parts(three) == [("waiting", "50.00"), ("buffered", "25.00"), ("errored", "25.00")]
-    assert parts(Spent(waited=0, buffered=0, ran=5, held=5)) == [("errored", "100.00")]
+    late = replace(three, held=4_000)
+    assert parts(late) == [
+        ("waiting", "20.00"),
+        ("buffered", "10.00"),
+        ("errored", "10.00"),
+        ("reporting", "60.00"),
+    ]
+    assert parts(Spent(waited=0, buffered=0, ran=5, held=6)) == [("errored", "100.00")]
     assert parts(Spent(waited=1_000, held=1_000)) == [("waiting", "50.00"), ("errored unreported", "50.00")]
 
 

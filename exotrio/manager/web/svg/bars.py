@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
+from exotrio._wire.runs import MIN_REPORTING
 from exotrio.manager.queries.state_times import Spent
 from exotrio.manager.web.format import CLASS_WORDS
 from exotrio.manager.web.svg.elements import element, join, rect
@@ -31,6 +32,8 @@ def split(spent: Spent, kind: str, label: str) -> Markup:
     parts: dict[str, int | None] = {"waiting": spent.waited, "buffered": spent.buffered, kind: spent.ran}
     if spent.buffered is None:
         parts = {"waiting": spent.waited, f"{kind} unreported": spent.held}
+    elif (late := (spent.held or 0) - spent.buffered - (spent.ran or 0)) >= MIN_REPORTING * 1000:
+        parts["reporting"] = late
     return _bar({name: ms for name, ms in parts.items() if ms}, label)
 
 
