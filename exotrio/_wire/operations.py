@@ -149,6 +149,7 @@ class RunsQuery(PageQuery):
     status: RunStatus | None = None
     since: AwareDatetime | None = None
     key: str | None = None
+    parent: str | None = None
 
 
 class RunPage(Body):

@@ -221,16 +221,25 @@ async def list_states(
 
 
 async def list_runs(
-    manager: StateManager, graph: str | None, status: RunStatus | None, limit: int, key: str | None = None
+    manager: StateManager,
+    graph: str | None,
+    status: RunStatus | None,
+    limit: int,
+    key: str | None = None,
+    parent: str | None = None,
 ) -> tuple[list[RunSummary], bool]:
     """Return the newest runs that match, and whether there are more; NotFound if there is no such graph."""
+    above = None if parent is None else await find_run_id(manager, parent)
 
     async def search() -> tuple[list[RunSummary], bool]:
-        call = partial(manager.find_runs, graph=graph, status=status, key=key)
+        call = partial(manager.find_runs, graph=graph, status=status, key=key, parent=above)
         try:
-            return await _pages(call, lambda page: page.runs, limit)
+            # An older server of ours does not know the parameter, and returns all runs.
+            return await _pages(
+                call, lambda page: [run for run in page.runs if above in (None, run.parent_run_id)], limit
+            )
         except RequestRefused as refusal:
-            if key is not None or not is_v0_only(refusal):
+            if key is not None or parent is not None or not is_v0_only(refusal):
                 raise
         if graph is not None:
             await manager.get_graph(graph)

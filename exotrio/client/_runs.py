@@ -103,6 +103,7 @@ class RunCalls(StockCalls):
         status: RunStatus | None = None,
         since: datetime | None = None,
         key: str | None = None,
+        parent: str | None = None,
         limit: int = 100,
         before: str | None = None,
     ) -> RunPage:
@@ -113,12 +114,12 @@ class RunCalls(StockCalls):
             status: Only with this status.
             since: Only those created then or later; a ``datetime`` with its time zone.
             key: Only those with this key, of which each graph has one at most.
+            parent: Only those that the run with this id started, as children or by failing.
             limit: Maximum number of runs in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
-        query = checked_query(
-            RunsQuery, graph=graph, status=status, since=since, key=key, limit=limit, before=before
-        )
+        filters = {"graph": graph, "status": status, "since": since, "key": key, "parent": parent}
+        query = checked_query(RunsQuery, **filters, limit=limit, before=before)
         return await self._calls.fetch_native(RunPage, "GET", ("runs",), query)
 
     async def run(self, run_id: str) -> RunGraph:

@@ -48,6 +48,9 @@ def test_commands_name_the_run_that_a_failure_started_and_the_failed_one(bare: C
     out = cli("runs", "show", alert, code=0).out
     assert f"\nstarted by run {run} of graph work: failed: ship ({state})\n" in out
     assert f"failure of run {run}" in cli("runs", "ls", code=0).out
+    assert [each["run_id"] for each in cli.json("runs", "ls", "--parent", run[:8])["runs"]] == [alert]
+    assert cli.json("runs", "ls", "--parent", alert)["runs"] == []
+    assert "there is no run 'nope'" in cli("runs", "ls", "--parent", "nope", "--graph", "work").err
     assert f"alert (of {run[:8]})" in cli("top", "--once", code=0).out
 
 

@@ -180,8 +180,9 @@ async def test_a_page_of_states_is_filled_from_several_short_ones() -> None:
 async def test_filters_of_runs_are_sent_to_our_server() -> None:
     server = Server(native=True).on("GET runs", answer(200, {"runs": [], "next": None}))
     since = datetime(2026, 1, 2, tzinfo=UTC)
-    await server.client.find_runs(graph="g", status=RunStatus.FAILED, since=since, limit=3)
+    await server.client.find_runs(graph="g", status=RunStatus.FAILED, since=since, parent="p", limit=3)
     query = dict(server.double.requests[-1].url.params)
+    assert query.pop("parent") == "p"
     assert query == {"graph": "g", "status": "FAILED", "since": "2026-01-02T00:00:00Z", "limit": "3"}
 
 

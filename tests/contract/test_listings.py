@@ -106,6 +106,7 @@ async def test_an_unknown_run_graph_or_node_is_404(api: Api, query: dict[str, st
     refused(await api.states(**query), 404)
     if "graph" in query:
         refused(await api.find_runs(**query), 404)
+    refused(await api.find_runs(parent=str(uuid4())), 404)
 
 
 @pytest.mark.parametrize(

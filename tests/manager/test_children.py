@@ -182,6 +182,23 @@ async def ends(two: Two, flow: Flow, *outputs: dict[str, Any]) -> None:
     await flow.run("d", {"v": "x", "w": ""})
 
 
+async def test_the_runs_that_one_started_are_listed_in_pages(two: Two) -> None:
+    flow = await parent(two)
+    second = await parent(two)
+    (first,) = ok(await two.api.find_runs(parent=flow.run_id))["runs"]
+    assert (first["graph_name"], first["parent_run_id"]) == ("child", flow.run_id)
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(3)])
+    await two.delivered()
+    page = ok(await two.api.find_runs(parent=flow.run_id, limit=2))
+    rest = ok(await two.api.find_runs(parent=flow.run_id, limit=2, before=page["next"]))
+    assert {run["parent_run_id"] for run in page["runs"] + rest["runs"]} == {flow.run_id}
+    assert [len(page["runs"]), len(rest["runs"]), rest["next"]] == [2, 1, None]
+    assert ok(await two.api.find_runs(parent=second.run_id, status="FAILED", graph="child"))["runs"] == []
+    assert ok(await two.api.find_runs(parent=first["run_id"]))["runs"] == []
+    refused(await two.api.elsewhere().find_runs(parent=flow.run_id), 404)
+
+
 async def test_values_are_data(two: Two) -> None:
     await child(two.api)
     flow = await deploy(two.api, "parent", *PARENT, AFTER)

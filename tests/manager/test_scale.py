@@ -173,7 +173,13 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
         for statuses in ([], ["ERRORED"], ["QUEUED", "CREATED"]):
             page = ok(await api.states(**narrowed, status=statuses, limit=1))
             ok(await api.states(**narrowed, status=statuses, before=page["next"] or state_id))
-    for query in ({}, {"graph": "only"}, {"status": "FAILED"}, {"since": "2020-01-01T00:00:00Z"}):
+    for query in (
+        {},
+        {"graph": "only"},
+        {"status": "FAILED"},
+        {"since": "2020-01-01T00:00:00Z"},
+        {"parent": only.run_id},
+    ):
         page = ok(await api.find_runs(**query, limit=1))
         ok(await api.find_runs(**query, before=page["next"] or "1.1"))
     request_id = "6b1f1c1e-0000-4000-8000-000000000000"

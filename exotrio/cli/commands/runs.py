@@ -60,10 +60,16 @@ def command() -> None:
     help=f"Only runs with this status: {', '.join(RunStatus)}.",
 )
 @options.run_key("Only runs with this key.")
+@options.name("--parent", kind="run", help="Only runs that this run started, as children or by failing.")
 @options.limit(20, "List at most N runs.")
 @connection
 def ls(
-    graph: str | None, status: str | None, run_key: str | None, limit: int, connection: Connection
+    graph: str | None,
+    status: str | None,
+    run_key: str | None,
+    parent: str | None,
+    limit: int,
+    connection: Connection,
 ) -> None:
     """List runs, newest first.
 
@@ -71,8 +77,8 @@ def ls(
     there are more).
     """
     run_status = None if status is None else RunStatus(status)
-    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key))
-    is_all = graph is None and status is None and run_key is None
+    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key, parent))
+    is_all = graph is status is run_key is parent is None
     count = plural(len(runs), "run" if is_all else "matching run")
     # Columns that are empty for most people.
     texts = {

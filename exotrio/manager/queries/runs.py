@@ -19,7 +19,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus, run_status
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.order import NAMES, weight_of
-from exotrio.manager.engine.runs import RUNS
+from exotrio.manager.engine.runs import RUNS, find_run
 from exotrio.manager.queries.paging import Page, Where
 from exotrio.manager.rules.errors import InvalidQuery
 from exotrio.manager.store.driver import Row
@@ -112,20 +112,24 @@ def find_runs(
     status: str = "",
     since_ms: int = 0,
     text: str = "",
+    parent: str = "",
     before: str = "",
     limit: int = PAGE_SIZE,
 ) -> Page[FoundRun]:
     """Return one page of the runs that match every argument, newest first, after the cursor ``before``.
 
     ``status`` is one of ``STATUSES``. ``text`` occurs in the run's key, or in an input, an output or
-    an error of one of its states.
+    an error of one of its states. ``parent`` is the id of the run that started it.
     """
     where = Where()
     where.add("runs.created_at >= ?", since_ms)
+    if parent:
+        where.add("runs.parent_run = (SELECT id FROM runs WHERE run_id = ?)", parent)
+    source = _BELOW if parent else RUNS
     reader = _Reader(view, text)
     matches: list[FoundRun] = []
     last: Row | None = None
-    for searched, row in enumerate(_newest_first(view, namespace, where, before, READ_AT_ONCE)):
+    for searched, row in enumerate(_newest_first(view, namespace, where, before, READ_AT_ONCE, source)):
         is_full = len(matches) == limit
         if is_full or searched == MAX_SEARCHED or reader.left <= 0:
             assert last is not None
@@ -210,15 +214,24 @@ _STATUS = {
 }
 
 
+# SQLite would otherwise search all runs of the namespace, in the order of the page.
+_WITH_KEY, _BELOW = (
+    RUNS.replace(" FROM runs JOIN ", f" FROM runs INDEXED BY {index} JOIN ")
+    for index in ("runs_by_key", "runs_by_parent_run")
+)
+
+
 def list_runs(view: View, namespace: str, query: RunsQuery) -> dict[str, Any]:
     """Return one page of the runs that match a query of the native API, in the wire format of ``RunPage``."""
     where, source = Where(), RUNS
+    if query.parent is not None:
+        where.add("runs.parent_run = ?", find_run(view, namespace, query.parent)["id"])
+        source = _BELOW
     if query.graph is not None:
         where.add("runs.graph = ?", find_graph(view, namespace, query.graph)["id"])
     if query.key is not None:
         where.add("key = ? AND key IS NOT NULL", query.key)
-        # SQLite would otherwise search all runs of the namespace, in the order of the page.
-        source = RUNS.replace(" FROM runs JOIN ", " FROM runs INDEXED BY runs_by_key JOIN ")
+        source = _WITH_KEY
     if query.status is not None:
         where.add(_STATUS[query.status])
     if query.since is not None:

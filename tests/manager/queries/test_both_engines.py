@@ -173,7 +173,7 @@ async def read_everything(site: Site, shown: list[Shown]) -> None:
     """Request every page and every route that reads."""
     api = site.api
     for filters in (
-        *({}, {"graph": "only"}, {"since": "2020-01-01T00:00:00Z"}),
+        *({}, {"graph": "only"}, {"since": "2020-01-01T00:00:00Z"}, {"parent": shown[0][1]}),
         *({"status": status} for status in ("PENDING", "FAILED", "SUCCESS")),
     ):
         page = ok(await api.find_runs(**filters, limit=2))

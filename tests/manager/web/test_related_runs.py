@@ -77,6 +77,9 @@ async def test_pages_link_the_two_runs(site: Site) -> None:
     page = await site.browser.page(f"{BASE}/runs/{work.run_id}")
     assert f'href="{BASE}/runs/{child["run_id"]}"' in page
     assert "Runs that it started" in page
+    page = await site.browser.page(f"{BASE}/runs?parent={work.run_id}")
+    assert f'href="{BASE}/runs/{child["run_id"]}"' in page
+    assert f'data-key="{work.run_id}"' not in page
     page = await site.browser.page(f"{BASE}/runs/{child['run_id']}")
     assert "since this run failed:" in page
     assert f'href="{BASE}/runs/{work.run_id}"' in page

@@ -111,7 +111,8 @@ class _Run:
 
     def children(self) -> Data:
         children, total = children_of(self.view, self.run)
-        return {"children": {"runs": children, "total": total}, "linked": True}
+        shown = {"runs": children, "total": total, "parent": self.run["run_id"]}
+        return {"children": shown, "linked": True}
 
     def graph(self) -> Data:
         run, places = self.run, self.template.places

@@ -16,7 +16,7 @@ SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 
 def filters_of(query: Mapping[str, str]) -> dict[str, str]:
     """Return the filters in a query or a form."""
-    filters = {name: query.get(name, "") for name in ("graph", "status", "since", "text")}
+    filters = {name: query.get(name, "") for name in ("graph", "status", "since", "parent", "text")}
     return {**filters, "text": filters["text"][:MAX_TEXT]}
 
 
@@ -30,6 +30,7 @@ def matching(
         request.namespace,
         graph=filters["graph"],
         status=filters["status"],
+        parent=filters["parent"],
         since_ms=view.now_ms - span if span else 0,
         text=filters["text"],
         before=before,
