@@ -187,7 +187,9 @@ def claims(**fields: int) -> list[dict[str, object]]:
 
 
 def database(**fields: object) -> dict[str, object]:
-    return {**checkup().database.model_dump(exclude_unset=True), **fields}
+    shown = checkup().database
+    assert shown is not None
+    return {**shown.model_dump(exclude_unset=True), **fields}
 
 
 def postgres(**fields: object) -> dict[str, object]:
@@ -216,7 +218,9 @@ def test_a_healthy_state_manager_has_no_finding() -> None:
 
 
 def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
-    assert checkup(database=database(in_future="?")).database.postgres is None
+    newer = checkup(database=database(in_future="?")).database
+    assert newer is not None
+    assert newer.postgres is None
     assert "postgres" not in DatabaseState.model_validate(database()).model_fields_set
 
 

@@ -127,6 +127,25 @@ def test_a_job_stores_a_graph_and_a_colleague_starts_runs_with_what_the_page_giv
     cli("runs", "cancel", run_id[:8], *with_key["ci"], code=0)
 
 
+def test_doctor_says_which_key_sees_the_database(cli: Cli) -> None:
+    for name, *scopes in (("narrow", "read:n"), ("wide", "read:*"), ("operator", "read:n", "admin")):
+        options = [word for scope in scopes for word in ("--scope", scope)]
+        cli("keys", "add", name, *options, "--out", f"{name}.key", code=0)
+        shown = cli("doctor", "--key-file", f"{name}.key").out
+        assert ("database: hidden from this key" in shown) == (name == "narrow")
+        assert ("a key with the scope read:* or admin sees their condition" in shown) == (name == "narrow")
+        assert ("write-ahead log" in shown) == (name != "narrow")
+
+
+def test_a_scope_of_a_namespace_with_a_colon_is_pointed_out(cli: Cli) -> None:
+    added = cli("keys", "add", "one", "--scope", "runtime:shop:Fetch", "--out", "one.key", code=0)
+    assert "warning: scope runtime:shop:Fetch is for a namespace named 'shop:Fetch'" in added.err
+    assert "use runtime:shop for the namespace 'shop'" in added.err
+    assert (
+        "warning" not in cli("keys", "add", "two", "--scope", "runtime:shop", "--out", "two.key", code=0).err
+    )
+
+
 def test_doctor_names_states_that_runtimes_hold_by_the_root_key(cli: Cli, at: Server) -> None:
     cli("keys", "add", "any", "--scope", "read:*", code=0)
     assert "root key" not in cli("doctor").out

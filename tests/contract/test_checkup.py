@@ -66,6 +66,7 @@ async def test_a_checkup_shows_the_size_and_the_commits_of_the_database(api: Api
     for _ in range(20):  # each of two state managers counts its own commits
         await flow.trigger()
     shown = (await checkup(api)).database
+    assert shown is not None
     assert shown.commit_time is not None
     assert 0 <= shown.commit_time < 60
     assert shown.size > 0

@@ -117,6 +117,7 @@ async def test_no_request_fails_and_nothing_is_lost_while_managers_are_replaced_
             nursery.cancel_scope.cancel()
         assert balancer.failures == []
         assert len(balancer.served) == 4
+        assert checkup.database is not None
         assert checkup.database.schema_version == VERSION + 1
         assert checkup.database.postgres is not None
         known = [manager.schema_version for manager in checkup.database.postgres.managers]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from html import unescape
+
+import pytest
 
 from exotrio.manager.rules.access import IN_NAMESPACE, Permission
 from exotrio.manager.web.actions import ACTIONS
 from exotrio.manager.web.pages import PAGES
 from tests.support.keyed import ROOT, open_keyed
+from tests.support.manager import ENGINES
 
 HERE, ELSEWHERE = "shop", "bank"
 SCOPES = [
@@ -109,3 +113,25 @@ async def test_each_page_and_action_lets_in_the_sessions_of_keys_with_its_scope_
                 status, *_ = await here.ask(method, filled(path), cookie=cookie, form=form)
                 cell = f"{method} {path} with {scope}: {status}"
                 assert (status not in (401, 403)) == is_allowed(scope, needed), cell
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_only_keys_for_all_namespaces_see_the_condition_of_the_database(db: str) -> None:
+    async with open_keyed(db) as site:
+        path, page = f"/exotrio/v1/namespace/{HERE}/checkup", f"/ns/{HERE}/system"
+        whole = await site.call(ROOT, "GET", path)
+        hidden = {site.service.manager, site.service.database, site.service.cipher.newest}
+        for scope in SCOPES:
+            key = await site.key(f"read:{HERE}", scope)
+            shown = await site.call(key, "GET", path)
+            status, _, html = await site.ask("GET", page, cookie=await site.sign_in(key))
+            text, sees = unescape(html.decode()), scope in ("read:*", "admin")
+            assert status == 200
+            assert {part for part in hidden if part in text} == (hidden if sees else set()), scope
+            assert ("a key with the scope read:* or admin" in text) is not sees, scope
+            if sees:
+                assert shown["database"].keys() == whole["database"].keys()
+            else:
+                assert shown["database"] is None, scope
+            other: dict[str, object] = {"database": None, "at_ms": 0, "namespaces": []}
+            assert {**shown, **other} == {**whole, **other}

@@ -12,7 +12,7 @@ from exotrio._util.words import plural
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, server_connection
 from exotrio.cli.groups import Commands
-from exotrio.cli.terminal.output import table
+from exotrio.cli.terminal.output import print_message, table
 from exotrio.client import KeyInfo, StateManager
 from exotrio.errors import ConfigurationError
 
@@ -89,6 +89,14 @@ def add(
             os.close(descriptor)
             out.unlink()
         raise
+    for scope in added.scopes:
+        permission, _, namespace = scope.partition(":")
+        if ":" in namespace:  # Namespaces may have one, but more likely a part of a namespace is meant.
+            meant = namespace.partition(":")[0]
+            print_message(
+                f"warning: scope {scope} is for a namespace named {namespace!r}, since scopes are for whole"
+                f" namespaces; use {permission}:{meant} for the namespace {meant!r}"
+            )
     body = added.model_dump(mode="json", exclude={"text"})
     if descriptor is None:
         connection.print({**body, "key": added.text}, [added.text])

@@ -84,7 +84,9 @@ def _server(report: Report, server: Server) -> list[str]:
 
 def _database(checkup: Checkup) -> Iterator[str]:
     database = checkup.database
-    if database.postgres is None:
+    if database is None:
+        yield "database: hidden from this key"
+    elif database.postgres is None:
         free = "" if database.free_disk is None else f", {bytes_text(database.free_disk)} free on its disk"
         where = ", in memory" if database.in_memory else f", write-ahead log {bytes_text(database.log_size)}"
         yield f"database: {bytes_text(database.size)}{where}, schema {database.schema_version}{free}"

@@ -31,7 +31,8 @@ def show_checkup(
 ) -> Checkup:
     """Return the condition of the state manager.
 
-    ``now`` is in ms on the clock of leases, and ``describe`` is that of the store.
+    ``now`` is in ms on the clock of leases, and ``describe`` is that of the store. Only a caller that
+    ``sees_database`` is shown the database, which other namespaces share.
     """
     return Checkup(
         at_ms=from_unix_ms(view.now_ms),
@@ -43,7 +44,7 @@ def show_checkup(
         disagreements=disagreements(runtimes_of(view, namespace, now)),
         unstarted=unstarted_in(view, namespace),
         namespaces=all_namespaces(view, caller),
-        database=DatabaseState.model_validate(describe(view)),
+        database=DatabaseState.model_validate(describe(view)) if caller.sees_database else None,
     )
 
 

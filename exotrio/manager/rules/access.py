@@ -112,6 +112,11 @@ class Caller:
         """Return whether the caller has a permission, for a namespace if it is for one."""
         return self.key is None or self.key.may(permission, namespace)
 
+    @property
+    def sees_database(self) -> bool:
+        """Whether the caller may see the condition of the whole database, of which a namespace is a part."""
+        return self.may(Permission.READ, ALL) or self.may(Permission.ADMIN)
+
     def require(self, permission: Permission, namespace: str = "") -> None:
         """Raise Forbidden unless the caller has a permission."""
         if self.key is not None:
