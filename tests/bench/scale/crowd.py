@@ -24,7 +24,7 @@ class Crowd:
 
     Attributes:
         executed: States whose outcome was accepted.
-        connected: Clients that wait for states.
+        connected: Clients that have a connection for states.
     """
 
     def __init__(self, ports: list[int], clients: int) -> None:
@@ -59,26 +59,29 @@ class Crowd:
                     await use(connection, number)
             except (OSError, trio.BrokenResourceError, EOFError):
                 failures += 1
-                self.connected.discard(number)
-                self._tell()
                 await trio.sleep(random.uniform(0, min(0.1 * 2**failures, 10)))
 
     async def _work(self, connection: Connection, number: int) -> None:
-        while True:
-            self.connected.add(number)
-            self._tell()
-            body = {
-                "worker_id": f"crowd-{number}",
-                "limits": {"Mark": BATCH},
-                "limit": BATCH,
-                "wait_ms": 15_000,
-                "claim_id": f"{number} {next(self._claims)}",
-            }
-            states = (await connection.post("claim", body))["states"]
-            if states:
-                await connection.post("outcomes", [executed(state, [{"i": "1"}]) for state in states])
-                self.executed += len(states)
-                self._tell()
+        try:
+            while True:
+                self._wait_or_not(number, waits=True)
+                body = {
+                    "worker_id": f"crowd-{number}",
+                    "limits": {"Mark": BATCH},
+                    "limit": BATCH,
+                    "wait_ms": 15_000,
+                    "claim_id": f"{number} {next(self._claims)}",
+                }
+                if states := (await connection.post("claim", body))["states"]:
+                    await connection.post("outcomes", [executed(state, [{"i": "1"}]) for state in states])
+                    self.executed += len(states)
+                    self._tell()
+        finally:
+            self._wait_or_not(number, waits=False)
+
+    def _wait_or_not(self, number: int, *, waits: bool) -> None:
+        (self.connected.add if waits else self.connected.discard)(number)
+        self._tell()
 
     async def _beat(self, connection: Connection, number: int) -> None:
         await trio.sleep(random.uniform(0, 10))
