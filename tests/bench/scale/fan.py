@@ -48,11 +48,9 @@ async def _fan(where: Where, outputs: int) -> list[Row]:
         await manager.upsert_graph(OTHER)
         run_id = (await manager.trigger(GRAPH.name, inputs={"n": str(outputs)}))["run_id"]
         begin = time.perf_counter()
-        while not (await manager.outputs(run_id, "fan")):
-            await trio.sleep(0.05)
-        rows.append(
-            row(f"{outputs:,} outputs, until their states are there", [time.perf_counter() - begin], "s")
-        )
+        await begun.wait()
+        seconds = time.perf_counter() - begin
+        rows.append(row(f"from the trigger until one of {outputs:,} states runs", [seconds], "s"))
         await manager.wait(run_id)
         rate = outputs / (time.perf_counter() - begin)
         rows.append(row("from the trigger until all have failed", [rate], "states/s"))
