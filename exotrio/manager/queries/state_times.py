@@ -89,19 +89,12 @@ class Times:
 
     def mapped(self, function: Callable[[int], int]) -> Times:
         """Return what a function makes of each of them."""
-        others = (self.claimed, self.begun, self.ended, self.finished, self.deadline)
-        claimed, begun, ended, finished, deadline = (None if at is None else function(at) for at in others)
+        names = ("waits", "claimed", "begun", "ended", "finished", "deadline")
+        moments: dict[str, Any] = {
+            name: function(at) for name in names if (at := getattr(self, name)) is not None
+        }
         earlier = tuple(Phase(name, function(begin), function(end)) for name, begin, end in self.earlier)
-        return replace(
-            self,
-            waits=function(self.waits),
-            claimed=claimed,
-            begun=begun,
-            ended=ended,
-            finished=finished,
-            deadline=deadline,
-            earlier=earlier,
-        )
+        return replace(self, earlier=earlier, **moments)
 
     def spent(self, now: int) -> Spent:
         """Return how long the state waited and ran until it ended, or until now."""
