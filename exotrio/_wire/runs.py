@@ -156,8 +156,8 @@ class StateTimes(Body):
         for_event: For events, in all; None if it never did. State managers of earlier versions did not keep
             how long the state of a node had waited for one that came.
         for_run: The same for the ends of runs that it started.
-        earlier: Of one that was held before: from its creation until it was given back, or went on, without
-            ``for_event`` and ``for_run``.
+        earlier: Of one that was held before: from its creation until it was given back, or went on, with its
+            delays until then, and without ``for_event`` and ``for_run``.
         no_event: It waited for an event until it ended, by the deadline: none was sent in time.
     """
 
@@ -191,7 +191,7 @@ class StateTimes(Body):
         elif self.held is not None and self.buffered is None:
             now.append(f"{'from claim to end' if ended else 'claimed for'} {format_duration(self.held)}")
         if self.earlier is not None:
-            before.append(f"waited and ran {format_duration(self.earlier)}")
+            before.append(f"waited, ran or was delayed {format_duration(self.earlier)}")
         text = ", ".join(now) + (f": {NO_EVENT}" if self.no_event else "")
         return f"{text}; before that, {', '.join(before)}" if before else text
 
