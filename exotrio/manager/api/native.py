@@ -202,7 +202,6 @@ def _read_outcomes(
 
     An item that cannot be read becomes its own reply and does not affect the others.
     """
-    items: list[native.OutcomeItem | native.ItemReply]
     raw = parse_json(body)
     if not isinstance(raw, list) or len(raw) > MAX_BATCH:
         raise unprocessable("list_type", ["body"], f"a list of at most {MAX_BATCH} outcomes is required")
@@ -213,10 +212,9 @@ def _read_outcomes(
             claim = last.claim
             del raw[-1]
     try:
-        items = [*native.outcome_items.validate_python(raw)]
+        return [*native.outcome_items.validate_python(raw)], claim
     except ValidationError:
-        items = [_read_item(native.outcome_item.validate_python, item) for item in raw]
-    return items, claim
+        return [_read_item(native.outcome_item.validate_python, item) for item in raw], claim
 
 
 def _in_steps(items: Sequence[native.OutcomeItem]) -> list[list[native.OutcomeItem]]:

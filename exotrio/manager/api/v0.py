@@ -68,16 +68,15 @@ class V0(Endpoints):
         former = await self._store.write(nodes_engine.register, namespace, body, caller.key)
         shown = v0.RegisterReply(runtime_name=body.runtime_name, registered_nodes=body.nodes)
         warn = partial(warn_of_broken_runs, self._store, caller, namespace, body.runtime_name, former)
-        is_compared = not former
+        later = BackgroundTask(warn) if former else None
         if former and body.wants_broken_runs:
             with trio.move_on_after(MAX_COMPARING):
                 if broken := await warn():
                     shown.broken_runs = broken
-                is_compared = True
+                later = None
         # As plain data: before pydantic 2.14 a nested model whose build is deferred has no serializer yet.
         answer = reply(shown.model_dump(exclude_unset=True))
-        if not is_compared:
-            answer.background = BackgroundTask(warn)
+        answer.background = later
         return answer
 
     @get(NS + "/nodes", "List registered nodes", READ, v0.NodesReply)

@@ -1,4 +1,4 @@
-"""``Store``: what the engines share: how a use case gets from its caller to its result.
+"""``Store``: how a use case gets from its caller to its result, on every engine.
 
 An engine commits writes that it gets by ``_put``, and calls ``_deliver`` in the Trio thread with what each
 commit did. It also has readers, and says which of its writes wait.
