@@ -268,7 +268,10 @@ class _Chaos:
                 watching.cancel_scope.cancel()
             self._due_runs = self.plan.runs
         if pauses:
-            await self.pausing.last(*(partial(self._trigger_twice, number) for number in (first, second)))
+            with trio.move_on_after(self.plan.settling_time) as waiting:
+                await self.pausing.last(*(partial(self._trigger_twice, number) for number in (first, second)))
+            if waiting.cancelled_caught:
+                self.crew.problems.append("what was triggered last did not reach the paused node")
         await self._settle()
         if self.schedule is not None:
             await self.schedule.check()

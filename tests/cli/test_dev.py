@@ -344,7 +344,9 @@ def test_new_code_takes_over_at_the_same_address(dev: Dev, browser: httpx.Client
     dev.says("^Good morning you")
 
 
-def test_runs_of_an_earlier_version_continue_with_new_code(dev: Dev, browser: httpx.Client) -> None:
+def start_pinned(dev: Dev, browser: httpx.Client) -> None:
+    """Load code of version 1, and start a run of it that waits for the file ``go``."""
+    (dev.folder / "go").unlink(missing_ok=True)
     dev.write(PINNED.format(version="1"))
     dev.says("^runtime greeter: Greet")
     for _ in range(200):  # the graph is declared once its nodes are registered, and nothing tells of that
@@ -352,9 +354,44 @@ def test_runs_of_an_earlier_version_continue_with_new_code(dev: Dev, browser: ht
             break
         time.sleep(0.05)
     dev.says("^asked version 1")
+
+
+def test_runs_of_an_earlier_version_continue_with_new_code(dev: Dev, browser: httpx.Client) -> None:
+    start_pinned(dev, browser)
     dev.write(PINNED.format(version="2"))
     dev.says("^1 run of version 1 continued with version 2")
     dev.says("^asked version 2")
+    (dev.folder / "go").touch()
+    dev.says("^run .* of graph 'pinned': SUCCESS")
+
+
+def test_runs_of_an_earlier_version_are_left_to_another_runtime_that_has_it(
+    dev: Dev, browser: httpx.Client, processes: Processes
+) -> None:
+    start_pinned(dev, browser)
+    (dev.folder / "old.py").write_text(PINNED.format(version="1").replace('"greeter"', '"old"'), "utf-8")
+    options = dev.command()
+    env = {
+        "EXOSPHERE_STATE_MANAGER_URI": options[options.index("--uri") + 1],
+        "EXOSPHERE_API_KEY_FILE": options[options.index("--key-file") + 1],
+    }
+    old = processes.start("worker", "old.py", "--code-version", "1", cwd=dev.folder, env=env)
+    old.line("^asked version 1")
+    dev.write(PINNED.format(version="2"))
+    dev.says("^1 run of version 1 left to the other runtimes of that version")
+    (dev.folder / "go").touch()
+    dev.says("^run .* of graph 'pinned': SUCCESS")
+    old.stop(code=0)
+
+
+def test_runs_of_a_version_that_the_code_names_no_longer_are_pointed_out(
+    dev: Dev, browser: httpx.Client
+) -> None:
+    start_pinned(dev, browser)
+    dev.write(PINNED.format(version="1").replace('version="1", ', ""))
+    dev.says("^warning: 1 run of version 1 cannot continue: the code does not name a version")
+    dev.write(PINNED.format(version="2"))
+    dev.says("^1 run of version 1 continued with version 2")
     (dev.folder / "go").touch()
     dev.says("^run .* of graph 'pinned': SUCCESS")
 

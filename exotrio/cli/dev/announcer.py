@@ -102,8 +102,7 @@ class Announcer:
             ]
             for line in (line for name in valid for line in messages.missing_nodes(name, loaded)):
                 print_message(line)
-            if loaded.version is not None:
-                await self._repin(manager, loaded.version)
+            await self._repin(manager, loaded.version)
             await self.show_dashboard(loaded)
             if before is None:
                 print_message(messages.how_to_start(self.served.url, self.key_file, loaded))
@@ -146,10 +145,17 @@ class Announcer:
             return False
         return True
 
-    async def _repin(self, manager: StateManager, version: str) -> None:
-        """Let runs of earlier versions go on with this code, the only one there is here."""
+    async def _repin(self, manager: StateManager, version: str | None) -> None:
+        """Let runs of earlier versions go on with this code, except those that another runtime serves."""
         for earlier in await manager.versions():
-            if earlier.version != version and earlier.runs:
+            if earlier.version == version or not earlier.runs:
+                continue
+            runs_of_it = f"{plural(earlier.runs, 'run')} of version {earlier.version}"
+            if earlier.runtimes:
+                print_message(f"{runs_of_it} left to the other runtimes of that version")
+            elif version is None:
+                print_message(f"warning: {runs_of_it} cannot continue: the code does not name a version")
+            else:
                 runs = await manager.repin_version(earlier.version, to=version)
                 if runs.repinned:
                     moved = plural(len(runs.repinned), "run")
