@@ -191,7 +191,7 @@ class StateTimes(Body):
         elif self.held is not None and self.buffered is None:
             now.append(f"{'from claim to end' if ended else 'claimed for'} {format_duration(self.held)}")
         if self.earlier is not None:
-            before.append(f"waited, ran or was delayed {format_duration(self.earlier)}")
+            before.append(f"waited, was held or delayed {format_duration(self.earlier)}")
         text = ", ".join(now) + (f": {NO_EVENT}" if self.no_event else "")
         return f"{text}; before that, {', '.join(before)}" if before else text
 

@@ -196,7 +196,9 @@ async def test_the_timeline_shows_the_time_of_a_node_before_its_wait_and_none_of
         assert 'class="awaits" x="20.00%" width="60.00%"' in drawn
         exported = (await site.api.native("GET", f"run/{flow.run_id}/export")).text
         state_page = await site.browser.page(f"/ns/shop/states/{state['state_id']}")
-        times = "claim to end 1.0 s; before that, waited 3.0 s for an event, waited, ran or was delayed 1.0 s"
+        times = (
+            "claim to end 1.0 s; before that, waited 3.0 s for an event, waited, was held or delayed 1.0 s"
+        )
         assert [text.count(times) for text in (drawn, exported)] == [1, 2], "once in the timeline"
         assert times in state_page
         assert "3.0 s for an event</span>" in await site.browser.page(page)

@@ -725,16 +725,21 @@ async def test_a_runtime_shows_what_it_runs(site: Site, clock: SettableClock) ->
     assert 'class="name">running ' in html
     assert "Last poll" in html
     ok(await site.api.heartbeat("w-3", runtime="r", phase="draining", workers=9))
-    overview = re.sub("<[^>]*>", "", await site.browser.page("/ns/shop"))
-    assert "1 of 4 workers are busy" in overview
+    page = await site.browser.page("/ns/shop")
+    assert "1 of 4 workers are busy</p>" in re.sub("<(?!/p)[^>]*>", "", page)
+    await Flow.start(site.api, place("work"))
+    other = await claim_one(site.api, limits={"Node_work": 1}, worker_id="w-3")
+    page = re.sub("<[^>]*>", "", await site.browser.page("/ns/shop"))
+    assert "1 of 4 workers are busy, and 1 of runtimes that take no more work" in page
     assert flow.run_id in await site.browser.page("/ns/shop/runs?status=running")
     assert state["state_id"] in await site.browser.page("/ns/shop/runtimes?worker=w-1")
     assert state["state_id"] not in await site.browser.page("/ns/shop/runtimes?worker=w-2")
     for path in (f"/ns/shop/runs/{flow.run_id}", f"/ns/shop/states/{state['state_id']}"):
         shown = text_of(await site.browser.page(path))
         assert '<span class="num">40 %</span>: 12 of 30' in shown
-    item = {"state_id": state["state_id"], "token": state["lease"]["token"]}
-    await report(site.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
+    for held in (state, other):
+        item = {"state_id": held["state_id"], "token": held["lease"]["token"]}
+        await report(site.api, {**item, "outcome": "executed", "outputs": [{"v": "", "w": ""}]})
     idle = await site.browser.page("/ns/shop/runtimes")
     assert "No runtime holds a state now" in idle, "whatever its last heartbeat said"
     assert "different inputs" not in idle

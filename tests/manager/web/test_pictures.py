@@ -190,8 +190,8 @@ def test_the_times_of_one_state_share_a_bar() -> None:
         (
             Spent(waited=10, for_event=1_000, for_run=500, earlier=2_000),
             False,
-            "waited 10 ms; before that, waited 1.0 s for an event, waited 500 ms for a run, waited, ran"
-            " or was delayed 2.0 s",
+            "waited 10 ms; before that, waited 1.0 s for an event, waited 500 ms for a run, waited, was"
+            " held or delayed 2.0 s",
         ),
         (Spent(waited=10, held=2_000), False, "waited 10 ms, claimed for 2.0 s"),
         (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to end 2.0 s"),
@@ -291,7 +291,7 @@ def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_wait
     drawn = timeline([("a", 1)], [span(0, at=at)], until=10)
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn
     assert 'class="waits" x="40.00%" width="20.00%"' in drawn
-    assert "ran 2 ms; before that, waited, ran or was delayed 3 ms</title>" in drawn
+    assert "ran 2 ms; before that, waited, was held or delayed 3 ms</title>" in drawn
     ended = replace(at, waits=8, claimed=None, begun=None)
     drawn = timeline([("a", 1)], [span(0, at=ended, status="ERRORED")], until=10)
     assert 'class="earlier"' in drawn, "it ended before it could be claimed again"
@@ -306,7 +306,7 @@ def test_the_time_before_a_state_was_given_back_is_neither_blank_nor_called_wait
     )
     drawn = timeline([("a", 1)], [span(0, at=waits, status="WAITING")], until=10)
     assert 'class="earlier" x="10.00%" width="30.00%"' in drawn, "it called a graph"
-    text = "has waited 6 ms for a run; before that, waited, ran or was delayed 3 ms"
+    text = "has waited 6 ms for a run; before that, waited, was held or delayed 3 ms"
     assert f"<title>a: waits for event or run, {text}</title>" in drawn
     assert 'class="earlier"' not in timeline([("a", MAX_BARS)], [span(0, at=at)] * (MAX_BARS + 1), until=10)
 
