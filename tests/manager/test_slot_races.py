@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 from trio.testing import MockClock
@@ -155,3 +156,54 @@ async def test_a_claim_that_waits_for_a_rate_is_woken_when_a_start_is_possible(
             times += [trio.current_time() - began] * len(states)
             await report(manager.api, *map(executed_item, states))
         assert times == pytest.approx([0, 0, 61, 61, 122], abs=1.1)
+
+
+async def test_a_claim_does_not_wait_for_a_check_that_another_transaction_writes(pair: Pair) -> None:
+    await start(pair.first, runs=2)
+    [state] = await claim(pair.first.api, limit=1)
+    assert await claim(pair.first.api) == []
+    await report(pair.first.api, executed_item(state))
+    claims: list[list[dict[str, Any]]] = []
+    finished = trio.Event()
+
+    async def ask() -> None:
+        claims.append(await claim(pair.second.api))
+        finished.set()
+
+    with psycopg.connect(pair.database.url) as other:
+        assert other.execute("SELECT 1 FROM slots WHERE check_at = 0 FOR UPDATE").fetchall() != []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            with trio.move_on_after(10):
+                await finished.wait()
+            other.rollback()
+    assert claims == [[]]
+    assert len(await claim(pair.second.api)) == 1
+
+
+async def test_a_claim_that_waits_learns_when_to_look_again_for_a_state_that_was_locked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_waiting, "MIN_POLL", LONG)
+    monkeypatch.setattr(postgres_waiting, "MAX_POLL", LONG)
+    async with open_pair() as pair:
+        first, second = pair.first, pair.second
+        await start(first, runs=1, nodes="ab")
+        await first.service.store.write(lambda tx: tx.execute("DELETE FROM slots").rowcount)
+        [state] = await claim(first.api)
+        waiting: list[dict[str, Any]] = []
+
+        async def wait() -> None:
+            waiting.extend(await claim(second.api, {B: 1}, wait_ms=15_000, worker_id="waits"))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await until_polling(second.api, "waits")
+                with psycopg.connect(pair.database.url) as other:
+                    locked = other.execute("SELECT 1 FROM states WHERE status = 'CREATED' FOR UPDATE")
+                    assert len(locked.fetchall()) == 1
+                    busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+                    reply = ok(await first.api.outcomes(executed_item(state), {"claim": busy}))
+                    assert reply["states"] == []
+        assert len(waiting) == 1
