@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import httpx
 import pytest
@@ -415,3 +415,11 @@ async def test_after_a_cancellation_the_list_can_be_repeated_with_its_ids() -> N
         assert await total(manager) < len(runs)
         assert await client.trigger_many("graph", runs) == [run.run_id for run in runs]
         assert await total(manager) == len(runs)
+
+
+def test_each_run_without_a_key_has_another_random_uuid() -> None:
+    texts = {NewRun().request()["run_id"] for _ in range(200)}
+    ids = {UUID(text) for text in texts}
+    assert len(ids) == 200
+    assert {str(each) for each in ids} == texts
+    assert {(each.version, each.variant) for each in ids} == {(4, RFC_4122)}
