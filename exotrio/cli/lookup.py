@@ -228,15 +228,17 @@ async def list_runs(
     key: str | None = None,
     parent: str | None = None,
 ) -> tuple[list[RunSummary], bool]:
-    """Return the newest runs that match, and whether there are more; NotFound if there is no such graph."""
-    above = None if parent is None else await find_run_id(manager, parent)
+    """Return the newest runs that match, and whether there are more; NotFound if there is no such graph.
+
+    ``parent`` is the id of the run that started them.
+    """
 
     async def search() -> tuple[list[RunSummary], bool]:
-        call = partial(manager.find_runs, graph=graph, status=status, key=key, parent=above)
+        call = partial(manager.find_runs, graph=graph, status=status, key=key, parent=parent)
         try:
             # An older server of ours does not know the parameter, and returns all runs.
             return await _pages(
-                call, lambda page: [run for run in page.runs if above in (None, run.parent_run_id)], limit
+                call, lambda page: [run for run in page.runs if parent in (None, run.parent_run_id)], limit
             )
         except RequestRefused as refusal:
             if key is not None or parent is not None or not is_v0_only(refusal):

@@ -88,6 +88,19 @@ def test_what_a_child_waits_for_is_said_with_the_command_that_sends_it(bare: Cli
     bare(*resume, code=0)
 
 
+def test_events_are_named_of_more_children_than_a_run_shows(bare: Cli) -> None:
+    fields = "    class Outputs(BaseModel):\n        number: int\n    async def execute(self)"
+    several = f"class Several(BaseNode):\n{fields} -> list[Outputs]:\n"
+    several += "        return [self.Outputs(number=number) for number in range(101)]\n"
+    text = CHILD.replace("class Slow", f"{several}class Slow", 1).replace("nodes=[", "nodes=[Several, ")
+    bare.write(
+        "orders.py", f"import trio{APPROVAL}{text}".replace("GRAPH)", "approval, after=graph.add(Several))")
+    )
+    end = bare("run", "orders.py", "--graph", "parent", code=8)
+    assert "waits for event approved; to send it:" in end.err
+    assert "... and for 96 more events" in end.err
+
+
 def test_a_run_whose_child_goes_on_is_waited_for(bare: Cli) -> None:
     places = "Nothing, identifier='a')\ngraph.add(slow, after=a)\ngraph.add(approval, after=a)"
     text = f"import trio{APPROVAL}{CHILD}"

@@ -77,7 +77,12 @@ def ls(
     there are more).
     """
     run_status = None if status is None else RunStatus(status)
-    runs, more = connection.ask(lambda manager: list_runs(manager, graph, run_status, limit, run_key, parent))
+
+    async def ask(manager: StateManager) -> tuple[list[RunSummary], bool]:
+        above = None if parent is None else await find_run_id(manager, parent)
+        return await list_runs(manager, graph, run_status, limit, run_key, above)
+
+    runs, more = connection.ask(ask)
     is_all = graph is status is run_key is parent is None
     count = plural(len(runs), "run" if is_all else "matching run")
     # Columns that are empty for most people.

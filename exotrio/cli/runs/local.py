@@ -81,7 +81,7 @@ class LocalRun:
             check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
         self._run_id = self.resume
         self._may_have_begun = self._had_failed = False
-        self._waits_for: list[tuple[Run, EventWait]] = []
+        self._waits_for: list[tuple[RunSummary, EventWait]] = []
         self._adopt(None if self.graph is None else self.graph.version)
         self._embedded = False
         self._opening: trio.CancelScope | None = trio.CancelScope()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -9,33 +10,37 @@ from exotrio._fields.declared import declared
 from exotrio._util.times import iso_time
 from exotrio._util.words import plural
 from exotrio._wire.runs import FAILURE
+from exotrio.cli.lookup import list_runs
 from exotrio.cli.program import command_line
-from exotrio.client import EventWait, Run, RunStatus, StateManager
+from exotrio.client import EventWait, RunStatus, RunSummary, StateManager
 
 MAX_SHOWN = 5
 """Events that are named."""
 
 
-async def find_waits(manager: StateManager, top: Run) -> list[tuple[Run, EventWait]]:
-    """Return the events for which a run and those below it wait, if nothing goes on before one is sent."""
-    waits, runs = list[tuple[Run, EventWait]](), [top]
+async def find_waits(manager: StateManager, top: RunSummary) -> list[tuple[RunSummary, EventWait]]:
+    """Return the events for which a waiting run and those below it wait, if nothing goes on before that."""
+    waits, runs = list[tuple[RunSummary, EventWait]](), [top]
     while runs:
         run = runs.pop(0)
-        children = [child for child in run.children if child.run_id and child.status is RunStatus.PENDING]
-        children = [child for child in children if child.origin != FAILURE]
-        is_known = run.children_count == len(run.children) and len(children) >= min(run.for_run_count, 1)
-        if run.word != "waiting" or not is_known or not all(child.waits for child in children):
-            return []
+        if run.for_run_count:
+            found, _ = await list_runs(manager, None, RunStatus.PENDING, sys.maxsize, parent=run.run_id)
+            children = [child for child in reversed(found) if child.origin != FAILURE]
+            # A state that waits for runs may be about to start them.
+            if len(children) < run.for_run_count or any(child.word != "waiting" for child in children):
+                return []
+            runs += children
         events = (await manager.events(run.run_id)).waiting if run.for_event_count else []
         # Its deadline passed while nothing ran: the state manager is about to end the wait.
         if any(event.until is not None and event.until <= datetime.now(UTC) for event in events):
             return []
         waits += [(run, event) for event in events]
-        runs += [await manager.status(str(child.run_id)) for child in children]
     return waits
 
 
-def waiting_lines(waits: Sequence[tuple[Run, EventWait]], top: str, arguments: Sequence[str]) -> list[str]:
+def waiting_lines(
+    waits: Sequence[tuple[RunSummary, EventWait]], top: str, arguments: Sequence[str]
+) -> list[str]:
     """Return what a run waits for, with a command for each event that answers it.
 
     Args:
@@ -47,7 +52,7 @@ def waiting_lines(waits: Sequence[tuple[Run, EventWait]], top: str, arguments: S
     return [*lines, f"... and for {plural(left, 'more event')}"] if left > 0 else lines
 
 
-def _lines_of(run: Run, event: EventWait, top: str, arguments: Sequence[str]) -> Iterator[str]:
+def _lines_of(run: RunSummary, event: EventWait, top: str, arguments: Sequence[str]) -> Iterator[str]:
     run_id = run.run_id
     states = "" if event.states == 1 else f" ({event.states} states)"
     until = "" if event.until is None else f" until {iso_time(event.until)}"
