@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -94,6 +95,8 @@ def main() -> int:
     )
     o = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
+    # nohup has it ignored, and what is ignored here is ignored by workers, too: SIGHUP would not stop them.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if o.hours is not None:
         if o.v0_only or not o.hours > 0:
             parser.error("--hours has to be more than 0, and does not go with --v0-only")

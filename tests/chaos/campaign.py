@@ -132,6 +132,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
     if chaos.watch is not None:
         figures.trends = verdicts(chaos.watch.minutes)
         figures.problems += [f"{name} rises" for name, each in figures.trends.items() if each and each.rises]
+        figures.problems += chaos.watch.log_problems()
     figures.seconds = time.monotonic() - began
     return figures
 

@@ -14,7 +14,7 @@ import trio
 
 from exotrio.manager import serve
 from tests.chaos.cluster import until
-from tests.chaos.watch import Watch, trend, verdicts
+from tests.chaos.watch import LOG, Watch, trend, verdicts
 from tests.support.processes import KEY
 
 noise = random.Random(1)
@@ -67,7 +67,10 @@ async def test_each_minute_is_recorded_with_what_is_used_and_how_long_requests_t
         nursery.cancel_scope.cancel()
     last = watch.minutes[-1]
     assert last["database, bytes for each execution"] > 4096 / 10
-    assert set(verdicts(watch.minutes)) == set(last) - {"minute", "executions"}
+    assert set(verdicts(watch.minutes)) == set(last) - {"minute", "executions", LOG}
+    assert watch.log_problems() == []
+    watch.minutes[-1][LOG] = 64.5
+    assert watch.log_problems() == ["the write-ahead log has 64 MiB"]
     head, *lines = (tmp_path / "minutes.csv").read_text().splitlines()
     assert head.startswith("minute,executions,")
     assert len(lines) == len(watch.minutes)

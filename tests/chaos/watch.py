@@ -3,7 +3,8 @@
 The first state manager and the first worker are spared from faults, so that what they leak shows. In the end
 each quantity is flat, or it rises: the straight line through the last half of its values rises by more than
 ``RELEVANT`` of their mean, and by more than ``CERTAIN`` standard errors of that. Anything else is noise. Of
-less than ``MIN_VALUES`` in the last half nothing is said.
+less than ``MIN_VALUES`` in the last half nothing is said. A write-ahead log only has to stay below
+``MAX_LOG``: its files are as large as they ever had to be, and PostgreSQL keeps more, up to ``max_wal_size``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from tests.support.processes import KEY
 RELEVANT = 0.05
 CERTAIN = 3.0
 MIN_VALUES = 15
+MAX_LOG = {"SQLite": 64, "PostgreSQL": 1024 + 64}
+"""MiB."""
+LOG = "write-ahead log, MiB"
 PROBE_TIMEOUT = 10.0
 PAGES = ("overview", "runs?size=50")
 MEBI = 1024 * 1024
@@ -93,7 +97,7 @@ class Watch:
         except psycopg.OperationalError:  # it has crashed a moment ago
             size = wal = math.nan
         minute["database, bytes for each execution"] = size / max(1.0, minute["executions"])
-        minute["write-ahead log, MiB"] = wal / MEBI
+        minute[LOG] = wal / MEBI
         for name, times in (("claim, p99 ms", self._claims), ("page, p99 ms", self._pages)):
             minute[name] = 1000 * _p99(times)
             times.clear()
@@ -103,6 +107,11 @@ class Watch:
             if len(self.minutes) == 1:
                 writer.writeheader()
             writer.writerow({name: f"{value:.6g}" for name, value in minute.items()})
+
+    def log_problems(self) -> list[str]:
+        engine = "SQLite" if self.database is None else "PostgreSQL"
+        largest = max((minute[LOG] for minute in self.minutes), default=0.0)
+        return [f"the write-ahead log has {largest:.0f} MiB"] if largest > MAX_LOG[engine] else []
 
     def _sizes(self) -> tuple[float, float]:
         if self.database is not None:
@@ -174,5 +183,5 @@ def trend(values: Sequence[float]) -> Trend | None:
 
 def verdicts(minutes: Sequence[Mapping[str, float]]) -> dict[str, Trend | None]:
     """Return the trend of each quantity."""
-    names = [name for name in (minutes[0] if minutes else ()) if name not in ("minute", "executions")]
+    names = [name for name in (minutes[0] if minutes else ()) if name not in ("minute", "executions", LOG)]
     return {name: trend([minute[name] for minute in minutes]) for name in names}
