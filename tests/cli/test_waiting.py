@@ -65,11 +65,11 @@ approval.wait("approved", Approval)
 class Slow(BaseNode):
     async def execute(self):
         await trio.sleep(SECONDS)
-slow = Graph("slow", namespace="n")
-slow.add(Slow)
 class Nothing(BaseNode):
     async def execute(self):
         pass
+slow = Graph("slow", namespace="n")
+slow.add(Nothing, after=slow.add(Slow))  # a drain ends the first one only
 graph = Graph("parent", namespace="n")
 graph.add(GRAPH)
 runtime = Runtime(namespace="n", name="r", nodes=[Ship, Slow, Nothing])

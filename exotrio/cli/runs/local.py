@@ -32,9 +32,9 @@ from exotrio.errors import GraphInvalid, NotFound
 from exotrio.graph import WITHOUT_RUNTIME, Graph, split_name
 
 MAX_POLL_INTERVAL = 0.1
-CHECK_INTERVAL = 1.0
-"""Seconds after which the runs below one are looked at again that only waits for them."""
 """Seconds between two polls of the run's counts, which cost the same for a run of any size."""
+CHECK_INTERVAL = 1.0
+"""Seconds between two looks at the runs below one that only waits for them: those may go on."""
 MAX_LEFTOVERS = 5
 """Maximum of earlier unfinished runs that are named."""
 REFRESH = 0.5
@@ -244,20 +244,16 @@ class LocalRun:
             if run.word == "waiting" and examined is None:
                 waiting.cancel()
 
-        # Runs below it may go on although it only waits for them: then it is looked at again and again.
         examined: Run | None = None
-        while True:
+        while not self._waits_for:
             with trio.move_on_after(math.inf if examined is None else CHECK_INTERVAL) as waiting:
                 return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show)
             examined = last[0] if last[0].word == "waiting" else None
             self._waits_for = [] if examined is None else await find_waits(client, examined)
-            if self._waits_for:
-                break
         if not self.waits:
             return last[0]
         self.progress.print_message("\n".join(self._how_to_answer(run_id)))
-        show_only = self.progress.show
-        return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=show_only)
+        return await client.wait(run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=self.progress.show)
 
     async def _refresh(self) -> None:
         # The progress of nodes changes without the counts of the run.
