@@ -22,10 +22,10 @@ from exotrio.manager.store.sqlite.database import open_writer
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.contract.native import claim, executed_item, item_for
+from tests.contract.native import claim, executed_item, item_for, report
 from tests.fuzz.knowledge import SECRETS, World, browse, models, note
 from tests.fuzz.routes import KEY, ORIGIN, TARGETS, application, sign_in
-from tests.support.helpers import SettableClock, declare, node_name, ok, open_client, place
+from tests.support.helpers import SettableClock, declare, node_name, ok, open_client, place, run_place
 from tests.support.manager import NO_SETTINGS
 
 NAMESPACE = "shop"
@@ -166,6 +166,7 @@ async def _fill(api: Api, clock: SettableClock) -> None:
     await gap.run("x", {"other": "field"}, {"v": "fine"})
     ok(await api.put_graph("invalid", api.body([place("nowhere")])), 201)
     await _use_events(api, clock)
+    await _use_runs_below(api)
 
 
 async def _use_events(api: Api, clock: SettableClock) -> None:
@@ -182,6 +183,29 @@ async def _use_events(api: Api, clock: SettableClock) -> None:
         for method in ("GET", "POST") if sent else ("GET",):
             assert (await api.request(method, link)).status_code == 200
         ok(await api.native("GET", f"run/{run}/events"))
+
+
+async def _use_runs_below(api: Api) -> None:
+    """Let a place and a node start runs of a graph with a version; move one to another, and let it fail."""
+    versions = [declare(f"{node_name('last')}@{version}", ["x"], ["v"]) for version in ("1", "2")]
+    ok(await api.register(versions, "runtime"))
+    below = place("last", inputs={"x": "${{ store.k }}"})
+    config = {"required_keys": ["k"], "default_values": {}}
+    fields = {"version": "1", "outputs": {"v": "${{ last.outputs.v }}"}, "on_failure": "gap"}
+    await Flow.put(api, "below", api.body([below], store_config=config, **fields))
+    places = [
+        place("first", "place"),
+        run_place("place", graph="below", inputs={"k": "${{ first.outputs.v }}"}),
+    ]
+    flow = await Flow.start(api, *places, graph="above")
+    (state,) = await claim(api, {node_name("first"): 1}, limit=1)
+    calls = [{"id": "a", "graph": "below", "inputs": {"k": "called"}}]
+    assert await report(api, item_for(state, outcome="calling", calls=calls)) == ["ok"]
+    (called,) = await claim(api, {f"{node_name('last')}@1": 1}, limit=1, wait_ms=5_000)
+    ok(await api.native("POST", f"run/{called['run_id']}/repin", json={"version": "2"}))
+    ok(await api.native("POST", "version/1/repin", json={"version": "2"}))
+    assert await report(api, item_for(called, outcome="errored", error="e", final=True)) == ["ok"]
+    ok(await api.native("GET", f"runs?parent={flow.run_id}"))
 
 
 async def _deploy(api: Api) -> Flow:
