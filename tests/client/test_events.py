@@ -69,5 +69,5 @@ async def test_a_server_that_knows_no_events_gets_neither_a_graph_with_them_nor_
     server = Server().on("GET runs", answer(200, {"runs": []}))
     with pytest.raises(RequestRefused, match="cannot be stored with places that wait for events"):
         await server.client.upsert_graph(GRAPH)
-    with pytest.raises(RequestRefused, match=r"^POST .*/events: .* speaks only v0"):
+    with pytest.raises(RequestRefused, match=r"^POST .*/events cannot be requested: .* speaks only v0"):
         await server.client.send("0" * 8 + "-0000" * 3 + "-" + "0" * 12, "approved")
