@@ -21,9 +21,10 @@ REPLIED = (
     "seq, run, place, inputs, created_at, updated_at, enqueue_after, claimed_at, token, lease_until,"
     " retry_count, deliveries, suspect, trace, node_id, calls_size, event, checkpoint_size"
 )
-"""The columns that a reply needs."""
-
-
+"""The columns that a reply needs. They are read by position: to find them by their names took a quarter of
+the time of the replies."""
+RUN, PLACE = 1, 2
+NODE, CALLS_SIZE, EVENT, CHECKPOINT_SIZE = -4, -3, -2, -1
 V0_FIELDS = ("state_id", "node_name", "identifier", "inputs", "created_at")
 """What v0 shows of a claimed state."""
 Reply = dict[str, Any]
@@ -38,24 +39,26 @@ def claim_replies(
     ``now``: on the clock of leases, ms. ``alone_from``: as in ``Claimer``.
     """
     by_seq = {state[0]: state for state in rows}
-    run_of = {seq: state[1] for seq, state in by_seq.items()}
+    run_of = {seq: state[RUN] for seq, state in by_seq.items()}
     runs = tx.run_facts({*run_of.values()})
     templates = {run: tx.template_of(run, facts) for run, facts in runs.items()}
     for seq, run in run_of.items():
-        place = templates[run].places[by_seq[seq][2]]
+        place = templates[run].places[by_seq[seq][PLACE]]
         if (
             templates[run].version is not None
-            and tx.node_id(place.namespace, place.node_name) != by_seq[seq][-4]
+            and tx.node_id(place.namespace, place.node_name) != by_seq[seq][NODE]
         ):
             # Another state manager has moved the run to another version: this one's runtime would not know
             # the node by the name that it had before.
             tx.catalog.forget_run(run)
             templates[run] = tx.template_of(run, tx.run_facts([run])[run])
     tx.catalog.keep_runs_of(run_of)
-    stored = read_checkpoints(tx, [seq for seq, state in by_seq.items() if state[-1] is not None])
-    waited = {seq: (state[1], state[-2]) for seq, state in by_seq.items() if state[-2] is not None}
+    stored = read_checkpoints(
+        tx, [seq for seq, state in by_seq.items() if state[CHECKPOINT_SIZE] is not None]
+    )
+    waited = {seq: (state[RUN], state[EVENT]) for seq, state in by_seq.items() if state[EVENT] is not None}
     values = read_events(tx, waited.values())
-    called = read_results(tx, [seq for seq, state in by_seq.items() if state[-3] is not None])
+    called = read_results(tx, [seq for seq, state in by_seq.items() if state[CALLS_SIZE] is not None])
     replies = [
         _claim_reply(tx, now, alone_from, by_seq[seq], runs[run], templates[run], stored.get(seq))
         for seq, run in ((seq, run_of[seq]) for seq in seqs)
@@ -78,7 +81,6 @@ def _claim_reply(
     template: Template,
     checkpoint: Row | None,
 ) -> Reply:
-    # By position: to find the columns by their names took a quarter of the time of the replies.
     seq, _, place_index, inputs, created_at, updated_at, enqueue_after, claimed_at, *others = state
     token, until, retry_count, deliveries, suspect, trace, *_ = others
     place = template.places[place_index]

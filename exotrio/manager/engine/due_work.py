@@ -79,10 +79,8 @@ def _claimable(view: View, node_name: str, limit: int) -> list[int]:
     """Return some states of a node that no runtime runs, which a state manager of an earlier version created
     as ones that can be claimed."""
     nodes = view.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (node_name,))
-    items, created = (
-        view.items([row["id"] for row in nodes]),
-        f"{view.any_of('node_id')} AND status = 'CREATED'",
-    )
+    items = view.items([row["id"] for row in nodes])
+    created = f"{view.any_of('node_id')} AND status = 'CREATED'"
     rows = view.execute(
         f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
         f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
