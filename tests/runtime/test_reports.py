@@ -57,6 +57,10 @@ def html() -> httpx.Response:
     return httpx.Response(502, content=b"<html>bad gateway</html>")
 
 
+def _executions() -> int:
+    return sum(isinstance(each, Execution) for each in gc.get_objects())
+
+
 @pytest.mark.parametrize("node", [Says, Prunes])
 async def test_what_was_reported_is_freed_without_the_garbage_collector(
     autojump_clock: MockClock, node: type[BaseNode]
@@ -66,12 +70,13 @@ async def test_what_was_reported_is_freed_without_the_garbage_collector(
     for _ in range(20):
         server.add(node.__name__)
     gc.collect()  # what earlier tests left
+    before = _executions()
     gc.disable()
     try:
         async with running(server, node, workers=2):
             await server.until(lambda: not server.statuses().keys() & {"CREATED", "QUEUED"})
             await trio.sleep(1)
-            kept = sum(isinstance(each, Execution) for each in gc.get_objects())
+            kept = _executions() - before
     finally:
         gc.enable()
     assert kept < 10, "the workers and the reporter have their last ones; a cycle would keep all twenty"
