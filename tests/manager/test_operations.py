@@ -574,7 +574,7 @@ async def test_metrics_are_served_without_counts_while_the_database_fails(
 async def test_metrics_are_served_while_a_read_hangs(
     manager: Operated, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang(query: object) -> None:
+    async def hang(*_: object) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(manager.service.store, "read", hang)
