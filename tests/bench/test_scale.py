@@ -15,7 +15,10 @@ from tests.bench.scale.command import main
         (["rows", "--finished", "1000", "--waiting", "10000"], "claims meanwhile"),
         (["graphs", "--graphs", "4", "--namespaces", "2"], "memory, started again"),
         (["fan", "--outputs", "50"], "memory of the state manager"),
-        (["runtimes", "--runtimes", "5", "--runs", "20"], "and then from a trigger to the outcome"),
+        (
+            ["runtimes", "--runtimes", "5", "--runs", "20", "--seconds", "0.5"],
+            "and then from a trigger to the outcome",
+        ),
     ],
 )
 def test_every_row_is_measured(

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--namespaces", type=int, default=1_000)
     parser.add_argument("--runtimes", type=int, default=1_000)
     parser.add_argument("--outputs", type=int, default=200_000, help="of the fan-out")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for which idle runtimes are measured")
     parser.add_argument("--runs", type=int, default=5_000, help="stored at once for the runtimes")
     parser.add_argument(
         "--managers", type=int, default=1, help="of the runtimes; more than one on PostgreSQL"

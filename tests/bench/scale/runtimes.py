@@ -62,13 +62,13 @@ async def _crowded(place: Place, managers: list[Manager], options: argparse.Name
     async with StateManager(NAMESPACE, **where) as manager, trio.open_nursery() as nursery:
         async with working(where, ONE):
             pass
-        await use("with no runtime", 10)
+        await use("with no runtime", options.seconds / 3)
         begin = time.perf_counter()
         nursery.start_soon(crowd.run)
         await crowd.until(lambda: len(crowd.connected) == options.runtimes)
         rows.append(row("until all wait for states", [time.perf_counter() - begin], "s"))
-        await trio.sleep(20)
-        await use("idle", 30)
+        await trio.sleep(options.seconds)  # until their first requests are over
+        await use("idle", options.seconds)
         rows.append(row("memory of a state manager", [memory(each.process.pid) for each in managers], "MiB"))
         first = [await _until_executed(manager, crowd, 1) * 1000 for _ in range(REPEATS)]
         rows.append(row("from a trigger to the outcome, idle", first, "ms"))
