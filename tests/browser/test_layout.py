@@ -97,7 +97,7 @@ def test_every_page_keeps_its_shape_at_any_width(visitors: Visitors, busy: World
             page.emulate_media(media="print")
             problems += [f"{name} on paper: {what}" for what in page.evaluate(OUT_OF_SHAPE)]
             page.emulate_media(media="screen")
-    assert problems == []
+    assert not problems, "\n".join(problems)
 
 
 NO_UPDATES = """() => {
