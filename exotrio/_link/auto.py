@@ -37,7 +37,7 @@ from exotrio._nodes.outcome import Executed, Outcome, Released, Report, Requeued
 from exotrio._shared.events import Events
 from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
 from exotrio._wire.v0 import NodeDeclaration
-from exotrio._wire.vocabulary import NATIVE_VERSION, VERSIONS
+from exotrio._wire.vocabulary import NATIVE_VERSION, Capability
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable, NotFound, RequestRefused
 from exotrio.graph import pinned_name
 
@@ -313,7 +313,7 @@ class AutoLink:
     async def _require_versions(self) -> None:
         """Raise RequestRefused if the server does not know versions, and so never says that one is done."""
         native = await discover(self._http, self._namespace)
-        if native is None or VERSIONS not in native.capabilities:
+        if native is None or Capability.VERSIONS not in native.capabilities:
             why = "speaks v0 only" if native is None else "is an exotrio too old for that"
             raise RequestRefused(
                 "a runtime cannot stop once nothing needs its version:"

@@ -33,26 +33,8 @@ MAX_LOG_BYTES = 32 * 1024
 """Maximum number of bytes of their texts."""
 MAX_CHECKPOINT = 64 * 1024
 """Maximum number of bytes of a checkpoint, as text."""
-ORDER = "order"
-"""The capability of a state manager that knows priorities, weights and fairness keys of runs."""
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
 """Bounds of the weight of a run."""
-CHECKPOINTS = "checkpoints"
-"""The capability of a state manager that stores checkpoints."""
-LIMITS = "limits"
-"""The capability of a state manager that knows limits."""
-BRANCHES = "branches"
-"""The capability of a state manager that knows conditions of nodes."""
-CHILDREN = "children"
-"""The capability of a state manager whose graphs run graphs."""
-NODE_POLICIES = "node_policies"
-"""The capability of a state manager that knows retry policies and timeouts of the nodes of a graph."""
-EVENTS = "events"
-"""The capability of a state manager whose runs wait for events."""
-ON_FAILURE = "on_failure"
-"""The capability of a state manager that starts a run of another graph when a run ends with errors."""
-VERSIONS = "versions"
-"""The capability of a state manager that keeps the runs of a graph on its version of the code."""
 MAX_CALLS = 1_000
 """Maximum number of children that one state calls."""
 MAX_CALL_BYTES = 1024 * 1024
@@ -63,6 +45,24 @@ DRAIN_COMMAND = "the state manager"
 """What asked a runtime to stop, by its own account, if the answer to a heartbeat did."""
 MAX_KEY = 256
 """Maximum number of characters of the key of a run."""
+
+
+class Capability(StrEnum):
+    """What a state manager says that it can do (``GET /exotrio/v1``)."""
+
+    LEASES = "leases"
+    BATCH = "batch"
+    LONG_POLL = "long_poll"
+    HEARTBEAT = "heartbeat"
+    BRANCHES = "branches"  # conditions of nodes
+    CHECKPOINTS = "checkpoints"
+    CHILDREN = "children"  # graphs that run graphs
+    EVENTS = "events"  # runs that wait for them
+    LIMITS = "limits"
+    NODE_POLICIES = "node_policies"  # retry policies and timeouts of the nodes of a graph
+    ON_FAILURE = "on_failure"  # a run that ends with errors starts one of another graph
+    ORDER = "order"  # priorities, weights and fairness keys of runs
+    VERSIONS = "versions"  # runs that stay on one version of the code
 
 
 class StateStatus(StrEnum):

@@ -12,18 +12,7 @@ from pydantic import ValidationError
 from exotrio._http.response import Answer, invalid_response, problems_in
 from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphBody, GraphInfo, GraphPage, GraphsQuery, GraphsReply
-from exotrio._wire.vocabulary import (
-    BRANCHES,
-    CHILDREN,
-    EVENTS,
-    LIMITS,
-    NODE_POLICIES,
-    ON_FAILURE,
-    ORDER,
-    VERSIONS,
-    Priority,
-    ValidationStatus,
-)
+from exotrio._wire.vocabulary import Capability, Priority, ValidationStatus
 from exotrio.client._calls import Calls
 from exotrio.errors import GraphInvalid, ManagerUnavailable
 
@@ -98,27 +87,33 @@ async def _put(
     """Put a graph and return it once it is no longer PENDING."""
     if body.limits or any(node.limits for node in body.nodes):
         # Any other server would store the graph without them.
-        await calls.require(LIMITS, f"graph {name!r} cannot be stored with limits", "remove them")
+        await calls.require(Capability.LIMITS, f"graph {name!r} cannot be stored with limits", "remove them")
     if any(node.retry_policy is not None or node.timeout is not None for node in body.nodes):
         what = f"graph {name!r} cannot be stored with a retry_policy or timeout of a node"
-        await calls.require(NODE_POLICIES, what, "remove them")
+        await calls.require(Capability.NODE_POLICIES, what, "remove them")
     if any(node.wait is not None for node in body.nodes):
-        await calls.require(EVENTS, f"graph {name!r} cannot be stored with places that wait for events")
+        await calls.require(
+            Capability.EVENTS, f"graph {name!r} cannot be stored with places that wait for events"
+        )
     if body.outputs or any(node.graph is not None for node in body.nodes):
         what = f"graph {name!r} cannot be stored with outputs, or with places that run graphs"
-        await calls.require(CHILDREN, what)
+        await calls.require(Capability.CHILDREN, what)
     if any(node.when is not None or node.otherwise for node in body.nodes):
         # Any other server would create what follows all conditions.
         what = f"graph {name!r} cannot be stored with branches (when, otherwise)"
-        await calls.require(BRANCHES, what, "let the nodes decide what they do")
+        await calls.require(Capability.BRANCHES, what, "let the nodes decide what they do")
     if any(each.priority != Priority.NORMAL for each in body.triggers):
         what = f"graph {name!r} cannot be stored with a priority of a trigger"
-        await calls.require(ORDER, what, "remove it")
+        await calls.require(Capability.ORDER, what, "remove it")
     if body.on_failure is not None:
-        await calls.require(ON_FAILURE, f"graph {name!r} cannot be stored with on_failure", "remove it")
+        await calls.require(
+            Capability.ON_FAILURE, f"graph {name!r} cannot be stored with on_failure", "remove it"
+        )
     if body.version is not None:
         # Any other server would run it on any version.
-        await calls.require(VERSIONS, f"graph {name!r} cannot be stored with a version", "remove it")
+        await calls.require(
+            Capability.VERSIONS, f"graph {name!r} cannot be stored with a version", "remove it"
+        )
     path = calls.v0("graph", name)
     # The nodes are named here, too: an earlier state manager next to that one would ignore the version.
     body = body.pinned()

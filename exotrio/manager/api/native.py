@@ -14,19 +14,11 @@ from exotrio._httpd import call_when_lost, is_crowded, while_connected
 from exotrio._util.words import readable_errors
 from exotrio._wire import heartbeats, native
 from exotrio._wire.vocabulary import (
-    BRANCHES,
-    CHECKPOINTS,
-    CHILDREN,
-    EVENTS,
-    LIMITS,
     MAX_BATCH,
     MAX_OUTPUTS,
     NATIVE_ROOT,
     NATIVE_VERSION,
-    NODE_POLICIES,
-    ON_FAILURE,
-    ORDER,
-    VERSIONS,
+    Capability,
     ItemResult,
 )
 from exotrio.manager.api.bodies import body_reader, masked
@@ -45,27 +37,11 @@ from exotrio.manager.security.access import LOCAL, owner_of, while_valid
 
 T = TypeVar("T")
 
-CAPABILITIES = (
-    "leases",
-    "batch",
-    "long_poll",
-    "heartbeat",
-    BRANCHES,
-    CHECKPOINTS,
-    CHILDREN,
-    EVENTS,
-    LIMITS,
-    NODE_POLICIES,
-    ON_FAILURE,
-    ORDER,
-    VERSIONS,
-)
-
 
 class Native(Endpoints):
     @get(NATIVE_ROOT, "Say which native API this is", ANY_KEY, native.Discovery)
     async def discover(self) -> object:
-        return {"version": NATIVE_VERSION, "capabilities": CAPABILITIES}
+        return {"version": NATIVE_VERSION, "capabilities": list(Capability)}
 
     @post(NS + "/claim", "Claim states under a lease", RUNTIME)
     async def claim(self, request: Request, namespace: str, body: native.NativeClaimRequest) -> Response:
