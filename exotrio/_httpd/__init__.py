@@ -33,46 +33,21 @@ Rules that hold:
 Not served: TLS, WebSocket (an upgrade request is served as a plain one), HTTP/2, ASGI lifespan.
 """
 
-from exotrio._httpd.budget import MAX_VALUES
-from exotrio._httpd.connection import (
-    call_when_lost,
-    is_crowded,
-    mark_authenticated,
-    reserve_values,
-    stopping_event,
-    while_connected,
-)
-from exotrio._httpd.exchange import App
-from exotrio._httpd.limiter import ConnectionLimiter
-from exotrio._httpd.listeners import (
-    LOOPBACK_HOSTS,
-    host_name,
-    is_loopback,
-    loopback_names,
-    open_listeners,
-    urls,
-)
-from exotrio._httpd.messages import Limits
-from exotrio._httpd.peer import ClientDisconnected
-from exotrio._httpd.server import serve_http
-
-__all__ = [
-    "LOOPBACK_HOSTS",
-    "MAX_VALUES",
-    "App",
-    "ClientDisconnected",
-    "ConnectionLimiter",
-    "Limits",
-    "call_when_lost",
-    "host_name",
-    "is_crowded",
-    "is_loopback",
-    "loopback_names",
-    "mark_authenticated",
-    "open_listeners",
-    "reserve_values",
-    "serve_http",
-    "stopping_event",
-    "urls",
-    "while_connected",
-]
+from exotrio._httpd.budget import MAX_VALUES as MAX_VALUES
+from exotrio._httpd.connection import call_when_lost as call_when_lost
+from exotrio._httpd.connection import is_crowded as is_crowded
+from exotrio._httpd.connection import mark_authenticated as mark_authenticated
+from exotrio._httpd.connection import reserve_values as reserve_values
+from exotrio._httpd.connection import stopping_event as stopping_event
+from exotrio._httpd.connection import while_connected as while_connected
+from exotrio._httpd.exchange import App as App
+from exotrio._httpd.limiter import ConnectionLimiter as ConnectionLimiter
+from exotrio._httpd.listeners import LOOPBACK_HOSTS as LOOPBACK_HOSTS
+from exotrio._httpd.listeners import host_name as host_name
+from exotrio._httpd.listeners import is_loopback as is_loopback
+from exotrio._httpd.listeners import loopback_names as loopback_names
+from exotrio._httpd.listeners import open_listeners as open_listeners
+from exotrio._httpd.listeners import urls as urls
+from exotrio._httpd.messages import Limits as Limits
+from exotrio._httpd.peer import ClientDisconnected as ClientDisconnected
+from exotrio._httpd.server import serve_http as serve_http

@@ -28,56 +28,33 @@
 ================  ================================================================================
 """
 
-from __future__ import annotations
+from exotrio._nodes.outcome import Calling as Calling
+from exotrio._nodes.outcome import Errored as Errored
+from exotrio._nodes.outcome import Executed as Executed
+from exotrio._nodes.outcome import HandedOver as HandedOver
+from exotrio._nodes.outcome import Outcome as Outcome
+from exotrio._nodes.outcome import Pruned as Pruned
+from exotrio._nodes.outcome import Released as Released
+from exotrio._nodes.outcome import Report as Report
+from exotrio._nodes.outcome import Requeued as Requeued
+from exotrio._nodes.outcome import Waiting as Waiting
+from exotrio._wire.vocabulary import RunStatus as RunStatus
+from exotrio._wire.vocabulary import StateStatus as StateStatus
+from exotrio.graph.breaking import BreakingChange as BreakingChange
+from exotrio.testing._comparison import Version as Version
+from exotrio.testing._exploration import CheckFailed as CheckFailed
+from exotrio.testing._exploration import Exploration as Exploration
+from exotrio.testing._exploration import Failure as Failure
+from exotrio.testing._explore import explore as explore
+from exotrio.testing._graphs import GraphRun as GraphRun
+from exotrio.testing._graphs import TestedState as TestedState
+from exotrio.testing._graphs import run_graph as run_graph
+from exotrio.testing._nodes import run_node as run_node
+from exotrio.testing._points import CrashRun as CrashRun
+from exotrio.testing._points import Fault as Fault
+from exotrio.testing._points import Moment as Moment
+from exotrio.testing._points import Place as Place
+from exotrio.testing._points import Point as Point
+from exotrio.testing._points import Work as Work
 
-from exotrio._nodes.outcome import (
-    Calling,
-    Errored,
-    Executed,
-    HandedOver,
-    Outcome,
-    Pruned,
-    Released,
-    Report,
-    Requeued,
-    Waiting,
-)
-from exotrio._wire.vocabulary import RunStatus, StateStatus
-from exotrio.graph.breaking import BreakingChange
-from exotrio.testing._comparison import Version
-from exotrio.testing._exploration import CheckFailed, Exploration, Failure
-from exotrio.testing._explore import explore
-from exotrio.testing._graphs import GraphRun, TestedState, run_graph
-from exotrio.testing._nodes import run_node
-from exotrio.testing._points import CrashRun, Fault, Moment, Place, Point, Work
-
-__all__ = [
-    "BreakingChange",
-    "Calling",
-    "CheckFailed",
-    "CrashRun",
-    "Errored",
-    "Executed",
-    "Exploration",
-    "Failure",
-    "Fault",
-    "GraphRun",
-    "HandedOver",
-    "Moment",
-    "Outcome",
-    "Place",
-    "Point",
-    "Pruned",
-    "Released",
-    "Report",
-    "Requeued",
-    "RunStatus",
-    "StateStatus",
-    "TestedState",
-    "Version",
-    "Waiting",
-    "Work",
-    "explore",
-    "run_graph",
-    "run_node",
-]
+__all__ = sorted(name for name in globals() if not name.startswith("_"))
