@@ -104,6 +104,7 @@ GAUGES = (
     ),
     ("exotrio_manager_version_runtimes", "Live runtimes of the version.", VERSION),
 )
+PREFIX = "exotrio_manager_"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -227,44 +228,30 @@ class ManagerMetrics:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         counted = f"Counted up to {CACHED:g} s ago."
-        gauges = [
-            GaugeMetricFamily(name, f"{about} {counted}", labels=labels) for name, about, labels in GAUGES
-        ]
-        (
-            states,
-            for_event,
-            buffered,
-            reporting,
-            at_risk,
-            eligible,
-            oldest,
-            paused,
-            schedules,
-            held,
-            waiting,
-            pinned,
-            runtimes,
-        ) = gauges
-        for code, (runs_of_code, runtimes_of_code) in self._counted.versions.items():
-            pinned.add_metric(code, runs_of_code)
-            runtimes.add_metric(code, runtimes_of_code)
-        for graph, is_paused in self._counted.schedules.items():
-            schedules.add_metric(graph, is_paused)
-        for limit, (held_states, waiting_states) in self._counted.limits.items():
-            held.add_metric(limit, held_states)
-            waiting.add_metric(limit, waiting_states)
+        gauges = {
+            name.removeprefix(PREFIX): GaugeMetricFamily(name, f"{about} {counted}", labels=labels)
+            for name, about, labels in GAUGES
+        }
+        for key, (runs, runtimes) in self._counted.versions.items():
+            gauges["version_runs"].add_metric(key, runs)
+            gauges["version_runtimes"].add_metric(key, runtimes)
+        for key, is_paused in self._counted.schedules.items():
+            gauges["schedule_paused"].add_metric(key, is_paused)
+        for key, (held, waiting) in self._counted.limits.items():
+            gauges["limit_held_states"].add_metric(key, held)
+            gauges["limit_waiting_states"].add_metric(key, waiting)
         for each in self._counted.backlog:
             node = [each.namespace, each.node]
-            states.add_metric([*node, "CREATED"], each.waiting)
-            states.add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
-            for_event.add_metric(node, each.for_event)
-            buffered.add_metric(node, each.buffered)
-            reporting.add_metric(node, each.reporting)
-            at_risk.add_metric(node, each.work_at_risk)
-            eligible.add_metric(node, each.eligible)
-            oldest.add_metric(node, each.oldest)
-            paused.add_metric(node, each.paused_at is not None)
-        yield from gauges
+            gauges["states"].add_metric([*node, "CREATED"], each.waiting)
+            gauges["states"].add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
+            gauges["event_waits"].add_metric(node, each.for_event)
+            gauges["buffered_states"].add_metric(node, each.buffered)
+            gauges["reporting_states"].add_metric(node, each.reporting)
+            gauges["work_at_risk_seconds"].add_metric(node, each.work_at_risk)
+            gauges["eligible_states"].add_metric(node, each.eligible)
+            gauges["oldest_eligible_seconds"].add_metric(node, each.oldest)
+            gauges["node_paused"].add_metric(node, each.paused_at is not None)
+        yield from gauges.values()
         yield GaugeMetricFamily(
             "exotrio_manager_connections", "Connections that are open.", self._connections()
         )
