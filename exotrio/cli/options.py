@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -175,6 +176,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
             return parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Ago(Duration):
+    """How long ago something was, such as ``2h``, as the time of it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return datetime.now(UTC) - timedelta(seconds=super().convert(value, param, ctx))
 
 
 class CodeVersion(click.ParamType):  # type: ignore[type-arg]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import click
 
@@ -32,21 +32,12 @@ def command() -> None:
     help="Only actions that begin with this: run.cancel, or run for all on runs.",
 )
 @click.option("--target", metavar="TARGET", help="Only targets whose name or id begins with this.")
-@click.option("--since", type=options.Duration(), help="How long ago the changes were at most: 45m, 2h, 7d.")
-@click.option("--until", type=options.Duration(), help="How long ago they were at least, too: 45m, 2h.")
+@click.option("--since", type=options.Ago(), help="How long ago the changes were at most: 45m, 2h, 7d.")
+@click.option("--until", type=options.Ago(), help="How long ago they were at least, too: 45m, 2h.")
 @options.limit(50, "List at most N changes.")
 @options.output
 @server_connection
-def ls(
-    within: str | None,
-    who: str | None,
-    action: str | None,
-    target: str | None,
-    since: float | None,
-    until: float | None,
-    limit: int,
-    connection: Connection,
-) -> None:
+def ls(within: str | None, limit: int, connection: Connection, **filters: Any) -> None:
     """List changes of all namespaces, newest first.
 
     The record has what requests changed: graphs that were stored or deleted, runs that were cancelled or
@@ -56,24 +47,8 @@ def ls(
     JSON: changes (at, who, key_id, address, request_id, action, namespace, target, result), more (whether
     there are more).
     """
-    now = datetime.now(UTC)
-
-    def ago(seconds: float | None) -> datetime | None:
-        return None if seconds is None else now - timedelta(seconds=seconds)
-
     changes, more = connection.ask(
-        lambda manager: list_changes(
-            partial(
-                manager.audit,
-                who=who,
-                action=action,
-                target=target,
-                namespace=within,
-                since=ago(since),
-                until=ago(until),
-            ),
-            limit,
-        )
+        lambda manager: list_changes(partial(manager.audit, namespace=within, **filters), limit)
     )
     count = plural(len(changes), "change") + ("; more with --limit" if more else "")
     body = {"changes": [change.model_dump(mode="json") for change in changes], "more": more}

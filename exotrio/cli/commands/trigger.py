@@ -65,10 +65,8 @@ def command(
     file: str | None,
     run_key: str | None,
     batch: UUID | None,
-    priority: str,
-    weight: float,
-    fair_key: str | None,
     connection: Connection,
+    **in_order: Any,  # priority, weight, fair_key
 ) -> int:
     """Start a run of GRAPH and print its id; with --each many runs, and print their ids.
 
@@ -88,7 +86,6 @@ def command(
     JSON: run_id, graph, status, created (false if the run existed). With --follow the result, as in `run`;
     the id is printed first on standard error. With --each: graph, run_ids in the order of the lines.
     """
-    in_order: dict[str, Any] = {"priority": priority, "weight": weight, "fair_key": fair_key}
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
