@@ -93,8 +93,9 @@ async def explore(
     ===========  =================  =====================================================================
 
     Events are sent when all that is left of the run waits. Further points are each event: sent right after
-    the trigger (``EVENT_EARLY``), just before its deadline (``EVENT_LATE``), twice (``EVENT_REPEATED``), or
-    not at all, if it has a deadline and there is a ``check`` (``EVENT_LOST``).
+    the trigger (``EVENT_EARLY``), just before its deadline, or after a day without one (``EVENT_LATE``),
+    twice (``EVENT_REPEATED``), or not at all, if it has a deadline and there is a ``check``
+    (``EVENT_LOST``).
 
     Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After
     ``check``, and before the next ``setup``, it continues to its next await and is cancelled there. The

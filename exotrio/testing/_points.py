@@ -13,31 +13,18 @@ T = TypeVar("T")
 
 
 class Fault(StrEnum):
-    """A fault that strikes at a point."""
+    """A fault that strikes at a point; ``explore`` says where each does, and what happens."""
 
     KILLED = "killed"
-    """The runtime ends at once, as by ``kill -9``. Its leases expire, then another one runs its states. A
-    checkpoint that was set just now is not sent."""
     STORED = "stored"
-    """The same once the checkpoint that was set just now is stored."""
     STOPPED = "stopped"
-    """SIGTERM, and the grace has ended: the node is cancelled, and its state released to another runtime."""
     DRAINED = "drained"
-    """SIGTERM: the node may end within the grace. Only for nodes that read ``self.stopping``."""
     SUSPENDED = "suspended"
-    """The runtime is suspended until its lease is lost and another runtime has run the state. Then it
-    continues until it learns that its lease is lost."""
     ANSWER_LOST = "answer lost"
-    """The state manager recorded what the node reports, but its answer does not reach the runtime."""
-
     EVENT_EARLY = "event early"
-    """An event is sent right after the trigger, before anything waits for it."""
     EVENT_LATE = "event late"
-    """It is sent just before its deadline; without one, a day later."""
     EVENT_REPEATED = "event repeated"
-    """It is sent twice: its sender did not get the first answer."""
     EVENT_LOST = "event lost"
-    """It is not sent, so that its deadline passes."""
 
 
 class Moment(StrEnum):
@@ -103,8 +90,6 @@ class Point:
 
     Attributes:
         number: Number of the point, from 1; ``explore(..., only=number)`` replays it.
-        fault: The fault.
-        place: Where.
     """
 
     number: int
