@@ -76,7 +76,6 @@ class Health:
     would not help.
 
     Args:
-        runtime: The runtime.
         clock: Tells the time in seconds, in any thread. Defaults to ``time.monotonic``.
 
     Raises:
@@ -132,11 +131,7 @@ class RuntimeMetrics:
     separate time series.
 
     Args:
-        runtime: The runtime.
         registry: Where they are registered. Defaults to a new registry, never the global one.
-
-    Attributes:
-        registry: Where they are registered.
 
     Raises:
         LifecycleError: the runtime was started before.

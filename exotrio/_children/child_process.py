@@ -40,7 +40,6 @@ class ChildProcess:
         prints_to_stderr: Whether its standard output is the standard error of this process.
 
     Attributes:
-        ended: It has ended.
         was_killed: It did not end in time.
 
     Raises:

@@ -152,9 +152,6 @@ class Fields:
 def to_text(values: BaseModel) -> dict[str, str]:
     """Return the fields of an ``Inputs`` or ``Outputs`` as texts, for example to trigger a run.
 
-    Args:
-        values: The model.
-
     Raises:
         ConfigurationError: a field has a type that cannot be a text.
         FieldsInvalid: a value is not of the type of its field.
@@ -166,7 +163,6 @@ def from_text(model: type[M], texts: Mapping[str, str]) -> M:
     """Return the ``Inputs`` or ``Outputs`` of texts, for example of the outputs of a state.
 
     Args:
-        model: Its class.
         texts: Field name to text.
 
     Raises:

@@ -50,7 +50,6 @@ class NativeLink:
     Args:
         v0: For claims that were made without a lease.
         version: That of the code: states of the nodes of that version are claimed, too.
-        pinned_only: Claim these only.
         on_unregistered: Called when the state manager does not know a node of which states are claimed.
     """
 

@@ -24,7 +24,6 @@ class Claim:
     """A state this runtime holds, until it is reported or released.
 
     Attributes:
-        identifier: Its identifier in the graph.
         graph_name, run_id: None on v0, which does not say.
         token: Lease token, None on v0.
         attempt: 1 for the first attempt; None on v0, which does not say.

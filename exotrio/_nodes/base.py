@@ -303,9 +303,6 @@ class BaseNode(ABC):
 
         While the state manager is away, it waits. One that speaks only v0 stores none, and is not waited for.
 
-        Args:
-            value: The new value.
-
         Raises:
             CheckpointNotSaved: the execution ended before the value was stored: this task outlives it.
             TypeError, ValueError: as for an assignment.
@@ -317,9 +314,6 @@ class BaseNode(ABC):
 
     def save_checkpoint_sync(self: HasCheckpoint[M], value: M) -> None:
         """As ``save_checkpoint``, for a plain ``def`` and for threads: it blocks the thread.
-
-        Args:
-            value: The new value.
 
         Raises:
             CheckpointNotSaved: the node was told to end (``stopping`` is neither false nor ``DRAINING``),

@@ -101,9 +101,6 @@ class Child:
 
     Every attribute but ``graph`` ends the execution by a signal while the child has not ended; the node is
     executed again then, and must not catch it.
-
-    Attributes:
-        graph: Name of the graph.
     """
 
     id: str

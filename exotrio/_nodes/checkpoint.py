@@ -164,7 +164,6 @@ class NodeCheckpoint:
 
     Args:
         name: Name of the node class, for messages.
-        model: Its ``Checkpoint``.
         view: Keeps the texts of the values.
 
     Raises:

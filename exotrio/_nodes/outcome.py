@@ -119,7 +119,6 @@ class AwaitedEvent:
     """The event that a node waited for by ``WaitForEvent``.
 
     Attributes:
-        name: Of the event.
         value: Field to text; None if the timeout was over before the event was sent.
     """
 
@@ -133,9 +132,6 @@ class AwaitedEvent:
 
     def read(self, model: type[Model]) -> Model:
         """Return the fields of the event as a model, with fields as ``Outputs`` has.
-
-        Args:
-            model: Its class.
 
         Raises:
             ExotrioError: the timeout was over before the event was sent.
@@ -200,9 +196,6 @@ class _Ended:
     def outputs_of(self, node: type[HasOutputs[M]]) -> list[M]:
         """Return what the node returned, each as an ``Outputs`` of its class.
 
-        Args:
-            node: The class of the node.
-
         Raises:
             ExotrioError: the node did not return; the message has its error, or what it asked for.
         """
@@ -210,11 +203,7 @@ class _Ended:
         raise ExotrioError(f"{node.__name__} returned no outputs: {how}")
 
     def checkpoint_of(self, node: type[HasCheckpoint[M]]) -> M | None:
-        """Return the newest checkpoint that this execution set, as a ``Checkpoint`` of its class, or None.
-
-        Args:
-            node: The class of the node.
-        """
+        """Return the newest checkpoint that this execution set, as a ``Checkpoint`` of its class, or None."""
         model: Any = node.Checkpoint  # to mypy it is a property
         value: Any = None if self.checkpoint is None else checkpoint_of_text(model, self.checkpoint.value)
         return cast("M | None", value)

@@ -96,7 +96,6 @@ class OutboxStore:
     Args:
         path: The file; created if it is not there, readable by its owner only.
         uri: The state manager that outcomes are for, without credentials.
-        namespace: The namespace they are for.
 
     Attributes:
         left: What an earlier process left.

@@ -70,7 +70,6 @@ class ClaimResult:
     """The result of one claim of the poller.
 
     Attributes:
-        room: The room for which it claimed.
         new: How many states it brought that were not held here before.
         waited: Seconds for which it was at a server where claims may wait.
         error: Why it failed.

@@ -48,7 +48,6 @@ class Runtime:
     code, or with ``run()`` inside Trio.
 
     Args:
-        namespace: Namespace of the nodes.
         name: Name of this runtime, as the state manager shows it.
         nodes: Node classes; a class is registered under its name.
         state_manager_uri: Base URI. Defaults to ``EXOSPHERE_STATE_MANAGER_URI`` (environment, .env), read at

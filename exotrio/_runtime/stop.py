@@ -27,14 +27,12 @@ class Stop:
 
     Attributes:
         arrived: Set with the first request: nothing new is begun.
-        skip_drain: There is no time to drain.
         draining: Cancelled at the end of the drain, whose deadline each request can only move forward.
         moved: Set when that deadline is moved, and replaced.
         polling: Cancelled at the end of the drain, and with it a claim in flight.
         flushing: Set when the flush begins.
         flush_end: When it ends, on Trio's clock; inf before it begins.
         asked_at: When the first request was made, on Trio's clock; inf before it.
-        is_over: The stop is done.
         why: The source of the first request, for the log.
         shortened_by: The source of a later request that ended the drain earlier; empty without one.
         failure: What made the runtime stop by itself, to be raised at the end.

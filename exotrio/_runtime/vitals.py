@@ -15,7 +15,6 @@ class Running:
     """A state whose node runs.
 
     Attributes:
-        state_id: The state.
         run_id: Its run; None on v0, which does not say.
         node: Name of its node class.
         identifier: Its place in the graph.
@@ -38,7 +37,6 @@ class Vitals:
     """What a runtime does and holds at one moment.
 
     Attributes:
-        phase: Its phase.
         stopping: A stop was requested, perhaps a moment before the phase shows it.
         workers: Maximum number of states that run at once.
         running: The states that workers have, the longest first: they run, or are prepared.

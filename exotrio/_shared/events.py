@@ -21,7 +21,6 @@ class StateBegan:
 
     Attributes:
         node: Name of its node class.
-        state_id: Its id.
         identifier: Of the node in the graph.
     """
 
@@ -38,7 +37,6 @@ class StateEnded:
         node: Name of its node class.
         outcome: As ``Summary`` names it: ``completed``, ``errored``, ``released``, ...
         duration: Seconds that ``execute`` of its node took; None if that did not begin.
-        state_id: Its id.
         buffered: Seconds from its claim until ``execute`` began; None likewise.
         waited: Seconds for which it waited to be claimed; None if the state manager does not say.
         at_risk: Seconds that its node worked after its newest checkpoint, or without one; None likewise.
@@ -59,7 +57,6 @@ class CheckpointStored:
 
     Attributes:
         node: Name of its node class.
-        state_id: The id of its state.
         age: Seconds since the node set it.
     """
 

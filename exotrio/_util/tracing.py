@@ -84,7 +84,6 @@ def begin(
     """Begin a span; None if the program does not trace.
 
     Args:
-        name: Its name.
         kind: A producer begins work that a consumer does.
         attributes: Called only if the program traces.
         trace: Trace contexts with a space between them: its parent, and spans to link to. A consumer without

@@ -61,7 +61,6 @@ class Change(Body):
     """A change that was recorded.
 
     Fields:
-        at: When.
         who: The name of the key: ``root`` for the configured one, ``dashboard of NAME`` if it signed in
             there, ``in process`` for a client without an address.
         key_id: The id of the key; None for the configured one, or if the reader may not see it.

@@ -88,7 +88,6 @@ class ManagerState(Body):
     """A state manager that uses the database.
 
     Fields:
-        id: Of its process.
         version: Its version of exotrio.
         schema_version: The newest version of the tables that it knows.
         clock_ahead: Seconds by which its clock is ahead of PostgreSQL's.
@@ -152,7 +151,6 @@ class UnstartedRun(Body):
 
     Fields:
         graph, on_failure: The graph that names another one, and its name.
-        problem: Why.
         run_id, at: The run that failed, and when; None if none did.
     """
 

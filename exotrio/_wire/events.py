@@ -49,9 +49,6 @@ class EventWait(Body):
     """States of one place that wait for an event.
 
     Fields:
-        name: Of the event.
-        identifier, node_name: Of the place.
-        states: How many wait.
         since: When the first of them began to wait.
         until: When its deadline passes; None if it has none.
         fields: Field name to the JSON schema of its text; None if a node waits, which takes any.

@@ -43,13 +43,10 @@ class HeartbeatRequest(Body):
     """A sign of life of a runtime, which renews the leases of all states it holds.
 
     Fields:
-        worker_id: As in its claims.
-        runtime: Name of the runtime.
         version: That of its code, if it has one.
         busy: Workers that run a node.
         buffered: States that wait for a worker.
         reporting: States whose node has ended and whose outcome is not yet accepted.
-        states: All states that it holds.
         workers: Number of its workers; 0 if unknown.
         shows_tasks: Whether it answers the command ``tasks``.
         tasks: Its task tree, in the heartbeat after that command.

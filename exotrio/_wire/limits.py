@@ -90,7 +90,6 @@ class LimitKey(Body):
 
     Fields:
         held: How many states with this key hold the limit.
-        waiting: How many wait for it.
         started: Starts within the last period that count; None if they are not limited.
         room_at: When the next start is possible, if those of the period are used up.
     """

@@ -37,7 +37,6 @@ class RuntimeInfo(Body):
         workers: How many states it runs at once; 0 if unknown.
         busy, buffered, reporting: States that it runs, those that have not begun, and those that have ended,
             counted as in ``Overview``.
-        holds: All states that it holds.
         work_at_risk: Seconds that are repeated if it is killed now: those that the nodes which it runs have
             worked since their last stored checkpoints, or since they began. None from an older server.
         work_at_risk_is_more: Whether it runs nodes that are not in this sum yet: a node counts from the first

@@ -30,7 +30,6 @@ class BrokenRuns(Body):
     Fields:
         change: What breaks them; its ``places`` are identifiers of the graph.
         run_ids: The first of these runs.
-        runs: How many there are.
     """
 
     namespace: str
@@ -47,7 +46,6 @@ class ReleaseCheck(Body):
         broken: What each change breaks, by graph.
         runs: How many runs would break; each counts once.
         checked: Runs in flight that were compared: of graphs with a node that changed.
-        is_more: Whether there are more.
     """
 
     broken: list[BrokenRuns] = []

@@ -79,7 +79,6 @@ class StateCheckpoint(Body):
     Fields:
         number: Counts the values that its node set, over all executions.
         value: Its fields.
-        stored_at: When it was stored.
         age: Seconds since then.
     """
 
@@ -94,7 +93,6 @@ class StateBranch(Body):
 
     Fields:
         identifier: The node that it leads to.
-        taken: Whether it was taken.
         condition: As users write it, such as ``check.kind == "book"``; or ``otherwise``.
         value: The beginning of the text that was compared; None for ``otherwise``.
     """

@@ -100,7 +100,6 @@ class StopReceipt(StopReport):
 
     Fields:
         worker_id: Id of the process.
-        runtime: Name of the Runtime.
         began_at: When the stop began; None if that is not known.
         ended_at: When the last heartbeat came, by the clock of the state manager. A runtime that vanished
             ended later.

@@ -47,7 +47,7 @@ class Loaded:
     worker_id: str
     """The id of the Runtime at the state manager."""
     nodes: dict[str, dict[str, Any]]
-    """Name of each node class to the JSON schemas of its models (``testing._breaking.Models``)."""
+    """Name of each node class to the JSON schemas of its models (``graph.breaking.Models``)."""
     graphs: dict[str, dict[str, Any]]
     """The user's graphs by their names, as an upsert sends them, secrets included."""
     files: list[str]
@@ -82,14 +82,12 @@ class FileProcess(ChildProcess):
     """A process that runs the Runtime of a user's file.
 
     Args:
-        target: The file or module.
         uri, key: The state manager, for its Runtime, and for clients that its nodes make.
         options: More arguments for ``file_process_main``.
         foreground: As for ``ChildProcess``.
 
     Attributes:
         loaded, failed: The message of this class, once it was received.
-        registered: Its nodes are registered.
 
     Raises:
         ConfigurationError: no process can be started.

@@ -122,7 +122,6 @@ class Calls:
 
         Args:
             what: What cannot be done, as a sentence.
-            instead: What the user can do instead.
         """
         raise RequestRefused(
             f"{what}: {self.http.endpoint.name} speaks only v0, which cannot do that",

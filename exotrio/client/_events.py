@@ -79,7 +79,6 @@ class EventCalls(LimitCalls):
 
         Args:
             run: The id of the run, or its key.
-            name: The event.
             value: Its fields, as for ``send``. Defaults to none.
             until: When it stops to work, within a year; a ``datetime`` with its time zone.
             url: The address of the state manager for people. Defaults to the one that this client uses.

@@ -39,7 +39,6 @@ class LimitCalls(StateCalls):
         The next claim obeys it. A lower limit cancels no state. What is not given stays as it is.
 
         Args:
-            name: Its name in the namespace.
             at_most: States at once, for each key; 0 stops all, ``"unlimited"`` takes this part away.
             starts: Starts within any ``period`` seconds, for each key; 0 stops all, ``"unlimited"`` takes
                 this part away.
@@ -72,7 +71,6 @@ class LimitCalls(StateCalls):
         """Delete a limit. Needs our server.
 
         Args:
-            name: The limit.
             force: Delete it although graphs or waiting states name it: they are not limited by it any more.
                 Defaults to False: then that is a reason to refuse.
 

@@ -59,7 +59,6 @@ class RunCalls(StockCalls):
         none. On any other they are started one by one, 8 at once. An empty list starts nothing.
 
         Args:
-            graph_name: The graph.
             runs: For each run the inputs of the graph's first node, as for ``trigger``; or a ``NewRun``
                 (``exotrio.client``), which has a store, a delay, and an id or a key, too. An iterable of any
                 length, also an asynchronous one; it is read as fast as runs are started.
@@ -110,8 +109,6 @@ class RunCalls(StockCalls):
         """Return runs that match, newest first. Needs our server; ``runs`` works at every one.
 
         Args:
-            graph: Only of this graph.
-            status: Only with this status.
             since: Only those created then or later; a ``datetime`` with its time zone.
             key: Only those with this key, of which each graph has one at most.
             parent: Only those that the run with this id started, as children or by failing.
@@ -155,7 +152,6 @@ class RunCalls(StockCalls):
         Our server answers when the run ends; any other one is polled.
 
         Args:
-            run_id: The run.
             timeout: Seconds to wait at most. Defaults to no limit.
             poll_interval: Maximum seconds between two requests; the first ones are closer together.
             on_progress: Called with the first status, and again whenever it changed.
@@ -226,7 +222,6 @@ class RunCalls(StockCalls):
         Needs our server. A state that a runtime holds is ended by it, or given back to the new version.
 
         Args:
-            run_id: The run.
             to: The version; a runtime of it has registered its nodes before.
 
         Returns:
@@ -270,7 +265,6 @@ class RunCalls(StockCalls):
         the graph are masked.
 
         Args:
-            run_id: The run.
             values: With inputs, outputs and values of the store. Defaults to True.
 
         Returns:

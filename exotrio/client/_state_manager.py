@@ -110,7 +110,6 @@ class StateManager(ReleaseCalls):
         """Delete a graph with its runs and their history, its triggers and its secrets. Needs our server.
 
         Args:
-            graph_name: The graph.
             cancel_runs: Cancel its runs that have not ended. Defaults to False: then such a run is a reason
                 to refuse.
 

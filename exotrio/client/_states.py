@@ -49,8 +49,6 @@ class StateCalls(RunCalls):
         """Return states that match, newest first. Without ``run`` it needs our server.
 
         Args:
-            run: Only of this run.
-            graph: Only of this graph.
             node: Only of this registered node.
             identifier: Only of this place of the graph; needs ``run`` or ``graph``.
             status: Only with this status, or with one of these.
@@ -157,7 +155,6 @@ class StateCalls(RunCalls):
         ``history(state_id).runs_again`` names them beforehand.
 
         Args:
-            state_id: The state.
             fanout_id: Makes the request unique: with the same id it is refused the second time.
                 Defaults to a new UUID.
             from_beginning: Do not continue from the state's checkpoint, if it has one
@@ -190,7 +187,6 @@ class StateCalls(RunCalls):
         any other server the states are retried one after the other, and nothing else runs again.
 
         Args:
-            run_id: The run.
             from_beginning: Continue no state from its checkpoint; those are erased. Defaults to False.
 
         Returns:

@@ -86,7 +86,6 @@ class StockCalls:
         While a stock server still validates the graph, this waits, up to 60 s.
 
         Args:
-            graph_name: The graph.
             inputs: Inputs of its first node, in place of those in the graph: an instance of its ``Inputs``,
                 which gives all of them, or a dict of values or their texts. None is a value of inputs that
                 are declared with it.
@@ -180,7 +179,6 @@ class StockCalls:
 
         Args:
             graph_name: Name of the graph; or a ``Graph``, which holds all of it.
-            graph_nodes: Its nodes.
             secrets: Secret name to value; replaces all secrets of the graph.
             retry_policy: Defaults to the state manager's.
             store_config: Defaults to an empty store.

@@ -30,8 +30,6 @@ class BreakingChange:
         field: Such as ``Inputs.word``; empty if the new code lacks the class.
         old: The values that the old code has there; None if it has no such field.
         new: The values that the new code accepts there; None if it has no such field.
-        what: What is wrong.
-        fix: What to do.
         certain: Whether all values break, and not only some.
         places: The identifiers in the graph whose states break: they have not ended yet, or are not created.
     """
@@ -63,7 +61,6 @@ def breaking_changes(
     """Return the changes that break runs of a graph of the old code, each once.
 
     Args:
-        nodes: The nodes of that graph.
         old: Name of each node class of the old code to its models.
         new: The same of the new code.
         namespace: Of the code; nodes of another one are not compared. Defaults to any.

@@ -168,7 +168,6 @@ class LimitModel(Declaration):
     or start within a period, or both. 0 stops them.
 
     Args:
-        name: Its name in the namespace.
         at_most: States at once, for each key. Defaults to None: not limited.
         starts: Starts within any period of ``period_ms``, for each key. Defaults to None: not limited.
         period_ms: Milliseconds, from a second to 31 days; given if ``starts`` is.

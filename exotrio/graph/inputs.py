@@ -58,7 +58,6 @@ class Inputs:
         options: Names of given arguments that are not inputs, although older nodes may have inputs so named.
 
     Attributes:
-        texts: The text that is kept for each input.
         sources: The nodes whose outputs are referred to.
         problems: What is wrong, one line each.
     """

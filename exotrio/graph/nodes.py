@@ -28,7 +28,6 @@ class GraphNode:
         model: Its declaration.
         outputs_model: The Outputs of its class; None if that is not known.
         outputs: Name of each output to its type; None if it is not known what they are.
-        unites: The node that it unites.
         before: The nodes from which an edge leads to it.
         above: Identifiers of the nodes from which edges lead to it, also through others.
         certain: Identifiers of the nodes that every chain to it has.
@@ -126,7 +125,6 @@ class GraphNode:
         Args:
             source: The node that has the outputs.
             many: Whether the reference is to a list; None if it does not say.
-            nodes: All nodes of the graph.
         """
         name = source.identifier
         if name in self.certain:

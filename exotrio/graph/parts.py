@@ -114,7 +114,6 @@ class GraphParts(Declaration):
         """Declare a key of the run's store, and return a reference to it.
 
         Args:
-            key: Its name.
             default: Its value, or the text of it, for triggers without one. Without a default, each trigger
                 has to give the key, unless it was declared before.
 
@@ -160,7 +159,6 @@ class GraphParts(Declaration):
         With the name alone, a limit that was made elsewhere is named: by another graph, or by ``limits set``.
 
         Args:
-            name: Its name in the namespace.
             at_most: States at once; 0 stops all. Defaults to no limit.
             starts: Starts within any ``period`` seconds; 0 stops all. Defaults to no limit.
             period: Seconds, from 1 to 31 days. Given if ``starts`` is.
@@ -190,7 +188,6 @@ class GraphParts(Declaration):
         """Declare an output of the graph: of each place of another graph that runs this one.
 
         Args:
-            name: Its name.
             value: An output of a node, a key of the store, or text with such references, by an f-string. Each
                 node that it refers to has to succeed exactly once in a run.
             others: Values for runs in which a node that the values before refer to did not succeed, as on the

@@ -101,8 +101,6 @@ class OutputReference(_Reference):
     """An output of a node. In an f-string, and as ``str``, it is ``${{ identifier.outputs.field }}``.
 
     Attributes:
-        node: The node.
-        field: Name of the output.
         many: Whether it is the list of this output over all states of the node.
     """
 
@@ -220,7 +218,6 @@ def place_of(node: NodeOfRun, places: Mapping[str, str], owner: str) -> str:
     """Return the identifier of a node.
 
     Args:
-        node: The node.
         places: Identifier of each node of the graph to the name of its class.
         owner: What has these, for messages.
 

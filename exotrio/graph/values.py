@@ -43,7 +43,6 @@ class ValueCheck:
     """The check of the values of runs of one graph.
 
     Attributes:
-        graph: Its name.
         root: Its first node.
         inputs_by_key: Its inputs that are a key of the store.
         typed_inputs: Returns the registered inputs of a place that do not accept every text.
@@ -100,8 +99,6 @@ def check_of(
     """Return the check of the values of runs of a graph; None if it has no first node.
 
     Args:
-        graph: Its name.
-        nodes: Its nodes.
         schemas: Schemas of inputs by (namespace, node); those of others are not known.
         quote: As in ``ValueCheck``.
     """

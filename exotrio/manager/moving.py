@@ -42,7 +42,6 @@ async def sqlite_to_postgres(db: str | Path, url: str, *, terms: Terms | None = 
     killed, it can be run again.
 
     Args:
-        db: The file.
         url: The PostgreSQL, ``postgresql://...``.
         terms: How long claims hold, as configured for the state managers.
 

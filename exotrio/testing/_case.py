@@ -109,12 +109,10 @@ class Process:
 
     Args:
         number: From 1.
-        nodes: Its node classes.
         has_asyncio: Whether some of them run on asyncio.
 
     Attributes:
         killed: It never continues.
-        resumed: It is not suspended.
         ended: All its tasks have ended.
         asyncio: Its asyncio loop, if it has nodes for that.
     """
@@ -174,7 +172,6 @@ class Case:
         reads_stopping: Identifiers of nodes that read ``self.stopping``.
         begun: How often each node was begun.
         repeated: What executions did whose states had to be run again.
-        events: Sends the events.
         endless: Describes a node that did not end when it was cancelled; None if there was none.
     """
 

@@ -30,7 +30,6 @@ class EventSender:
 
     Attributes:
         limited: Names of the events that were waited for with a deadline.
-        struck: Whether the fault struck one.
     """
 
     def __init__(

@@ -46,7 +46,6 @@ class Exploration:
     """The result of an exploration.
 
     Attributes:
-        points: All points, in order.
         failures: The cases that broke the check.
         tried: Points at which a fault struck: fewer than ``points`` with ``max_points`` or ``max_failures``.
         missed: Points that a run with the fault did not reach: the nodes do not do the same each time.

@@ -35,7 +35,6 @@ async def run_node(
     """Run one node as a runtime would, and return what would be reported.
 
     Args:
-        node: The node class.
         inputs: An instance of its ``Inputs``, or a dict of values or their texts. Defaults to none.
         secrets: Its secrets. Defaults to none.
         checkpoint: What an earlier execution stored: an instance of its ``Checkpoint``, or a dict as for

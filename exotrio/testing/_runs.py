@@ -51,11 +51,7 @@ class MadeRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs(Generic[T]):
-    """Makes the runs of an exploration, and checks each.
-
-    Attributes:
-        usual: With what they are compared, if they are.
-    """
+    """Makes the runs of an exploration, and checks each."""
 
     scenario: Scenario
     check: Callable[[CrashRun[T]], object] | None

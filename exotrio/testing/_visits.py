@@ -65,7 +65,6 @@ class Visit:
     Args:
         observer: Called at each point that the execution reaches.
         task: The task that runs the node. It and every task that it starts belong to this execution.
-        execution: It, as the runtime has it.
         number: Its number among those of the node, from 1.
 
     Attributes:
@@ -276,8 +275,6 @@ class TrackedTask:
     """A task of a process.
 
     Attributes:
-        process: The process; that of the task that started it.
-        hold: The hold of the process.
         visit: The execution whose node code this task runs, and every task that it starts; None for a task
             of the runtime.
     """

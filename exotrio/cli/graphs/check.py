@@ -52,7 +52,6 @@ def check_draft(
     """Check a graph by every rule, and add what is wrong to its problems.
 
     Args:
-        draft: The graph.
         nodes: The nodes that are known, by namespace and name.
         secrets: Names of secrets that are not in the file, but will be given when it is applied.
         fan_outs: Namespace and name of nodes that return a list.

@@ -107,7 +107,6 @@ class Lane:
         usual: How a run ends without a fault.
         seconds: How long it takes.
         new_seconds: How long it takes with the successor.
-        graph: The name of the graph.
         max_exit: Seconds that a process of ``target`` may take to end after SIGTERM.
     """
 

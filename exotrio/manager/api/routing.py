@@ -54,7 +54,6 @@ class ApiRoute:
         body: The type of the body, if there is one. To be set only for an endpoint without a parameter
             ``body``, which reads it by itself.
         status: Of a reply that is not an error.
-        query: The model of the query, if there is one.
         takes: Which of ``request``, ``caller`` and ``body`` the endpoint takes.
     """
 
@@ -115,7 +114,6 @@ class Api:
     one route after the other, and has three layers for handlers of exceptions and for middleware.
 
     Attributes:
-        table: The routes.
         bodies: What reads the bodies, for routes that have some.
     """
 

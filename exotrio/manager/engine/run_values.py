@@ -28,7 +28,6 @@ class RunValues:
     """The check of the values of new runs of one graph.
 
     Args:
-        graph: Its row.
         cipher: Reads the secrets of the graph, which are masked in values that are quoted.
     """
 

@@ -305,7 +305,6 @@ class Performance:
     """The attempts of a node that ended in some time. Durations are in ms, and None without any.
 
     Attributes:
-        ended, failed: How many.
         unreported: Of how many it is not known when ``execute`` began, as of those that were claimed through
             v0. For these, the time from claim to end is in ``ran``.
         waits: How many waits of its states for events or runs were over, after which these went on.

@@ -53,7 +53,6 @@ class Times:
         waits_for: ``FOR_EVENT`` or ``FOR_RUN``, if it waits for that, or did until it ended, and not for a
             runtime.
         no_event: That wait ended by its deadline.
-        deadline: Which it was.
         never_began: It was cancelled, or replaced, while a runtime held it that had not begun it.
         earlier: If it was held before: the phases from its creation until it was given back, began to wait or
             was woken.

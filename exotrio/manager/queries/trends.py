@@ -21,8 +21,6 @@ class Trend:
 
     Attributes:
         first_ms: When the first slot began, in Unix time; each lasts ``width_ms``.
-        ended, failed: How many.
-        took: How long they took.
         waited: How long they had waited to be claimed; nothing for runs and for graphs.
     """
 

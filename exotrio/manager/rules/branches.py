@@ -37,7 +37,6 @@ class Decision:
 
     Attributes:
         place: Where it leads.
-        is_taken: Whether it was taken.
         condition: Its condition as users write it, or ``otherwise``.
         value: The text that was compared; None for ``otherwise``.
     """

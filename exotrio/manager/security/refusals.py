@@ -90,7 +90,6 @@ class Refusals:
         Args:
             key: Which key it had: a name, or words for a wrong one.
             address: Where it came from.
-            method, path: What was requested.
         """
         source, now = (key, network_of(address)), trio.current_time()
         logged_at, left_out = self._logged.pop(source, (-math.inf, 0))

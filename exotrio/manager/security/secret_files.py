@@ -86,7 +86,6 @@ def read_secret_file(path: Path, *, own: bool = False) -> str:
     """Return a file's text without the white space around it.
 
     Args:
-        path: The file.
         own: Whether exotrio made it: then it must be a file of this user, and no link. Else it may be a link,
             as the secrets of Kubernetes are, but not to a file of another user in a shared folder.
 

@@ -33,7 +33,6 @@ class Effects:
     """What to do once a use case is committed.
 
     Attributes:
-        announced: Topics to announce.
         claimable: New states that can be claimed, by number: run and node. They are announced, too.
         freed: Limits whose nodes are announced: there may be room.
         reopened: Nodes of which a state can be claimed that may be older than those that wait.

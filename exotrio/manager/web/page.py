@@ -56,7 +56,6 @@ class FormRejected(Exception):
     """A form that was sent is not accepted: its page is shown again, with what was sent.
 
     Attributes:
-        form: What was sent.
         problems: Name of a field to its problem; an empty name is for a problem of no field.
     """
 
@@ -72,7 +71,6 @@ class PageRequest:
 
     Attributes:
         query: Of several values with one name it has the last.
-        caller: Who sent it.
         rejected: The form that was not accepted, if the page is shown again for one.
     """
 

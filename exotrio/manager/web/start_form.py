@@ -71,13 +71,8 @@ class FormField:
     """One field.
 
     Attributes:
-        id: The id of its element.
-        name: Its name in the form that is sent.
         label: The name of the input, or the key.
-        values: The values that it accepts.
-        about: Its description.
         default: The graph's value; None if there is none that it accepts, so that a text is required.
-        text: The text in it.
         is_fixed: Whether the graph's value is too long to be edited here.
         is_rare: Whether it is shown only if its text is not the default.
         problem: What is wrong with the text, as in "must be a whole number".

@@ -38,8 +38,6 @@ def names_in(file: Path, kind: Kind, begin: str, namespace: str) -> list[tuple[s
 
     Args:
         file: The database.
-        kind: What they name.
-        begin: How they begin.
         namespace: Empty for those of all namespaces.
 
     Returns:
