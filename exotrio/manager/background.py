@@ -12,7 +12,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Concatenate
 
 import trio
 
@@ -25,7 +24,7 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, about, due_work
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_audit
+from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_records
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.base import Store
@@ -47,6 +46,10 @@ RETRY_AFTER = 5.0
 """Seconds after which schedules are read again when the database failed."""
 RETRY_FAILED_AFTER = 60.0
 """Seconds after which something due that failed is tried again."""
+MAX_FAILED = 1_000
+"""What failed and is left out, of one step. The step does nothing more until some of it is tried again."""
+MAX_DELETED = 500
+"""Runs that one transaction deletes."""
 DELETE_PAUSE = 0.02
 """Seconds between two transactions that delete, so that others can write."""
 MAX_DELETE_INTERVAL = 600.0
@@ -54,7 +57,9 @@ MIN_DELETE_INTERVAL = 1.0
 JOIN_TIMEOUT = from_ms(SILENT_AFTER_MS) + 5
 JOIN_INTERVAL = 1.0
 
-Handles = Callable[[Transaction, Sequence[int]], WithEffects[int]]
+Handles = (
+    Callable[[Transaction, Sequence[int]], WithEffects[int]] | Callable[[Transaction, Sequence[int]], int]
+)
 """A use case that handles something due, and returns how much of it it did."""
 
 
@@ -165,39 +170,49 @@ async def stay(store: Store, manager: str, clock: Clock, keys: Sequence[str]) ->
 class DueWork:
     """Handles what is due (``engine.due_work``), by some steps. If one run cannot be handled, others are."""
 
-    def __init__(self, store: Store, steps: Mapping[Step, Handles]) -> None:
+    def __init__(
+        self, store: Store, steps: Mapping[Step, Handles], *, limit: int = MAX_PER_STEP, keep_ms: int = 0
+    ) -> None:
         self._store = store
         self._steps = steps
-        self._failed: dict[tuple[Step, int], float] = {}
+        self._limit = limit
+        self._keep_ms = keep_ms
+        self._failed: dict[Step, dict[int, float]] = {step: {} for step in steps}
         """When each that failed is tried again."""
 
-    async def handle(self) -> bool:
-        """Do some of what is due, by turns, and return whether there was something."""
+    async def handle(self) -> int:
+        """Do some of what is due, by turns, and return how much."""
         now = trio.current_time()
-        self._failed = {each: until for each, until in self._failed.items() if until > now}
-        due = await self._store.read(due_work, tuple(self._steps), MAX_PER_STEP + len(self._failed))
-        handled = False
+        for step, failed in self._failed.items():
+            self._failed[step] = {number: until for number, until in failed.items() if until > now}
+        limit = self._limit + max(map(len, self._failed.values()))
+        due = await self._store.read(due_work, tuple(self._steps), limit, self._keep_ms)
+        done = 0
         for step, numbers in due.items():
-            if left := [number for number in numbers if (step, number) not in self._failed]:
-                handled |= await self._handle(step, left[:MAX_PER_STEP])
-        return handled
+            failed = self._failed[step]
+            left = [number for number in numbers if number not in failed]
+            if left := left[: min(self._limit, MAX_FAILED - len(failed))]:
+                done += await self._handle(step, left)
+        return done
 
-    async def _handle(self, step: Step, numbers: Sequence[int]) -> bool:
+    async def _handle(self, step: Step, numbers: Sequence[int]) -> int:
         try:
-            return await self._store.write(self._steps[step], numbers) > 0
+            return await self._store.write(self._steps[step], numbers)
         except DatabaseError:
             raise
         except Exception as error:
             if (half := len(numbers) // 2) > 0:
-                return any([await self._handle(step, each) for each in (numbers[:half], numbers[half:])])
-            self._failed[step, numbers[0]] = trio.current_time() + RETRY_FAILED_AFTER
+                return sum([await self._handle(step, each) for each in (numbers[:half], numbers[half:])])
+            failed = self._failed[step]
+            failed[numbers[0]] = trio.current_time() + RETRY_FAILED_AFTER
             what = await self._store.read(about, step, numbers[0])
+            others = "others go on" if len(failed) < MAX_FAILED else "others wait, since too many failed"
             logger.error(
-                "%s: the step %r failed, others go on; it is tried again after %.0f s, report this: %r",
-                *(what, step.value, RETRY_FAILED_AFTER, error),
+                "%s: the step %r failed, %s; it is tried again after %.0f s, report this: %r",
+                *(what, step.value, others, RETRY_FAILED_AFTER, error),
                 exc_info=error,
             )
-            return False
+            return 0
 
 
 class Deliveries:
@@ -274,6 +289,10 @@ class Retention:
     def __init__(self, store: Store, keep_ms: int | None) -> None:
         self._store = store
         self.keep_ms = keep_ms
+        self._clear = DueWork(store, {Step.CLEAR: clear}, limit=MAX_DELETED)
+        keep_ms = keep_ms or 0
+        of_old: dict[Step, Handles] = {Step.DISCARD: partial(discard, keep_ms=keep_ms)}
+        self._discard = DueWork(store, of_old, limit=MAX_DELETED, keep_ms=keep_ms)
         self._discarded = trio.Event()
 
     def notify(self) -> None:
@@ -291,13 +310,13 @@ class Retention:
         """Delete old runs, and return after how many seconds to do it again."""
         store, keep_ms = self._store, self.keep_ms
         try:
-            deleted = 0 if keep_ms is None else await _run_to_end(store, discard, keep_ms)
-            await _run_to_end(store, clear)
-            trimmed = await _run_to_end(store, trim_audit, keep_ms)
+            deleted = 0 if keep_ms is None else await _run_to_end(self._discard.handle)
+            await _run_to_end(self._clear.handle)
+            trimmed = await _run_to_end(partial(store.write, trim_records, keep_ms))
             if trimmed:
                 logger.info("%s of the record of changes deleted", plural(trimmed, "row"))
             if keep_ms is not None:
-                await _run_to_end(store, drop_templates)
+                await _run_to_end(partial(store.write, drop_templates))
         except DatabaseError as error:
             logger.log(log_level(error), "finished runs could not be deleted: %s", error.what)
         else:
@@ -308,12 +327,10 @@ class Retention:
         return max(MIN_DELETE_INTERVAL, min(MAX_DELETE_INTERVAL, from_ms(keep_ms) / 10))
 
 
-async def _run_to_end(
-    store: Store, step: Callable[Concatenate[Transaction, ...], int], *args: int | None
-) -> int:
+async def _run_to_end(step: Callable[[], Awaitable[int]]) -> int:
     """Run a step until it does nothing more; return the sum of what it returned."""
     total = 0
-    while done := await store.write(step, *args):
+    while done := await step():
         total += done
         await trio.sleep(DELETE_PAUSE)
     return total

@@ -11,11 +11,10 @@ import trio
 
 from exotrio._wire.runs import RelatedRun
 from exotrio.manager.engine.due_work import Step, due_work
-from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
-from tests.support.due import handle_due
+from tests.support.due import clear, discard, handle_due
 from tests.support.helpers import (
     FAST_RETRY,
     NO_RETRY,

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from exotrio._wire.vocabulary import MAX_CALL_BYTES, MAX_CALLS
-from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
+from tests.support.due import clear, discard
 from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_two, recount
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from exotrio.manager.engine.retention import clear, discard
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.queries.run import failed_with_checkpoint
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
+from tests.support.due import clear, discard
 from tests.support.helpers import SettableClock, ok, place
 from tests.support.manager import Manager, open_manager
 

@@ -12,13 +12,12 @@ import pytest
 import trio
 from pydantic_core import from_json, to_json
 
-from exotrio.manager import service
+from exotrio.manager import background, service
 from exotrio.manager.background import Deliveries, DueWork
 from exotrio.manager.engine import children
 from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, due_work
-from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
 from exotrio.manager.queries.related import children_of
@@ -29,7 +28,7 @@ from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, report
-from tests.support.due import CHILDREN, handle_due, use_cases
+from tests.support.due import CHILDREN, discard, handle_due, use_cases
 from tests.support.helpers import (
     NO_RETRY,
     SettableClock,
@@ -650,6 +649,33 @@ async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
     monkeypatch.setattr(trio, "current_time", lambda: now + 61)
     assert await handling.handle()
     assert await two.read(due_work, (step,)) == {}
+
+
+async def test_what_failed_is_left_out_up_to_a_number(
+    two: Two, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "MAX_FAILED", 4)
+    two.service.store.on_deliveries = lambda: None
+    await child(two.api)
+    flow = await deploy(two.api, "parent", *PARENT, AFTER)
+    await flow.trigger()
+    await flow.run("a", *[{"v": str(number), "w": ""} for number in range(9)])
+    tried: list[int] = []
+
+    def failing(tx: Transaction, numbers: Sequence[int]) -> int:
+        tried.extend(numbers if len(numbers) == 1 else [])
+        raise ZeroDivisionError("a mistake")
+
+    handling = DueWork(two.service.store, {Step.START: failing}, limit=3)
+    for _ in range(5):
+        assert not await handling.handle()
+    assert len(tried) == 4
+    lines = [each.message for each in caplog.records if each.levelname == "ERROR"]
+    assert ["others wait, since too many failed" in line for line in lines] == [False, False, False, True]
+    now = trio.current_time()
+    monkeypatch.setattr(trio, "current_time", lambda: now + 61)
+    assert not await handling.handle()
+    assert len(tried) == 7
 
 
 async def handled(two: Two) -> None:

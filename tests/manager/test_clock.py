@@ -13,13 +13,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from exotrio.manager.engine import retention
 from exotrio.manager.store import clock as store_clock
 from exotrio.manager.store import tallies
 from exotrio.manager.store.clock import WatchedClock, monotonic_clock
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
+from tests.support.due import discard
 from tests.support.helpers import SettableClock, VirtualClock, eventually, ok, place
 from tests.support.manager import Manager, open_manager, recount, tallied
 
@@ -274,7 +274,7 @@ async def test_a_clock_that_was_wrong_at_a_start_deletes_nothing(tmp_path: Path)
     clock, db = SettableClock(), tmp_path / "state.db"
 
     async def read_page(manager: Manager) -> None:
-        assert await manager.service.store.write(retention.discard, KEEP_MS) == 0
+        assert await manager.service.store.write(discard, KEEP_MS) == 0
 
     async with open_manager(db, clock=clock) as manager:
         await finish_run(manager)
@@ -296,10 +296,10 @@ async def test_nights_in_which_nothing_runs_count_from_the_next_day_on() -> None
         await finish_run(manager)
         for _ in range(59):
             clock.advance(43_200_000)
-            assert await manager.service.store.write(retention.discard, KEEP_MS) == 0
+            assert await manager.service.store.write(discard, KEEP_MS) == 0
         for _ in range(4):
             clock.advance(43_200_000)
-            await manager.service.store.write(retention.discard, KEEP_MS)
+            await manager.service.store.write(discard, KEEP_MS)
         assert await run_count(manager) == 0
 
 

@@ -27,7 +27,6 @@ from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.managers import Swept, enter, leave, stay, sweep, take_duty
-from exotrio.manager.engine.retention import discard
 from exotrio.manager.engine.retries import retry_run
 from exotrio.manager.engine.runs import cancel
 from exotrio.manager.engine.schedules import fire_schedules
@@ -41,6 +40,7 @@ from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
+from tests.support.due import discard
 from tests.support.helpers import node_name, ok, place, refused, run_place
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database

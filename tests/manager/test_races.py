@@ -16,12 +16,13 @@ import pytest
 
 from exotrio.graph import pinned_name
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.retention import clear, discard, drop_templates
+from exotrio.manager.engine.retention import drop_templates
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import OK, Flow
 from tests.contract.native import A, claim, claim_one, executed_item, item_for, report
+from tests.support.due import clear, discard
 from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
 from tests.support.manager import Manager
 from tests.support.races import (

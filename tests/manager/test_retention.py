@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import trio
 from trio.testing import MockClock
 
 from exotrio import ConfigurationError
-from exotrio.manager import embedded, serve
+from exotrio.manager import background, embedded, serve
 from exotrio.manager.engine import retention
-from exotrio.manager.engine.retention import clear, discard
+from exotrio.manager.engine.runs import find_run
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report
+from tests.support.due import clear, discard
 from tests.support.helpers import (
     NO_RETRY,
     SettableClock,
@@ -239,6 +242,36 @@ async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.Monkey
         assert +(await store.read(rows)) == Counter({"runs": 1, "states": 1, "counts": 1})
         await kept.run("a")
         await store.read(recount)
+
+
+@pytest.mark.parametrize("step", ["discard", "clear"])
+async def test_a_run_that_cannot_be_deleted_delays_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+    step: str,
+) -> None:
+    use_case, is_broken = getattr(retention, step), True
+
+    def failing(tx: Transaction, runs: Sequence[int], **options: int) -> int:
+        if bad in runs and is_broken:
+            raise ZeroDivisionError("a mistake")
+        return int(use_case(tx, runs, **options))
+
+    monkeypatch.setattr(background, step, failing)
+    async with open_manager(clock=virtual_ms, keep_ms=1_000) as manager:
+        read = manager.service.store.read
+        flows = [await finish(manager.api) for _ in range(3)]
+        bad = (await read(find_run, "tests", flows[1].run_id))["id"]
+        await trio.sleep(30)
+        left = await read(rows)
+        assert (left["runs"], left["discarded"]) == ((1, 0) if step == "discard" else (0, 1))
+        (line,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+        assert (flows[1].run_id if step == "discard" else f"a deleted run ({bad})") in line
+        assert f"the step '{step}' failed, others go on" in line
+        is_broken = False
+        await trio.sleep(60)
+        assert not +(await read(rows))
 
 
 async def test_the_next_process_finishes_the_deletion_that_a_killed_one_began(tmp_path: Path) -> None:

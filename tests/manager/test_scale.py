@@ -18,7 +18,7 @@ from exotrio.manager.queries.graphs import find_node, last_failures
 from exotrio.manager.rules.template import Template
 from tests.contract.flow import Flow
 from tests.contract.native import claim_one, item_for, report
-from tests.support.due import handle_due
+from tests.support.due import clear, discard, handle_due
 from tests.support.helpers import FAST_RETRY, NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database, empty_database
@@ -187,8 +187,8 @@ async def everything_managed(manager: Manager, flow: Flow) -> None:
         assert ok(await api.retry_run(only.run_id, request_id))["runs_again"] == {"j": 1}
     for identifier in ("x", "j"):
         await only.run(identifier)
-    assert await store.write(retention.discard, -1_000)
-    while await store.write(retention.clear):
+    assert await store.write(discard, -1_000)
+    while await store.write(clear):
         pass
     await store.write(retention.drop_templates)
     await everything_of_a_graph(manager)

@@ -57,6 +57,7 @@ from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
+from tests.support.due import clear, discard
 from tests.support.helpers import declare, node_name, place
 from tests.support.manager import gate, recount
 from tests.support.postgres import Database, database
@@ -277,7 +278,7 @@ class Crowd:
         await self.write(random, workers.forget, NAMESPACE, random.choice(WORKERS), self.now)
 
     async def clear(self, random: Random) -> None:
-        for step in (partial(retention.discard, keep_ms=0), retention.clear, retention.drop_templates):
+        for step in (partial(discard, keep_ms=0), clear, retention.drop_templates):
             await self.write(random, step)
 
     async def upsert(self, random: Random) -> None:
@@ -372,7 +373,7 @@ async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wr
     assert (
         await stores[0].read(lambda view: view.row("SELECT 1 FROM states WHERE status = 'CREATED'")) is None
     )
-    while await stores[0].write(retention.clear):
+    while await stores[0].write(clear):
         pass
     await stores[0].read(recount)
     await stores[0].read(no_counter_is_negative)

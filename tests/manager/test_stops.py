@@ -24,7 +24,7 @@ from exotrio.manager import embedded
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.engine import leases, managers, stops, workers
 from exotrio.manager.engine.leases import Terms, end_leases, expire
-from exotrio.manager.engine.retention import discard
+from exotrio.manager.engine.retention import trim_records
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
@@ -484,7 +484,7 @@ async def test_receipts_are_kept_as_long_as_runs_and_of_a_number_of_them_the_las
             at.pass_time(10)
             await at.beat(f"w{number}", phase="stopped", stop={"why": "SIGTERM", "took_ms": 1})
         assert [receipt.worker_id for receipt in await at.receipts()] == ["w7", "w6", "w5", "w4", "w3"]
-        await at.manager.service.store.write(discard, 25 * SECOND)
+        await at.manager.service.store.write(trim_records, 25 * SECOND)
         assert [receipt.worker_id for receipt in await at.receipts()] == ["w7", "w6", "w5"]
         async with StateManager("tests", transport=at.manager.api.client._transport) as client:
             listed = await client.stops(within=15)

@@ -1,4 +1,4 @@
-"""Do what is due about waits, children and alerts at a moment that a test chooses."""
+"""Do what is due about waits, children, alerts and old runs at a moment that a test chooses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from functools import partial
 
 from exotrio.manager import Service
 from exotrio.manager.background import Handles
+from exotrio.manager.engine import retention
 from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.store.transaction import Transaction
 
 CHILDREN = (Step.CANCEL, Step.DELIVER, Step.START)
+MANY = 1_000
 
 
 def use_cases(service: Service) -> dict[Step, Handles]:
@@ -34,3 +37,14 @@ async def handle_due(service: Service, *steps: Step) -> int:
         for numbers in due.values():
             count += await service.store.write(use_cases(service)[step], numbers)
     return count
+
+
+def discard(tx: Transaction, keep_ms: int) -> int:
+    """Delete the rows of runs that are old enough and return how many that were."""
+    due = due_work(tx, (Step.DISCARD,), MANY, keep_ms)
+    return retention.discard(tx, due.get(Step.DISCARD, []), keep_ms=keep_ms)
+
+
+def clear(tx: Transaction) -> int:
+    """Delete some of the rows of discarded runs; return 0 if there are none."""
+    return retention.clear(tx, due_work(tx, (Step.CLEAR,), MANY).get(Step.CLEAR, []))

@@ -1,5 +1,5 @@
-"""What is due without a request: about runs that states wait for, runs that failures start, and waits for
-events."""
+"""What is due without a request: about runs that states wait for, runs that failures start, waits for events,
+and runs that finished long ago."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from exotrio.graph import GRAPH_NODE, WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.order import LATER
+from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.view import View
 
 MAX_PER_STEP = 100
@@ -22,8 +23,11 @@ class Step(StrEnum):
     DELIVER = "deliver"  # children.deliver_ends, by that of the run that ended
     START = "start"  # children.start_children, by that of the state that waits
     WAIT = "wait"  # sending.handle_waits, by that of the state that waits
+    DISCARD = "discard"  # retention.discard, by that of the run that finished long ago
+    CLEAR = "clear"  # retention.clear, by that of the discarded run
 
 
+WITHOUT_RETENTION = (Step.ALERT, Step.CANCEL, Step.DELIVER, Step.START, Step.WAIT)
 _WAITING = (
     "seq AS id FROM states INDEXED BY states_deadlines WHERE status = 'CREATED' AND lane = 'waiting'"
     " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
@@ -48,15 +52,22 @@ _DUE = {
     ),
     Step.START: _WAITING.format(""),
     Step.WAIT: _WAITING.format(" NOT"),
+    Step.DISCARD: (
+        # The state that waits for a run has to get its result first.
+        "id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0 AND awaited = 0"
+        " ORDER BY finished_at"
+    ),
+    Step.CLEAR: "run AS id FROM discarded ORDER BY run",
 }
 _OF_EARLIER = {Step.START: GRAPH_NODE, Step.WAIT: WAIT_NODE}
 
 
 def due_work(
-    view: View, steps: Collection[Step] = tuple(Step), limit: int = MAX_PER_STEP
+    view: View, steps: Collection[Step] = WITHOUT_RETENTION, limit: int = MAX_PER_STEP, keep_ms: int = 0
 ) -> dict[Step, list[int]]:
     """Return the numbers of some of the runs and states about which these steps have to do something, by the
-    step: the oldest of each."""
+    step: the oldest of each. ``keep_ms`` is how long finished runs are kept."""
+    now_ms = finished_before(view, keep_ms) if Step.DISCARD in steps else view.now_ms
     selects = [(f"SELECT '{step}' AS step, {_DUE[step]} LIMIT ?", _DUE[step].count("?")) for step in steps]
     if of_earlier := [step for step in steps if step in _OF_EARLIER]:
         selects.append((f"SELECT '' AS step, {_UNADOPTED} LIMIT ?", 1))
@@ -65,7 +76,7 @@ def due_work(
         " UNION ALL ".join(
             f"SELECT * FROM ({select}) AS due_{index}" for index, (select, _) in enumerate(selects)
         ),
-        tuple(value for _, times in selects for value in (*[view.now_ms] * times, limit)),
+        tuple(value for _, times in selects for value in (*[now_ms] * times, limit)),
     ):
         found.setdefault(step, []).append(number)
     if found.pop("", None):
@@ -73,6 +84,11 @@ def due_work(
             if seqs := _claimable(view, _OF_EARLIER[step], limit):
                 found.setdefault(step, []).extend(seqs)
     return {step: list(dict.fromkeys(found[step])) for step in steps if step in found}
+
+
+def finished_before(view: View, keep_ms: int) -> int:
+    """Return the time, in Unix ms, before which a run finished that was kept for so long."""
+    return view.now_ms - keep_ms - set_ahead_ms(view, keep_ms)
 
 
 def _claimable(view: View, node_name: str, limit: int) -> list[int]:
@@ -91,7 +107,7 @@ def _claimable(view: View, node_name: str, limit: int) -> list[int]:
 
 def about(view: View, step: Step, number: int) -> str:
     """Return the run about which a step has something to do, for the log."""
-    is_run = step in (Step.ALERT, Step.DELIVER)
+    is_run = step in (Step.ALERT, Step.DELIVER, Step.DISCARD, Step.CLEAR)
     which = "runs.id = ?" if is_run else "runs.id = (SELECT run FROM states WHERE seq = ?)"
     row = view.row(f"SELECT run_id, name FROM runs JOIN graphs ON graphs.id = graph WHERE {which}", (number,))
-    return "a deleted run" if row is None else f"run {row['run_id']} of graph {row['name']!r}"
+    return f"a deleted run ({number})" if row is None else f"run {row['run_id']} of graph {row['name']!r}"

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from exotrio.manager.engine.due_work import finished_before
 from exotrio.manager.engine.managers import RETENTION, take_duty
 from exotrio.manager.engine.stops import remove_old_receipts
-from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.transaction import Transaction
 
 BATCH = 500
@@ -34,26 +34,18 @@ MAX_BATCH = 0.01
 """Seconds after which a transaction begins no further step, or part of one."""
 
 
-def discard(tx: Transaction, keep_ms: int) -> int:
-    """Delete the rows of some runs that are old enough and return how many that were."""
+def discard(tx: Transaction, runs: Sequence[int], *, keep_ms: int) -> int:
+    """Delete the rows of those of these runs that are old enough and return how many that were."""
     if take_duty(tx, RETENTION) is None:
         return 0
-    finished_before = tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
-    remove_old_receipts(tx, finished_before)
-    deleted = 0
     # A run that is locked, for a retry by hand, is left for the next time.
-    while runs := tx.execute(
-        "SELECT id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0"
-        # The state that waits for it has to get its result first.
-        " AND awaited = 0"
-        f" ORDER BY finished_at LIMIT ?{tx.skip_locked('runs')}",
-        (finished_before, RUNS),
-    ).fetchall():
-        discard_runs(tx, [run["id"] for run in runs])
-        deleted += len(runs)
-        if tx.has_run_for(MAX_BATCH):
-            break
-    return deleted
+    found = tx.execute(
+        f"SELECT id FROM runs WHERE {tx.any_of('id')} AND finished_at < ? AND pending = 0 AND awaited = 0"
+        f" ORDER BY id{tx.skip_locked('runs')}",
+        (tx.items(runs), finished_before(tx, keep_ms)),
+    ).fetchall()
+    discard_runs(tx, [run["id"] for run in found])
+    return len(found)
 
 
 def discard_runs(tx: Transaction, ids: Iterable[int]) -> None:
@@ -63,12 +55,13 @@ def discard_runs(tx: Transaction, ids: Iterable[int]) -> None:
     tx.execute(f"DELETE FROM runs WHERE {tx.any_of('id')}", (tx.items(runs),))
 
 
-def trim_audit(tx: Transaction, keep_ms: int | None) -> int:
+def trim_records(tx: Transaction, keep_ms: int | None) -> int:
     """Delete the oldest rows of the record of changes: those older than ``keep_ms``, if that is given, and
-    those beyond ``MAX_AUDIT``. Return how many that were."""
+    those beyond ``MAX_AUDIT``. Return how many that were. Receipts as old as that are deleted, too."""
     if take_duty(tx, RETENTION) is None:
         return 0
-    before = -1 if keep_ms is None else tx.now_ms - keep_ms - set_ahead_ms(tx, keep_ms)
+    before = -1 if keep_ms is None else finished_before(tx, keep_ms)
+    remove_old_receipts(tx, before)
     return tx.execute(
         # Only the oldest rows are read, however many there are.
         "DELETE FROM audit WHERE id < (SELECT min(id) FROM audit) + ?"
@@ -77,23 +70,24 @@ def trim_audit(tx: Transaction, keep_ms: int | None) -> int:
     ).rowcount
 
 
-def clear(tx: Transaction) -> int:
-    """Delete some of the rows of discarded runs; return 0 if there are none."""
+def clear(tx: Transaction, runs: Sequence[int]) -> int:
+    """Delete some of the rows of these discarded runs and return how many steps that took."""
     if take_duty(tx, RETENTION) is None:
         return 0
     steps = 0
-    while _clear_step(tx):
-        steps += 1
-        if tx.has_run_for(MAX_BATCH):
-            break
+    for start in range(0, len(runs), RUNS):
+        part = runs[start : start + RUNS]
+        is_cleared = False
+        while not is_cleared:
+            is_cleared = _clear_step(tx, part)
+            steps += 1
+            if tx.has_run_for(MAX_BATCH):
+                return steps
     return steps
 
 
-def _clear_step(tx: Transaction) -> bool:
-    """Delete at most ``BATCH`` states of some runs; return False if there is nothing to do."""
-    runs = [row["run"] for row in tx.execute("SELECT run FROM discarded ORDER BY run LIMIT ?", (RUNS,))]
-    if not runs:
-        return False
+def _clear_step(tx: Transaction, runs: Sequence[int]) -> bool:
+    """Delete at most ``BATCH`` states of some runs; return whether nothing is left of them."""
     which = f"SELECT seq, calls_size FROM states WHERE {tx.any_of('run')} LIMIT ?"
     rows = tx.execute(which, (tx.items(runs), BATCH)).fetchall()
     states = sorted(row["seq"] for row in rows)
@@ -109,7 +103,7 @@ def _clear_step(tx: Transaction) -> bool:
             tx.execute(f"DELETE FROM states WHERE seq IN ({ordered})", (part,))
             if tx.has_run_for(MAX_BATCH):
                 break
-    return True
+    return not states
 
 
 def _clear_dependents(tx: Transaction, states: Sequence[int], called: Sequence[int]) -> bool:
