@@ -194,6 +194,7 @@ class Case:
         self._clock: VirtualClock
         self.events: EventSender
         self._server: httpx.AsyncBaseTransport
+        self._manager: StateManager
         self._nursery: trio.Nursery
 
     @asynccontextmanager
@@ -226,8 +227,8 @@ class Case:
                     try:
                         async with StateManager(
                             self.scenario.namespace, "http://rehearsal", KEY, transport=self._server
-                        ) as manager:
-                            yield await self._run(manager, timeout)
+                        ) as self._manager:
+                            yield await self._run(self._manager, timeout)
                     finally:
                         await self._discard()
         finally:
@@ -237,10 +238,9 @@ class Case:
         graph = self.scenario.graph
         await self._nursery.start(self._start)
         run_id = await start(manager, graph, self.scenario.graphs, self.scenario.inputs, self.scenario.store)
-        await self.events.send_early(manager, run_id)
-        send_awaited = partial(self.events.send_awaited, manager, run_id)
-        events = self.scenario.events
-        status = await wait(manager, graph, run_id, timeout, self._clock, events, send_awaited)
+        if self.events.begin(run_id):
+            await self.events.send_early(manager, run_id)
+        status = await wait(manager, graph, run_id, timeout, self._clock, self.events)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:
@@ -290,6 +290,10 @@ class Case:
             self.repeated = Work(self.repeated.awaits + work.awaits, self.repeated.seconds + work.seconds)
         visit = Visit(self, self._tracker.current, execution, self._visits[claim.identifier])
         self._last_visits[claim.state_id] = visit
+        run_id = str(claim.run_id)  # ours names it
+        if self.events.begin(run_id):
+            visit.hold.begin()
+            self._nursery.start_soon(self._send_early, run_id, visit.hold)
         return visit
 
     def reach(self, visit: Visit, place: Place) -> None:
@@ -349,6 +353,12 @@ class Case:
             self._nursery.start_soon(self._start)
         finally:
             visit.hold.lift()
+
+    async def _send_early(self, run: str, hold: Hold) -> None:
+        try:
+            await self.events.send_early(self._manager, run)
+        finally:
+            hold.lift()
 
     async def _lift(self, hold: Hold) -> None:
         try:

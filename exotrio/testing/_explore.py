@@ -92,10 +92,10 @@ async def explore(
     ANSWER_LOST  end                The report is recorded, and its answer lost: it is sent again.
     ===========  =================  =====================================================================
 
-    Events are sent when all that is left of the run waits. Further points are each event: sent right after
-    the trigger (``EVENT_EARLY``), just before its deadline, or after a day without one (``EVENT_LATE``),
-    twice (``EVENT_REPEATED``), or not at all, if it has a deadline and there is a ``check``
-    (``EVENT_LOST``).
+    Events are sent when all that is left of the run waits, also to each child that waits for one. Further
+    points are each event of each of these runs: sent right after its trigger, or when the child begins
+    (``EVENT_EARLY``), just before its deadline, or after a day without one (``EVENT_LATE``), twice
+    (``EVENT_REPEATED``), or not at all, if it has a deadline and there is a ``check`` (``EVENT_LOST``).
 
     Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After
     ``check``, and before the next ``setup``, it continues to its next await and is cancelled there. The
@@ -297,7 +297,7 @@ def _points(case: Case, faults: Collection[Fault]) -> Iterator[Point]:
         if fault in faults
         and (fault is not Fault.DRAINED or place.node in case.reads_stopping)
         and (fault is not Fault.STORED or place.checkpoint)
-        and (fault is not Fault.EVENT_LOST or place.node in case.events.limited)
+        and case.events.may_strike(fault, place)
     )
     for number, (fault, place) in enumerate(cases, 1):
         yield Point(number=number, fault=fault, place=place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -24,8 +24,8 @@ from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_output
 from exotrio.testing._nodes import continuing, stored_checkpoint
 
 if TYPE_CHECKING:
-    from exotrio._wire.events import EventWait
     from exotrio.client._state_manager import StateManager
+    from exotrio.testing._events import EventSender
 
 T = TypeVar("T")
 
@@ -175,6 +175,7 @@ async def run_graph(
     # Here, since run_node needs none of these, and they are slow to import.
     from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
+    from exotrio.testing._events import EventSender
 
     namespace = namespace_of(graph, *graphs)
     clock = VirtualClock()
@@ -189,9 +190,10 @@ async def run_graph(
             async with trio.open_nursery() as nursery:
                 await nursery.start(runtime.run)
                 run_id = await start(manager, graph, graphs, inputs, store)
-                for name, value in (events or {}).items():
-                    await manager.send(run_id, name, value)
-                status = await wait(manager, graph, run_id, timeout, clock, events or {})
+                sender = EventSender(events or {}, None, clock, [])
+                for name in events or ():
+                    await sender.send(manager, run_id, name)
+                status = await wait(manager, graph, run_id, timeout, clock, sender)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
 
@@ -260,23 +262,17 @@ class VirtualClock:
         self._skipped += max(0, math.ceil(moment.timestamp() * 1000) - self())
 
 
-async def _sends_nothing(waits: Sequence[EventWait]) -> bool:
-    return False
-
-
 async def wait(
     manager: StateManager,
     graph: Graph,
     run_id: str,
     timeout: float,
     clock: VirtualClock,
-    events: Mapping[str, Values],
-    send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]] = _sends_nothing,
+    sender: EventSender,
 ) -> RunStatus:
     """Wait until a run has ended, and return its status; TooSlowError says which states have not ended.
 
-    ``send_awaited`` is called when all that is left waits for events, with those that the run waits for, and
-    returns whether it sent one. Its children get the ``events`` that they wait for.
+    When all that is left of it waits, it and its children get the events that they wait for.
     """
     # With long intervals: under a mock clock each request costs time, and the answer comes at the end.
     interval, max_interval = FIRST_INTERVAL, from_ms(MAX_WAIT_MS)
@@ -285,7 +281,7 @@ async def wait(
             while True:
                 with trio.move_on_after(interval):
                     return (await manager.wait(run_id, poll_interval=max_interval)).status
-                await _skip_waits(manager, run_id, clock, events, send_awaited)
+                await _skip_waits(manager, run_id, clock, sender)
                 interval = min(2 * interval, max_interval)
     except NothingLeft as error:
         raise trio.TooSlowError(str(error)) from None
@@ -302,37 +298,25 @@ class NothingLeft(Exception):
     """All that is left of a run waits for events, without a limit."""
 
 
-async def _skip_waits(
-    manager: StateManager,
-    run_id: str,
-    clock: VirtualClock,
-    events: Mapping[str, Values],
-    send_awaited: Callable[[Sequence[EventWait]], Awaitable[bool]],
-) -> None:
-    """If all that is left of a run and its children waits for events, send them, or let the time pass until
-    the first deadline."""
+async def _skip_waits(manager: StateManager, run_id: str, clock: VirtualClock, sender: EventSender) -> None:
+    """If all that is left of a run waits, send it and its children the events that they wait for; if there
+    are none, and the children only wait, too, let the time pass until the first deadline."""
     if not await _only_waits(manager, run_id):
         return
-    waits, sent = (await manager.events(run_id)).waiting, False
-    if waits and await send_awaited(waits):
+    waits, is_idle = [(run_id, each) for each in (await manager.events(run_id)).waiting], True
+    # All others are its children, the newest first.
+    others = (await manager.find_runs(status=RunStatus.PENDING, limit=MAX_RUNS)).runs
+    for child in [each.run_id for each in reversed(others) if each.run_id != run_id]:
+        if await _only_waits(manager, child):
+            waits += [(child, each) for each in (await manager.events(child)).waiting]
+        else:
+            is_idle = False
+    if await sender.send_awaited(manager, waits) or not is_idle:
         return
-    # All others are its children.
-    for child in (await manager.find_runs(status=RunStatus.PENDING, limit=MAX_RUNS)).runs:
-        if child.run_id == run_id:
-            continue
-        if not await _only_waits(manager, child.run_id):
-            return
-        of_child = (await manager.events(child.run_id)).waiting
-        for name in {each.name for each in of_child} & events.keys():
-            await manager.send(child.run_id, name, events[name])
-            sent = True
-        waits = [*waits, *of_child]
-    if sent:
-        return
-    if deadlines := [each.until for each in waits if each.until is not None]:
+    if deadlines := [each.until for _, each in waits if each.until is not None]:
         clock.skip_to(min(deadlines))
     elif waits:
-        names = listed(dict.fromkeys(repr(each.name) for each in waits))
+        names = listed(dict.fromkeys(repr(each.name) for _, each in waits))
         raise NothingLeft(f"all that is left of the run waits for {names}: give it in events=")
 
 

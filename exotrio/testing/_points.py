@@ -61,7 +61,8 @@ class Place:
 
     Attributes:
         node: Identifier of the graph's node, or name of the event.
-        execution: Number of the execution among those of the node, from 1.
+        execution: Number of the execution among those of the node, from 1. For an event, number of the run:
+            1, or that of a child in the order in which they began.
         moment: Where in the execution.
         nth: Number of the await, from 1; 0 for other moments.
         checkpoint: Number of the checkpoint that was set since the await before; 0 if none was.
@@ -101,7 +102,8 @@ class Point:
         if self.fault is Fault.ANSWER_LOST:
             return f"the answer to the report of {who} was lost"
         if self.place.moment is Moment.EVENT:
-            return f"the event {who} {_SENTENCES[self.fault]}"
+            of_run = f" of run {self.place.execution}" if self.place.execution > 1 else ""
+            return f"the event {self.place.node}{of_run} {_SENTENCES[self.fault]}"
         what = f"{who} {_SENTENCES[self.fault]} {self.place}"
         if not (number := self.place.checkpoint):
             return what

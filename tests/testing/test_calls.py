@@ -190,6 +190,47 @@ async def test_children_wait_for_days_and_events_in_no_time(autojump_clock: Mock
     assert run.status is (RunStatus.SUCCESS if sent else RunStatus.FAILED)
 
 
+class AskedTwice(BaseNode):
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        children = [self.call("answer", key=str(number)) for number in range(2)]
+        return self.Outputs(text=", ".join(child.outputs(Answer.Outputs).text for child in children))
+
+
+class Answer(BaseNode):
+    class Outputs(BaseModel):
+        text: str
+
+    async def execute(self) -> Outputs:
+        if self.event is None:
+            await trio.lowlevel.checkpoint()
+            raise WaitForEvent("approved", timeout=3 * DAY)
+        return self.Outputs(text="late" if self.event.timed_out else "in time")
+
+
+async def test_explore_lets_faults_strike_the_events_of_children(autojump_clock: MockClock) -> None:
+    answer, graph = Graph("answer", namespace="tests"), Graph("asks", namespace="tests")
+    answer.output("text", answer.add(Answer).text)
+    asks = graph.add(AskedTwice)
+    seen = dict[str, str]()
+
+    def check(run: CrashRun[None]) -> None:
+        seen[str(run.point)] = ", ".join(each.text for each in run.outputs(asks))
+
+    faults = [fault for fault in Fault if fault.name.startswith("EVENT")]
+    settings = {"graphs": [answer], "events": {"approved": dict[str, object]()}, "faults": faults}
+    result = await explore(graph, [AskedTwice, Answer], check=check, **settings)  # type: ignore[arg-type]
+    assert len(result.points) == 2 * 4
+    assert not result.missed
+    for run in (2, 3):
+        event = f"the event approved of run {run}"
+        for how in ("before anything waited for it", "just before its deadline", "twice"):
+            assert seen[f"{event} was sent {how}"] == "in time, in time"
+        assert sorted(seen[f"{event} was not sent"].split(", ")) == ["in time", "late"]
+
+
 async def test_a_child_that_waits_for_an_event_without_a_limit_is_named(autojump_clock: MockClock) -> None:
     class WaitsAlways(BaseNode):
         async def execute(self) -> None:
