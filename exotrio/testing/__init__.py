@@ -22,7 +22,7 @@
 ``_comparison``   whether a run ended like another one
 ``_points``       faults, and where they strike
 ``_case``         one run with a fault: the state manager, the runtimes, their connections
-``_events``       the sender of events in ``explore``
+``_events``       the virtual clock, and the sender of events
 ``_visits``       executions of nodes, and tasks that can be held: so a process is killed within one Trio loop
 ``_asyncio``      the asyncio loop of a runtime in ``explore``, which a Trio task runs
 ================  ================================================================================
@@ -43,6 +43,7 @@ from exotrio._wire.vocabulary import StateStatus as StateStatus
 from exotrio.graph.breaking import BreakingChange as BreakingChange
 from exotrio.testing._comparison import Version as Version
 from exotrio.testing._exploration import CheckFailed as CheckFailed
+from exotrio.testing._exploration import CrashRun as CrashRun
 from exotrio.testing._exploration import Exploration as Exploration
 from exotrio.testing._exploration import Failure as Failure
 from exotrio.testing._explore import explore as explore
@@ -50,7 +51,6 @@ from exotrio.testing._graphs import GraphRun as GraphRun
 from exotrio.testing._graphs import TestedState as TestedState
 from exotrio.testing._graphs import run_graph as run_graph
 from exotrio.testing._nodes import run_node as run_node
-from exotrio.testing._points import CrashRun as CrashRun
 from exotrio.testing._points import Fault as Fault
 from exotrio.testing._points import Moment as Moment
 from exotrio.testing._points import Place as Place

@@ -23,8 +23,8 @@ from exotrio.client._state_manager import StateManager
 from exotrio.graph import Graph
 from exotrio.manager import create_app, open_service
 from exotrio.manager.engine.leases import Terms
-from exotrio.testing._events import EventSender
-from exotrio.testing._graphs import GraphRun, VirtualClock, result, start, wait
+from exotrio.testing._events import EventSender, VirtualClock
+from exotrio.testing._graphs import GraphRun, result, start, wait
 from exotrio.testing._points import Fault, Place, Point, Work
 from exotrio.testing._visits import Endless, Hold, TaskTracker, Visit, checkpoint_number, observed
 
@@ -191,7 +191,6 @@ class Case:
         self._ended_elsewhere = trio.Event()
         self._tracker = TaskTracker()
         self._processes: list[Process] = []
-        self._clock: VirtualClock
         self.events: EventSender
         self._server: httpx.AsyncBaseTransport
         self._manager: StateManager
@@ -208,11 +207,10 @@ class Case:
             Ends all tasks, as at the end of the body.
         """
         begin = trio.current_time()
-        self._clock = VirtualClock()
-        self.events = EventSender(self.scenario.events, self._point, self._clock, self.places)
+        self.events = EventSender(self.scenario.events, self._point, VirtualClock(), self.places)
         service = open_service(
             ":memory:",
-            clock=self._clock,
+            clock=self.events.clock,
             monotonic=lambda: to_ms(trio.current_time() - begin),
             terms=TERMS,
             schedules=False,
@@ -240,7 +238,7 @@ class Case:
         run_id = await start(manager, graph, self.scenario.graphs, self.scenario.inputs, self.scenario.store)
         if self.events.begin(run_id):
             await self.events.send_early(manager, run_id)
-        status = await wait(manager, graph, run_id, timeout, self._clock, self.events)
+        status = await wait(manager, graph, run_id, timeout, self.events)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:

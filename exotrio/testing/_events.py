@@ -1,4 +1,5 @@
-"""The sender of the events of a run and its children, with the faults of ``explore`` that strike them."""
+"""The clock of a run, and the sender of the events of a run and its children,
+with the faults of ``explore`` that strike them."""
 
 from __future__ import annotations
 
@@ -6,12 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+import trio
+
 from exotrio._fields.models import Values
 from exotrio._wire.events import EventWait
+from exotrio._wire.vocabulary import to_ms
 from exotrio.client._state_manager import StateManager
-from exotrio.testing._graphs import VirtualClock
 from exotrio.testing._points import Fault, Moment, Place, Point
 
+_EPOCH_MS = 1_700_000_000_000
 _TIMES = {None: 1, Fault.EVENT_REPEATED: 2}
 """How often an event is sent when it is waited for; with any other fault not then."""
 
@@ -23,13 +27,25 @@ def _last_moment(wait: EventWait) -> datetime:
     return max(wait.until - timedelta(seconds=1), wait.since + (wait.until - wait.since) / 2)
 
 
+class VirtualClock:
+    """A wall clock in Unix milliseconds that follows Trio's clock, and is set ahead by ``skip_to``."""
+
+    def __init__(self) -> None:
+        self._begin = trio.current_time()
+        self._skipped = 0
+
+    def __call__(self) -> int:
+        return _EPOCH_MS + self._skipped + to_ms(trio.current_time() - self._begin)
+
+    def skip_to(self, moment: datetime) -> None:
+        self._skipped += max(0, math.ceil(moment.timestamp() * 1000) - self())
+
+
 class EventSender:
     """Sends events to a run and its children, each once.
 
     Args:
         places: Gets the place of each event that a run waits for, if there is no fault.
-
-    Attributes:
     """
 
     def __init__(
@@ -38,7 +54,7 @@ class EventSender:
         self.struck = False
         self._events = events
         self._point = point
-        self._clock = clock
+        self.clock = clock
         self._places = places
         self._numbers: dict[str, int] = {}
         """Those of runs, in the order in which they began."""
@@ -85,7 +101,7 @@ class EventSender:
         for run, late in [each for each in waits if faults.get((each[0], each[1].name)) is Fault.EVENT_LATE][
             :1
         ]:
-            self._clock.skip_to(_last_moment(late))
+            self.clock.skip_to(_last_moment(late))
             await self.send(manager, run, late.name)
         return any(fault is not Fault.EVENT_LOST for fault in faults.values())
 

@@ -1,20 +1,39 @@
-"""The result of an exploration: the points that were tried, and what failed there."""
+"""The results of a run with a fault and of an exploration: the points that were tried, and what failed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Generic, NoReturn, TypeVar
 
 from exotrio._util.words import listed, plural, shortened
 from exotrio.graph.breaking import BreakingChange
 from exotrio.testing._comparison import Fields, Version, shown_fields
+from exotrio.testing._graphs import GraphRun
 from exotrio.testing._points import NO_WORK, Point, Work
 
+T = TypeVar("T")
 MAX_SHOWN = 10
 """Failures in a message."""
 MAX_LINE = 200
 """Characters of the error of one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrashRun(GraphRun, Generic[T]):
+    """The result of a run with a fault in it.
+
+    Attributes:
+        world: The result of ``setup`` for this run; None without a ``setup``.
+        point: The fault; None if this run had none.
+        begun: How often each node was begun, by identifier; without nodes that never were.
+        repeated: What nodes did again because of the fault.
+    """
+
+    world: T
+    point: Point | None
+    begun: Mapping[str, int]
+    repeated: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,17 @@ from exotrio.errors import ConfigurationError, GraphInvalid, RequestRefused
 from exotrio.graph import Graph
 from exotrio.graph.breaking import breaking_changes
 from exotrio.testing._comparison import Ending, Fields, Usual, Version, differing_fields
-from exotrio.testing._exploration import MAX_SHOWN, Exploration, Failure, fail, first_line, more_often
+from exotrio.testing._exploration import (
+    MAX_SHOWN,
+    CrashRun,
+    Exploration,
+    Failure,
+    fail,
+    first_line,
+    more_often,
+)
 from exotrio.testing._graphs import namespace_of
-from exotrio.testing._points import FAULTS, CrashRun, Fault, Moment, Place, Point, Work
+from exotrio.testing._points import FAULTS, Fault, Moment, Place, Point, Work
 from exotrio.testing._runs import MadeRun, Runs, begin_second, ending_of
 
 if TYPE_CHECKING:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
@@ -17,7 +15,7 @@ from exotrio._nodes.outcome import CheckpointText
 from exotrio._runtime.runtime import Runtime
 from exotrio._util.exceptions import ungrouped
 from exotrio._util.words import listed
-from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms, to_ms
+from exotrio._wire.vocabulary import ERRORED, MAX_WAIT_MS, PENDING, RunStatus, StateStatus, from_ms
 from exotrio.errors import ConfigurationError
 from exotrio.graph import MAX_LIMIT, Graph
 from exotrio.graph.references import AddedNode, NodeOfRun, place_of, read_outputs
@@ -33,8 +31,6 @@ MAX_RUNS = 1_000
 """Children that are looked at to find out whether all of them wait."""
 FIRST_INTERVAL = 0.25
 """Seconds after which it is first checked whether all that is left of a run waits for events."""
-_EPOCH_MS = 1_700_000_000_000
-"""The state manager's clock at the start of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +171,7 @@ async def run_graph(
     # Here, since run_node needs none of these, and they are slow to import.
     from exotrio.client._state_manager import StateManager
     from exotrio.manager import embedded
-    from exotrio.testing._events import EventSender
+    from exotrio.testing._events import EventSender, VirtualClock
 
     namespace = namespace_of(graph, *graphs)
     clock = VirtualClock()
@@ -193,7 +189,7 @@ async def run_graph(
                 sender = EventSender(events or {}, None, clock, [])
                 for name in events or ():
                     await sender.send(manager, run_id, name)
-                status = await wait(manager, graph, run_id, timeout, clock, sender)
+                status = await wait(manager, graph, run_id, timeout, sender)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
 
@@ -248,26 +244,11 @@ async def start(
     return str(triggered["run_id"])
 
 
-class VirtualClock:
-    """A wall clock in Unix milliseconds that follows Trio's clock, and is set ahead by ``skip_to``."""
-
-    def __init__(self) -> None:
-        self._begin = trio.current_time()
-        self._skipped = 0
-
-    def __call__(self) -> int:
-        return _EPOCH_MS + self._skipped + to_ms(trio.current_time() - self._begin)
-
-    def skip_to(self, moment: datetime) -> None:
-        self._skipped += max(0, math.ceil(moment.timestamp() * 1000) - self())
-
-
 async def wait(
     manager: StateManager,
     graph: Graph,
     run_id: str,
     timeout: float,
-    clock: VirtualClock,
     sender: EventSender,
 ) -> RunStatus:
     """Wait until a run has ended, and return its status; TooSlowError says which states have not ended.
@@ -281,7 +262,7 @@ async def wait(
             while True:
                 with trio.move_on_after(interval):
                     return (await manager.wait(run_id, poll_interval=max_interval)).status
-                await _skip_waits(manager, run_id, clock, sender)
+                await _skip_waits(manager, run_id, sender)
                 interval = min(2 * interval, max_interval)
     except NothingLeft as error:
         raise trio.TooSlowError(str(error)) from None
@@ -298,7 +279,7 @@ class NothingLeft(Exception):
     """All that is left of a run waits for events, without a limit."""
 
 
-async def _skip_waits(manager: StateManager, run_id: str, clock: VirtualClock, sender: EventSender) -> None:
+async def _skip_waits(manager: StateManager, run_id: str, sender: EventSender) -> None:
     """If all that is left of a run waits, send it and its children the events that they wait for; if there
     are none, and the children only wait, too, let the time pass until the first deadline."""
     if not await _only_waits(manager, run_id):
@@ -314,7 +295,7 @@ async def _skip_waits(manager: StateManager, run_id: str, clock: VirtualClock, s
     if await sender.send_awaited(manager, waits) or not is_idle:
         return
     if deadlines := [each.until for _, each in waits if each.until is not None]:
-        clock.skip_to(min(deadlines))
+        sender.clock.skip_to(min(deadlines))
     elif waits:
         names = listed(dict.fromkeys(repr(each.name) for _, each in waits))
         raise NothingLeft(f"all that is left of the run waits for {names}: give it in events=")

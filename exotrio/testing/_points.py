@@ -1,15 +1,9 @@
-"""Points at which a fault can strike while a graph runs, and the result of a run with a fault."""
+"""Points at which a fault can strike while a graph runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
-
-from exotrio.testing._graphs import GraphRun
-
-T = TypeVar("T")
 
 
 class Fault(StrEnum):
@@ -124,20 +118,3 @@ class Work:
 
 
 NO_WORK = Work()
-
-
-@dataclass(frozen=True, slots=True)
-class CrashRun(GraphRun, Generic[T]):
-    """The result of a run with a fault in it.
-
-    Attributes:
-        world: The result of ``setup`` for this run; None without a ``setup``.
-        point: The fault; None if this run had none.
-        begun: How often each node was begun, by identifier; without nodes that never were.
-        repeated: What nodes did again because of the fault.
-    """
-
-    world: T
-    point: Point | None
-    begun: Mapping[str, int]
-    repeated: Work = NO_WORK

@@ -18,9 +18,9 @@ from exotrio._util.error_message import message_line
 from exotrio._wire.vocabulary import ERRORED, StateStatus
 from exotrio.errors import ConfigurationError
 from exotrio.testing._comparison import Ending, Usual, Version
-from exotrio.testing._exploration import Failure, first_line
+from exotrio.testing._exploration import CrashRun, Failure, first_line
 from exotrio.testing._graphs import GraphRun
-from exotrio.testing._points import CrashRun, Point
+from exotrio.testing._points import Point
 
 if TYPE_CHECKING:
     from exotrio.testing._case import Case, Scenario
