@@ -100,7 +100,6 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     @property
@@ -194,7 +193,6 @@ class ChildProcess:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         self._stream.socket.close()
 
     def kill(self) -> None:

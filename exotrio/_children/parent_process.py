@@ -22,7 +22,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def pack(message: object) -> bytes:
-    """Return a message as it is sent."""
     data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return len(data).to_bytes(_LENGTH, "big") + data
 

@@ -271,7 +271,6 @@ class _Call:
         stuck.add(self.what)
 
     def end_with_loop(self) -> None:
-        """End it, since the loop has ended."""
         self.error = RuntimeError("the asyncio loop ended while the node ran")
         self._end("was ended with its loop")
 

@@ -61,7 +61,6 @@ class NodeTask:
                 self._nursery.cancel_scope.cancel()
 
     def begin(self, execution: Execution) -> None:
-        """Record that a node begins."""
         self.unfinished = execution
         self._task.name = execution.claim.node_name
         self._context = copy_context()

@@ -201,7 +201,6 @@ def signalled(signal: Signal) -> Report:
 
 
 def returned(instance: BaseNode, value: object) -> Outcome:
-    """Return the outcome of a node that returned ``value``."""
     node = type(instance)
     if instance._calls is not None and (unread := instance._calls.unread):
         return invalid_values(unread, (), "the code of the node has to be corrected")

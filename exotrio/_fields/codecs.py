@@ -162,7 +162,6 @@ _NONE = "null"
 
 
 def codec_of(annotation: Any) -> Codec:
-    """Return the codec of a type."""
     plain = resolved(annotation)
     if (inner := optional(plain)) is not None:
         return _OptionalCodec(codec_of(inner))
@@ -237,7 +236,6 @@ def choices_of(annotation: Any) -> list[Any]:
 
 
 def plain_of(choice: Any) -> Any:
-    """Return a choice as plain data."""
     return choice.value if isinstance(choice, Enum) else choice
 
 

@@ -56,7 +56,6 @@ class Budget:
             raise
 
     def release(self, amount: int) -> None:
-        """Release a part."""
         self.used -= amount
         self._serve_waiting()
 

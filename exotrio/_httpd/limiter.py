@@ -127,7 +127,6 @@ class ConnectionLimiter:
             self._keyless_logged = False
 
     def count_authenticated(self, connection: OpenConnection) -> None:
-        """Count a connection as authenticated."""
         self._authenticated += 1
         self._keyless.pop(connection, None)
         self._changed.unpark_all()
@@ -170,7 +169,6 @@ class ConnectionLimiter:
             return
 
     def close_idle(self) -> None:
-        """Close every idle connection."""
         for scope in self._idle:
             scope.cancel()
 

@@ -95,12 +95,10 @@ class HeldClaim:
 
     @property
     def is_leased(self) -> bool:
-        """Whether its lease is to be renewed."""
         return self.claim.token is not None and not self.forfeited and not self.is_release
 
     @property
     def is_release(self) -> bool:
-        """Whether it is to be released."""
         return isinstance(self.report, Released)
 
     @property

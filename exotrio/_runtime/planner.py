@@ -135,7 +135,6 @@ class ClaimPlanner:
         return self._fitting(limit)
 
     def for_report(self) -> Room | None:
-        """Return the room for which a report is to claim; None if it is not to claim."""
         if not self.link.is_native or self.deliveries.failing or self.stop.requested or not self._may_claim():
             return None
         share = 0 if self.ledger.claiming else max(1, self.options.batch_size // POLLER_SHARE)

@@ -42,7 +42,6 @@ class StopRecord:
     _entered: list[tuple[Phase, float]] = field(default_factory=list)
 
     def enter(self, phase: Phase) -> None:
-        """Record that a phase of the stop begins."""
         if not self._entered:
             self._running = self.ledger.begun()
         self._entered.append((phase, self.now()))

@@ -53,12 +53,10 @@ class NewFile:
         self._removed = False
 
     def open(self) -> None:
-        """Create it."""
         with self._change("created"):
             self._fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, piece: bytes) -> None:
-        """Append to it."""
         left = memoryview(piece)
         with self._change("written"):
             assert self._fd is not None

@@ -187,7 +187,6 @@ def to_ms(seconds: float) -> int:
 
 
 def from_ms(ms: int) -> float:
-    """Return ``ms`` in seconds."""
     return ms / 1000
 
 

@@ -231,7 +231,6 @@ class Database(click.ParamType):  # type: ignore[type-arg]
 
 
 def database(help: str) -> Callable[[F], F]:
-    """Return the option that names a database."""
     return click.option(
         "--db", metavar="FILE_OR_URL", type=Database(), help=help, shell_complete=completion.files
     )
@@ -241,7 +240,6 @@ WHERE_BY_DEFAULT = f"[default: {DATABASE_VARIABLE}, then .exotrio/state.db]"
 
 
 def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Callable[[F], F]:
-    """Return an option that is a number of seconds."""
     return click.option(name, default=default, show_default=True, type=Seconds(lowest), help=help)
 
 

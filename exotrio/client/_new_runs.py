@@ -129,7 +129,6 @@ class NoneCheck:
         self._check: ValueCheck | None = None
 
     async def problems(self, inputs: Mapping[str, str]) -> list[str]:
-        """Return what is wrong with the inputs of a run that are None."""
         nones = {name: text for name, text in inputs.items() if isinstance(text, NoneText)}
         if nones and self._check is None:
             _, self._check = await _fetch_check(self._calls, self._graph_name)
@@ -137,7 +136,6 @@ class NoneCheck:
 
 
 async def _fetch_check(calls: Calls, graph_name: str) -> tuple[GraphReply, ValueCheck | None]:
-    """Return a graph, and the check of the values of its runs."""
     try:
         graph = GraphReply.model_validate(await get_graph(calls, graph_name))
     except ValidationError as error:

@@ -297,7 +297,6 @@ class ManyRuns:
             self._on_progress(len(self.ids))
 
     def _add_count_to(self, error: Exception) -> None:
-        """Add to an error how many runs were started."""
         text = f"{plural(len(self.ids), 'run')} of the list were started"
         if self._unknown:
             text += f", and up to {self._unknown:,} more may have been"
@@ -308,7 +307,6 @@ class ManyRuns:
 
 
 async def _parts(runs: NewRuns, trace: Mapping[str, str], nones: NoneCheck) -> AsyncGenerator[list[_Entry]]:
-    """Yield the runs in parts, each for one request."""
     part: list[_Entry] = []
     index = size = 0
     async with aclosing(_each_of(runs)) as each:

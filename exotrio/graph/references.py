@@ -206,7 +206,6 @@ class AddedNode(_Outputs, Generic[T]):
 
 
 def node_of(added: AddedNode[Any]) -> GraphNode:
-    """Return the node that ``Graph.add`` returned."""
     return added._node
 
 

@@ -123,7 +123,6 @@ class TrioHostedLoop(AsyncioLoop):
         self._stepped = trio.Event()
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Call ``function`` in the loop."""
         self._hosted.call_soon(function, *args)
 
     def call_back(self, function: Callable[[*Ts], object], *args: *Ts) -> None:

@@ -104,7 +104,6 @@ async def run_node(
 
 
 def _newest(execution: Execution) -> CheckpointText | None:
-    """Return the newest checkpoint that an execution set."""
     return None if execution.checkpoint is None else execution.checkpoint.unconfirmed
 
 

@@ -94,7 +94,6 @@ class Runs(Generic[T]):
             return MadeRun(case=case, run=result, failure=failure, version=version)
 
     async def _error(self, run: CrashRun[T]) -> BaseException | None:
-        """Return the error of the check."""
         try:
             checking = None if self.check is None else self.check(run)
             if inspect.isawaitable(checking):
@@ -107,7 +106,6 @@ class Runs(Generic[T]):
 
 
 def ending_of(run: GraphRun) -> Ending:
-    """Return how a run ended."""
     outputs = {
         node: [state.outputs for state in run.of(node) if state.status is StateStatus.SUCCESS]
         for node in run.places

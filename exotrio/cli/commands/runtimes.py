@@ -224,7 +224,6 @@ def _row(worker: RuntimeInfo) -> tuple[str, ...]:
 
 
 def stop_row(receipt: StopReceipt, now: datetime) -> tuple[str, ...]:
-    """Return the line of a receipt."""
     return (
         f"{'heartbeat ' * receipt.vanished}{format_coarse((now - receipt.ended_at).total_seconds())} ago",
         receipt.runtime,

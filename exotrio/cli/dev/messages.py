@@ -33,7 +33,6 @@ def dashboard(url: str, key_file: Path | None, link: str) -> str:
 
 
 def how_to_start(url: str, key_file: Path | None, loaded: Loaded) -> str:
-    """Return how a run is started."""
     key = [] if key_file is None else ["--key-file", shown(str(key_file))]
     options = ["--namespace", loaded.namespace, "--uri", url, *key]
     if not loaded.graphs:

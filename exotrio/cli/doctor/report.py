@@ -41,7 +41,6 @@ class Report:
 
 
 def as_text(report: Report) -> str:
-    """Return the report for people."""
     rows = [
         (setting.name, "not set" if setting.value is None else setting.value, setting.source)
         for setting in report.settings.shown
@@ -141,7 +140,6 @@ def _ms(seconds: float) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return the report for programs."""
     return {
         "ok": not report.urgent,
         "examined": report.examined,

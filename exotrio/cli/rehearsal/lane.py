@@ -230,7 +230,6 @@ class Lane:
         return endings[0], differing_fields(*endings), min(times)
 
     async def make(self, plan: Plan) -> Trial:
-        """Make a trial."""
         assert self.usual is not None
         first = await self._first()
         first.journal = Journal()

@@ -48,7 +48,6 @@ class Report:
         return bool(self.broken) or any(change.certain for change in self.changes or ())
 
     def lines(self) -> Iterator[str]:
-        """Yield the report for people."""
         if self.trials:
             headings = ("signal", "runs", "as undisturbed", "exit", "cut", "repeated")
             yield from table(headings, map(self._row, self._faults()))
@@ -86,7 +85,6 @@ class Report:
             yield from (f"  {change}" for change in self.changes)
 
     def body(self) -> dict[str, Any]:
-        """Return the report for programs."""
         body: dict[str, Any] = {
             "graph": self.graph,
             "seed": self.seed,

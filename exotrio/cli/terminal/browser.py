@@ -98,7 +98,6 @@ def sign_in_page(db: str | Path) -> Iterator[Path]:
 
 
 def page_next_to(file: Path) -> Path:
-    """Return the path of the page for a database."""
     file = file.resolve()
     return file.with_name(f"{file.name}.sign-in.html")
 

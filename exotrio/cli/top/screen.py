@@ -289,7 +289,6 @@ def _runtime(runtime: RuntimeInfo) -> tuple[Text, ...]:
 
 
 def run_lines(overview: Overview, width: int) -> list[Text]:
-    """Return the newest runs."""
     columns = (
         Column("RUN", right=False),
         Column("GRAPH", right=False, flexible=True),

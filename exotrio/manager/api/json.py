@@ -240,7 +240,6 @@ EXPECTED = (Refused, Unprocessable, GraphInvalid, HTTPException, DatabaseError)
 
 
 def reply_to_error(request: Request, error: Exception) -> Response:
-    """Return the reply for an exception."""
     match error:
         case Refused():
             return reply({"detail": error.detail}, status_of(error))

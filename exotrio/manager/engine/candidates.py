@@ -85,7 +85,6 @@ def _find(
 
 @cache
 def _selects(is_full: bool, in_run: bool, skip_locked: str) -> tuple[str, ...]:
-    """Return the SELECTs of ``_find``."""
     of_run = _IN_RUN if in_run else ""
     # Separate ones: an index returns the states of each in order. Whether the node is paused (engine.pausing)
     # is read once, and not for each state.

@@ -48,7 +48,6 @@ class EndedRuns:
             self._count(run, key)
 
     def with_status(self, status: str) -> list[int]:
-        """Return the numbers of the runs that ended with a status."""
         return [run for run, key in self._counted.items() if key[2] == status]
 
     def _count(self, run: RunRow, key: Key, by: int = 1) -> None:

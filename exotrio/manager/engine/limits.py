@@ -29,7 +29,6 @@ MAX_ANNOUNCED = 20_000
 
 
 def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -> WithEffects[None]:
-    """Make a limit, or change one."""
     if not name or not namespace.strip():
         raise InvalidRequest("a limit and its namespace need a name")
     row = tx.row(

@@ -55,7 +55,6 @@ def _former(tx: Transaction, namespace: str, request: RegisterRequest) -> dict[s
 
 
 def declaration_of(node: Row) -> NodeDeclaration:
-    """Return what a row of ``nodes`` says."""
     schemas = {name: from_json(node[name]) for name in ("inputs_schema", "outputs_schema", "secrets")}
     return NodeDeclaration(name=node["name"], **schemas)
 

@@ -56,7 +56,6 @@ LAST_TURN = ("turn", "coalesce((SELECT turn FROM states WHERE seq = {turn}), 0)"
 
 
 def share_of(weight: float) -> int:
-    """Return the share of a run with this weight."""
     return round(SHARE / weight)
 
 
@@ -77,7 +76,6 @@ def waits_until(enqueue_after: int) -> int | None:
 
 
 def weight_of(share: int) -> float:
-    """Return the weight of a run with this share."""
     return round(SHARE / share, 2)
 
 

@@ -319,7 +319,6 @@ def _after_error(run: RunScope, state: State, *, retried: bool, delay_ms: int | 
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:
-    """Whether a state that fails with this error is retried."""
     return item.retry and state.retry_count < policy_of(run, state).max_retries
 
 

@@ -180,7 +180,6 @@ class Sources:
 
 
 def outputs_of(view: View, seq: int) -> Outputs:
-    """Return the outputs of one state."""
     row = view.row("SELECT outputs FROM states WHERE seq = ?", (seq,))
     assert row is not None, "a state is not deleted before the states below it"
     outputs: Outputs = from_json(row["outputs"])

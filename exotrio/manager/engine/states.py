@@ -166,7 +166,6 @@ class State:
         return self.execution or parent_in(self.trace)
 
     def scope(self, view: View) -> RunScope:
-        """Return its run."""
         return self.run_row.scope(view)
 
 
@@ -256,7 +255,6 @@ def read_states(
 
 
 def is_in(view: View, state: State, namespace: str) -> bool:
-    """Return whether the node of a state is of a namespace."""
     return state.scope(view).template.places[state.place].namespace == namespace
 
 
@@ -270,7 +268,6 @@ def numbered(view: View, status: str) -> str:
 
 
 def read_texts(view: View, column: Literal["inputs", "outputs"], states: Collection[State]) -> None:
-    """Read the inputs, or outputs, of these states."""
     by_seq = {state.seq: state for state in states}
     if by_seq:
         texts = view.execute(

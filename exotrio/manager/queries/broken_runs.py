@@ -203,7 +203,6 @@ class _Comparison:
     def breaks(
         self, change: BreakingChange, template: Template, runs: Sequence[_InFlight]
     ) -> list[_InFlight]:
-        """Return the runs that a change breaks."""
         at = {place.index for place in template.places if place.identifier in change.places}
         broken = []
         # Most runs of a graph are at the same places.

@@ -41,7 +41,6 @@ class Where:
             self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
 
     def with_condition(self, condition: str) -> Where:
-        """Return these conditions and one more."""
         where = Where()
         where.add(str(self), *self.parameters)
         where.add(condition)

@@ -50,7 +50,6 @@ def children_of(view: View, run: Row) -> tuple[list[RelatedRun], int]:
 
 
 def started_by(view: View, state: Row) -> list[RelatedRun]:
-    """Return runs that a state started."""
     rows = view.execute(
         f"{RUNS} WHERE runs.parent_state = ? ORDER BY runs.id LIMIT ?", (state["seq"], MAX_SHOWN)
     ).fetchall()

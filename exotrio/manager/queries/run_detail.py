@@ -120,7 +120,6 @@ class Spans:
 
     @property
     def has_event_waits(self) -> bool:
-        """Whether states waited for events or runs."""
         return any(
             span.at.waits_for or any(each.name != HELD for each in span.at.earlier) for span in self.spans
         )

@@ -204,7 +204,6 @@ def _follow(view: View, attempt: Row | None, next_of: Callable[[View, Row], Row 
 
 
 def _earlier(view: View, attempt: Row) -> Row | None:
-    """Return the attempt that one replaces."""
     if attempt["retry_of"] is not None:
         return _attempt(view, "seq = ?", attempt["retry_of"])
     # What follows a united node that ran again was created as at first: it has the path of what it replaces.
@@ -213,7 +212,6 @@ def _earlier(view: View, attempt: Row) -> Row | None:
 
 
 def _later(view: View, attempt: Row) -> Row | None:
-    """Return the attempt that replaced one."""
     if attempt["status"] != RETRY_CREATED:
         return None
     retry = _attempt(view, "retry_of = ?", attempt["seq"])

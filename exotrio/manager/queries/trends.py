@@ -43,7 +43,6 @@ class Times:
 
     @staticmethod
     def of(slots: Sequence[Counter[int]]) -> Times:
-        """Return the times in the buckets of the slots."""
         together = sum(slots, Counter[int]())
         return Times(
             medians=[tallies.quantile(buckets, 0.5) for buckets in slots],

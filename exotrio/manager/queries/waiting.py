@@ -251,7 +251,6 @@ def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -
 
 
 def show_events(view: View, namespace: str, run_id: str) -> RunEvents:
-    """Return the events of a run, and what it waits for."""
     run = find_run(view, namespace, run_id)
     sent = view.execute(
         "SELECT name, value, sent_at FROM mailbox WHERE run = ? ORDER BY sent_at DESC, name LIMIT ?",

@@ -100,7 +100,6 @@ class Caller:
 
     @property
     def name(self) -> str:
-        """The name of the key."""
         return ROOT if self.key is None else self.key.name
 
     @property

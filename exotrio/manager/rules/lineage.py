@@ -71,7 +71,6 @@ def is_below(path: bytes, tops: Sequence[bytes]) -> bool:
 
 
 def parent_in(trace: str | None) -> str | None:
-    """Return the parent in the trace of a state."""
     return trace.partition(" ")[0] if trace else None
 
 

@@ -213,7 +213,6 @@ class Template:
         return self.places[self._by_identifier[identifier]]
 
     def _parse_outputs(self, shape: Shape) -> Iterator[Problem]:
-        """Parse the outputs, and yield their problems."""
         config = self.body.store_config
         store_keys = {*config.required_keys, *config.default_values}
         for name, texts in self.body.outputs.items():

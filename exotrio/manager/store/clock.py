@@ -186,7 +186,6 @@ def set_ahead_ms(view: View, within_ms: int) -> int:
 
 
 def was_set_back(view: View, within_ms: int) -> bool:
-    """Whether the clock was set back within the last ``within_ms``."""
     return view.now_ms - _last_set_back(view)[0] < within_ms
 
 

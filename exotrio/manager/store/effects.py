@@ -89,7 +89,6 @@ class Effects:
                 counts[key] += count
 
     def topics(self) -> set[Topic]:
-        """Return all topics to announce."""
         topics = self.announced.copy()
         for run, node_id in set(self.claimable.values()):
             topics |= {node_id, (run, node_id)}

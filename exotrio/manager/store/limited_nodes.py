@@ -38,7 +38,6 @@ class LimitedNodes:
         return {limit for node in nodes for limit in limits.get(node, ())} if limits else set()
 
     def nodes_of(self, executor: Executor, limits: Iterable[int]) -> set[int]:
-        """Return the nodes of limits."""
         _, nodes = self._read(executor)
         return {node for limit in limits for node in nodes.get(limit, ())}
 

@@ -32,7 +32,6 @@ class EventForm:
 
     @property
     def wrong(self) -> list[FormField]:
-        """The fields with a problem."""
         return [each for each in self.fields if each.problem]
 
     def fill(self, form: Form) -> None:

@@ -238,7 +238,6 @@ class StartForm:
 
     @property
     def wrong(self) -> list[FormField]:
-        """The fields with a problem."""
         return [each for each in self.fields if each.problem]
 
     @staticmethod

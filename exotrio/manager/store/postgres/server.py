@@ -134,7 +134,6 @@ class Server:
         return connection
 
     def _timeline_of(self, first: Pipeline) -> str:
-        """Return the expression for the timeline of the server."""
         try:
             first.run(f"SELECT {READ_TIMELINE}".encode())
         except (errors.FeatureNotSupported, errors.UndefinedFunction, errors.InsufficientPrivilege) as error:

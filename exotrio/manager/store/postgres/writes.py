@@ -233,7 +233,6 @@ class _Numbers:
         self._taken = 0
 
     def of(self, connection: Connection) -> Iterator[int]:
-        """Yield the numbers of one transaction."""
         block = min(max(MIN_BLOCK, self._taken), MAX_BLOCK)
         self._taken = 0
         while True:

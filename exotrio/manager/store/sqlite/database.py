@@ -181,7 +181,6 @@ def open_source(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that can only read."""
     connection = open_source(path)
     try:
         connection.execute("PRAGMA query_only = ON")

@@ -15,7 +15,6 @@ SPANS = {"15m": 900_000, "1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000}
 
 
 def filters_of(query: Mapping[str, str]) -> dict[str, str]:
-    """Return the filters in a query or a form."""
     filters = {name: query.get(name, "") for name in ("graph", "status", "since", "parent", "text")}
     return {**filters, "text": filters["text"][:MAX_TEXT]}
 
