@@ -4,10 +4,9 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``datetime`` in UTC and durations float seconds. Three calls return dicts, as in the stock SDK: ``trigger``,
 ``get_graph`` and ``upsert_graph``.
 
-- ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_events``, ``_audit``, ``_keys``,
-  ``_releases``, ``_state_manager``: the class. Each inherits from the one before, and adds calls: those of
-  the stock SDK, about runs, states, limits, events, what was changed, named keys, releases, and the namespace
-  with its runtimes;
+- ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_events``, ``_administration``, ``_state_manager``:
+  the class. Each inherits from the one before, and adds calls: those of the stock SDK, about runs, states,
+  limits, events, what was changed and named keys, and the namespace with its runtimes and releases;
 - ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 
@@ -88,7 +87,7 @@ from exotrio._wire.v0 import StateRetry as StateRetry
 from exotrio._wire.vocabulary import RunStatus as RunStatus
 from exotrio._wire.vocabulary import StateStatus as StateStatus
 from exotrio._wire.vocabulary import ValidationStatus as ValidationStatus
-from exotrio.client._keys import AddedKey as AddedKey
+from exotrio.client._administration import AddedKey as AddedKey
 from exotrio.client._new_runs import NewRun as NewRun
 from exotrio.client._state_manager import StateManager as StateManager
 

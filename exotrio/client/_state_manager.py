@@ -1,4 +1,5 @@
-"""``StateManager``: the public client, with the calls about a namespace, its runtimes and the database."""
+"""``StateManager``: the public client, with the calls about a namespace, its runtimes, releases of code,
+and the database."""
 
 from __future__ import annotations
 
@@ -22,13 +23,14 @@ from exotrio._wire.overview import (
     RuntimeList,
     TasksReply,
 )
+from exotrio._wire.releases import NewRelease, ReleaseCheck, VersionInfo, VersionList
 from exotrio._wire.stops import StopList, StopsQuery
 from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio._wire.vocabulary import to_ms
+from exotrio.client._administration import AdministrationCalls
 from exotrio.client._backup import fetch_backup
 from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query, no_request
 from exotrio.client._graphs import list_graphs
-from exotrio.client._releases import ReleaseCalls
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DELETION_TIMEOUT = 120.0
@@ -38,7 +40,7 @@ TASKS_POLL = 0.25
 """Seconds between two requests for a task tree."""
 
 
-class StateManager(ReleaseCalls):
+class StateManager(AdministrationCalls):
     """Talk to a state manager: declare graphs, start runs, watch and change them.
 
     The calls of the stock SDK's class keep their names, arguments and results, so that changing
@@ -283,6 +285,23 @@ class StateManager(ReleaseCalls):
                 if not reply.asked and reply.tasks is not None:
                     return reply.tasks
                 await anyio.sleep(TASKS_POLL)
+
+    async def check_release(self, release: NewRelease) -> ReleaseCheck:
+        """Return which runs in flight would break if the nodes of a release took over. Needs our server.
+
+        Nothing is changed. ``python -m exotrio graph check FILE --against-runs`` calls this for the Runtimes
+        of a file.
+        """
+        return await self._calls.fetch_native(ReleaseCheck, "POST", ("release", "check"), body=release)
+
+    async def versions(self) -> list[VersionInfo]:
+        """Return the versions of code that a live runtime has or something needs. Needs our server.
+
+        Returns:
+            The version with the oldest pinned run first. Runtimes of one that is not ``needed`` may be
+            stopped.
+        """
+        return (await self._calls.fetch_native(VersionList, "GET", ("versions",))).versions
 
     async def sign_in_link(self) -> str:
         """Return an address that signs one browser in to the dashboard, once, within ten minutes.

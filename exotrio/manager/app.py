@@ -17,11 +17,10 @@ from exotrio._wire.vocabulary import KEY_HEADER, REQUEST_ID_HEADER
 from exotrio.manager.api.backup import Backups
 from exotrio.manager.api.bodies import BodyReader
 from exotrio.manager.api.inspection import Inspection
-from exotrio.manager.api.keys import KeyRoutes
 from exotrio.manager.api.metrics import ManagerMetrics
 from exotrio.manager.api.native import Native
 from exotrio.manager.api.openapi import Descriptions
-from exotrio.manager.api.operations import SignInLinks, operation_routes
+from exotrio.manager.api.operations import KeyRoutes, SignInLinks, operation_routes
 from exotrio.manager.api.releases import Releases
 from exotrio.manager.api.routing import Api, routes_of
 from exotrio.manager.api.runs import Runs

@@ -9,8 +9,7 @@
 ``runs``        native routes about graphs, runs, states and events
 ``inspection``  native routes for people: overview, checkup, export, runtimes, pausing, changes, limits
 ``releases``    native routes about releases of code and its versions
-``keys``        native routes about named keys
-``operations``  probes, ``/metrics``, links that sign in
+``operations``  probes, ``/metrics``, links that sign in, named keys
 ``backup``      copies of the database
 ``metrics``     what Prometheus scrapes
 ``openapi``     ``/openapi.json``, made from the routes and their models, and ``/docs``, a page of that

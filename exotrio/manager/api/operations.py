@@ -1,7 +1,8 @@
-"""Routes of probes, metrics and sign-in links."""
+"""Routes of probes, metrics, sign-in links and named keys."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from exotrio._httpd import stopping_event
+from exotrio._wire.keys import KEY_ID, KEYS_PATH, KeyInfo, KeyList, NewKey
 from exotrio._wire.operations import SIGN_IN_PATH, SignInLink
 from exotrio.errors import DatabaseError
+from exotrio.manager.api.json import unprocessable
 from exotrio.manager.api.metrics import CONTENT_TYPE, ManagerMetrics
-from exotrio.manager.api.routing import ADMIN, OPEN, ApiRoute, get, post, routes_of
+from exotrio.manager.api.routing import ADMIN, OPEN, ApiRoute, Endpoints, delete, get, post, put, routes_of
+from exotrio.manager.engine import keys
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.errors import Replaced
@@ -44,6 +48,26 @@ class SignInLinks:
     @post(SIGN_IN_PATH, "Let a browser sign in, once", ADMIN, SignInLink)
     async def make_link(self, caller: Caller) -> object:
         return SignInLink(path=await self._make_sign_in_link("", caller=caller))
+
+
+class KeyRoutes(Endpoints):
+    @get(KEYS_PATH, "List named keys", ADMIN, KeyList)
+    async def list(self) -> object:
+        return await self._store.read_with_deadline(keys.show_keys)
+
+    @put(KEYS_PATH + "/{key}", "Add a named key", ADMIN, KeyInfo)
+    async def add(self, caller: Caller, key: str, body: NewKey) -> object:
+        if not re.fullmatch(KEY_ID, key):
+            raise unprocessable("value_error", ["path", "key"], "eight lower-case letters or digits", key)
+        added = await self._store.write_as(caller, keys.add_key, key, body)
+        await self._service.keys.read_again()
+        return added
+
+    @delete(KEYS_PATH + "/{key}", "Revoke a key, or all of a name", ADMIN, KeyList)
+    async def revoke(self, caller: Caller, key: str) -> object:
+        revoked = await self._store.write_as(caller, keys.revoke_keys, key)
+        await self._service.keys.read_again()
+        return KeyList(keys=revoked)
 
 
 class _Scraping:
