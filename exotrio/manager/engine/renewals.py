@@ -57,7 +57,7 @@ def renew(
     checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
     stored = CheckpointChanges(checkpoints).apply(tx)
     ended = [(beat, state) for beat, state in of_last_token() if not _is_held(state)]
-    _tell_begins(tx, ended)
+    _write_begins(tx, ended)
     cancelled = _cancelled(tx, {state["run"] for _, state in ended})
     replies = []
     for beat in beats:
@@ -138,7 +138,7 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
     tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
 
 
-def _tell_begins(tx: Transaction, ended: Sequence[tuple[HeartbeatState, Row]]) -> None:
+def _write_begins(tx: Transaction, ended: Sequence[tuple[HeartbeatState, Row]]) -> None:
     """Write when states began that were cancelled, or replaced, while a runtime held them: the first
     heartbeat after that knows it. One that never began has its end for its begin, and no ``ran_ms``."""
     rows = {}

@@ -101,9 +101,9 @@ class Backlog:
 
 Held = Counter[tuple[str, int | str]]
 """How many states are claimed: by stage, and by the number of their node, or by the id of their runtime. And
-``AT_RISK``: the milliseconds that running ones have worked since their last checkpoints. ``UNTOLD`` counts
+``AT_RISK``: the milliseconds that running ones have worked since their last checkpoints. ``UNCOUNTED`` counts
 those that are not in this sum, since no heartbeat has said when they began."""
-AT_RISK, UNTOLD = "AT RISK", "UNTOLD"
+AT_RISK, UNCOUNTED = "AT RISK", "UNCOUNTED"
 _AT_RISK_SINCE = (
     "CASE WHEN begun = 0 AND worker IS NOT NULL THEN NULL WHEN checkpoint_size IS NULL THEN begun_at"
     " ELSE (SELECT CASE WHEN at > begun_at THEN at ELSE begun_at END FROM checkpoints WHERE state = held.seq)"
@@ -119,7 +119,7 @@ def count_held(view: View, namespace: str | None = None) -> Held:
     if namespace is not None:
         where.add("namespace = ?", namespace)
     held = Held()
-    for node_id, worker, stage, number, at_risk_ms, told in view.execute(
+    for node_id, worker, stage, number, at_risk_ms, counted in view.execute(
         f"SELECT node_id, worker, stage, count(*), CAST(sum(? - at_risk_since) AS BIGINT),"
         f" count(at_risk_since) FROM (SELECT *, {_AT_RISK_SINCE} AS at_risk_since FROM {HELD}) AS held"
         f" WHERE {where} GROUP BY node_id, worker, stage",
@@ -129,7 +129,7 @@ def count_held(view: View, namespace: str | None = None) -> Held:
             held[stage, key] += number
             if stage == QUEUED:
                 held[AT_RISK, key] += max(0, at_risk_ms or 0)
-                held[UNTOLD, key] += number - told
+                held[UNCOUNTED, key] += number - counted
     return held
 
 
@@ -236,7 +236,7 @@ def backlog(
                 buffered=held[BUFFERED, row["id"]],
                 reporting=held[REPORTING, row["id"]],
                 work_at_risk=held[AT_RISK, row["id"]] / 1000,
-                work_at_risk_is_more=held[UNTOLD, row["id"]] > 0,
+                work_at_risk_is_more=held[UNCOUNTED, row["id"]] > 0,
                 paused_at=row["paused_at"],
             )
         )
