@@ -55,7 +55,7 @@ def waiting(plan: Plan) -> Iterator[Sample]:
             name = f"{what}, {many:,} over none that wait for events, {engine}"
             yield Sample(name, some / none, "x", max_goal=1.1)
         with _new_database(plan, engine) as db:
-            yield from trio.run(_children, db, engine)
+            yield from trio.run(_children, db, engine, min(CHILDREN, plan.histories[-1]))
     yield from trio.run(partial(_latency, plan))
 
 
@@ -116,7 +116,7 @@ async def _latency(plan: Plan) -> list[Sample]:
     ]
 
 
-async def _children(db: str, engine: str) -> list[Sample]:
+async def _children(db: str, engine: str, size: int) -> list[Sample]:
     """CPU of a child with one state, called by a node or run by a place, by turns with a state of a fan-out.
 
     On PostgreSQL without that of its server.
@@ -128,10 +128,10 @@ async def _children(db: str, engine: str) -> list[Sample]:
             for number in range(CHILD_RUNS + 1):
                 for graph, used in cpu.items():
                     begin = time.process_time()
-                    run = await manager.trigger(graph, inputs={"n": str(CHILDREN)})
+                    run = await manager.trigger(graph, inputs={"n": str(size)})
                     await manager.wait(run["run_id"])
                     if number:
-                        used.append((time.process_time() - begin) / CHILDREN * 1000)
+                        used.append((time.process_time() - begin) / size * 1000)
     state, call, place = (statistics.median(each) for each in cpu.values())
     return [
         Sample(f"a state of a fan-out, in process, {engine}", state, "ms CPU"),
