@@ -353,3 +353,13 @@ async def test_an_epoch_begins_though_the_pooler_has_no_session_but_that_of_the_
             database.execute("UPDATE meta SET value = '' WHERE key = 'epoch'")
             await store.write(put, "after")
             assert await store.read(keys) == ["after", "before"]
+
+
+async def test_writes_one_after_the_other_use_few_sessions(database: Database) -> None:
+    sessions = set()
+    async with open_store(database.url) as store:
+        for _ in range(2 * WRITERS):
+            sessions.add(await store.write(lambda tx: tx.one("SELECT pg_backend_pid()")[0]))
+            # Meanwhile its thread waits for the next one again, even on a busy machine.
+            await until(lambda: database.transactions() == set())
+    assert len(sessions) < WRITERS
