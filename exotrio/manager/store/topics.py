@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, KeysView, Mapping
 from itertools import count
 from operator import attrgetter
 
@@ -66,15 +66,14 @@ class Topics:
             self.remove(write)
         return writes
 
-    def awaited(self) -> set[Topic]:
+    def awaited(self) -> KeysView[Topic]:
         """Return the topics for which a write waits."""
-        return set(self._by_topic)
+        return self._by_topic.keys()
 
     def waiting_for(self, topics: Collection[Topic]) -> Iterator[Write]:
         """Yield the writes that wait for one of these topics, longest waiting first, some several times."""
         # A list of runs announces thousands of topics, for few of which any write waits.
-        awaited = self._by_topic.keys() & topics
-        return heapq.merge(*[self._by_topic[topic] for topic in awaited], key=_turn)
+        return heapq.merge(*[self._by_topic[topic] for topic in self.awaited() & topics], key=_turn)
 
     def take_expired(self, now: float, limit: float = math.inf) -> list[Write]:
         """Return at most ``limit`` writes whose deadline has passed; they have to run a last time."""

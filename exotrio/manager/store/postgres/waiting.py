@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -116,10 +116,10 @@ class Waiting:
         """Return when ``run_due`` has something to do next; infinity for never."""
         return self._topics.next_at()
 
-    def _wake(self, topics: Iterable[Topic]) -> None:
+    def _wake(self, topics: Collection[Topic]) -> None:
         """Run the first that waits for each of these topics, once for all of them."""
         woken: dict[Write, set[Topic]] = {}
-        for topic in topics:
+        for topic in self._topics.awaited() & topics:
             for write in self._topics.waiting_for([topic]):
                 if write in woken or write not in self._running:
                     woken.setdefault(write, set()).add(topic)
