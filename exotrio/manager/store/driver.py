@@ -107,7 +107,7 @@ class Dialect(Protocol):
     def insert_numbered(
         self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
-        """Insert those rows that are not there yet; return the ids that they get, in their order."""
+        """Insert rows; return the ids that they get, in their order, but fewer if one is there already."""
 
     def update(self, connection: Connection, of: Update, rows: Sequence[tuple[Any, ...]]) -> Rows:
         """Update rows with one statement."""

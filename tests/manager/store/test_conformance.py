@@ -155,8 +155,10 @@ async def test_a_numbered_row_that_exists_is_a_conflict(store: Store) -> None:
         tx.insert("stops", STOPS, [("n", "w", 1, "{}")])
         with pytest.raises(RowChanged):
             tx.insert_numbered("stops", STOPS, [("n", "v", 1, "{}"), ("n", "w", 1, "{}")])
+        raise LookupError("undone")
 
-    await store.write(insert)
+    with pytest.raises(LookupError, match="undone"):
+        await store.write(insert)
 
 
 async def test_columns_that_an_insert_omits_have_their_defaults_and_ids_are_assigned(store: Store) -> None:

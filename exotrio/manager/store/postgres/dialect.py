@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+from psycopg.errors import UniqueViolation
+
 from exotrio.manager.store.driver import Connection, Insert, Items, Rows, Update, new_values
 from exotrio.manager.store.postgres.adaptation import Array, array
 from exotrio.manager.store.postgres.translation import tables
@@ -114,9 +116,14 @@ class PostgresDialect:
     def insert_numbered(
         self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
+        same, parameters = _columns(rows)
+        try:
+            # Not DO NOTHING, which searches each index twice.
+            inserted = connection.execute(f"{_insert(into, same)} RETURNING id", parameters).fetchall()
+        except UniqueViolation:
+            return ()
         # Sorted: they are assigned in the order of the rows.
-        inserted = self.insert(connection, into._replace(conflict="DO NOTHING RETURNING id"), rows)
-        return sorted(row[0] for row in inserted)
+        return sorted([number for (number,) in inserted])
 
     def update(self, connection: Connection, of: Update, rows: Sequence[tuple[Any, ...]]) -> Rows:
         same, parameters = _columns(rows)

@@ -236,9 +236,9 @@ class _Numbers:
         block = min(max(MIN_BLOCK, self._taken), MAX_BLOCK)
         self._taken = 0
         while True:
-            for row in connection.execute(
+            for (number,) in connection.execute(
                 "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (block,)
             ).fetchall():
                 self._taken += 1
-                yield row[0]
+                yield number
             block = min(2 * block, MAX_BLOCK)
