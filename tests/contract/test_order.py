@@ -39,16 +39,6 @@ async def test_a_run_that_begins_during_a_large_one_gets_its_first_state_in_the_
     assert await runs_of_claim(api, 6) == {large: 3, small: 3}
 
 
-async def test_runs_that_begin_with_a_node_do_not_go_before_one_that_went_far(api: Api) -> None:
-    await deploy(api)
-    await Flow.deploy(api, place("b"), graph="single")
-    large = await fan_out(api, 40)
-    assert await runs_of_claim(api, 20) == {large: 20}
-    for _ in range(20):
-        ok(await api.native_trigger("single", str(uuid4())))
-    assert (await runs_of_claim(api, 10))[large] == 1
-
-
 async def test_runs_share_a_node_however_many_states_each_has(api: Api) -> None:
     await deploy(api)
     runs = [await fan_out(api, states) for states in (40, 20, 20)]

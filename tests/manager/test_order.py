@@ -61,6 +61,19 @@ async def test_a_run_that_begins_late_does_not_catch_up(engine: str, monkeypatch
         assert await runs_of_claim(one.api, 20) == {first: 10, late: 10}
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_runs_that_begin_with_a_node_do_not_go_before_one_that_went_far(engine: str) -> None:
+    async with opened(engine, SettableClock()) as manager:
+        api = manager.api
+        await deploy(api)
+        await Flow.deploy(api, place("b"), graph="single")
+        large = await fan_out(api, 40)
+        assert await runs_of_claim(api, 20) == {large: 20}
+        for _ in range(20):
+            ok(await api.native_trigger("single", str(uuid4())))
+        assert (await runs_of_claim(api, 10))[large] == 1
+
+
 async def test_after_a_restart_a_run_that_went_far_does_not_wait_for_all_that_begin_then(
     tmp_path: Path,
 ) -> None:
