@@ -143,7 +143,7 @@ async def _fetch_check(calls: Calls, graph_name: str) -> tuple[GraphReply, Value
         raise InvalidResponse(what) from error
     nodes = (await calls.fetch_list(NodesReply, "nodes", "")).nodes
     schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
-    return graph, check_of(graph_name, graph.nodes, schemas)
+    return graph, check_of(graph_name, graph.nodes, graph.store_config, schemas)
 
 
 def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:

@@ -25,13 +25,12 @@ def input_problems(
     root = root_of(nodes)
     if root is None:
         return
-    store = child.store_config
-    known = list(dict.fromkeys((*store.required_keys, *store.default_values, *root.inputs)))
+    known = list(dict.fromkeys((*child.store_config.known_keys, *root.inputs)))
     for name in given:
         if name not in known:
             hint = suggestion(name, known) or f": it takes {listed(known)}"
             yield f"neither the store of graph {child.name!r} nor its first node has {name!r}{hint}"
-    for key in store.required_keys:
+    for key in child.store_config.required_keys:
         if key not in given:
             yield f"store key {key!r} of graph {child.name!r} is missing"
 

@@ -217,6 +217,11 @@ class StoreConfigModel(Declaration):
         default_factory=dict
     )
 
+    @property
+    def known_keys(self) -> Collection[str]:
+        """The keys that nodes may read, the required ones first."""
+        return dict.fromkeys((*self.required_keys, *self.default_values))
+
 
 class CronTrigger(Declaration):
     """Start a run of the graph at each time of ``expression`` in ``timezone``.

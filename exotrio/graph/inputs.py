@@ -221,9 +221,9 @@ class Inputs:
                 self._references.append((what, source, None, None))
 
     def _check_store(self, info: FieldInfo | None, key: str) -> None:
-        defaults, required = self._store.default_values, self._store.required_keys
-        if key not in defaults and key not in required:
-            raise ValueError(f"the graph has no store key {key!r}{suggestion(key, (*defaults, *required))}")
+        defaults, known = self._store.default_values, self._store.known_keys
+        if key not in known:
+            raise ValueError(f"the graph has no store key {key!r}{suggestion(key, known)}")
         if info is not None and key in defaults:
             try:
                 field_text(info, defaults[key])

@@ -122,7 +122,7 @@ class GraphParts(Declaration):
         """
         __tracebackhide__ = True
         config = self.store_config
-        known = key in config.default_values or key in config.required_keys
+        known = key in config.known_keys
         try:
             text = None if default is _REQUIRED else plain_text(default)
             if known and (text is None or config.default_values.get(key) == text):

@@ -5,7 +5,7 @@ Used by the state manager, and by what checks many runs before the first one sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from exotrio._fields.declared import Declared, quoted, typed_inputs
 from exotrio._fields.models import NoneText
 from exotrio._util.words import listed, shortened, suggestion
-from exotrio.graph.declaration import MAX_NAME
+from exotrio.graph.declaration import MAX_NAME, StoreConfigModel
 from exotrio.graph.node_model import GraphNodeModel
 from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeholders
 
@@ -44,6 +44,7 @@ class ValueCheck:
 
     Attributes:
         root: Its first node.
+        store_keys: The keys of the store that it declares.
         inputs_by_key: Its inputs that are a key of the store.
         typed_inputs: Returns the registered inputs of a place that do not accept every text.
         quote: Returns a value as messages show it.
@@ -51,6 +52,7 @@ class ValueCheck:
 
     graph: str
     root: Place
+    store_keys: Collection[str]
     inputs_by_key: InputsByKey
     typed_inputs: Callable[[Place], Mapping[str, Declared]]
     quote: Callable[[str], str] = quoted
@@ -70,6 +72,9 @@ class ValueCheck:
             elif problem := self.problem(self.root, name, text):
                 yield f"{problem}; it is {self.quote(text)}"
         for key, text in store.items():
+            if key not in self.store_keys:
+                what = f"graph {self.graph!r} has no store key {shortened(key, MAX_NAME)!r}"
+                yield f"{what}; it has: {listed(self.store_keys)}{suggestion(key, self.store_keys)}"
             wrong = (self.problem(place, name, text) for place, name in self.inputs_by_key.get(key, ()))
             if problem := next(filter(None, wrong), None):
                 yield f"store key {key!r} does not fit: {problem}; it is {self.quote(text)}"
@@ -93,6 +98,7 @@ def root_of(nodes: Sequence[GraphNodeModel]) -> GraphNodeModel | None:
 def check_of(
     graph: str,
     nodes: Sequence[GraphNodeModel],
+    store: StoreConfigModel,
     schemas: Mapping[tuple[str, str], Mapping[str, Any]],
     quote: Callable[[str], str] = quoted,
 ) -> ValueCheck | None:
@@ -109,6 +115,7 @@ def check_of(
     return ValueCheck(
         graph=graph,
         root=root,
+        store_keys=store.known_keys,
         inputs_by_key=inputs_by_key(nodes),
         typed_inputs=lambda place: known.get((place.namespace, place.node_name), {}),
         quote=quote,

@@ -236,6 +236,13 @@ async def test_a_list_with_a_run_that_does_not_fit_starts_none_of_its_runs() -> 
         assert len(await client.trigger_many("graph", [*fitting, fitting[0]])) == MAX_BATCH + 1
 
 
+async def test_a_store_key_that_the_graph_does_not_declare_is_refused() -> None:
+    async with world(store_config=STORE) as (client, manager):
+        with pytest.raises(RequestRefused, match="graph 'graph' has no store key 'key'; it has: k"):
+            await client.trigger("graph", store={"k": 1, "key": 1})
+        assert await total(manager) == 0
+
+
 @pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])
 async def test_lines_that_are_not_runs_are_named(bad: Any) -> None:
     async with world() as (client, manager):

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from exotrio._fields.declared import quoted
-from exotrio._util.words import listed, plural, suggestion
+from exotrio._util.words import plural
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import FAILED, INTERRUPTED, SUCCESS
@@ -136,22 +136,15 @@ def check_of_values(
 
     It raises ConfigurationError.
     """
-    values = check_of(graph, nodes, schemas, _quoted)
-    store_keys = list(dict.fromkeys([*store_config.required_keys, *store_config.default_values]))
+    values = check_of(graph, nodes, store_config, schemas, _quoted)
 
     def check(inputs: Mapping[str, str], store: Mapping[str, str]) -> None:
-        for key in store:
-            if key not in store_keys:
-                raise ConfigurationError(
-                    f"graph {graph!r} has no store key {key!r}; it has: {listed(store_keys)}"
-                    f"{suggestion(key, store_keys)}"
-                )
+        if values is not None and (problems := list(islice(values.problems(inputs, store), MAX_NAMED))):
+            raise ConfigurationError("; ".join(problems))
         missing = [key for key in store_config.required_keys if key not in store]
         if missing:
             fix = " ".join(f"--store {key}=VALUE" for key in missing)
             raise ConfigurationError(f"graph {graph!r} needs more of its store: give {fix}")
-        if values is not None and (problems := list(islice(values.problems(inputs, store), MAX_NAMED))):
-            raise ConfigurationError("; ".join(problems))
 
     return check
 

@@ -38,6 +38,7 @@ class RunValues:
         self._check = ValueCheck(
             graph=graph["name"],
             root=template.root,
+            store_keys=template.body.store_config.known_keys,
             inputs_by_key=template.inputs_by_key,
             typed_inputs=self._typed_inputs,
             quote=self._quoted,
@@ -60,7 +61,9 @@ class RunValues:
             store: The store of the trigger.
             inputs: The inputs of the root, made of these two and of the graph.
         """
-        if not self._is_typed and overrides.keys() <= inputs.keys() and self._keys.isdisjoint(store):
+        known = self._check.store_keys
+        is_known = overrides.keys() <= inputs.keys() and all(key in known for key in store)
+        if is_known and not self._is_typed and self._keys.isdisjoint(store):
             return  # at once, since a list may have a thousand such runs
         of_graph = (
             f"{problem}; the graph gives {self._quoted(inputs[name])}"

@@ -332,9 +332,12 @@ def _root_inputs(
 def trigger_again(
     tx: Transaction, namespace: str, run_id: str, new_run_id: str, cipher: Cipher
 ) -> WithEffects[Started]:
-    """Start a run of the same graph with the inputs and the store of another, without its key."""
+    """Start a run of the same graph with the inputs and the store of another, without its key, and without
+    store keys that its graph did not declare, which v0 accepts."""
     run = find_run(tx, namespace, run_id)
     inputs, store = started_with(tx, run)
+    declared = tx.template(run["template"]).body.store_config.known_keys
+    store = {key: text for key, text in store.items() if key in declared}
     in_order = {name: run[name] for name in ("priority", "share", "fair_key")}
     again = NewRun(inputs=inputs, store=store, run_id=new_run_id, origin=DASHBOARD, **in_order)
     return trigger(tx, namespace, run["graph_name"], again, cipher)

@@ -37,8 +37,7 @@ def child_problems(name: str, template: Template, graphs: Mapping[str, Template]
 
 def divided(given: Mapping[str, str], child: Template) -> tuple[dict[str, str], dict[str, str]]:
     """Return which of the values that a run is given are inputs of its first node, and its store."""
-    config = child.body.store_config
-    keys = {*config.required_keys, *config.default_values}
+    keys = child.body.store_config.known_keys
     store = {name: text for name, text in given.items() if name in keys}
     return {name: text for name, text in given.items() if name not in keys}, store
 
@@ -46,7 +45,7 @@ def divided(given: Mapping[str, str], child: Template) -> tuple[dict[str, str], 
 def _given_problems(place: Place, child: Template) -> Iterator[Problem]:
     assert place.graph is not None
     config = child.body.store_config
-    known = list(dict.fromkeys((*config.required_keys, *config.default_values, *child.root.inputs)))
+    known = list(dict.fromkeys((*config.known_keys, *child.root.inputs)))
     for name in place.inputs:
         if name not in known:
             hint = suggestion(name, known) or f": it takes {listed(known)}"

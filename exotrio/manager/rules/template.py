@@ -213,8 +213,7 @@ class Template:
         return self.places[self._by_identifier[identifier]]
 
     def _parse_outputs(self, shape: Shape) -> Iterator[Problem]:
-        config = self.body.store_config
-        store_keys = {*config.required_keys, *config.default_values}
+        store_keys = self.body.store_config.known_keys
         for name, texts in self.body.outputs.items():
             place = (None, f"outputs.{shortened(name, MAX_NAME)}")
             parsed = []
@@ -345,7 +344,7 @@ def _parse_texts(
 ) -> Iterator[Problem]:
     """Parse the texts of every node into ``parsed``, and what conditions compare into ``refs``; check what
     their placeholders refer to; yield the problems."""
-    store_keys = {*body.store_config.required_keys, *body.store_config.default_values}
+    store_keys = body.store_config.known_keys
     for node in body.nodes:
         above = shape.ancestors[node.identifier]
         region = shape.region(node.identifier) if node.unites else frozenset()

@@ -246,7 +246,6 @@ class StartForm:
         return {each.label: each.text for each in fields if each.is_changed}
 
     def fill(self, form: Form) -> None:
-        self._add_keys(name.removeprefix(STORE) for name in form if name.startswith(STORE))
         for each in self.fields:
             if each.name in form:
                 each.text, each.is_fixed = field(form, each.name), False
@@ -257,7 +256,7 @@ class StartForm:
         self, run: Row, inputs: Mapping[str, str], store: Mapping[str, str], secrets: Collection[str]
     ) -> None:
         """Fill it in with the order, the inputs and the store of another run, where they differ from the
-        defaults.
+        defaults. Keys of its store that the graph does not declare are left out: v0 accepts any.
 
         A text that contains a secret of the graph, or is too long, is left out: a problem of its field.
         """
@@ -269,7 +268,6 @@ class StartForm:
         }
         for each in self.run:
             each.text = in_order.get(each.name, each.text)
-        self._add_keys(store)
         known = {**self._template.body.store_config.default_values, **store}
         root = self._template.root
         by_graph = {INPUT + name: _built(root.inputs[name], known) for name in root.inputs}
@@ -287,13 +285,6 @@ class StartForm:
                 each.problem = f"has {len(text):,} characters in that run, too many for this form"
             else:
                 each.is_fixed = False
-
-    def _add_keys(self, keys: Iterable[str]) -> None:
-        """Add fields for keys that the graph does not name: the store of a run may have any."""
-        known = {each.label for each in self.store}
-        for key in keys:
-            if key not in known:
-                self._add(self.store, STORE, Field(key), "")
 
 
 def _built(pieces: Iterable[Piece], store: Mapping[str, str]) -> str | None:
