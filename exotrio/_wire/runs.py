@@ -248,6 +248,7 @@ class Run(RunSummary, StateTimes):
         parent: The run that started it, if it exists.
         children: Runs that it started: failed ones first, then those that have not ended; a hundred of them.
         children_count: How many it started.
+        to_move: Of a change of its priority: how many states follow, since they are many.
 
     Its times are the averages of its executions, without places that wait. They are None while it goes on,
     from v0, if a begin was not reported, and if it has more than 20,000 states.
@@ -257,6 +258,7 @@ class Run(RunSummary, StateTimes):
     parent: RelatedRun | None = None
     children: list[RelatedRun] = Field(default_factory=list)
     children_count: int = 0
+    to_move: int = 0
 
     @property
     def has_result(self) -> bool:

@@ -24,6 +24,7 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, about, due_work
 from exotrio.manager.engine.leases import Terms, expire
+from exotrio.manager.engine.moves import move_more
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_records
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits
@@ -216,14 +217,15 @@ class DueWork:
 
 
 class Deliveries:
-    """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), and
-    starts those that follow failed ones (``engine.alerts``)."""
+    """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), starts
+    those that follow failed ones (``engine.alerts``), and moves states (``engine.moves``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
         steps: dict[Step, Handles] = {
             Step.ALERT: start_alerts,
             Step.CANCEL: cancel_children,
             Step.DELIVER: deliver_ends,
+            Step.MOVE: move_more,
             Step.START: partial(start_children, cipher=cipher),
         }
         self._due = DueWork(store, steps)
@@ -242,8 +244,8 @@ class Deliveries:
                 while await self._due.handle():
                     pass
             except DatabaseError as error:
-                what = "runs that states wait for, or that failures start"
-                logger.log(log_level(error), "%s could not be started: %s", what, error.what)
+                what = "runs could not be started, or states moved"
+                logger.log(log_level(error), "%s: %s", what, error.what)
             # After an error, the next sweep says so again.
             await self._recorded.wait()
 

@@ -112,8 +112,10 @@ class Runs(Endpoints):
     async def set_priority(
         self, caller: Caller, namespace: str, run_id: str, body: PriorityRequest
     ) -> object:
-        await self._store.write_as(caller, runs_engine.set_priority, namespace, run_id, body.priority)
-        return await self._store.read(show_run, namespace, run_id)
+        to_move = await self._store.write_as(
+            caller, runs_engine.set_priority, namespace, run_id, body.priority
+        )
+        return {**await self._store.read(show_run, namespace, run_id), "to_move": to_move}
 
     @post(
         NS + "/run/{run_id}/repin", "Let a run need another version of the code", GRAPHS, operations.Repinned

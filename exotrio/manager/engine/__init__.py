@@ -36,7 +36,8 @@
 ``run_results``     what runs that have ended give the states that wait for them
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
-``due_work``        what is due about waits, children and alerts
+``due_work``        what is due about waits, children, alerts and moves
+``moves``           move the states of a run to another priority, or to other nodes
 ``leases``          how long claims hold, and what happens when they end
 ``renewals``        which leases a heartbeat renews, and what it says about states
 ``keys``            add, revoke and list named keys

@@ -38,7 +38,7 @@ def copy_of(state: State, *, enqueue_after: int) -> NewState:
         retry_of=state.seq,
         limits=state.limits,
         trace=linked(state.trace, [state.execution]),
-        turn=state.turn,
+        turn=state.turn_again,
         event=state.event,
         calls_size=state.calls_size,
     )

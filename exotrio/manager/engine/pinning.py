@@ -17,8 +17,9 @@ from exotrio._wire.operations import Repinned
 from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.graph.breaking import Models, breaking_changes
 from exotrio.manager.engine.graphs import name_limits, pin_graph, refuse_at_older_managers
+from exotrio.manager.engine.moves import move_pending
 from exotrio.manager.engine.nodes import declaration_of
-from exotrio.manager.engine.runs import find_run, lock_run, move_pending
+from exotrio.manager.engine.runs import find_run, lock_run
 from exotrio.manager.engine.states import RunRow
 from exotrio.manager.engine.triggers import pin_template
 from exotrio.manager.rules.errors import Conflict
@@ -62,7 +63,8 @@ def repin(tx: Transaction, namespace: str, run_id: str, version: str) -> WithEff
         if (old := tx.node_id(place.namespace, place.node_name)) is not None
         and (new := tx.node_id(moved.namespace, moved.node_name)) is not None
     }
-    effects = move_pending(tx, run, run.priority, nodes)
+    # All at once: the old version gets none from now on.
+    _, effects = move_pending(tx, run, run.priority, nodes, at_once=True)
     tx.record("run.repin", namespace, run_id, f"version {before.version or 'any'} to {version}")
     return WithEffects(reply, effects)
 

@@ -241,7 +241,7 @@ def _replace(
     for state in states:
         new = rebuilt.get(state.seq) or copy_of(state, enqueue_after=tx.now_ms)
         # However many there are, and however many states of the run wait.
-        new.turn, new.comes_due = state.turn, True
+        new.turn, new.comes_due = state.turn_again, True
         place = run.template.places[state.place]
         if run.template.version is not None:
             new.node_id = _node_of(tx, place)

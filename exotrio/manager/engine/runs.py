@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.ended_runs import IDLE
+from exotrio.manager.engine.moves import move_pending
 from exotrio.manager.engine.nodes import given_secrets
-from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back, keyed_turns
+from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back
 from exotrio.manager.engine.slots import free_ended
 from exotrio.manager.engine.states import (
     CREATED,
@@ -24,7 +24,7 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.store.driver import Row
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -90,58 +90,20 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
     return WithEffects(None, changes.effects)
 
 
-def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[None]:
-    """Give a run another priority: its waiting states are moved; held ones have it when they come back."""
+def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[int]:
+    """Give a run another priority: its waiting states are moved; held ones have it when they come back.
+
+    Returns how many of its states follow in later transactions (``moves``).
+    """
     run, level = lock_run(tx, namespace, run_id), LEVELS[priority]
     if run.priority == level:
-        return WithEffects(None, NO_EFFECTS)
+        return WithEffects(0, NO_EFFECTS)
     tx.execute("UPDATE runs SET priority = ? WHERE id = ?", (level, run.id))
     tx.record("run.priority", namespace, run_id, priority)
     places = tx.template(run.template).places
     ids = {place.index: tx.node_id(place.namespace, place.node_name) for place in places}
     nodes = {place: (node_id, node_id) for place, node_id in ids.items() if node_id is not None}
-    return WithEffects(None, move_pending(tx, run, level, nodes))
-
-
-def move_pending(tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]]) -> Effects:
-    """Let states of a run that wait, or come back, be claimed for other nodes or in another priority.
-
-    ``nodes`` has the node of each place before and after. They keep their distance from the virtual time of
-    their node. Those of a fairness key come behind those that wait there, and leave it their turns here.
-    """
-    effects, times = Effects(), tx.virtual_times
-    pending = "run = ? AND status IN ('CREATED', 'QUEUED')"
-    # Locked by number, as everywhere.
-    columns = "seq, place, CASE WHEN lane = 'waiting' THEN '' ELSE status END AS status"
-    states = f"SELECT {columns} FROM states WHERE {pending} ORDER BY seq{tx.for_update('states')}"
-    rows = tx.execute(states, (run.id,)).fetchall()
-    places = {place for _, place, _ in rows}
-    begins = {}
-    if run.fair_key is not None:
-        waiting = {seq: nodes[place] for seq, place, status in rows if status == CREATED and place in nodes}
-        ids = {each for both in waiting.values() for each in both}
-        key, share = run.fair_key, run.share
-        # In the order in which new states lock them, not those with one priority after those with another.
-        tx.execute(
-            f"SELECT 1 FROM turns WHERE {tx.any_of('node_id')} AND priority IN (?, ?) AND fair_key = ?"
-            f" ORDER BY node_id, priority{tx.for_update('turns')}",
-            (tx.items(sorted(ids)), run.priority, level, key),
-        )
-        give_turns_back(tx, [(before, run.priority, key, share) for before, _ in waiting.values()])
-        turns = keyed_turns(tx, {seq: (after, level, key, share) for seq, (_, after) in waiting.items()})
-        # Behind those of the key that wait there.
-        begins = {waiting[seq][1]: turn - share for seq, turn in sorted(turns.items(), reverse=True)}
-    for place, (before, after) in nodes.items():
-        begin = begins.get(after, times.of(tx, after, level))
-        moved = (begin - times.of(tx, before, run.priority), run.id, place)
-        tx.execute("UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?", moved)
-        if place in places:
-            tx.execute(
-                f"UPDATE states SET node_id = ?, priority = ?, turn = turn + ? WHERE {pending} AND place = ?",
-                (after, level, *moved),
-            )
-            effects.reopen(run.id, after)
-    return effects
+    return move_pending(tx, run, level, nodes)
 
 
 def find_run(view: View, namespace: str, run_id: str) -> Row:

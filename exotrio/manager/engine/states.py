@@ -151,6 +151,7 @@ class State:
     failed_since: int | None
     checkpoint_size: int | None
     updated_at: int
+    priority: int
     turn: int
     limits: str | None
     event: str | None
@@ -164,6 +165,12 @@ class State:
     def parent_trace(self) -> str | None:
         """The trace context under which what follows it is executed."""
         return self.execution or parent_in(self.trace)
+
+    @property
+    def turn_again(self) -> int | None:
+        """The turn of an attempt that replaces it; None for a new one, if its run has another priority since:
+        those of two priorities cannot be compared."""
+        return self.turn if self.priority == self.run_row.priority else None
 
     def scope(self, view: View) -> RunScope:
         return self.run_row.scope(view)
@@ -246,7 +253,7 @@ def read_states(
     rows = view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
-        " checkpoint_size, updated_at, turn, limits, event, owner, calls_size"
+        " checkpoint_size, updated_at, priority, turn, limits, event, owner, calls_size"
         f" FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )

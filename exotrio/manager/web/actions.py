@@ -117,8 +117,9 @@ async def set_priority(request: PageRequest, form: Form) -> Done:
     """Change the priority of a run."""
     priority = _priority(form)
     run_id = request.params["run_id"]
-    await request.write(runs.set_priority, run_id, priority)
-    return (f"The run has the priority {priority} now.", request.link("runs", run_id))
+    to_move = await request.write(runs.set_priority, run_id, priority)
+    others = f" {plural(to_move, 'more state')} will have it within seconds." if to_move else ""
+    return (f"The run has the priority {priority} now.{others}", request.link("runs", run_id))
 
 
 @action("/states/{state_id}/retry", Permission.GRAPHS)

@@ -1,0 +1,148 @@
+"""States of a run that move together: to another priority, or to other nodes.
+
+The run and its new states have the new priority from the commit that decides on it. Its pending states follow
+by number, in portions, since a run may have hundreds of thousands: the first portion in that commit, each
+other one in a separate transaction (``due_work``) of any state manager. A row of ``meta`` says how far they
+are. It is written with each portion, so none is lost, and none is moved twice.
+
+They keep their distance from the virtual time of their node, as it was when that was decided: claims go on
+meanwhile. Those of a fairness key come behind those that wait there, and leave it their turns here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from exotrio.manager.engine.order import give_turns_back, keyed_turns
+from exotrio.manager.engine.states import RunRow, locked_runs
+from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.store.transaction import Transaction
+
+KEY = "moving "
+"""What the keys of these rows begin with; the number of the run follows."""
+PORTION = 1_000
+"""Maximum of states that one transaction moves."""
+
+
+class Move(NamedTuple):
+    """What states of a place get that have a priority: a node, and so much more than their turn."""
+
+    place: int
+    priority: int
+    node_id: int
+    by: int
+
+
+def move_pending(
+    tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]], *, at_once: bool = False
+) -> WithEffects[int]:
+    """Let states of a run that wait, or come back, be claimed for other nodes or in another priority; return
+    how many of them follow in later transactions: none ``at_once``.
+
+    ``nodes`` has the node of each place before and after.
+    """
+    times = tx.virtual_times
+    begins = {} if run.fair_key is None else _begins_in_key(tx, run, level, nodes)
+    by = {
+        place: begins.get(after, times.of(tx, after, level)) - times.of(tx, before, run.priority)
+        for place, (before, after) in nodes.items()
+    }
+    tx.executemany(
+        "UPDATE counts SET turn = turn + ? WHERE run = ? AND place = ?",
+        [(by[place], run.id, place) for place in sorted(by)],
+    )
+    moves = [Move(place, run.priority, after, by[place]) for place, (_, after) in nodes.items()]
+    # Of an earlier change, some may still be to be moved.
+    _, earlier = _stored(tx, run.id) or (0, ())
+    moves += [
+        move._replace(node_id=nodes[move.place][1], by=move.by + by[move.place])
+        for move in earlier
+        if move.priority != level
+    ]
+    moved, effects = _move(tx, run.id, level, 0, moves, run.pending + 1 if at_once else PORTION)
+    return WithEffects(run.pending - moved, effects)
+
+
+def move_more(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
+    """Move a portion of the states of the first of these runs, and return 1; 0 if nothing is left to do."""
+    number = numbers[0]
+    for run in locked_runs(tx, "runs.id = ?", (number,)).values():
+        if stored := _stored(tx, number):
+            return WithEffects(1, _move(tx, number, run.priority, *stored, PORTION).effects)
+    return WithEffects(_forget(tx, number), NO_EFFECTS)
+
+
+def _move(
+    tx: Transaction, run: int, level: int, last: int, moves: Collection[Move], limit: int
+) -> WithEffects[int]:
+    """Move the next states after the number ``last``, of a run that is locked; return how many."""
+    effects = Effects()
+    # Found by run and number only.
+    rows = tx.execute(
+        "SELECT seq, place, priority FROM states WHERE run = ? AND seq > ?"
+        f" AND status || '' IN ('CREATED', 'QUEUED') ORDER BY seq LIMIT ?{tx.for_update('states')}",
+        (run, last, limit),
+    ).fetchall()
+    found = defaultdict(list)
+    for seq, place, priority in rows:
+        found[place, priority].append(seq)
+    for move in moves:
+        if seqs := found.get(move[:2]):
+            tx.execute(
+                f"UPDATE states SET node_id = ?, priority = ?, turn = turn + ? WHERE {tx.any_of('seq')}"
+                " AND status || '' IN ('CREATED', 'QUEUED')",
+                (move.node_id, level, move.by, tx.items(seqs)),
+            )
+            effects.reopen(run, move.node_id)
+    if len(rows) == limit:
+        put_meta(tx, f"{KEY}{run}", to_json((rows[-1]["seq"], moves)).decode())
+        effects.deliveries = True
+    else:
+        _forget(tx, run)
+    return WithEffects(len(rows), effects)
+
+
+def _stored(tx: Transaction, run: int) -> tuple[int, list[Move]] | None:
+    """Return up to which number the states of a run have been moved, and how the others are; None if none
+    are."""
+    row = tx.row("SELECT value FROM meta WHERE key = ?", (f"{KEY}{run}",))
+    if row is None:
+        return None
+    last, moves = from_json(row["value"])
+    return last, [Move(*move) for move in moves]
+
+
+def _forget(tx: Transaction, run: int) -> int:
+    return tx.execute("DELETE FROM meta WHERE key = ?", (f"{KEY}{run}",)).rowcount
+
+
+def _begins_in_key(
+    tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]]
+) -> dict[int, int]:
+    """Move the part that waiting states have of a fairness key; return, by the new node, the turn behind
+    which they come."""
+    key, share = str(run.fair_key), run.share
+    waiting = tx.execute(
+        "SELECT place, count(*) FROM states WHERE run = ? AND status = 'CREATED'"
+        " AND coalesce(lane, '') <> 'waiting' GROUP BY place",
+        (run.id,),
+    ).fetchall()
+    shares = {place: share * count for place, count in waiting if place in nodes}
+    ids = {node_id for place in shares for node_id in nodes[place]}
+    # In the order in which new states lock them, not those with one priority after those with another.
+    tx.execute(
+        f"SELECT 1 FROM turns WHERE {tx.any_of('node_id')} AND priority IN (?, ?) AND fair_key = ?"
+        f" ORDER BY node_id, priority{tx.for_update('turns')}",
+        (tx.items(sorted(ids)), run.priority, level, key),
+    )
+    give_turns_back(tx, [(nodes[place][0], run.priority, key, each) for place, each in shares.items()])
+    together: Counter[int] = Counter()
+    for place, each in shares.items():
+        together[nodes[place][1]] += each
+    turns = keyed_turns(tx, {node_id: (node_id, level, key, each) for node_id, each in together.items()})
+    return {node_id: turn - together[node_id] for node_id, turn in turns.items()}
