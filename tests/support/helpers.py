@@ -114,15 +114,19 @@ def refused(response: httpx.Response, *statuses: int) -> str:
 
 
 async def eventually(attempt: Callable[[], Awaitable[T]], *, within: float = 8) -> T:
-    """Return ``attempt()`` as soon as it raises no AssertionError; re-raise the last one at the deadline."""
-    deadline = trio.current_time() + within
+    """Return ``attempt()`` as soon as it raises no AssertionError; re-raise the last one at the deadline.
+
+    The longer it takes, the more seldom it is tried: each attempt takes time from what it waits for.
+    """
+    began = trio.current_time()
     while True:
         try:
             return await attempt()
         except AssertionError:
-            if trio.current_time() > deadline:
+            waited = trio.current_time() - began
+            if waited > within:
                 raise
-        await trio.sleep(0.002)
+        await trio.sleep(max(0.002, waited / 10))
 
 
 # -- bodies
