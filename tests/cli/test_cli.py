@@ -180,6 +180,8 @@ def test_files_that_user_code_left_open_are_flushed_at_the_end(folder: Path, whe
     # Its process needs longer for its end than the runtime waits for it.
     late = "import atexit, time; atexit.register(time.sleep, 0.3)"
     app = app.replace("return self", f'self.log.write("done"); {late}; return self')
+    # It is not killed meanwhile, however busy the machine is.
+    app += "\nfrom exotrio._shared import deadlines\ndeadlines.EXIT = deadlines.IDLE_PROCESSES = 60\n"
     (folder / "app.py").write_text(app, "utf-8")
     assert ended("run", "app.py", "--db", ":memory:", cwd=folder).code == 0
     assert (folder / "log").read_text() == "done"
