@@ -32,9 +32,9 @@ ABANDONED = 75
 """The exit code, as in ``Summary.exit_code``."""
 RESPONSE = 1.0
 """Seconds that the main thread has to handle a signal."""
-MAX_WAIT = 1.0
+MAX_WAIT = 0.2
 """Seconds after which the thread checks the time while a stop has a deadline: poll cannot wait for weeks, and
-a wait that takes longer shows that the process was suspended."""
+a wait that takes longer shows that the process was suspended. That time is known but for so much."""
 _WAKE = 0
 _HANDLED = 0x80
 """Added to the number of a signal, it says that the main thread has handled all of these so far."""
