@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -138,7 +139,7 @@ class WorkerProcess(ChildProcess):
         job = Job(
             number=self._jobs,
             target=target_of(node),
-            claim=execution.claim,
+            claim=replace(execution.claim, token=None),  # the code of a node needs no lease
             secrets=dict(execution.secrets),
             trace=execution.trace,
             timeout=execution.claim.timeout_of(node.timeout),

@@ -139,6 +139,12 @@ async def test_a_node_knows_its_run_wherever_it_runs() -> None:
         assert await there.run("TellsItsRunHere", unknown) == Executed([{"text": ""}]), "v0 does not tell it"
 
 
+async def test_a_process_gets_no_lease_token() -> None:
+    claim = Claim(state_id="s", node_name="FindsClaims", identifier="it", inputs={}, token="t0ken")
+    async with bench(nodes.FindsClaims) as there:
+        assert await there.run("FindsClaims", Execution(claim)) == Executed([{"text": "[None]"}])
+
+
 async def test_a_process_that_dies_is_an_error_of_its_state_alone() -> None:
     async with bench(nodes.Dies) as there:
         for how, why in DEATHS.items():

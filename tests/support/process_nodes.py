@@ -7,6 +7,7 @@ import atexit
 import contextvars
 import ctypes
 import functools
+import gc
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ from pydantic import BaseModel
 
 from exotrio import BaseNode, ExotrioError, HandOver, PruneSignal, ReQueueAfterSignal, WaitForEvent
 from exotrio._execution import output
+from exotrio._link.port import Claim
 
 log = logging.getLogger("tests.process_nodes")
 
@@ -74,6 +76,14 @@ class CallsInProcess(InProcess):
 class TellsItsRun(InProcess):
     def execute(self) -> Any:
         return self.Outputs(text=self.run_id)
+
+
+class FindsClaims(InProcess):
+    """Says which lease tokens its process has."""
+
+    def execute(self) -> Any:
+        claims = [each for each in gc.get_objects() if isinstance(each, Claim)]
+        return self.Outputs(text=str([claim.token for claim in claims]))
 
 
 class Sleeps(InProcess):
