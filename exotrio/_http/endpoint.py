@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -25,6 +24,7 @@ from exotrio._shared.settings import (
     source_of,
     source_of_key,
 )
+from exotrio._util.database_url import is_loopback
 from exotrio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ class Endpoint:
     def plaintext(self) -> bool:
         """Whether the key would cross a network readable by others."""
         parts = urlsplit(self.uri)
-        return self.transport is None and parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+        host = parts.hostname or ""
+        is_here = is_loopback(host) or host.endswith(".localhost")
+        return self.transport is None and parts.scheme == "http" and not is_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +220,3 @@ def key_problems(key: str | None, source: str) -> list[str]:
     return [
         f"the API key ({source}) cannot be sent in a header: it needs printable ASCII, no blanks around it"
     ]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

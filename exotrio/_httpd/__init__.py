@@ -44,7 +44,6 @@ from exotrio._httpd.exchange import App as App
 from exotrio._httpd.limiter import ConnectionLimiter as ConnectionLimiter
 from exotrio._httpd.listeners import LOOPBACK_HOSTS as LOOPBACK_HOSTS
 from exotrio._httpd.listeners import host_name as host_name
-from exotrio._httpd.listeners import is_loopback as is_loopback
 from exotrio._httpd.listeners import loopback_names as loopback_names
 from exotrio._httpd.listeners import open_listeners as open_listeners
 from exotrio._httpd.listeners import urls as urls

@@ -113,14 +113,6 @@ def _url(host: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server that binds ``host``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def host_name(host: str) -> str:
     """Return the name in a Host header, in lower case and without its port."""
     name, colon, port = host.rpartition(":")

@@ -144,12 +144,15 @@ def _without_port(host: str) -> str:
 
 def _is_local(host: str) -> bool:
     # @ begins the name of an abstract socket.
-    if host.startswith(("/", "@")) or host == "localhost":
-        return True
+    return host.startswith(("/", "@")) or is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that binds ``host``."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host.lower() == "localhost"
 
 
 def _libpq_hosts() -> list[str] | None:

@@ -30,9 +30,8 @@ def encode(value: Any) -> bytes:
 def decode(text: bytes) -> Any:
     """Return the value of a JSON text; raise NotJson if it is not JSON."""
     try:
-        return from_json(
-            text, cache_strings="keys"
-        )  # most values are unique: to keep them takes as long again
+        # Most values are unique: to keep them, too, takes as long again.
+        return from_json(text, cache_strings="keys")
     except ValueError as error:
         raise NotJson(str(error)) from error
 

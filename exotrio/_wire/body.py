@@ -6,7 +6,6 @@ duration as float seconds, in a field without the suffix.
 """
 
 import math
-import re
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.times import from_unix_ms, iso_time, moment_ms
+from exotrio._wire.vocabulary import is_run_id
 from exotrio.graph import PartByPart
 
 
@@ -24,11 +24,8 @@ class Body(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(defer_build=True, serialize_by_alias=True)
 
 
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 def _uuid(text: str) -> str:
-    if _UUID.fullmatch(text):
+    if is_run_id(text):
         return text  # as most clients write it; UUID() takes five times as long
     from uuid import UUID
 

@@ -18,8 +18,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from exotrio import Runtime
-from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, is_loopback, open_listeners, serve_http, urls
+from exotrio._httpd import LOOPBACK_HOSTS, Limits, host_name, open_listeners, serve_http, urls
 from exotrio._util.crossing import call_in_loop
+from exotrio._util.database_url import is_loopback
 from exotrio.cli.exit_codes import bare_errors
 from exotrio.errors import ExotrioError
 from exotrio.monitoring import Health, RuntimeMetrics

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exotrio._httpd import is_loopback
 from exotrio._shared.settings import DATABASE_VARIABLE, Settings, source_of
-from exotrio._util.database_url import check_database, is_database_url, parse_database_url, shown_database
+from exotrio._util.database_url import (
+    check_database,
+    is_database_url,
+    is_loopback,
+    parse_database_url,
+    shown_database,
+)
 from exotrio.manager.store.sqlite.database import MEMORY
 
 DEFAULT_DB = Path(".exotrio/state.db")

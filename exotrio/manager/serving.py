@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 from exotrio._httpd import (
     ConnectionLimiter,
     Limits,
-    is_loopback,
     loopback_names,
     open_listeners,
     serve_http,
@@ -27,7 +26,7 @@ from exotrio._httpd import (
 )
 from exotrio._shared.database_files import announce_url
 from exotrio._shared.settings import Settings, read_settings
-from exotrio._util.database_url import is_database_url, parse_database_url
+from exotrio._util.database_url import is_database_url, is_loopback, parse_database_url
 from exotrio._wire.vocabulary import to_ms
 from exotrio.errors import ConfigurationError, PortBusy
 from exotrio.manager.api.metrics import ManagerMetrics

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from exotrio import ConfigurationError
-from exotrio._httpd import is_loopback
 from exotrio._shared.settings import Settings
+from exotrio._util.database_url import is_loopback
 from exotrio.manager.security.api_key import PUBLISHED_KEYS, Key, choose_key
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, write_secret_file
 

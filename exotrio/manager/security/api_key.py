@@ -6,8 +6,8 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
-from exotrio._httpd import is_loopback
 from exotrio._shared.settings import KEY_VARIABLE, Settings
+from exotrio._util.database_url import is_loopback
 from exotrio.errors import ConfigurationError
 from exotrio.manager.security.secret_files import kept_secret, read_secret_file, secret_path
 
