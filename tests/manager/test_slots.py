@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from exotrio._wire.limits import LimitChange
+from exotrio.manager.engine import lanes
 from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
@@ -450,6 +451,36 @@ async def test_a_report_with_a_claim_wakes_the_claims_for_room_that_it_leaves(ma
             busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
             assert ok(await manager.api.outcomes(executed_item(state), {"claim": busy}))["states"] == []
     assert len(states) == 1
+
+
+async def test_a_claim_that_waits_finds_the_room_that_a_report_left_beyond_what_its_own_claim_checks(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "MAX_LANES", 1)
+    flow = await Flow.deploy(
+        manager.api,
+        limited(key="${{store.k}}"),
+        store_config={"required_keys": ["k"], "default_values": {}},
+        limits=[{"name": LIMIT, "at_most": 1}],
+    )
+    runs = [{"run_id": str(uuid4()), "store": {"k": key}} for key in ("a", "b", "b")]
+    ok(await manager.api.trigger_many(flow.graph, *runs))
+    held = await claim(manager.api)
+    assert len(held) == 2
+    states = []
+
+    async def wait() -> None:
+        states.extend(await claim(manager.api, wait_ms=15_000, worker_id="waits"))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until_polling(manager.api, "waits")
+            busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+            # It checks the lane of a, in which none waits.
+            outcomes = await manager.api.outcomes(*map(executed_item, held), {"claim": busy})
+            assert ok(outcomes)["states"] == []
+    assert [state["run_id"] for state in states] == [runs[2]["run_id"]]
 
 
 async def test_no_room_is_given_to_a_state_in_a_lane_whose_node_is_paused(manager: Manager) -> None:

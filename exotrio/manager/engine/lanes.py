@@ -178,8 +178,7 @@ class LimitedClaim:
                 # To lock one more limit now might wait in a circle: this state is left to the next claim.
                 others.append(state)
             elif full := [pair for pair in pairs if used[pair] >= slots.room(pair)]:
-                in_lane = [pair for pair in full if lane_of(pair) == state.lane]
-                blocked.append((state, (in_lane or full)[0]))
+                blocked.append((state, full[0]))
                 # In its other lanes this state took the room for one that is behind it.
                 self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
             else:
