@@ -113,7 +113,7 @@ def refused(response: httpx.Response, *statuses: int) -> str:
     return detail
 
 
-async def eventually(attempt: Callable[[], Awaitable[T]], *, within: float = 8) -> T:
+async def eventually(attempt: Callable[[], Awaitable[T]], *, within: float = 60) -> T:
     """Return ``attempt()`` as soon as it raises no AssertionError; re-raise the last one at the deadline.
 
     The longer it takes, the more seldom it is tried: each attempt takes time from what it waits for.
