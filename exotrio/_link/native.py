@@ -168,6 +168,7 @@ class NativeLink:
             from_ms(min(ttls)) if ttls else None,
             frozenset(commands),
             tuple(item.checkpoint for item in items),
+            frozenset(item.state_id for item in items if item.release),
         )
 
     def _with_version(self, limits: Mapping[str, int]) -> dict[str, int]:

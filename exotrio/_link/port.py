@@ -140,12 +140,14 @@ class HeartbeatAnswer:
         commands: Commands to this runtime, as ``_wire.heartbeats.HeartbeatReply`` has them.
         checkpoints: The number of the stored checkpoint of each state, in order. None if the heartbeat had no
             checkpoint of it, if it is no longer held, and from a state manager that stores none.
+        to_release: Ids of states that are no longer held, but keep slots of limits until they are released.
     """
 
     results: tuple[HeartbeatResult, ...]
     ttl: float | None
     commands: frozenset[str]
     checkpoints: tuple[int | None, ...] = ()
+    to_release: frozenset[str] = frozenset()
 
 
 class ClaimLost(Exception):

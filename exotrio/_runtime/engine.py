@@ -125,7 +125,7 @@ class Engine:
                 started()
                 if registered:
                     self._warn_of_lost_checkpoints(link)
-                    self._start_heartbeat(around, link)
+                    self._start_heartbeat(around, link, reporter.release)
                     await self._work(link, executor, reporter, finished, replayed)
             finally:
                 reporter.write_off()
@@ -149,7 +149,9 @@ class Engine:
         self.record.enter(phase)
         self.enter(phase)
 
-    def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
+    def _start_heartbeat(
+        self, nursery: trio.Nursery, link: Link, release: Callable[[HeldClaim], None]
+    ) -> None:
         # Here, since it imports the bodies of the API, as the link does.
         from exotrio._runtime.heartbeat import heartbeat
 
@@ -165,6 +167,7 @@ class Engine:
             ledger=self.ledger,
             stop=self.stop,
             phase=self.phase,
+            release=release,
             loop_lag=self.loop_lag,
             tasks=self.tasks,
             stop_report=self.record.report,

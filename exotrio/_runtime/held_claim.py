@@ -70,6 +70,7 @@ class HeldClaim:
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
             that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
+        keeps_slots: Whether it keeps slots of limits although it is forfeited, until it is released.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
         report: What to send, once DONE: its outcome or its release.
@@ -85,6 +86,7 @@ class HeldClaim:
     claimed_at: float = math.inf
     lease_until: float = math.inf
     forfeited: Stopping = Stopping.NO
+    keeps_slots: bool = False
     execution: Execution | None = None
     taken_at: float = math.inf
     report: Report | None = None
@@ -95,7 +97,9 @@ class HeldClaim:
 
     @property
     def is_leased(self) -> bool:
-        return self.claim.token is not None and not self.forfeited and not self.is_release
+        """Whether its lease is to be renewed, or that of the slots that it keeps."""
+        is_held = self.keeps_slots or not self.forfeited
+        return self.claim.token is not None and is_held and not self.is_release
 
     @property
     def is_release(self) -> bool:
@@ -145,7 +149,15 @@ class HeldClaim:
         """How it ends if its outcome or its release is delivered."""
         if self.report is not None and (ending := DELIVERED.get(type(self.report))) is not None:
             return ending
+        if self.forfeited:
+            return self.forfeited_ending
         return Ending.CANCELLED if self.begun else Ending.RELEASED
+
+    @property
+    def forfeited_ending(self) -> Ending:
+        """How it ends if nothing is sent about it, or only that its node has stopped."""
+        cancelled = self.forfeited is Stopping.RUN_CANCELLED
+        return Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES
 
     @property
     def buffered(self) -> float | None:

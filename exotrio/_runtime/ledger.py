@@ -144,7 +144,8 @@ class Ledger:
         return self._by_state.get(held.claim.state_id) is not held
 
     def lose(self, held: HeldClaim, why: Stopping) -> None:
-        """End a state that this runtime no longer holds. A finished one is left to the reporter."""
+        """End a state that this runtime no longer holds. A finished one is left to the reporter; one that
+        was not begun and keeps slots is to be released."""
         if held.forfeited or held.stage is Stage.DONE:
             return  # Race: its node ended before the answer to the heartbeat came.
         what = "its lease is lost"
@@ -155,7 +156,8 @@ class Ledger:
         held.forfeited = why
         if held.execution is None:
             log.warning("%s is dropped before it was begun: %s", held, what)
-            self.forfeit(held)
+            if not held.keeps_slots:
+                self.forfeit(held)
         else:
             log.warning("%s is cancelled: %s", held, what)
             held.execution.cancel(why)
@@ -185,13 +187,15 @@ class Ledger:
 
         A state whose lease was lost is not released; if its node returned a value all the same, that is
         sent, since perhaps no other runtime has begun it. Nothing is sent about a state that was replaced, or
-        whose run was cancelled.
+        whose run was cancelled; but a state that keeps slots is released, once its node has stopped.
         """
         useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
         if held.forfeited and (useless or isinstance(report, Released)):
             # Race: its lease was lost, its run cancelled, or its id claimed again, before its node ended.
-            self.forfeit(held)
-            return False
+            if not held.keeps_slots or self.is_replaced(held):
+                self.forfeit(held)
+                return False
+            report = Released()
         if held not in self._held or held.stage is Stage.DONE:
             # Race: the shutdown gave it up and released it before its node ended.
             return False
@@ -205,8 +209,7 @@ class Ledger:
 
     def forfeit(self, held: HeldClaim) -> None:
         """Remove a state whose lease was lost or whose run was cancelled; nothing is sent about it."""
-        cancelled = held.forfeited is Stopping.RUN_CANCELLED
-        self.end(held, Ending.RUN_CANCELLED if cancelled else Ending.LOST_LEASES)
+        self.end(held, held.forfeited_ending)
 
     def end(self, held: HeldClaim, ending: Ending) -> None:
         """Remove it. Does nothing if it was removed before, as by ``Reporter.write_off``."""

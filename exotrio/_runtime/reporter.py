@@ -145,6 +145,8 @@ class Reporter:
             self._log_undelivered(held)
 
     def _log_undelivered(self, held: HeldClaim) -> Ending:
+        if held.keeps_slots and held.is_release:
+            return held.forfeited_ending  # it has ended, and its slots are free when its lease ends
         if self.outbox is not None and self.outbox.keeps(held):
             log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.report_name)
             return Ending.KEPT

@@ -83,11 +83,13 @@ class HeartbeatRequest(Body):
 
 
 class HeartbeatStateReply(Body):
-    """``checkpoint``: the number of the stored one, if the heartbeat had one and the state is held."""
+    """``checkpoint``: the number of the stored one, if the heartbeat had one and the state is held.
+    ``release``: whether a state that is no longer held keeps slots of limits until it is released."""
 
     state_id: str
     result: HeartbeatResult
     checkpoint: int | None = None
+    release: bool = False
 
 
 class HeartbeatReply(Body):

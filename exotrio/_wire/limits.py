@@ -54,7 +54,8 @@ class LimitInfo(Body):
     Fields:
         at_most: Maximum number of states at once for each key; None if that is not limited.
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
-        held: How many states hold it: those that are claimed.
+        held: How many states hold it: those that are claimed, and those that ended otherwise while their
+            nodes ran, until these have stopped.
         waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
             at most 100,000 are counted. A state that finds no room in several limits counts at one of them.
         graphs: The graphs whose next runs name it.
@@ -107,6 +108,7 @@ class LimitHolder(Body):
     Fields:
         held_for: Seconds since its claim.
         worker: Id of the process that claimed it, if that was through the native API.
+        stopping: Whether it was cancelled or replaced, and its node has not stopped as far as is known.
     """
 
     state_id: str
@@ -114,6 +116,7 @@ class LimitHolder(Body):
     key: str
     held_for: Seconds = Field(alias="held_ms")
     worker: str | None
+    stopping: bool = False
 
 
 class LimitDetail(LimitInfo):
@@ -143,6 +146,8 @@ class LimitWait(Body):
     Fields:
         at_most, starts, period: As of ``LimitInfo``.
         held: How many states hold it with this key.
+        stopping: How many of these were cancelled or replaced, and their nodes have not stopped as far as is
+            known.
         holders: Ids of some of them, those that hold it longest first.
         held_for: Seconds since the claim of the first of them.
         started: Starts within the last period that count.
@@ -156,6 +161,7 @@ class LimitWait(Body):
     starts: int | None = None
     period: Seconds | None = Field(None, alias="period_ms")
     held: int
+    stopping: int = 0
     holders: list[str] = Field(default_factory=list)
     held_for: Seconds | None = Field(None, alias="held_ms")
     started: int | None = None
@@ -187,6 +193,9 @@ class LimitWait(Body):
                 why += f" by {listed(map(short_id, self.holders))}"
                 why += f" and {self.held - len(self.holders):,} more" if self.held > len(self.holders) else ""
                 why += f"{longest} for {format_duration(self.held_for)}"
+            if self.stopping:
+                were = "1 was" if self.stopping == 1 else f"{self.stopping:,} were"
+                why += f", of which {were} cancelled or replaced and not yet stopped"
         elif self.room_in is not None:
             why = f"{self.started:,} of {limit_text(None, self.starts, self.period)} used, "
             why += f"the next in {format_duration(self.room_in)}"

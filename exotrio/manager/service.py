@@ -236,7 +236,9 @@ async def open_service(
         ConfigurationError: the key for secrets cannot be used, or does not fit those of other state managers.
     """
     settings = settings or read_settings()
-    async with open_store(db, clock=clock, max_inputs=max_inputs, grace=grace) as store:
+    async with open_store(
+        db, clock=clock, lease_clock=monotonic, max_inputs=max_inputs, grace=grace
+    ) as store:
         monotonic = monotonic or store.lease_clock or monotonic_clock
         cipher = find_cipher(place_of_keys(db), settings, shared=must_share_keys(db, host))
         terms, scheduler, retention = terms or Terms(), Scheduler(store), Retention(store, keep_ms)

@@ -140,6 +140,7 @@ async def test_a_claim_that_waits_at_another_state_manager_is_woken_when_a_hold_
                     ok(await first.api.release(states=[item_for(state)], delay_ms=3_600_000))
                 else:
                     ok(await first.api.native("POST", f"run/{state['run_id']}/cancel"))
+                    ok(await first.api.release(states=[item_for(state)]))
         assert [each["identifier"] for each in waiting] == ["b"]
 
 

@@ -143,9 +143,7 @@ async def test_a_claim_takes_what_is_behind_the_states_without_room(manager: Man
     assert await counted(manager, "states", "lane IS NOT NULL") == 299
 
 
-@pytest.mark.parametrize(
-    "end", ["executed", "errored", "requeued", "released", "lease", "cancelled", "retried"]
-)
+@pytest.mark.parametrize("end", ["executed", "errored", "requeued", "released", "lease"])
 async def test_each_end_of_a_hold_makes_room(manager: Manager, end: str) -> None:
     flow = await start(manager, limited(), runs=2, at_most=1)
     [state] = await claim(manager.remote)
@@ -159,10 +157,8 @@ async def test_each_end_of_a_hold_makes_room(manager: Manager, end: str) -> None
         assert await report(manager.api, outcomes[end]) == ["ok"]
     elif end == "released":
         ok(await manager.api.release(states=[item_for(state)], delay_ms=3_600_000))
-    elif end == "lease":
-        await manager.service.store.write(expire, 10**15, Terms())
     else:
-        ok(await manager.api.native("POST", f"run/{state['run_id']}/cancel"))
+        await manager.service.store.write(expire, 10**15, Terms())
     assert flow.run_id
     [after] = await claim(manager.api)
     assert end == "lease" or after["run_id"] != state["run_id"]
@@ -329,7 +325,7 @@ async def test_retries_keep_the_limits_of_the_first_attempt(manager: Manager) ->
     assert await claim(manager.api) == []
 
 
-async def test_a_united_node_has_limits_and_frees_them_when_it_is_replaced(manager: Manager) -> None:
+async def test_a_united_node_that_is_replaced_keeps_its_slot_until_it_has_stopped(manager: Manager) -> None:
     flow = await start(
         manager,
         place("a", "c"),
@@ -347,6 +343,8 @@ async def test_a_united_node_has_limits_and_frees_them_when_it_is_replaced(manag
     assert united["identifier"] == "u"
     assert await claim(manager.api, {B: 1}) == []
     ok(await manager.api.retry_run(flow.run_id))  # the united node is replaced while a runtime has it
+    assert await claim(manager.api, {B: 1}) == []
+    ok(await manager.api.release(states=[item_for(united)]))  # it has stopped
     assert len(await claim(manager.api, {B: 1})) == 1
 
 
@@ -500,10 +498,11 @@ async def test_states_that_end_together_leave_a_check_for_each_of_their_limits(m
         both = place("a", limits=[{"name": "all"}, {"name": name}])
         await Flow.start(manager.api, both, graph=graph, runs=runs)
     held = await claim(manager.api)
-    await Flow.start(manager.api, limited(name="others"), graph="last")
+    for name in ("first", "others"):
+        await Flow.start(manager.api, limited(name=name), graph=f"last-{name}")
     assert await claim(manager.api) == []
     assert await report(manager.api, *map(executed_item, held)) == ["ok"] * 3
-    assert len(await claim(manager.api)) == 1
+    assert len(await claim(manager.api)) == 2
 
 
 async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: SettableClock) -> None:

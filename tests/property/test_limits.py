@@ -19,6 +19,7 @@ from tests.support.manager import Manager, open_manager
 
 PERIOD_MS = 60_000
 PARTS = 60
+LEASE_MS = Terms().lease_ttl_ms
 PLACES = {
     "a": [{"name": "x", "key": "${{store.k}}"}],
     "b": [{"name": "x", "key": "${{store.k}}"}, {"name": "y"}],
@@ -31,13 +32,15 @@ NODES = {node_name(graph): 9 for graph in PLACES}
 
 @dataclass
 class Waiting:
-    """A state of the reference: its limits with their keys, and its claim while it is held."""
+    """A state of the reference: its limits with their keys, and its claim while it is held; also after it was
+    cancelled, with the time until which it keeps its slots then."""
 
     run_id: str
     pairs: list[tuple[str, str]]
     held: dict[str, Any] | None = None
     has_ended: bool = False
     was_released: bool = False
+    stopping_until: int | None = None
 
 
 @dataclass
@@ -57,8 +60,13 @@ class Reference:
         if pair[0] == "rate":
             after = self.clock.now_ms - period_ms
             return sum(at > after and each == pair for at, each, _ in self.started) < self.starts
-        held = sum(pair in state.pairs for state in self.states.values() if state.held is not None)
+        held = sum(pair in state.pairs for state in self.states.values() if self._counts(state))
         return held < self.at_most[pair[0]]
+
+    def _counts(self, state: Waiting) -> bool:
+        if state.stopping_until is not None:
+            return self.clock.now_ms < state.stopping_until
+        return state.held is not None
 
     def claim(self, claimed: dict[str, Any]) -> None:
         """Check that a state that was claimed is one that may be, and the first of those with its limits."""
@@ -75,6 +83,7 @@ class Reference:
         self.started += [(self.clock.now_ms, pair, state.run_id) for pair in state.pairs if pair[0] == "rate"]
 
     def free(self, state: Waiting, *, ended: bool, gives_back: bool = False) -> None:
+        state.stopping_until = None
         state.held, state.has_ended, state.was_released = None, ended, not ended
         if gives_back:
             last = max((at for at, _, run_id in self.started if run_id == state.run_id), default=0)
@@ -92,7 +101,8 @@ class Walk:
 
     async def step(self) -> None:
         steps = (self.trigger, self.trigger, self.claim, self.claim, self.end, self.end, self.release)
-        await self.random.choice((*steps, self.expire, self.change, self.wait))()
+        seldom = (self.expire, self.change, self.wait, self.cancel, self.stop, self.beat)
+        await self.random.choice((*steps, *seldom))()
 
     async def trigger(self) -> None:
         graph, key = self.random.choice([*PLACES]), self.random.choice("kl")
@@ -107,8 +117,12 @@ class Walk:
         ):
             self.reference.claim(state)
 
-    def _some_held(self) -> list[Waiting]:
-        held = [state for state in self.reference.states.values() if state.held is not None]
+    def _some_held(self, *, stopping: bool = False) -> list[Waiting]:
+        held = [
+            state
+            for state in self.reference.states.values()
+            if state.held is not None and (state.stopping_until is not None) is stopping
+        ]
         return self.random.sample(held, k=self.random.randint(0, len(held)))
 
     async def end(self) -> None:
@@ -123,10 +137,32 @@ class Walk:
             ok(await self.manager.remote.release(states=[item_for(state.held)]))
             self.reference.free(state, ended=False, gives_back=True)
 
+    async def cancel(self) -> None:
+        for state in self._some_held():
+            ok(await self.manager.api.native("POST", f"run/{state.run_id}/cancel"))
+            state.has_ended, state.stopping_until = True, self.reference.clock.now_ms + LEASE_MS
+
+    async def stop(self) -> None:
+        for state in self._some_held(stopping=True):
+            assert state.held is not None
+            if self.random.random() < 0.5:
+                assert await report(self.manager.remote, executed_item(state.held)) == ["stale"]
+            else:
+                ok(await self.manager.remote.release(states=[item_for(state.held)]))
+            self.reference.free(state, ended=True)
+
+    async def beat(self) -> None:
+        now_ms = self.reference.clock.now_ms
+        for state in self._some_held(stopping=True):
+            assert state.held is not None
+            ok(await self.manager.remote.heartbeat(states=[item_for(state.held)]))
+            if state.stopping_until is not None and now_ms < state.stopping_until:
+                state.stopping_until = now_ms + LEASE_MS
+
     async def expire(self) -> None:
         await self.manager.service.store.write(expire, 10**15, Terms(poison_limit=1_000))
         for state in self.reference.states.values():
-            if state.held is not None:
+            if state.held is not None and state.stopping_until is None:
                 self.reference.free(state, ended=False)
 
     async def change(self) -> None:
@@ -152,7 +188,8 @@ class Walk:
 @pytest.mark.parametrize("seed", range(6))
 async def test_claims_are_those_of_a_slow_reference(seed: int) -> None:
     clock = SettableClock()
-    async with open_manager(clock=clock) as manager:
+    # The clock of leases stands still, so that none ends by itself.
+    async with open_manager(clock=clock, monotonic=lambda: 0) as manager:
         walk = Walk(manager, clock, seed)
         for name, change in {
             "x": LimitChange(at_most=1),

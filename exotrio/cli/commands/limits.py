@@ -80,7 +80,7 @@ def show(name: str, connection: Connection) -> None:
     """Show a limit: the states that hold it, and how many wait for it, by key; at most 100 of each.
 
     JSON: name, at_most, starts, period_ms, updated_at, held, waiting, graphs, keys (key, held, waiting,
-    started, room_at), holders (state_id, run_id, key, held_ms, worker).
+    started, room_at), holders (state_id, run_id, key, held_ms, worker, stopping).
     """
     limit = connection.ask(lambda manager: about(manager, "limit", name, manager.limit(name)))
     connection.print(limit.model_dump(mode="json"), _as_lines(limit))
@@ -158,5 +158,6 @@ def _as_lines(limit: LimitDetail) -> list[str]:
         of_key = f", key {holder.key}" if holder.key else ""
         by = f", by {holder.worker}" if holder.worker else ""
         since = format_duration(holder.held_for)
-        lines.append(f"  {short_id(holder.state_id)} of run {holder.run_id}{of_key}, since {since}{by}")
+        ends = ", stopping" if holder.stopping else ""
+        lines.append(f"  {short_id(holder.state_id)} of run {holder.run_id}{of_key}, since {since}{by}{ends}")
     return lines

@@ -32,6 +32,7 @@ from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
+from exotrio.manager.engine.slots import free
 from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -98,6 +99,7 @@ def _record(
     changes = Changes(tx, (state.run_row for state in states.values()))
     replies: list[ItemReply] = []
     logged: dict[int, str] = {}
+    late: list[tuple[int, str | None]] = []
     for state, (item, token) in zip(reported_states, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
@@ -113,9 +115,13 @@ def _record(
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
+        if not _is_open(state, token) and token == state.token:
+            late.append((state.seq, state.limits))
         replies.append(_record_one(changes, shared, state, token, item))
         if item.logs and replies[-1].result is ItemResult.OK:
             logged[state.seq] = storable_logs(item.logs)
+    # The nodes of states that ended otherwise have stopped, too.
+    free(tx, changes.effects, late)
     commit_changes(changes)
     store_logs(tx, logged)
     return WithEffects((replies, reported_states), changes.effects)

@@ -56,8 +56,9 @@ def release(
     delay_ms: int = 0,
     owner: str | None = None,
 ) -> WithEffects[list[ItemReply]]:
-    """Make held states claimable again, as if they had not been claimed. ``owner`` is the name of the key
-    of the caller, if it has one (``states.State``)."""
+    """Make held states claimable again, as if they had not been claimed; those that ended meanwhile only
+    give back the slots of their limits. ``owner`` is the name of the key of the caller, if it has one
+    (``states.State``)."""
     seqs = {held.state_id: tx.seq(held.state_id) for held in states}
     known = {
         state["seq"]: state
@@ -71,6 +72,7 @@ def release(
     traces: list[tuple[int, str | None]] = []
     checkpoints: list[Saved] = []
     handed_over: set[int] = set()
+    stopped: list[tuple[int, str | None]] = []
     replies = []
     for held in states:
         seq = seqs[held.state_id]
@@ -89,11 +91,15 @@ def release(
                 traces.append((state["seq"], linked(state["trace"], [held.trace])))
             result = ItemResult.OK
         else:
-            result = ItemResult.STALE
-        if state is not None and held.checkpoint is not None and result in _HELD:
+            # It ended while it was held, and kept its slots: now its node has stopped.
+            stopped.append((state["seq"], state["limits"]))
+            result = ItemResult.STALE if state["limits"] is None else ItemResult.OK
+        is_open = state is not None and result in _HELD and state["status"] in (CREATED, QUEUED)
+        if state is not None and is_open and held.checkpoint is not None:
             checkpoints.append((state["seq"], held.token, held.checkpoint))
         replies.append(ItemReply(state_id=held.state_id, result=result))
     effects = _release(tx, list(released.values()), delay_ms, handed_over)
+    free(tx, effects, stopped)
     tx.update("states", ("seq",), ("trace",), sorted(traces))
     CheckpointChanges(checkpoints).apply(tx)
     return WithEffects(replies, effects)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from exotrio._wire.heartbeats import HeartbeatState, HeartbeatStateReply
 from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.leases import Terms
-from exotrio.manager.engine.slots import regain
+from exotrio.manager.engine.slots import Pair, keep, lock, pairs_of, put_slots
 from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, begin_of, numbered
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
@@ -58,6 +59,9 @@ def renew(
     stored = CheckpointChanges(checkpoints).apply(tx)
     ended = [(beat, state) for beat, state in of_last_token() if not _is_held(state)]
     _write_begins(tx, ended)
+    # Their nodes go on until they have stopped.
+    stopping = {state["seq"]: state["limits"] for _, state in ended if _keeps_slots(state)}
+    keep(tx, stopping.items(), tx.now_ms + terms.lease_ttl_ms)
     cancelled = _cancelled(tx, {state["run"] for _, state in ended})
     replies = []
     for beat in beats:
@@ -70,7 +74,10 @@ def renew(
             is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
             result = HeartbeatResult.CANCELLED if is_cancelled else HeartbeatResult.LOST
         number = None if state is None else stored.get(state["seq"])
-        replies.append(HeartbeatStateReply(state_id=beat.state_id, result=result, checkpoint=number))
+        keeps_slots = state is not None and _keeps_slots(state)
+        replies.append(
+            HeartbeatStateReply(state_id=beat.state_id, result=result, checkpoint=number, release=keeps_slots)
+        )
     return replies
 
 
@@ -95,6 +102,11 @@ def _is_held(state: Row) -> bool:
     Released and requeued states have no deadline.
     """
     return state["status"] == QUEUED or (state["status"] == CREATED and state["lease_until"] is not None)
+
+
+def _keeps_slots(state: Row) -> bool:
+    """Whether the state has ended and may keep slots, until its node has stopped (``engine.slots``)."""
+    return state["limits"] is not None and state["finished_at"] is not None
 
 
 def _is_written(beat: HeartbeatState, state: Row, now_ms: int) -> bool:
@@ -126,7 +138,7 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
         )
     # The leases ended, but no other runtime claimed the states: their runtime was only late. One whose slot
     # another state has taken waits on; its runtime still has it, and regains it with a later heartbeat.
-    if lapsed := regain(tx, [state for state in held if state["status"] == CREATED]):
+    if lapsed := _regain(tx, [state for state in held if state["status"] == CREATED]):
         tx.execute(
             "UPDATE states SET status = 'QUEUED', lane = NULL, lease_until = ?,"
             " deliveries = deliveries - begun"
@@ -136,6 +148,36 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
         add_events(tx, "lease regained", lapsed)
     rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items())]
     tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
+
+
+def _regain(tx: Transaction, states: Sequence[Row]) -> list[Row]:
+    """Return those of these states, whose leases ended, that may be held again; they are entered as held.
+
+    Others have taken the slots of the rest since.
+    """
+    limits = {state["seq"]: pairs_of(state["limits"]) for state in states}
+    if not any(limits.values()):
+        return [*states]
+    slots = lock(tx, {limit for pairs in limits.values() for limit, _ in pairs})
+    slots.load(pair for pairs in limits.values() for pair in pairs)
+    used: Counter[Pair] = Counter()
+    regained = []
+    for state in states:
+        pairs = [pair for pair in limits[state["seq"]] if pair[0] in slots.limits]
+        limited = [(pair, slots.limits[pair[0]].at_most) for pair in pairs]
+        if all(most is None or slots.held(pair) + used[pair] < most for pair, most in limited):
+            used.update(pairs)
+            regained.append(state)
+    put_slots(
+        tx,
+        sorted(
+            (*pair, state["seq"], None)
+            for state in regained
+            for pair in limits[state["seq"]]
+            if pair[0] in slots.limits
+        ),
+    )
+    return regained
 
 
 def _write_begins(tx: Transaction, ended: Sequence[tuple[HeartbeatState, Row]]) -> None:

@@ -203,7 +203,7 @@ def _retry(
     to_lock = sorted({*(state.seq for state in retried), *reruns.replaced, *reruns.first.values()})
     locked = tx.execute(
         # One that waits or ended has the worker of its last claim.
-        "SELECT seq, place, status, groups, path, parent, united, limits, lane, event,"
+        "SELECT seq, place, status, groups, path, parent, united, limits, lane, lease_until, event,"
         " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE {tx.any_of('seq')} ORDER BY seq{tx.for_update('states')}",
         (tx.items(to_lock),),

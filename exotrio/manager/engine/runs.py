@@ -11,7 +11,7 @@ from exotrio.manager.engine.ended_runs import IDLE
 from exotrio.manager.engine.moves import move_pending
 from exotrio.manager.engine.nodes import given_secrets
 from exotrio.manager.engine.order import LEVELS, WAITING, give_turns_back
-from exotrio.manager.engine.slots import free_ended
+from exotrio.manager.engine.slots import end_otherwise
 from exotrio.manager.engine.states import (
     CREATED,
     ERRORED,
@@ -55,7 +55,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
     changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
-        "SELECT seq, node_id, place, status, limits, lane, event,"
+        "SELECT seq, node_id, place, status, limits, lane, lease_until, event,"
         " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run.id,),
@@ -71,7 +71,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
         " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
         (tx.now_ms, run.id),
     )
-    free_ended(tx, changes.effects, states)
+    end_otherwise(tx, changes.effects, states)
     add_events(tx, "cancelled", states)
     changes.effects.deliveries |= cancel_children_later(tx, states)
     if run.fair_key is not None:

@@ -2,7 +2,13 @@
 
 **Held leases are the slots.** A state counts for its limits while it is QUEUED: from its claim to its
 outcome, its release or the end of its lease. The table ``slots`` is an index of such states by limit and key,
-not a second ledger: a row counts only if its state is QUEUED, so no row can take a slot without end.
+not a second ledger: a row counts only if its state is QUEUED, or until a time that it says, so no row can
+take a slot without end.
+
+**Stopping.** A state that is cancelled or replaced while a runtime holds it has ended, but its node goes on
+until its runtime learns that. Its slots are kept until the runtime says that the node has stopped, by a
+release or an outcome that comes late, at most until the end of its lease: ``check_at`` is that time, and
+heartbeats renew it. If the state is deleted meanwhile, its slots are kept until then.
 
 **Exact.** A claim locks the rows of the limits that its states name, in the order of their ids, and only then
 counts. Only claims, heartbeats that regain a lease, and changes of limits take these locks. While a claim
@@ -55,6 +61,10 @@ PARTS = 60
 ONE_KEY, ALL_KEYS = 0, -1
 """Instead of a state, in a row of ``slots`` that is only a check. Also ``-1 - state``, with one of the states
 whose holds ended together."""
+MAX_STOPPING_MS = 30_000
+"""How long a state that ended while it was held keeps its slots, if its claim had no end."""
+IS_HELD = "state > 0 AND (check_at > ? OR (SELECT status FROM states WHERE seq = slots.state) = 'QUEUED')"
+"""Whether a row of ``slots`` counts, given the present time. PostgreSQL would read all states for a join."""
 
 Pair = tuple[int, str]
 """The id of a limit, and a key."""
@@ -100,7 +110,7 @@ class Slots:
             f"SELECT id, at_most, starts, period_ms FROM limits WHERE {view.any_of('id')} ORDER BY id{lock}",
             (view.items(self.ids),),
         )
-        self._held: dict[Pair, int] = {}
+        self._held: dict[Pair, tuple[int, int]] = {}
         self._started: dict[Pair, list[tuple[int, int]]] = {}
 
     @cached_property
@@ -122,15 +132,13 @@ class Slots:
             view.items(sorted({limit for limit, _ in new})),
             view.items(sorted({key for _, key in new})),
         )
-        self._held |= dict.fromkeys(new, 0)
-        for limit, key, held in view.execute(
-            "SELECT limit_id, key, count(*) FROM slots CROSS JOIN states ON states.seq = slots.state"
-            # As in states.numbered: only the primary key of states can serve it.
-            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND status || '' = 'QUEUED'"
-            " GROUP BY limit_id, key",
-            of_new,
+        self._held |= dict.fromkeys(new, (0, 0))
+        for limit, key, *counts in view.execute(
+            "SELECT limit_id, key, count(*), count(check_at) FROM slots"
+            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND {IS_HELD} GROUP BY limit_id, key",
+            (*of_new, view.now_ms),
         ):
-            self._held[limit, key] = held
+            self._held[limit, key] = (counts[0], counts[1])
         if any(limit in self.limits and self.limits[limit].starts is not None for limit, _ in new):
             for limit, key, slot, count in view.execute(
                 "SELECT limit_id, key, slot, count FROM starts"
@@ -141,7 +149,11 @@ class Slots:
 
     def held(self, pair: Pair) -> int:
         """Return how many states hold the limit with this key."""
-        return self._held.get(pair, 0)
+        return self._held.get(pair, (0, 0))[0]
+
+    def stopping(self, pair: Pair) -> int:
+        """Return how many of these have ended, while their nodes have not stopped as far as is known."""
+        return self._held.get(pair, (0, 0))[1]
 
     def started(self, pair: Pair) -> int:
         """Return how many starts count now."""
@@ -221,7 +233,8 @@ def put_slots(tx: Transaction, rows: Sequence[tuple[int, str, int, int | None]])
 def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | None]]) -> None:
     """Leave checks for states that were held: each is (number, column ``limits``).
 
-    Call it in the transaction that gives them another status.
+    Call it in the transaction that gives them another status; or, of those that ended while they were held,
+    that learns that their nodes have stopped.
     """
     held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
     together = Counter(pair for pair, _ in held)
@@ -232,29 +245,55 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
     if len(checks) < len(held):
         tx.execute(
             f"DELETE FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
-            " AND check_at IS NULL",
+            " AND (check_at IS NULL OR check_at > ?)",
             (
                 tx.items(sorted({limit for limit, _ in checks})),
                 tx.items(sorted({key for _, key in checks})),
                 tx.items(sorted({seq for _, seq in held})),
+                tx.now_ms,
             ),
         )
     effects.freed |= {limit for limit, _ in checks}
 
 
-def free_ended(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:
-    """Do what ``free`` does for states that end, given as they were: seq, status, limits and lane.
+def end_otherwise(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:
+    """Let states that end, but not by their nodes, keep their slots until these have stopped.
 
-    Those that could be claimed may have been let in, and leave their room to the next ones, too.
+    Each is given as it was: seq, status, limits, lane and lease_until. Those that could be claimed may have
+    been let in, and leave their room to the next ones.
     """
-    held, claimable = [], {}
+    stopping, claimable = [], {}
     for state in states:
         if state["status"] == "QUEUED":
-            held.append((state["seq"], state["limits"]))
+            until = state["lease_until"]
+            at = tx.now_ms + (MAX_STOPPING_MS if until is None else max(0, until - tx.lease_now))
+            stopping += [(*pair, state["seq"], at) for pair in pairs_of(state["limits"])]
         elif state["status"] == "CREATED" and state["lane"] is None:
             # One check is enough for all with the same limits and keys.
             claimable[state["limits"]] = state["seq"]
-    free(tx, effects, [*held, *((seq, limits) for limits, seq in claimable.items())])
+    put_slots(tx, sorted(stopping))
+    # Claims that wait learn when to look.
+    effects.freed |= {limit for limit, *_ in stopping}
+    free(tx, effects, [(seq, limits) for limits, seq in claimable.items()])
+
+
+def keep(tx: Transaction, states: Iterable[tuple[int, str | None]], until: int) -> None:
+    """Let states that ended while they were held keep their slots until a time in Unix ms, if they still have
+    them: each is (number, column ``limits``)."""
+    held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
+    if not held:
+        return
+    kept = tx.execute(
+        f"SELECT limit_id, key, state FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')}"
+        f" AND {tx.any_of('state')} AND check_at > ? ORDER BY limit_id, key, state{tx.for_update('slots')}",
+        (
+            tx.items(sorted({limit for (limit, _), _ in held})),
+            tx.items(sorted({key for (_, key), _ in held})),
+            tx.items(sorted({seq for _, seq in held})),
+            tx.now_ms,
+        ),
+    ).fetchall()
+    put_slots(tx, [(limit, key, seq, until) for limit, key, seq in kept])
 
 
 def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:
@@ -279,36 +318,6 @@ def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:
         "UPDATE starts SET count = count - ? WHERE limit_id = ? AND key = ? AND slot = ? AND count >= ?",
         [(count, *key, count) for key, count in sorted(counts.items())],
     )
-
-
-def regain(tx: Transaction, states: Sequence[Row]) -> list[Row]:
-    """Return those of these states, whose leases ended, that may be held again; they are entered as held.
-
-    Others have taken the slots of the rest since.
-    """
-    limits = {state["seq"]: pairs_of(state["limits"]) for state in states}
-    if not any(limits.values()):
-        return [*states]
-    slots = lock(tx, {limit for pairs in limits.values() for limit, _ in pairs})
-    slots.load(pair for pairs in limits.values() for pair in pairs)
-    used: Counter[Pair] = Counter()
-    regained = []
-    for state in states:
-        pairs = [pair for pair in limits[state["seq"]] if pair[0] in slots.limits]
-        limited = [(pair, slots.limits[pair[0]].at_most) for pair in pairs]
-        if all(most is None or slots.held(pair) + used[pair] < most for pair, most in limited):
-            used.update(pairs)
-            regained.append(state)
-    put_slots(
-        tx,
-        sorted(
-            (*pair, state["seq"], None)
-            for state in regained
-            for pair in limits[state["seq"]]
-            if pair[0] in slots.limits
-        ),
-    )
-    return regained
 
 
 def tidy(tx: Transaction) -> None:

@@ -24,7 +24,7 @@ from exotrio.manager.engine.failures import record_failures
 from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
-from exotrio.manager.engine.slots import free_ended
+from exotrio.manager.engine.slots import end_otherwise
 from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -284,7 +284,7 @@ class Reruns:
             f" claimed_at = CASE WHEN status <> 'CREATED' THEN claimed_at END WHERE {tx.any_of('seq')}",
             (tx.now_ms, numbers),
         )
-        free_ended(tx, changes.effects, states)
+        end_otherwise(tx, changes.effects, states)
         first = tx.items(sorted(self.first.values()))
         tx.execute(f"UPDATE states SET united = 2 WHERE {tx.any_of('seq')}", (first,))
         alike = Counter((state["place"], state["groups"], state["status"]) for state in states)

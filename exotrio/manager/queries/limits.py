@@ -18,7 +18,16 @@ from exotrio._wire.limits import (
 )
 from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import find_limit, named_by_graphs
-from exotrio.manager.engine.slots import ALL_KEYS, Pair, Slots, ids_in, lane_of, lanes_of, pairs_of
+from exotrio.manager.engine.slots import (
+    ALL_KEYS,
+    IS_HELD,
+    Pair,
+    Slots,
+    ids_in,
+    lane_of,
+    lanes_of,
+    pairs_of,
+)
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -28,7 +37,6 @@ MAX_READY = 1_000
 """States of one node that can be claimed, the first ones, that are read to see which limits they take."""
 FOR_LIMITS = "seq, limits, lane, priority, turn"
 """Columns of a state for ``waits_of``."""
-_HELD = "FROM slots CROSS JOIN states ON states.seq = slots.state WHERE states.status = 'QUEUED'"
 _IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane >= {first} AND lane < {last}"
 
 
@@ -52,6 +60,13 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
     """Return a limit with its keys in use and the states that hold it; raise NotFound if there is none."""
     row = find_limit(view, namespace, name)
     held, waiting = count_states(view, [row["id"]])
+    holders = _holders(view, row["id"], MAX_SHOWN)
+    found = view.execute(
+        "SELECT seq, run_id, worker FROM states CROSS JOIN runs ON runs.id = states.run"
+        f" WHERE {view.any_of('seq')}",
+        (view.items([each["state"] for each in holders]),),
+    )
+    states = {each["seq"]: each for each in found}
     return LimitDetail(
         **_values(row),
         held=held.get(row["id"], 0),
@@ -60,20 +75,28 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
         keys=_keys(view, row["id"]),
         holders=[
             LimitHolder(
-                state_id=view.state_id(each["seq"]),
-                run_id=each["run_id"],
+                state_id=view.state_id(each["state"]),
+                run_id=states[each["state"]]["run_id"],
                 key=each["key"],
                 held_ms=max(0, view.now_ms - each["claimed_at"]),
-                worker=each["worker"],
+                worker=states[each["state"]]["worker"],
+                stopping=each["check_at"] is not None,
             )
-            for each in view.execute(
-                "SELECT states.seq, run_id, slots.key, claimed_at, worker FROM slots"
-                " CROSS JOIN states ON states.seq = slots.state CROSS JOIN runs ON runs.id = states.run"
-                " WHERE states.status = 'QUEUED' AND limit_id = ? ORDER BY claimed_at, states.seq LIMIT ?",
-                (row["id"], MAX_SHOWN),
-            )
+            for each in holders
         ],
     )
+
+
+def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[Row]:
+    """Return the states that hold a limit longest, without those that were deleted."""
+    which, keys = ("", ()) if key is None else (" AND key = ?", (key,))
+    return view.execute(
+        "SELECT state, key, check_at, claimed_at FROM (SELECT state, key, check_at,"
+        " (SELECT claimed_at FROM states WHERE seq = slots.state) AS claimed_at"
+        f" FROM slots WHERE {IS_HELD} AND limit_id = ?{which}) AS holders"
+        " WHERE claimed_at IS NOT NULL ORDER BY claimed_at, state LIMIT ?",
+        (view.now_ms, limit, *keys, most),
+    ).fetchall()
 
 
 def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict[int, int]]:
@@ -84,8 +107,9 @@ def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict
     if not ids:
         return {}, {}
     held = view.execute(
-        f"SELECT limit_id, count(*) {_HELD} AND {view.any_of('limit_id')} GROUP BY limit_id",
-        (view.items(sorted(ids)),),
+        f"SELECT limit_id, count(*) FROM slots WHERE {IS_HELD} AND {view.any_of('limit_id')}"
+        " GROUP BY limit_id",
+        (view.now_ms, view.items(sorted(ids))),
     )
     waiting = view.for_each(
         (f"SELECT {{id}} AS id, count(*) FROM (SELECT 1 {_IN_LANES} LIMIT {MAX_COUNTED}) AS waiting",),
@@ -189,11 +213,7 @@ def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
 def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
     """Return why states wait for a limit with a key, as of the first of them."""
     limit, room_at = slots.limits[pair[0]], slots.room_at(pair)
-    holders = view.execute(
-        f"SELECT states.seq, claimed_at {_HELD} AND limit_id = ? AND key = ?"
-        " ORDER BY claimed_at, states.seq LIMIT ?",
-        (*pair, MAX_HOLDERS),
-    ).fetchall()
+    holders = _holders(view, pair[0], MAX_HOLDERS, pair[1])
     return LimitWait(
         limit=name,
         key=pair[1],
@@ -201,7 +221,8 @@ def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
         starts=limit.starts,
         period_ms=None if limit.starts is None else limit.period_ms,
         held=slots.held(pair),
-        holders=[view.state_id(row["seq"]) for row in holders],
+        stopping=slots.stopping(pair),
+        holders=[view.state_id(row["state"]) for row in holders],
         held_ms=max(0, view.now_ms - holders[0]["claimed_at"]) if holders else None,
         started=None if limit.starts is None else slots.started(pair),
         room_in_ms=None if room_at is None else max(0, room_at - view.now_ms),
@@ -246,7 +267,8 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
             (*lanes_of(limit), MAX_COUNTED, MAX_SHOWN),
         )
     }
-    held = _first_keys(view, f"SELECT key, count(*) AS number {_HELD} AND limit_id = ?", limit)
+    rows_held = f"SELECT key, count(*) AS number FROM slots WHERE {IS_HELD} AND limit_id = ?"
+    held = _first_keys(view, rows_held, view.now_ms, limit)
     recent = f"SELECT key, count FROM starts WHERE limit_id = ? ORDER BY key LIMIT {MAX_READ}"
     started = _first_keys(view, f"SELECT key, sum(count) AS number FROM ({recent}) AS recent", limit)
     keys = list(dict.fromkeys([*waiting, *held, *started]))[:MAX_SHOWN]
@@ -270,8 +292,8 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
     return shown
 
 
-def _first_keys(view: View, select: str, limit: int) -> Sequence[str]:
-    rows = view.execute(f"{select} GROUP BY key ORDER BY number DESC, key LIMIT ?", (limit, MAX_SHOWN))
+def _first_keys(view: View, select: str, *values: int) -> Sequence[str]:
+    rows = view.execute(f"{select} GROUP BY key ORDER BY number DESC, key LIMIT ?", (*values, MAX_SHOWN))
     return [row["key"] for row in rows]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +45,19 @@ class Catalog:
 
     Templates and facts of runs never change, so all threads share them. Registered nodes do change: only the
     writer reads them here, and registering a node forgets them. ``max_inputs`` is the maximum of bytes of the
-    inputs of a new state. ``is_shared``: other state managers write to the database, too.
+    inputs of a new state. ``lease_clock`` is the clock of leases, in ms; None: the clock of use cases.
+    ``is_shared``: other state managers write to the database, too.
     """
 
-    def __init__(self, max_inputs: int = MAX_INPUTS, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        max_inputs: int = MAX_INPUTS,
+        *,
+        lease_clock: Callable[[], int] | None = None,
+        is_shared: bool = False,
+    ) -> None:
         self.max_inputs = max_inputs
+        self.lease_clock = lease_clock
         self._templates: dict[int, Template] = {}
         self._nodes: dict[tuple[str, str], Registered] = {}
         self._runs: dict[int, RunFacts] = {}

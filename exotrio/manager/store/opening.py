@@ -28,6 +28,7 @@ def open_store(
     db: str | Path,
     *,
     clock: Clock = wall_clock,
+    lease_clock: Clock | None = None,
     max_inputs: int = MAX_INPUTS,
     grace: float = CLOSING_GRACE,
 ) -> AbstractAsyncContextManager[Store]:
@@ -37,6 +38,8 @@ def open_store(
         db: A file, ``":memory:"``, or the URL of a database on PostgreSQL (``postgresql://...``).
         clock: Gives the time in Unix milliseconds. Defaults to this machine's wall clock; on PostgreSQL, to
             the server's.
+        lease_clock: Gives the milliseconds that leases are counted in, in a file or in memory. Defaults to
+            this process's monotonic clock; on PostgreSQL, it is ``clock``.
         max_inputs: Maximum of bytes of the inputs of a state that follows another.
         grace: Seconds that the last writes may take at the end, before they are abandoned. Defaults to 5.
 
@@ -45,7 +48,7 @@ def open_store(
         DatabaseError: the database cannot be used.
     """
     if not is_database_url(db):
-        return sqlite.open_store(db, clock=clock, max_inputs=max_inputs, grace=grace)
+        return sqlite.open_store(db, clock=clock, lease_clock=lease_clock, max_inputs=max_inputs, grace=grace)
     try:
         # Only here: the driver is an extra.
         from exotrio.manager.store.postgres import store as postgres

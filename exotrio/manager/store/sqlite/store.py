@@ -25,7 +25,7 @@ import trio
 from exotrio._shared.database_files import real_path
 from exotrio.manager.store.base import CLOSING_GRACE, Copy, Store
 from exotrio.manager.store.catalog import MAX_INPUTS, Catalog
-from exotrio.manager.store.clock import Clock, wall_clock
+from exotrio.manager.store.clock import Clock, monotonic_clock, wall_clock
 from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.errors import closed
 from exotrio.manager.store.readers import Readers
@@ -234,6 +234,7 @@ async def open_store(
     db: str | Path,
     *,
     clock: Clock = wall_clock,
+    lease_clock: Clock | None = None,
     max_inputs: int = MAX_INPUTS,
     grace: float = CLOSING_GRACE,
 ) -> AsyncIterator[Store]:
@@ -242,7 +243,7 @@ async def open_store(
     ``db`` is a file, made with its folder if it is missing, or ``":memory:"``. Errors are as in ``Ownership``
     and ``open_writer``.
     """
-    catalog = Catalog(max_inputs)
+    catalog = Catalog(max_inputs, lease_clock=lease_clock or monotonic_clock)
     if str(db) == MEMORY:
         with closing(open_writer(None)) as connection:
             committer = Committer(connection, catalog=catalog, clock=clock, now=trio.current_time)
