@@ -250,10 +250,7 @@ class Reporter:
 
     async def _marked(self, batch: list[HeldClaim]) -> list[HeldClaim]:
         """Mark in the outbox what must not be sent twice; return what may be sent now."""
-        if self.outbox is None:
-            return batch
-        risky = [held for held in batch if self.outbox.must_mark(held)]
-        if not risky:
+        if self.outbox is None or not (risky := [held for held in batch if self.outbox.must_mark(held)]):
             return batch
         # Race: the flush may end before the mark is written, or before an answer comes. Then these are left
         # unmarked to the next process, which sends them.

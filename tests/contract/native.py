@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+import trio
 
 from tests.contract.api import Api
 from tests.support.helpers import eventually, node_name, ok
@@ -40,6 +44,21 @@ async def report(api: Api, *items: dict[str, Any]) -> list[str]:
     reply = ok(await api.outcomes(*items))
     assert [item["state_id"] for item in reply["items"]] == [item["state_id"] for item in items]
     return results(reply)
+
+
+@asynccontextmanager
+async def waiting_claim(api: Api, limits: dict[str, int]) -> AsyncIterator[list[dict[str, Any]]]:
+    """Let a claim wait while the body runs; when it has ended, the list has the states of the claim."""
+    states: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        states.extend(await claim(api, limits, wait_ms=15_000, worker_id="waits"))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until_polling(api, "waits")
+            yield states
 
 
 async def until_polling(api: Api, *worker_ids: str) -> None:

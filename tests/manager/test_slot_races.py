@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.store.postgres import waiting as postgres_waiting
 from tests.contract.flow import Flow
-from tests.contract.native import A, B, claim, executed_item, item_for, report, until_polling
+from tests.contract.native import A, B, claim, executed_item, item_for, report, until_polling, waiting_claim
 from tests.support.helpers import node_name, ok, place, virtual_ms
 from tests.support.manager import Manager, open_manager
 from tests.support.races import Pair, open_pair
@@ -125,22 +125,14 @@ async def test_a_claim_that_waits_at_another_state_manager_is_woken_when_a_hold_
         # Otherwise the claim looks again by itself, as the limit of its node is new.
         await first.service.store.write(lambda tx: tx.execute("DELETE FROM slots").rowcount)
         [state] = await claim(first.api)
-        waiting: list[dict[str, Any]] = []
-
-        async def wait() -> None:
-            waiting.extend(await claim(second.api, {B: 1}, wait_ms=15_000, worker_id="waits"))
-
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait)
-                await until_polling(second.api, "waits")
-                if end == "executed":
-                    await report(first.api, executed_item(state))
-                elif end == "released":
-                    ok(await first.api.release(states=[item_for(state)], delay_ms=3_600_000))
-                else:
-                    ok(await first.api.native("POST", f"run/{state['run_id']}/cancel"))
-                    ok(await first.api.release(states=[item_for(state)]))
+        async with waiting_claim(second.api, {B: 1}) as waiting:
+            if end == "executed":
+                await report(first.api, executed_item(state))
+            elif end == "released":
+                ok(await first.api.release(states=[item_for(state)], delay_ms=3_600_000))
+            else:
+                ok(await first.api.native("POST", f"run/{state['run_id']}/cancel"))
+                ok(await first.api.release(states=[item_for(state)]))
         assert [each["identifier"] for each in waiting] == ["b"]
 
 
@@ -192,19 +184,11 @@ async def test_a_claim_that_waits_learns_when_to_look_again_for_a_state_that_was
         await start(first, runs=1, nodes="ab")
         await first.service.store.write(lambda tx: tx.execute("DELETE FROM slots").rowcount)
         [state] = await claim(first.api)
-        waiting: list[dict[str, Any]] = []
-
-        async def wait() -> None:
-            waiting.extend(await claim(second.api, {B: 1}, wait_ms=15_000, worker_id="waits"))
-
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait)
-                await until_polling(second.api, "waits")
-                with psycopg.connect(pair.database.url) as other:
-                    locked = other.execute("SELECT 1 FROM states WHERE status = 'CREATED' FOR UPDATE")
-                    assert len(locked.fetchall()) == 1
-                    busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
-                    reply = ok(await first.api.outcomes(executed_item(state), {"claim": busy}))
-                    assert reply["states"] == []
+        async with waiting_claim(second.api, {B: 1}) as waiting:
+            with psycopg.connect(pair.database.url) as other:
+                locked = other.execute("SELECT 1 FROM states WHERE status = 'CREATED' FOR UPDATE")
+                assert len(locked.fetchall()) == 1
+                busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+                reply = ok(await first.api.outcomes(executed_item(state), {"claim": busy}))
+                assert reply["states"] == []
         assert len(waiting) == 1

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import trio
 
 from exotrio._wire.limits import LimitChange
 from exotrio.manager.engine import lanes
@@ -21,7 +20,7 @@ from exotrio.manager.engine.limits import remove_limit, set_limit
 from exotrio.manager.engine.slots import tidy
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
-from tests.contract.native import A, B, claim, executed_item, item_for, report, until_polling
+from tests.contract.native import A, B, claim, executed_item, item_for, report, waiting_claim
 from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_two
 from tests.support.statements import noted
@@ -437,17 +436,9 @@ async def test_a_report_with_a_claim_wakes_the_claims_for_room_that_it_leaves(ma
     await start(manager, limited("a"), at_most=1)
     await Flow.start(manager.api, limited("b"), graph="other")
     [state] = await claim(manager.api, {A: 1})
-    states: list[dict[str, Any]] = []
-
-    async def wait() -> None:
-        states.extend(await claim(manager.api, {B: 1}, wait_ms=15_000, worker_id="waits"))
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await until_polling(manager.api, "waits")
-            busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
-            assert ok(await manager.api.outcomes(executed_item(state), {"claim": busy}))["states"] == []
+    async with waiting_claim(manager.api, {B: 1}) as states:
+        busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+        assert ok(await manager.api.outcomes(executed_item(state), {"claim": busy}))["states"] == []
     assert len(states) == 1
 
 
