@@ -47,7 +47,9 @@ async def report(api: Api, *items: dict[str, Any]) -> list[str]:
 
 
 @asynccontextmanager
-async def waiting_claim(api: Api, limits: dict[str, int]) -> AsyncIterator[list[dict[str, Any]]]:
+async def waiting_claim(
+    api: Api, limits: dict[str, int] | None = None
+) -> AsyncIterator[list[dict[str, Any]]]:
     """Let a claim wait while the body runs; when it has ended, the list has the states of the claim."""
     states: list[dict[str, Any]] = []
 

@@ -456,19 +456,11 @@ async def test_a_claim_that_waits_finds_the_room_that_a_report_left_beyond_what_
     ok(await manager.api.trigger_many(flow.graph, *runs))
     held = await claim(manager.api)
     assert len(held) == 2
-    states = []
-
-    async def wait() -> None:
-        states.extend(await claim(manager.api, wait_ms=15_000, worker_id="waits"))
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await until_polling(manager.api, "waits")
-            busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
-            # It checks the lane of a, in which none waits.
-            outcomes = await manager.api.outcomes(*map(executed_item, held), {"claim": busy})
-            assert ok(outcomes)["states"] == []
+    async with waiting_claim(manager.api) as states:
+        busy = {"worker_id": "busy", "claim_id": "c", "limits": {A: 1}, "limit": 1, "at_once": 1}
+        # It checks the lane of a, in which none waits.
+        outcomes = await manager.api.outcomes(*map(executed_item, held), {"claim": busy})
+        assert ok(outcomes)["states"] == []
     assert [state["run_id"] for state in states] == [runs[2]["run_id"]]
 
 
