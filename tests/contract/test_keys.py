@@ -39,7 +39,7 @@ each_api = pytest.mark.parametrize("trigger", [by_v0, by_native, in_a_list])
 
 @each_api
 async def test_the_same_key_is_the_same_run(api: Api, trigger: Trigger) -> None:
-    flow = await Flow.deploy(api, place("a", inputs={"p": ""}))
+    flow = await Flow.deploy(api, place("a", inputs={"p": ""}), store_config={"default_values": {"k": ""}})
     run = {"inputs": {"p": "x"}, "store": {"k": "v"}, "key": "order/17 \N{SNOWMAN}"}
     run_id, created = await trigger(api, flow.graph, **run)
     assert created
