@@ -11,13 +11,14 @@ from uuid import uuid4
 import pytest
 import trio
 
+from exotrio.graph import pinned_name
 from exotrio.manager.engine import moves
 from exotrio.manager.engine.due_work import Step, due_work
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, executed_item, item_for, report
 from tests.support.due import handle_due
-from tests.support.helpers import NO_RETRY, eventually, ok, place
+from tests.support.helpers import NO_RETRY, declare, eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
 
 Two = tuple[Manager, Manager]
@@ -186,3 +187,21 @@ async def test_states_that_were_to_move_before_a_crash_are_moved_by_the_next_sta
         await eventually(is_moved)
         small = await fan_out(following.api, 5)
         assert await runs_of_claim(following.api, 5) == {small: 5}
+
+
+@pytest.mark.parametrize("again", ["high", "low"])
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_run_whose_states_are_being_moved_gets_a_version_without_the_nodes_that_it_has_behind_it(
+    engine: str, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    monkeypatch.setattr(moves, "PORTION", 10)
+    monkeypatch.setattr("exotrio.manager.background.move_more", lambda tx, runs: 0)
+    async with open_two(engine) as (one, other):
+        await Flow.deploy(one.api, place("f", "b"), place("b"), retry_policy=NO_RETRY)
+        run_id = await fan_out(one.api, 30)
+        ok(await one.api.register([declare(pinned_name(B, "2"), [], ["v", "w"])]))
+        assert await prioritize(one, run_id, "low") == 20
+        ok(await other.api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
+        assert await prioritize(one, run_id, again) == (0 if again == "low" else 20)
+        await move(one)
+        assert len(await claim(other.api, {pinned_name(B, "2"): 40}, limit=40)) == 30

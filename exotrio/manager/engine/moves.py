@@ -57,12 +57,12 @@ def move_pending(
         [(by[place], run.id, place) for place in sorted(by)],
     )
     moves = [Move(place, run.priority, after, by[place]) for place, (_, after) in nodes.items()]
-    # Of an earlier change, some may still be to be moved.
+    # Of an earlier change, some may still be to be moved; none of places whose nodes this version lacks.
     _, earlier = _stored(tx, run.id) or (0, ())
     moves += [
         move._replace(node_id=nodes[move.place][1], by=move.by + by[move.place])
         for move in earlier
-        if move.priority != level
+        if move.priority != level and move.place in nodes
     ]
     moved, effects = _move(tx, run.id, level, 0, moves, run.pending + 1 if at_once else PORTION)
     return WithEffects(run.pending - moved, effects)
