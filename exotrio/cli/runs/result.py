@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exotrio._util.error_message import lines_beyond_message
+from exotrio._util.times import format_duration
 from exotrio._util.words import plural
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import FAILED
@@ -23,7 +24,8 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
     """Print the result to standard output, with at most ``MAX_SHOWN`` outputs and as many errors.
 
     Args:
-        elapsed: Seconds for which this command followed the run, if its duration is not known.
+        elapsed: Seconds for which this command followed the run. If the run took much longer, perhaps nothing
+            executed it for a while, so the result says when it ended, not how long it took.
     """
     seconds = elapsed if run.duration is None else run.duration
     graph = await client.run(run.run_id)
@@ -56,13 +58,16 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
         "errors_left": max(0, len(failed) - MAX_SHOWN),
     }
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    print_as(form, body, _as_lines(run, body), fix=fix)
+    print_as(form, body, _as_lines(run, body, elapsed), fix=fix)
 
 
-def _as_lines(run: Run, body: dict[str, Any]) -> list[str]:
+def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
     states = plural(run.total_count, "state")
+    time = f" in {body['seconds']:.1f} s"
+    if body["seconds"] > elapsed + MIN_TIMED:
+        time = f", ended {format_duration(body['seconds'] + run.idle)} after its start"
     by_key = f", key {run.key}" if run.key else ""
-    lines = [f"{run.status.value}: {states} in {body['seconds']:.1f} s (run {run.run_id}{by_key})"]
+    lines = [f"{run.status.value}: {states}{time} (run {run.run_id}{by_key})"]
     if run.waited is not None and body["seconds"] >= MIN_TIMED:
         lines.append(f"on average a state {run.times_text(ended=True)}")
     if body["outputs"] and run.missing:
