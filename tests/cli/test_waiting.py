@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+import pytest
+
 from exotrio.cli.dev.messages import missing_nodes
 from exotrio.cli.file_process import Loaded
 from tests.support.commands import Cli, fails
@@ -165,6 +167,21 @@ def test_a_place_that_waits_needs_no_node_of_a_runtime(bare: Cli) -> None:
         grace=1.0,
     )
     assert list(missing_nodes("orders", loaded)) == []
+
+
+def test_a_new_priority_of_a_large_run_says_how_many_states_follow(
+    bare: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager.engine.moves.PORTION", 2)
+    waits = 'graph = Graph("many", namespace="n")\nfirst = graph.add(Ship, ok="true", by="me")\n'
+    waits += "".join(f'graph.wait("w{number}", Approval, after=first)\n' for number in range(3))
+    bare.write("many.py", APPROVAL + waits)
+    bare("run", "many.py", "--graph", "many", code=8)
+    (run,) = bare.json("runs", "ls")["runs"]
+    end = bare("runs", "priority", run["run_id"], "low", code=0)
+    assert end.out.endswith("1 more state will have this priority soon: they are moved in portions\n")
+    end = bare("runs", "priority", run["run_id"], "low", code=0)
+    assert "more state" not in end.out, "it has that priority"
 
 
 def test_a_run_whose_deadline_passed_while_nothing_ran_goes_on(bare: Cli) -> None:

@@ -190,7 +190,7 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
     """Change the priority of a run: high, normal or low.
 
     Its waiting states are claimed before, or after, those of other runs from now on. States that are claimed
-    continue. Of many, the first 1,000 are moved at once, and the rest within seconds. A state manager that
+    continue. Of many, the first 1,000 are moved at once, and the rest soon, in portions. A state manager that
     speaks only v0 has no priorities.
 
     JSON: as in `runs show`, without failed, and to_move: how many states follow.
@@ -200,7 +200,7 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
         return await manager.set_priority(await find_run_id(manager, run_id), priority)
 
     run = connection.ask(ask)
-    others = f"{plural(run.to_move, 'more state')} will have this priority within seconds"
+    others = f"{plural(run.to_move, 'more state')} will have this priority soon: they are moved in portions"
     connection.print(run.model_dump(mode="json"), chain(_as_lines(run), [others] if run.to_move else []))
 
 

@@ -118,8 +118,10 @@ async def set_priority(request: PageRequest, form: Form) -> Done:
     priority = _priority(form)
     run_id = request.params["run_id"]
     to_move = await request.write(runs.set_priority, run_id, priority)
-    others = f" {plural(to_move, 'more state')} will have it within seconds." if to_move else ""
-    return (f"The run has the priority {priority} now.{others}", request.link("runs", run_id))
+    done = f"The run has the priority {priority} now."
+    if to_move:
+        done += f" {plural(to_move, 'more state')} will have it soon: they are moved in portions."
+    return (done, request.link("runs", run_id))
 
 
 @action("/states/{state_id}/retry", Permission.GRAPHS)

@@ -120,6 +120,17 @@ async def test_the_priority_of_a_run_is_chosen_shown_and_changed(site: Site) -> 
     assert '<span class="quiet">high priority</span>' in await site.browser.page("/ns/shop/runs")
 
 
+async def test_a_new_priority_of_a_large_run_says_how_many_states_follow(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager.engine.moves.PORTION", 2)
+    flow = await Flow.start(site.api, place("f", "b"), place("b", inputs={"x": "${{ f.outputs.v }}"}))
+    await flow.run("f", *[{"v": str(number)} for number in range(5)])
+    path = f"/ns/shop/runs/{flow.run_id}/priority"
+    html = await site.browser.do(path, {"priority": "high"})
+    assert "priority high now. 3 more states will have it soon: they are moved in portions." in html
+
+
 async def test_the_form_takes_over_the_order_of_another_run(site: Site) -> None:
     flow = await Flow.deploy(site.api, place("work"))
     path = f"/ns/shop/graphs/{flow.graph}"
