@@ -4,6 +4,7 @@ safe for a terminal, a log or a page. Pure."""
 from __future__ import annotations
 
 import difflib
+import heapq
 import re
 import signal
 from collections.abc import Iterable
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 # C0, C1 and DEL; characters that change the direction of text; those that some programs treat as line ends.
 # Tabs and line ends are kept; one_line escapes them, too.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+MAX_COMPARED = 64
+"""Characters of a name that is compared with others. To compare two may take the cube of their length."""
+MAX_CANDIDATES = 3
+"""Names with which one is compared in full: those with the most characters in common."""
 
 
 def plural(count: int, noun: str) -> str:
@@ -40,11 +47,18 @@ def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     Args:
         cutoff: How similar they must be; 1 is equal. Use more for ids, which are similar by chance.
     """
-    spellings: dict[str, str] = {}
+    folded, spellings = name.casefold(), dict[str, str]()
     for each in known:
         # Wrong capitals are the most frequent mistake in names; difflib would count each as a difference.
         spellings.setdefault(each.casefold(), each)
-    close = difflib.get_close_matches(name.casefold(), spellings, n=1, cutoff=cutoff)
+    matcher = difflib.SequenceMatcher(b=folded[:MAX_COMPARED])
+    likely: list[tuple[float, str]] = []
+    for each in spellings:
+        if max(len(folded), len(each)) <= MAX_COMPARED:
+            matcher.set_seq1(each)
+            likely.append((matcher.quick_ratio(), each))
+    candidates = [each for _, each in heapq.nlargest(MAX_CANDIDATES, likely)]
+    close = difflib.get_close_matches(folded, candidates, n=1, cutoff=cutoff)
     return spellings[close[0]] if close else None
 
 

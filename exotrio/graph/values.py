@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from exotrio._fields.declared import Declared, quoted, typed_inputs
@@ -19,6 +19,8 @@ from exotrio.graph.placeholders import PlaceholderError, StoreRef, parse_placeho
 
 MAX_PROBLEM = 500
 """Characters that say what is wrong with a value, which may be long lists of choices or of mistakes."""
+MAX_SUGGESTIONS = 10
+"""Unknown names for which similar ones are searched, of all runs that are checked together."""
 
 
 class Place(Protocol):
@@ -56,14 +58,13 @@ class ValueCheck:
     inputs_by_key: InputsByKey
     typed_inputs: Callable[[Place], Mapping[str, Declared]]
     quote: Callable[[str], str] = quoted
+    _suggestions: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def problems(self, inputs: Mapping[str, str], store: Mapping[str, str]) -> Iterator[str]:
         """Yield what is wrong with the inputs and the store of a trigger."""
         for name, text in inputs.items():
             if name not in self.root.inputs:
-                known = self.root.inputs
-                what = f"{self._name_of(self.root)} has no input {shortened(name, MAX_NAME)!r}"
-                yield f"{what}; it has: {listed(known)}{suggestion(name, known)}"
+                yield self._unknown(self._name_of(self.root), "input", name, self.root.inputs)
             elif isinstance(text, NoneText):
                 values = self.typed_inputs(self.root).get(name)
                 if values is None or not values.is_optional:
@@ -73,11 +74,17 @@ class ValueCheck:
                 yield f"{problem}; it is {self.quote(text)}"
         for key, text in store.items():
             if key not in self.store_keys:
-                what = f"graph {self.graph!r} has no store key {shortened(key, MAX_NAME)!r}"
-                yield f"{what}; it has: {listed(self.store_keys)}{suggestion(key, self.store_keys)}"
+                yield self._unknown(f"graph {self.graph!r}", "store key", key, self.store_keys)
             wrong = (self.problem(place, name, text) for place, name in self.inputs_by_key.get(key, ()))
             if problem := next(filter(None, wrong), None):
                 yield f"store key {key!r} does not fit: {problem}; it is {self.quote(text)}"
+
+    def _unknown(self, owner: str, kind: str, name: str, known: Collection[str]) -> str:
+        # A list of runs may have thousands of unknown names, and a transaction waits for these texts.
+        if (kind, name) not in self._suggestions and len(self._suggestions) < MAX_SUGGESTIONS:
+            self._suggestions[kind, name] = suggestion(name, known)
+        hint = self._suggestions.get((kind, name), "")
+        return f"{owner} has no {kind} {shortened(name, MAX_NAME)!r}; it has: {listed(known)}{hint}"
 
     def problem(self, place: Place, name: str, text: str) -> str | None:
         """Return what is wrong with the text of an input; None if it fits, or if its type is not known."""

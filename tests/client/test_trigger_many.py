@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from string import ascii_letters
 from typing import Any
 from uuid import RFC_4122, UUID, uuid4
 
@@ -241,6 +242,9 @@ async def test_a_store_key_that_the_graph_does_not_declare_is_refused() -> None:
         with pytest.raises(RequestRefused, match="graph 'graph' has no store key 'key'; it has: k"):
             await client.trigger("graph", store={"k": 1, "key": 1})
         assert await total(manager) == 0
+        runs = [{"run_id": str(uuid4()), "store": {"k": "1", "k" + each: "1"}} for each in ascii_letters[:30]]
+        text = (await manager.api.native("POST", "graph/graph/runs", json={"runs": runs})).text
+        assert (text.count("; it has: k"), text.count("did you mean")) == (30, 10)
 
 
 @pytest.mark.parametrize("bad", ["text", None, ("p", "x"), 5])

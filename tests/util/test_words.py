@@ -1,8 +1,12 @@
-"""Counts and shares in a sentence."""
+"""Counts and shares in a sentence, and names that resemble a mistyped one."""
 
 from __future__ import annotations
 
-from exotrio._util.words import percent, plural
+import difflib
+
+import pytest
+
+from exotrio._util.words import closest, percent, plural
 
 
 def test_one_thing_and_several() -> None:
@@ -18,3 +22,20 @@ def test_a_share_is_never_rounded_to_all_or_nothing() -> None:
         "\u2014",
         "33.3 %",
     ]
+
+
+def test_few_names_are_compared_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+    ratio = difflib.SequenceMatcher.ratio
+
+    def counted(matcher: difflib.SequenceMatcher[str]) -> float:
+        compared.append(matcher)
+        return ratio(matcher)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
+    similar = [f"{'k' * 61}{number:03}" for number in range(300)]
+    assert closest("kkz" * 21 + "9", [*similar, "Root"]) is not None
+    assert 0 < len(compared) <= 2 * 3  # difflib asks for the ratio of each twice
+    compared.clear()
+    assert closest("k" * 65, [*similar, "Root"]) is None
+    assert closest("rot", [*("k" * 61 + each for each in similar), "Root"]) == "Root"
