@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
@@ -19,6 +20,7 @@ from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
 from exotrio.manager import Service, create_app
+from exotrio.manager.engine import managers
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.slots import MAX_STOPPING_MS
 from tests.contract.flow import Flow
@@ -186,6 +188,64 @@ async def test_a_state_that_is_deleted_meanwhile_keeps_its_slot_until_the_end_of
     assert (detail["held"], detail["holders"], detail["keys"][0]["held"]) == (1, [], 1)
     clock.advance(LEASE_MS)
     assert await next_ones(manager) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_limit_is_shown_before_all_rows_of_a_deleted_run_are_gone(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exotrio.manager.background.clear", lambda tx, runs: 0)
+    async with open_two(engine) as (manager, _):
+        await start(manager)
+        await claim(manager.remote)
+        ok(await manager.api.delete_graph("graph", cancel_runs="true"))
+        assert await next_ones(manager) == 0
+        detail = ok(await manager.api.native("GET", "limit/service"))
+        assert (detail["held"], detail["holders"]) == (1, [])
+        [waits] = ok(await manager.api.states(status="CREATED"))["states"]
+        assert waits["waits_for"]["limit"]["holders"] == []
+
+
+@pytest.mark.parametrize("by", ["release", "term"])
+async def test_while_no_state_manager_runs_the_slot_of_a_node_that_has_not_stopped_is_kept(
+    tmp_path: Path, clock: SettableClock, by: str
+) -> None:
+    open_again = partial(open_manager, tmp_path / "work.db", clock=clock, monotonic=clock)
+    async with open_again() as manager:
+        await start(manager)
+        [state] = await claim(manager.remote)
+        await cancel(manager, state)
+    clock.advance(10 * LEASE_MS)
+    async with open_again() as manager:
+        assert await next_ones(manager) == 0
+        if by == "release":
+            [item] = ok(await manager.remote.heartbeat(states=[item_for(state)]))["items"]
+            assert item["release"]
+            assert results(ok(await manager.remote.release(states=[item_for(state)]))) == ["ok"]
+        else:
+            clock.advance(LEASE_MS - 1)
+            assert await next_ones(manager) == 0
+            clock.advance(1)
+        assert await next_ones(manager) == 1
+
+
+async def test_the_time_in_which_no_heartbeat_could_come_ends_no_hold(
+    two: tuple[Manager, Manager], clock: SettableClock
+) -> None:
+    manager, second = two
+    await start(manager)
+    [state] = await claim(manager.remote)
+    await cancel(manager, state)
+    store, last = manager.service.store, clock()
+    clock.advance(2 * LEASE_MS)
+    terms = Terms(claim_timeout_ms=2 * LEASE_MS)
+    sweep = partial(managers.sweep, manager=manager.service.manager, now=clock(), terms=terms)
+    await store.write(partial(sweep, last=None if store.is_shared else last))
+    assert await next_ones(second) == 0
+    clock.advance(LEASE_MS - 2 * round(terms.sweep_interval * 1_000))
+    assert await next_ones(second) == 0
+    clock.advance(LEASE_MS)
+    assert await next_ones(second) == 1
 
 
 async def test_states_that_stop_together_give_back_all_their_slots(

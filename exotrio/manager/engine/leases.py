@@ -27,7 +27,7 @@ from itertools import chain
 
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.slots import free
+from exotrio.manager.engine.slots import extend_holds, free
 from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
@@ -234,6 +234,7 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
         " WHERE lease_until IS NOT NULL",
         (by_ms, now + terms.lease_ttl_ms, now + terms.lease_ttl_ms, by_ms),
     )
+    extend_holds(tx, by_ms, terms.lease_ttl_ms)
 
 
 def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[int]:
@@ -273,4 +274,6 @@ def restart(tx: Transaction, now: int, terms: Terms) -> None:
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
         (timeout, now + terms.lease_ttl_ms),
     )
+    # All that did not stop before this start, whenever that was.
+    extend_holds(tx, tx.now_ms, terms.lease_ttl_ms)
     tx.execute("UPDATE claims SET at = ?", (now,))

@@ -8,7 +8,7 @@ take a slot without end.
 **Stopping.** A state that is cancelled or replaced while a runtime holds it has ended, but its node goes on
 until its runtime learns that. Its slots are kept until the runtime says that the node has stopped, by a
 release or an outcome that comes late, at most until the end of its lease: ``check_at`` is that time, and
-heartbeats renew it. If the state is deleted meanwhile, its slots are kept until then.
+heartbeats renew it, as does a restart. If the state is deleted meanwhile, its slots are kept until then.
 
 **Exact.** A claim locks the rows of the limits that its states name, in the order of their ids, and only then
 counts. Only claims, heartbeats that regain a lease, and changes of limits take these locks. While a claim
@@ -294,6 +294,18 @@ def keep(tx: Transaction, states: Iterable[tuple[int, str | None]], until: int) 
         ),
     ).fetchall()
     put_slots(tx, [(limit, key, seq, until) for limit, key, seq in kept])
+
+
+def extend_holds(tx: Transaction, by_ms: int, term_ms: int) -> None:
+    """Keep the slots of ended states longer, by the time without heartbeats, at most to a term from now."""
+    until = tx.now_ms + term_ms
+    tx.execute(
+        "UPDATE slots SET check_at = CASE WHEN check_at + ? < ? THEN check_at + ? ELSE ? END"
+        " WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
+        " WHERE state > 0 AND check_at > ? AND check_at < ?"
+        f" ORDER BY limit_id, key, state{tx.for_update('slots')})",
+        (by_ms, until, by_ms, until, tx.now_ms - by_ms, until),
+    )
 
 
 def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:

@@ -88,11 +88,12 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
 
 
 def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[Row]:
-    """Return the states that hold a limit longest, without those that were deleted."""
+    """Return the states that hold a limit longest, without those whose runs were deleted."""
     which, keys = ("", ()) if key is None else (" AND key = ?", (key,))
     return view.execute(
         "SELECT state, key, check_at, claimed_at FROM (SELECT state, key, check_at,"
-        " (SELECT claimed_at FROM states WHERE seq = slots.state) AS claimed_at"
+        " (SELECT claimed_at FROM states CROSS JOIN runs ON runs.id = states.run WHERE seq = slots.state)"
+        " AS claimed_at"
         f" FROM slots WHERE {IS_HELD} AND limit_id = ?{which}) AS holders"
         " WHERE claimed_at IS NOT NULL ORDER BY claimed_at, state LIMIT ?",
         (view.now_ms, limit, *keys, most),

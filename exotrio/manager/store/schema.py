@@ -290,9 +290,9 @@ CREATE TABLE limits (
     UNIQUE (namespace, name)
 );
 
--- An index of the held states by limit and key: a row counts only while its state is QUEUED. Once check_at is
--- set, the row says that its lane may have room from then on. Rows with a state below 1 only say that: 0 of
--- one key, -1 of all keys after this one.
+-- An index of the held states by limit and key: a row counts while its state is QUEUED, and until check_at.
+-- From check_at on, its lane may have room. Rows with a state below 1 only say that: 0 of one key, -1 of all
+-- keys after this one.
 CREATE TABLE slots (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
