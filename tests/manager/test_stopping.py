@@ -310,15 +310,15 @@ async def test_a_claim_that_waits_is_woken_when_the_node_stops_and_when_the_leas
             claimed: list[float] = []
             began = trio.current_time()
 
-            async def wait(claimed: list[float] = claimed, began: float = began) -> None:
-                while not (states := await claim(manager.remote, {B: 1}, wait_ms=15_000, worker_id="waits")):
+            async def wait(by: str = by, claimed: list[float] = claimed, began: float = began) -> None:
+                while not (states := await claim(manager.remote, {B: 1}, wait_ms=15_000, worker_id=by)):
                     pass
                 claimed.append(trio.current_time() - began)
                 assert await report(manager.remote, executed_item(states[0])) == ["ok"]
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
-                await until_polling(manager.remote, "waits")
+                await until_polling(manager.remote, by)
                 await cancel(manager, state)
                 if by == "release":
                     await trio.sleep(ends_after - (trio.current_time() - began))
