@@ -11,6 +11,7 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, item_for, report
+from tests.contract.target import Target
 from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, ok, place
 
 
@@ -115,24 +116,26 @@ async def test_a_run_of_weight_3_gets_three_states_for_each_of_another(api: Api)
     assert counted[other] == 20 - counted[heavy]
 
 
-async def test_runs_with_one_fairness_key_share_as_one_run(api: Api) -> None:
+# With another state manager a run that is started after a second may begin one turn later.
+
+
+async def test_runs_with_one_fairness_key_share_as_one_run(api: Api, target: Target) -> None:
     await deploy(api)
     runs = [await fan_out(api, 20, fair_key="customer 17") for _ in range(3)]
     other = await fan_out(api, 20)
     counted = await runs_of_claim(api, 20)
-    # With another state manager a run that is started after a second may begin one turn later.
-    assert abs(counted[other] - 10) <= 1
+    assert abs(counted[other] - 10) <= len(target.others)
     assert counted[other] + sum(counted[run] for run in runs) == 20
 
 
-async def test_a_cancelled_run_costs_its_fairness_key_no_turns(api: Api) -> None:
+async def test_a_cancelled_run_costs_its_fairness_key_no_turns(api: Api, target: Target) -> None:
     await deploy(api)
     cancelled = await fan_out(api, 40, fair_key="customer 17")
     ok(await api.native("POST", f"run/{cancelled}/cancel"))
     others = [await fan_out(api, 20), await fan_out(api, 20, fair_key="customer 17")]
     counted = await runs_of_claim(api, 10)
     assert set(counted) == set(others)
-    assert abs(counted[others[0]] - 5) <= 1  # as above
+    assert abs(counted[others[0]] - 5) <= len(target.others)
 
 
 async def test_a_claim_through_v0_takes_the_same_states_and_shows_the_oldest_first(api: Api) -> None:
