@@ -211,15 +211,26 @@ def test_an_update_is_rehearsed_and_the_versions_of_the_outputs_are_told_apart(
     bare: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "LANES", 1)  # so that the old code runs again after the new code
-    bare.write("old.py", STEPS)
-    bare.write("new.py", STEPS.replace("old", "new"))
+    writes = 'with open("ends", "a") as ends:\n            ends.write(f"{self.run_id} old\\n")\n        '
+    steps = STEPS.replace("return self.Outputs", f"{writes}return self.Outputs")
+    bare.write("old.py", steps)
+    bare.write("new.py", steps.replace("old", "new"))
     arguments = ["rehearse", "old.py", "--successor", "new.py", "--times", "2", "--seed", SEED]
     report = json.loads(bare(*arguments, "-o", "json").out)
     assert report["changed_outputs"] == ["begin.by", "work.label"]
     assert report["breaking_changes"] == []
-    versions = {each["signal"]: each["version"] for each in report["trials"]}
-    # Work ends within the grace, or is cancelled: then the new code runs it again.
-    assert versions == {"SIGTERM": "old", "SIGTERM twice": "mixed"}
+    # Usually Work ends within the grace after one SIGTERM, and is cancelled by two: then new code runs it.
+    # On a busy machine the first one may come before Work begins.
+    codes: dict[str, set[str]] = {}
+    for run, code in map(str.split, (bare.folder / "ends").read_text().splitlines()):
+        codes.setdefault(run, set()).add(code)
+    *undisturbed, one, two = ("mixed" if len(each) > 1 else each.pop() for each in codes.values())
+    assert undisturbed == ["old", "old", "new", "new"]
+    assert {each["signal"]: each["version"] for each in report["trials"]} == {
+        "SIGTERM": one,
+        "SIGTERM twice": two,
+    }
+    assert "mixed" in (one, two)
 
 
 def test_an_update_that_breaks_runs_in_progress_is_found_and_named(bare: Cli) -> None:
