@@ -14,6 +14,7 @@ from pydantic import Field as Constraints
 
 from exotrio._fields.declared import ANY_TEXT, Declared
 from exotrio._util.redaction import redactor_of
+from exotrio._util.words import listed
 from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority, check_key
 from exotrio.graph.placeholders import Piece, StoreRef
 from exotrio.graph.values import Place
@@ -315,6 +316,11 @@ def sent_form(view: View, request: PageRequest, sent: Form) -> StartForm:
     graph = find_graph(view, request.namespace, request.params["graph"])
     form = StartForm(view, view.template(graph["template"]))
     form.fill(sent)
-    if problems := {each.name: problem for each in form.fields if (problem := each.find_problem())}:
+    problems = {each.name: problem for each in form.fields if (problem := each.find_problem())}
+    known = {each.name for each in form.fields}
+    if gone := [name for name in sent if name.startswith((INPUT, STORE)) and name not in known]:
+        # Otherwise the run would start without what was entered there.
+        problems[""] = f"the graph was changed and has no {listed(gone)} any more; check the other fields"
+    if problems:
         raise FormRejected(sent, problems)
     return form

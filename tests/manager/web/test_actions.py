@@ -384,6 +384,19 @@ async def test_a_field_has_the_type_that_its_node_declares(site: Site) -> None:
     assert 'value="no note"' in element("input.note")
 
 
+async def test_a_form_with_fields_that_the_graph_lost_starts_no_run(site: Site) -> None:
+    await Flow.deploy(site.api, place("root", inputs={"a": "x"}))
+    sent = {"request_id": str(uuid4()), "input.a": "y", "input.b": "z", "store.region": "eu"}
+    answer = await site.browser.post("/ns/shop/graphs/graph", sent)
+    assert answer.status_code == 422
+    html = text_of(answer.text)
+    assert "No run was started: the graph was changed and has no input.b, store.region any more;" in html
+    assert 'value="y"' in html
+    del sent["input.b"], sent["store.region"]
+    await site.browser.do("/ns/shop/graphs/graph", sent)
+    assert len(ok(await site.api.runs())["runs"]) == 1
+
+
 async def test_a_form_that_is_not_accepted_is_shown_again_as_it_was_sent(site: Site) -> None:
     flow = await deploy_typed(site.api)
     sent = {
