@@ -31,7 +31,7 @@ def _id_or_key(run_id: str | None, info: ValidationInfo) -> str | None:
 class NativeTriggerRequest(TriggerRequest):
     """As v0, but with a run id or a key, chosen by the client: each makes the request repeatable.
     ``trace`` is the context of the trigger, if it is traced. ``priority``, ``weight`` and ``fair_key`` say in
-    which order its states are claimed: at a state manager with ``Capability.ORDER``.
+    which order its states are claimed: at a state manager with the capability ``order``.
 
     Also one entry of ``POST .../graph/{graph}/runs``, whose body is ``{"runs": [...]}`` with at most
     ``MAX_BATCH`` of them: all start, or none.
