@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 from exotrio import ConfigurationError
 from exotrio.manager import background, embedded, serve
 from exotrio.manager.engine import retention
+from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -31,7 +33,7 @@ from tests.support.helpers import (
     refused,
     virtual_ms,
 )
-from tests.support.manager import Manager, open_manager, recount
+from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
 
 MINUTE = 60.0
 MINUTE_MS = 60_000
@@ -241,6 +243,25 @@ async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.Monkey
         assert await store.write(clear) == 0
         assert +(await store.read(rows)) == Counter({"runs": 1, "states": 1, "counts": 1})
         await kept.run("a")
+        await store.read(recount)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_run_that_is_retried_after_it_was_found_old_is_kept(engine: str) -> None:
+    clock = SettableClock()
+    async with open_two(engine, clock=clock) as (manager, _):
+        store = manager.service.store
+        flow = await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY)
+        await flow.fail("a", times=1)
+        await pass_minute(manager, clock)
+        old = (await store.read(due_work, (Step.DISCARD,), 10, MINUTE_MS - 1))[Step.DISCARD]
+        assert len(old) == 1
+        ok(await manager.api.retry_run(flow.run_id))
+        delete = partial(retention.discard, keep_ms=MINUTE_MS - 1)
+        assert await store.write(delete, old) == 0, "it goes on"
+        await flow.run("a")
+        assert await store.write(delete, old) == 0, "it has ended just now"
+        assert (await flow.run_summary())["status"] == "SUCCESS"
         await store.read(recount)
 
 
