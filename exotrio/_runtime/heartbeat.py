@@ -15,12 +15,12 @@ lock stops every thread, and this one too.) What crosses between the two loops:
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
 cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
 
-A lease ends when nothing renewed it for its ``ttl``, 30 s by default. A heartbeat every third of that
-leaves time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase
-changes, and when a state is begun whose last runtimes died while they ran it: its node begins once that
-is answered; and when ``execute`` begins after a heartbeat said that a worker has the state. From a request
-to stop on, each says how the stop goes, and the last one that the runtime has stopped: it becomes the
-receipt of the stop. (If a runtime is killed meanwhile, the one before does.)
+A lease ends when nothing renewed it for its ``ttl``, 30 s by default. A heartbeat every third of that leaves
+time for some that fail: those are repeated soon. A heartbeat is sent at once when the phase changes, and when
+a state is begun whose last runtimes died while they ran it: its node begins once that is answered; and when
+``execute`` begins after a heartbeat said that a worker has the state. From a request to stop on, each says
+how the stop goes, and the last one that the runtime has stopped: it becomes the receipt of the stop. (If a
+runtime is killed meanwhile, the one before does.)
 
 Heartbeats also bring the newest checkpoints to the state manager (``checkpoint_queue``). A checkpoint counts
 as stored once an answer says so; that is recorded in the thread, since a node in another one may wait for it.
@@ -241,7 +241,6 @@ class HeartbeatSender:
             None: a request is not interrupted, and ``end`` sets a deadline for it.
         """
         self.ledger.heartbeat_due.attach()
-        told = False
         with self._scope:
             while not self._ending:
                 pause = LAG_CHECK_INTERVAL if self._loop_hangs() else await self._send()
@@ -255,8 +254,8 @@ class HeartbeatSender:
                 stopped.phase = Phase.STOPPED.value
                 with suppress(ManagerError):
                     await self.link.heartbeat(stopped, (), timeout=deadlines.LAST_HEARTBEAT)
-                    told = True
-        if not told and self.runtime_link.is_native and (self._answered or self._outage.failures):
+                    return
+        if self.runtime_link.is_native and (self._answered or self._outage.failures):
             log.warning(
                 "the state manager did not confirm that this runtime has stopped, so it may show it as "
                 "vanished: the last heartbeat was not answered"
@@ -284,13 +283,10 @@ class HeartbeatSender:
         await self.ledger.heartbeat_due.wait()
 
     @property
-    def _ttl(self) -> float:
-        # The ttl of the last answer counts already: the runtime's loop may be blocked, and enter it late.
-        return min((ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None), default=DEFAULT_TTL)
-
-    @property
     def _interval(self) -> float:
-        return min(self.max_interval, self._ttl / HEARTBEATS_PER_TTL)
+        # The ttl of the last answer counts already: the runtime's loop may be blocked, and enter it late.
+        ttl = min((ttl for ttl in (self._last_ttl, self.ledger.ttl) if ttl is not None), default=DEFAULT_TTL)
+        return min(self.max_interval, ttl / HEARTBEATS_PER_TTL)
 
     def _loop_hangs(self) -> bool:
         """Whether the runtime's loop is blocked for so long that its leases should end; log any change."""

@@ -133,11 +133,7 @@ class Reporter:
     def write_off(self) -> None:
         """Log and count all that is still held: the time for it is over."""
         for held in self.ledger.all(*Stage):
-            ending = self._log_undelivered(held)
-            if ending is Ending.KEPT:
-                self.ledger.end(held, ending)
-            else:
-                self._end(held, ending)
+            self._end(held, self._log_undelivered(held))
 
     def log_held(self) -> None:
         """Log all that is still held, as ``write_off``, but change nothing. From any thread."""
@@ -203,7 +199,6 @@ class Reporter:
         return alone and self._can_batch(held) and not self.ledger.count(Stage.BUFFERED, Stage.RUNNING)
 
     def _begin(self, batch: list[HeldClaim]) -> None:
-        """Begin a request in a separate task."""
         self._latest = trio.Event()
         self.in_flight, self.sent_at = self.in_flight + 1, trio.current_time()
         self._nursery.start_soon(self._deliver, batch, self._latest)
@@ -353,7 +348,7 @@ class Reporter:
 
     def _end(self, held: HeldClaim, ending: Ending) -> None:
         self._failed.pop(held, None)
-        if self.outbox is not None:
+        if self.outbox is not None and ending is not Ending.KEPT:
             self.outbox.forget(held)
         self.ledger.end(held, ending)
 
