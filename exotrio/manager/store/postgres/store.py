@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import outcome
 import trio
@@ -36,8 +36,6 @@ from exotrio.manager.store.writes import Commit, Write
 
 logger = logging.getLogger("exotrio.manager.store")
 
-Slot: TypeAlias = "queue.SimpleQueue[Write | None]"
-
 WRITERS = 4
 """Use cases that run at once, each on a separate connection."""
 WRITABLE_FOR = 2.0
@@ -53,7 +51,7 @@ class _Queue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._writes: deque[Write | None] = deque()
-        self._waiting: list[Slot] = []
+        self._waiting: list[queue.SimpleQueue[Write | None]] = []
 
     def put(self, write: Write | None) -> None:
         with self._lock:
@@ -62,11 +60,11 @@ class _Queue:
             else:
                 self._writes.append(write)
 
-    def get(self, mine: Slot) -> Write | None:
-        """Return the next write; wait for it in ``mine``, which is of the calling thread only."""
+    def get(self) -> Write | None:
         with self._lock:
             if self._writes:
                 return self._writes.popleft()
+            mine = queue.SimpleQueue[Write | None]()
             self._waiting.append(mine)
         return mine.get()
 
@@ -180,8 +178,7 @@ class PostgresStore(Store):
             await self._progress.wait()
 
     def _run_writer(self, writer: Writer) -> None:
-        mine: Slot = queue.SimpleQueue()
-        while (write := self._queue.get(mine)) is not None:
+        while (write := self._queue.get()) is not None:
             if not write.abandoned and not writer.run(write):
                 self._queue.put(write)
                 writer.rest()
