@@ -38,46 +38,40 @@ def renew(
     numbers = [seq for seq in seqs.values() if seq is not None]
     known = _reported(tx, namespace, numbers, locked=not in_process)
 
-    def find_held(beat: HeartbeatState) -> Row | None:
+    def find(beat: HeartbeatState) -> Row | None:
         state = known.get(seqs[beat.state_id] or 0)
         if state is None or state["token"] != beat.token or owner not in (None, state["owner"]):
             return None
         return state
 
-    def of_last_token() -> list[tuple[HeartbeatState, Row]]:
-        return [(beat, state) for beat in beats if (state := find_held(beat)) is not None]
-
+    found = [(beat, find(beat)) for beat in beats]
     if in_process and (
-        changing := [state["seq"] for beat, state in of_last_token() if _is_written(beat, state, tx.now_ms)]
+        changing := [state["seq"] for beat, state in found if state and _is_written(beat, state, tx.now_ms)]
     ):
         # Read again: an outcome may have been recorded before the lock.
         known |= _reported(tx, namespace, changing, locked=True)
-    held = [(beat, state) for beat, state in of_last_token() if _is_held(state)]
+        found = [(beat, find(beat)) for beat in beats]
+    held = [(beat, state) for beat, state in found if state and _is_held(state)]
+    ended = [(beat, state) for beat, state in found if state and not _is_held(state)]
     news = {state["seq"]: new for beat, state in held if (new := _news(beat, state, tx.now_ms))}
     _renew(tx, list({state["seq"]: state for _, state in held}.values()), news, now + terms.lease_ttl_ms)
     checkpoints = [(state["seq"], beat.token, beat.checkpoint) for beat, state in held if beat.checkpoint]
     stored = CheckpointChanges(checkpoints).apply(tx)
-    ended = [(beat, state) for beat, state in of_last_token() if not _is_held(state)]
     _write_begins(tx, ended)
     # Their nodes go on until they have stopped.
     stopping = {state["seq"]: state["limits"] for _, state in ended if _keeps_slots(state)}
     keep(tx, stopping.items(), tx.now_ms + terms.lease_ttl_ms)
     cancelled = _cancelled(tx, {state["run"] for _, state in ended})
     replies = []
-    for beat in beats:
-        state = find_held(beat)
-        if state is None:
-            result = HeartbeatResult.LOST
-        elif _is_held(state):
-            result = HeartbeatResult.OK
-        else:
-            is_cancelled = state["status"] == RETRY_CREATED or state["run"] in cancelled
-            result = HeartbeatResult.CANCELLED if is_cancelled else HeartbeatResult.LOST
-        number = None if state is None else stored.get(state["seq"])
-        keeps_slots = state is not None and _keeps_slots(state)
-        replies.append(
-            HeartbeatStateReply(state_id=beat.state_id, result=result, checkpoint=number, release=keeps_slots)
-        )
+    for beat, state in found:
+        reply = HeartbeatStateReply(state_id=beat.state_id, result=HeartbeatResult.LOST)
+        if state is not None:
+            reply.checkpoint, reply.release = stored.get(state["seq"]), _keeps_slots(state)
+            if _is_held(state):
+                reply.result = HeartbeatResult.OK
+            elif state["status"] == RETRY_CREATED or state["run"] in cancelled:
+                reply.result = HeartbeatResult.CANCELLED
+        replies.append(reply)
     return replies
 
 
