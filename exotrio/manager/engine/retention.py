@@ -91,11 +91,11 @@ def _clear_step(tx: Transaction, runs: Sequence[int]) -> bool:
     which = f"SELECT seq, calls_size FROM states WHERE {tx.any_of('run')} LIMIT ?"
     rows = tx.execute(which, (tx.items(runs), BATCH)).fetchall()
     states = sorted(row["seq"] for row in rows)
-    called = sorted(row["seq"] for row in rows if row["calls_size"] is not None)
+    has_calls = any(row["calls_size"] is not None for row in rows)
     if not states:
         for table in ("counts", "store", "mailbox", "alerts", "idle_times", "discarded"):
             tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
-    elif _clear_dependents(tx, states, called):
+    elif _clear_dependents(tx, states, has_calls):
         for start in range(0, len(states), PART):
             part = tx.items(states[start : start + PART])
             # Locked in the order in which a heartbeat locks them, or each could wait for the other.
@@ -106,27 +106,18 @@ def _clear_step(tx: Transaction, runs: Sequence[int]) -> bool:
     return not states
 
 
-def _clear_dependents(tx: Transaction, states: Sequence[int], called: Sequence[int]) -> bool:
-    """Delete what belongs to states in other tables; return whether that was all of it.
-
-    ``called`` are those of them whose nodes called runs.
-    """
+def _clear_dependents(tx: Transaction, states: Sequence[int], has_calls: bool) -> bool:
+    """Delete what belongs to states in other tables; return whether that was all of it."""
     items, is_all = tx.items(states), True
-    for table, keys, limit in (
-        ("unite_members", ("target_state", "place", "path"), BATCH),
-        *((("calls", ("state", "key"), TEXTS),) if called else ()),
+    for table, state, key, limit in (
+        ("unite_members", "target_state", "target_state, place, path", BATCH),
+        *([("calls", "state", "state, key", TEXTS)] if has_calls else []),
+        ("events", "state", "id", BATCH),
+        ("logs", "state", "state", TEXTS),
+        ("checkpoints", "state", "state", TEXTS),
     ):
-        columns = ", ".join(keys)
-        which = f"SELECT {columns} FROM {table} WHERE {tx.any_of(keys[0])} LIMIT ?"
-        done = tx.execute(f"DELETE FROM {table} WHERE ({columns}) IN ({which})", (items, limit)).rowcount
-        is_all = is_all and done < limit
-    for table, key, limit in (
-        ("events", "id", BATCH),
-        ("logs", "state", TEXTS),
-        ("checkpoints", "state", TEXTS),
-    ):
-        which = f"SELECT {key} FROM {table} WHERE {tx.any_of('state')} LIMIT ?"
-        deleted = tx.execute(f"DELETE FROM {table} WHERE {key} IN ({which})", (items, limit)).rowcount
+        which = f"SELECT {key} FROM {table} WHERE {tx.any_of(state)} LIMIT ?"
+        deleted = tx.execute(f"DELETE FROM {table} WHERE ({key}) IN ({which})", (items, limit)).rowcount
         is_all = is_all and deleted < limit
     # At most one for each place of the graph.
     tx.execute(f"DELETE FROM unite_counters WHERE {tx.any_of('target_state')}", (items,))

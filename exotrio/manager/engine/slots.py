@@ -243,15 +243,9 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
     checks = {pair: seq if together[pair] == 1 else -1 - seq for pair, seq in held}
     put_slots(tx, sorted((*pair, state, 0) for pair, state in checks.items()))
     if len(checks) < len(held):
+        which, values = _rows_of(tx, held)
         tx.execute(
-            f"DELETE FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
-            " AND (check_at IS NULL OR check_at > ?)",
-            (
-                tx.items(sorted({limit for limit, _ in checks})),
-                tx.items(sorted({key for _, key in checks})),
-                tx.items(sorted({seq for _, seq in held})),
-                tx.now_ms,
-            ),
+            f"DELETE FROM slots WHERE {which} AND (check_at IS NULL OR check_at > ?)", (*values, tx.now_ms)
         )
     effects.freed |= {limit for limit, _ in checks}
 
@@ -283,17 +277,23 @@ def keep(tx: Transaction, states: Iterable[tuple[int, str | None]], until: int) 
     held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
     if not held:
         return
+    which, values = _rows_of(tx, held)
     kept = tx.execute(
-        f"SELECT limit_id, key, state FROM slots WHERE {tx.any_of('limit_id')} AND {tx.any_of('key')}"
-        f" AND {tx.any_of('state')} AND check_at > ? ORDER BY limit_id, key, state{tx.for_update('slots')}",
-        (
-            tx.items(sorted({limit for (limit, _), _ in held})),
-            tx.items(sorted({key for (_, key), _ in held})),
-            tx.items(sorted({seq for _, seq in held})),
-            tx.now_ms,
-        ),
+        f"SELECT limit_id, key, state FROM slots WHERE {which} AND check_at > ?"
+        f" ORDER BY limit_id, key, state{tx.for_update('slots')}",
+        (*values, tx.now_ms),
     ).fetchall()
     put_slots(tx, [(limit, key, seq, until) for limit, key, seq in kept])
+
+
+def _rows_of(tx: Transaction, held: Collection[tuple[Pair, int]]) -> tuple[str, tuple[object, ...]]:
+    """Return the condition for the rows of states that held pairs, and its parameters."""
+    which = f"{tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
+    return which, (
+        tx.items(sorted({limit for (limit, _), _ in held})),
+        tx.items(sorted({key for (_, key), _ in held})),
+        tx.items(sorted({seq for _, seq in held})),
+    )
 
 
 def extend_holds(tx: Transaction, by_ms: int, term_ms: int) -> None:
