@@ -43,23 +43,13 @@ _IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane 
 def list_limits(view: View, namespace: str) -> list[LimitInfo]:
     """Return the limits of a namespace, by name."""
     rows = view.execute("SELECT * FROM limits WHERE namespace = ? ORDER BY name", (namespace,)).fetchall()
-    held, waiting = count_states(view, [row["id"] for row in rows])
-    named = named_by_graphs(view, namespace) if rows else {}
-    return [
-        LimitInfo(
-            **_values(row),
-            held=held.get(row["id"], 0),
-            waiting=waiting.get(row["id"], 0),
-            graphs=[graph for graph, names in named.items() if row["name"] in names],
-        )
-        for row in rows
-    ]
+    return [LimitInfo(**fields) for fields in _fields_of_info(view, namespace, rows)]
 
 
 def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
     """Return a limit with its keys in use and the states that hold it; raise NotFound if there is none."""
     row = find_limit(view, namespace, name)
-    held, waiting = count_states(view, [row["id"]])
+    (fields,) = _fields_of_info(view, namespace, [row])
     holders = _holders(view, row["id"], MAX_SHOWN)
     found = view.execute(
         "SELECT seq, run_id, worker FROM states CROSS JOIN runs ON runs.id = states.run"
@@ -68,10 +58,7 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
     )
     states = {each["seq"]: each for each in found}
     return LimitDetail(
-        **_values(row),
-        held=held.get(row["id"], 0),
-        waiting=waiting.get(row["id"], 0),
-        graphs=[graph for graph, names in named_by_graphs(view, namespace).items() if name in names],
+        **fields,
         keys=_keys(view, row["id"]),
         holders=[
             LimitHolder(
@@ -85,6 +72,21 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
             for each in holders
         ],
     )
+
+
+def _fields_of_info(view: View, namespace: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    held, waiting = count_states(view, [row["id"] for row in rows])
+    named = named_by_graphs(view, namespace) if rows else {}
+    return [
+        {
+            **{name: row[name] for name in ("name", "at_most", "starts", "period_ms")},
+            "updated_at": from_unix_ms(row["updated_at"]),
+            "held": held.get(row["id"], 0),
+            "waiting": waiting.get(row["id"], 0),
+            "graphs": [graph for graph, names in named.items() if row["name"] in names],
+        }
+        for row in rows
+    ]
 
 
 def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[Row]:
@@ -296,8 +298,3 @@ def _keys(view: View, limit: int) -> list[LimitKey]:
 def _first_keys(view: View, select: str, *values: int) -> Sequence[str]:
     rows = view.execute(f"{select} GROUP BY key ORDER BY number DESC, key LIMIT ?", (*values, MAX_SHOWN))
     return [row["key"] for row in rows]
-
-
-def _values(row: Row) -> dict[str, Any]:
-    values = {name: row[name] for name in ("name", "at_most", "starts", "period_ms")}
-    return {**values, "updated_at": from_unix_ms(row["updated_at"])}
