@@ -133,7 +133,7 @@ async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_
     branching = [place("a", "b"), place("b", when=when)]
     await api.register_for(branching)
     text = refused(await api.put_graph("other", api.body(branching)), 409)
-    assert "a state manager of exotrio 2.5 on this database would take: end it first" in text
+    assert "2.5 on this database would take: end that state manager (older) first" in text
     ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
     await world.write(leave, "older")
     await world.write(put_meta, "oldest_version", "6")
@@ -157,7 +157,7 @@ async def test_what_is_new_in_graphs_is_refused_while_a_manager_works_that_does_
     await api.register_for([place("a")])
     ok(await api.put_graph("alert", api.body([place("a")])), 201)
     text = refused(await api.put_graph("other", api.body([place("a")], on_failure="alert")), 409)
-    assert "on_failure, which a state manager of exotrio 2.6 on this database would ignore: end it" in text
+    assert "on_failure, which a state manager of exotrio 2.6 on this database would ignore: end" in text
     runs_alert = api.body([run_place("g", graph="alert")])
     text = refused(await api.put_graph("parent", runs_alert), 409)
     assert (

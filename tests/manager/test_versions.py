@@ -88,7 +88,7 @@ async def test_a_state_manager_that_knew_a_run_before_it_moved_finds_its_new_tem
         age = "UPDATE managers SET schema_version = schema_version + ? WHERE id = ?"
         await one.service.store.write(lambda tx: tx.execute(age, (-1, other.service.manager)))
         refusal = await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"})
-        assert "end it first" in refused(refusal, 409)
+        assert f"end that state manager ({other.service.manager}) first" in refused(refusal, 409)
         await one.service.store.write(lambda tx: tx.execute(age, (1, other.service.manager)))
         ok(await one.api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
         limits = {pinned_name(B, "2"): 1}

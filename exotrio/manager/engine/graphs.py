@@ -167,9 +167,10 @@ def refuse_at_older_managers(tx: Transaction, has: str, since: int, what: str) -
         "UPDATE meta SET value = ? WHERE key = 'oldest_version' AND CAST(value AS INTEGER) < ?",
         (str(since), since),
     )
-    older = tx.row("SELECT version FROM managers WHERE schema_version < ?", (since,))
+    older = tx.row("SELECT id, version FROM managers WHERE schema_version < ?", (since,))
     if older is not None:
-        raise Conflict(f"{has} {what.format(older['version'])}: end it first, or replace it by this version")
+        fix = f"end that state manager ({older['id']}) first, or replace it by this version"
+        raise Conflict(f"{has} {what.format(older['version'])}: {fix}")
 
 
 def name_limits(tx: Transaction, namespace: str, template: Template) -> None:
