@@ -89,6 +89,14 @@ class Counts(Says):
                 await trio.sleep(0.01)
             raise HandOver
 
+class Writes(Says):
+    runs_in = "process"
+
+    async def work(self):
+        while True:
+            note("still", self)
+            time.sleep(0.01)
+
 class FillsTheLog(Says):
     async def work(self):
         if NAME == "unread":
@@ -98,7 +106,7 @@ class FillsTheLog(Says):
 runtime = Runtime(
     namespace=os.environ["NAMESPACE"],
     name=NAME,
-    nodes=[Waits, Stubborn, Blocks, Counts, FillsTheLog],
+    nodes=[Waits, Stubborn, Blocks, Counts, Writes, FillsTheLog],
     workers=2,
     batch_size=2,
     poll_interval=0.05,
@@ -123,9 +131,9 @@ class Place:
         process.line("is registered in")
         return process
 
-    async def trigger(self, node: str) -> str:
+    async def trigger(self, node: str, *, is_limited: bool = False) -> str:
         graph = Graph(node.lower(), namespace=self.namespace)
-        graph.add(node)
+        graph.add(node, limits=[graph.limit("service", at_most=1)] if is_limited else [])
         await self.manager.upsert_graph(graph)
         run_id: str = (await self.manager.trigger(graph.name))["run_id"]
         return run_id
@@ -320,3 +328,26 @@ async def test_nodes_outlive_a_state_manager_that_is_away_for_longer_than_their_
             processes.server(tmp_path, "--lease-ttl", TTL, "--port", first.uri.rpartition(":")[2])
             assert [await here.finished(run_id) for run_id in runs] == ["a"] * 4
             assert here.log.count("begin Waits a") == 4, "each ran once"
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_slot_is_free_once_the_process_of_a_cancelled_node_has_ended_or_the_lease_of_a_killed_runtime(
+    is_killed: bool, tmp_path: Path
+) -> None:
+    with Processes() as processes:
+        server = processes.server(tmp_path, "--lease-ttl", "4")
+        here = Place(tmp_path, "ns", server, processes)
+        async with here.manager:
+            first = here.worker("a")
+            cancelled = await here.trigger("Writes", is_limited=True)
+            await here.until(lambda: "still Writes a" in here.log)
+            here.worker("b")
+            for name in ("a", "b"):
+                here.open(name)
+            await here.manager.cancel(cancelled)
+            if is_killed:
+                first.kill()
+            by = await here.finished(await here.trigger("Waits", is_limited=True))
+            began = here.log.index(f"begin Waits {by}")
+            assert here.log[began:] == [f"begin Waits {by}", f"end Waits {by}"]
+            assert (await here.manager.run(cancelled)).nodes[0].status == "ERRORED"
