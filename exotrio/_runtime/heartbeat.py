@@ -1,16 +1,15 @@
 """Heartbeats renew the leases of all that is held. Their answers say which leases are lost, which runs were
 cancelled, and what an operator commands.
 
-Over a network they are sent from a thread with a separate Trio loop and connections, so that node
-code which blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's
-lock stops every thread, and this one too.) What crosses between the two loops:
+Over a network they are sent from a thread with a separate Trio loop and connections, so that node code which
+blocks the runtime's loop keeps its leases. (Code that never releases the interpreter's lock stops every
+thread, and this one too.) What crosses between the two loops:
 
 - the thread reads the held claims, by ``Ledger.leased``, and nothing else of the runtime's loop;
-- answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease
-  that was lost stays lost, and a state that was settled meanwhile is skipped. But a loop that is blocked for
-  ten minutes hangs, in a lock or in a write to a stream that is not read: no heartbeat is
-  sent until it runs again, so that its states run elsewhere. Nodes that block it for minutes keep their
-  leases.
+- answers are handled in the runtime's loop, whenever that gets to it. Being late does no harm: a lease that
+  was lost stays lost, and a state that was settled meanwhile is skipped. But a loop that is blocked for ten
+  minutes hangs, in a lock or in a write to a stream that is not read: no heartbeat is sent until it runs
+  again, so that its states run elsewhere. Nodes that block it for minutes keep their leases.
 
 In process there is no thread, for the transport belongs to the loop. Leases do not end there, but a
 cancelled run and a command must arrive all the same, so heartbeats are frequent; they cost little.
