@@ -275,7 +275,6 @@ class _Call:
         self._end("was ended with its loop")
 
     def result(self) -> object:
-        """Return what it returned, or raise what it raised."""
         if self.error is not None:
             try:
                 raise self.error

@@ -238,7 +238,6 @@ class _Running(ProgressView):
         self._waits = False
 
     def begin(self) -> None:
-        """Record that the node begins."""
         self.began_at = time.monotonic()
         if self.job.timeout is not None:
             self.view.ends_at = min(self.view.ends_at, self.began_at + self.job.timeout)

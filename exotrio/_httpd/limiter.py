@@ -116,7 +116,6 @@ class ConnectionLimiter:
         return connection
 
     def leave(self, connection: OpenConnection) -> None:
-        """Stop counting a connection that is closed."""
         self.open -= 1
         self._authenticated -= connection.is_authenticated
         self._keyless.pop(connection, None)

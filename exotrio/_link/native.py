@@ -146,7 +146,6 @@ class NativeLink:
     async def heartbeat(
         self, heartbeat: HeartbeatRequest, states: Sequence[HeartbeatState], *, timeout: float
     ) -> HeartbeatAnswer:
-        """Renew leases, as ``Link.heartbeat`` says."""
         items: list[HeartbeatStateReply] = []
         ttls: list[int] = []
         commands: set[str] = set()
@@ -325,8 +324,6 @@ class _ClaimReply(BaseModel):
 
 
 class _OutcomesReply(ItemsReply):
-    """The reply to outcomes and a claim."""
-
     states: list[Any]
 
 

@@ -48,8 +48,6 @@ NOT_DELIVERED = frozenset({Ending.DROPPED, Ending.LOST_LEASES, Ending.ABANDONED}
 
 
 class Stage(Enum):
-    """How far a held claim is."""
-
     BUFFERED = "buffered"
     """Claimed, waiting for a worker."""
     RUNNING = "running"

@@ -304,7 +304,6 @@ class Ledger:
             self._changed = None
 
     def summary(self, lost_claims: int) -> Summary:
-        """Return the counts so far."""
         counts = {ending.value: count for ending, count in self._endings.items()}
         return Summary(**counts, lost_claims=lost_claims, left_behind=tuple(self._left_behind))
 

@@ -107,7 +107,6 @@ class Reporter:
             self.add(held)
 
     def failures(self, held: HeldClaim) -> int:
-        """Return how many deliveries of it failed."""
         return self._failed[held].count if held in self._failed else 0
 
     @property

@@ -128,17 +128,14 @@ class Runtime:
 
     @property
     def namespace(self) -> str:
-        """Namespace of the nodes."""
         return self._options.namespace
 
     @property
     def name(self) -> str:
-        """Name of this runtime."""
         return self._options.name
 
     @property
     def nodes(self) -> tuple[type[BaseNode], ...]:
-        """The node classes."""
         return tuple(self._options.nodes.values())
 
     @property
@@ -163,7 +160,6 @@ class Runtime:
 
     @property
     def phase(self) -> Phase:
-        """The phase of the runtime."""
         return self._phase
 
     @property

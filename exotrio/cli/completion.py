@@ -43,7 +43,6 @@ def print_script(ctx: click.Context, parameter: click.Parameter, shell: str | No
 
 
 def files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete the name of a file."""
     from click.shell_completion import CompletionItem  # here, as above
 
     return [CompletionItem(incomplete, type="file")]

@@ -40,8 +40,6 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The user's code was loaded."""
-
     namespace: str
     runtime: str
     worker_id: str

@@ -186,8 +186,6 @@ class Ago(Duration):
 
 
 class CodeVersion(click.ParamType):  # type: ignore[type-arg]
-    """A version of the code."""
-
     name = "version"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:

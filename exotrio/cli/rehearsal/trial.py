@@ -100,7 +100,6 @@ class Journal:
         self._open: dict[str, Execution] = {}
 
     def add(self, at: float, event: StateBegan | StateEnded | CheckpointStored) -> None:
-        """Add an event that a process reported."""
         match event:
             case StateBegan():
                 execution = Execution(event.node, event.state_id, event.identifier, at)

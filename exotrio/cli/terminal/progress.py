@@ -76,7 +76,6 @@ class Progress:
         self.elapsed = time.monotonic() - self._started
 
     def show(self, run: Run) -> None:
-        """Show the run's counts."""
         self._run = run
         now = time.monotonic()
         if now - self._last < LINE_INTERVAL and run.pending_count:

@@ -69,7 +69,6 @@ class CallChanges:
             self._moved.append((state.seq, attempt))
 
     def apply(self, tx: Transaction) -> None:
-        """Write what was gathered."""
         columns = ("state", "key", "graph", "inputs")
         tx.insert("calls", columns, sorted(self._added), "(state, key) DO NOTHING")
         for seq, attempt in sorted(self._moved):

@@ -179,7 +179,6 @@ class GroupList:
         return len(self._problems) == len(self._left)
 
     def add(self, outputs: Outputs) -> None:
-        """Add the outputs of the next state."""
         for name in self._left.keys() - self._problems.keys():
             try:
                 text = field_of(outputs, OutputRef(self._place.identifier, name))

@@ -77,7 +77,6 @@ def pairs_of(limits: str | None) -> tuple[Pair, ...]:
 
 
 def lane_of(pair: Pair) -> str:
-    """Return the lane in which states wait for a limit and a key."""
     return f"{pair[0]}:{pair[1]}"
 
 
@@ -88,8 +87,6 @@ def lanes_of(limit: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The numbers of a limit."""
-
     at_most: int | None
     starts: int | None
     period_ms: int

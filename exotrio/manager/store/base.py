@@ -284,7 +284,6 @@ class Store:
             self._sleep.deadline = at
 
     def _put_due(self) -> None:
-        """Put the writes that are due by now."""
         if trio.current_time() >= self._retry_at:
             self._put_repeated()
 
@@ -329,7 +328,6 @@ class Store:
             self._logged, self._logged_at, self._is_outage = error.what, now, True
 
     def _answer(self, write: Write) -> None:
-        """Give the result of a write to its task."""
         assert write.result is not None
         error = write.result.error if isinstance(write.result, outcome.Error) else None
         is_unknown = isinstance(error, UnknownCommit)

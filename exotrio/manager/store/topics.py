@@ -60,7 +60,6 @@ class Topics:
             self._unlist(write)
 
     def remove_all(self) -> list[Write]:
-        """Remove all writes and return them."""
         writes = list(self._writes.values())
         for write in writes:
             self.remove(write)

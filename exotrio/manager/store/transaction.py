@@ -97,7 +97,6 @@ class Transaction(View):
             return self.template(self.run_facts([run])[run].template)
 
     def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run one statement for many rows."""
         self._connection.executemany(sql, rows)
 
     def insert(

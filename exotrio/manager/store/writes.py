@@ -56,7 +56,6 @@ class Write:
     """... and its place among all that wait."""
 
     def run(self, tx: Transaction) -> Any:
-        """Run the use case."""
         self.effects, self.waits = NO_EFFECTS, False
         value, self.effects = WithEffects.of(self.use_case(tx))
         tx.check_updates()

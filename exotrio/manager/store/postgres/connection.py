@@ -125,7 +125,6 @@ class Connection:
         return result
 
     def executemany(self, sql: str, parameters: Iterable[tuple[Any, ...]], /) -> Result:
-        """Run one statement for many rows."""
         result = Result(self._pipeline)
         for row in parameters:
             result = self.execute(sql, row)
@@ -189,7 +188,6 @@ class Connection:
             raise errors.InFailedSqlTransaction("a statement before it failed")
 
     def rollback(self) -> None:
-        """Undo what was done since BEGIN."""
         self._in_transaction = False
         self._flush()
         if self.driver.pgconn.transaction_status != TransactionStatus.IDLE:

@@ -95,7 +95,6 @@ class Pipeline:
         """Rows that were changed so far."""
 
     def add(self, sql: bytes, parameters: Sequence[Any]) -> Result:
-        """Queue a statement."""
         pgconn, transformer = self._pgconn, self._transformer
         values = transformer.dump_sequence(parameters, _AUTO * len(parameters))
         types, formats = transformer.types or (), transformer.formats

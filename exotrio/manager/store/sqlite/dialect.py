@@ -67,8 +67,6 @@ def _update(of: Update) -> tuple[str, _InOrder]:
 
 
 class SQLiteDialect:
-    """The dialect of SQLite."""
-
     locks_rows = False
 
     def any_of(self, column: str) -> str:
