@@ -299,7 +299,7 @@ def extend_holds(tx: Transaction, by_ms: int, term_ms: int) -> None:
     tx.execute(
         "UPDATE slots SET check_at = CASE WHEN check_at + ? < ? THEN check_at + ? ELSE ? END"
         " WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
-        " WHERE state > 0 AND check_at > ? AND check_at < ?"
+        " WHERE limit_id IN (SELECT id FROM limits) AND check_at > ? AND check_at < ? AND state > 0"
         f" ORDER BY limit_id, key, state{tx.for_update('slots')})",
         (by_ms, until, by_ms, until, tx.now_ms - by_ms, until),
     )
