@@ -66,18 +66,13 @@ Handles = (
 
 async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
     """End overdue leases, and overdue waits for events, again and again. Never returns."""
-    level = logging.INFO  # for the first sweep: perhaps no state manager ran before this one
     # When the last committed sweep began: while the database fails or is slow, no heartbeat renews a lease.
     last = clock()
     waits = DueWork(store, {Step.WAIT: handle_waits})
     while True:
         await trio.sleep(terms.sweep_interval)
         try:
-            # If two state managers used different times, each would see the sweep of the other as a clock
-            # that was set.
-            await store.measure_clock()
-            now = clock()
-            swept = await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)
+            now, swept = await _sweep_once(store, manager, clock, terms, last)
             last, ended = now, swept.ended
             # On a shared database others may have written in the old time meanwhile; the next sweep handles
             # it.
@@ -86,27 +81,7 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
         except DatabaseError as error:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue
-        if swept.late_ms < 0:
-            logger.warning(
-                "the clock of the database was set back by %.1f s; no lease ends early by it",
-                -swept.late_ms / 1000,
-            )
-        elif swept.late_ms and store.is_shared:
-            logger.log(
-                level,
-                "leases were not checked for %.1f s: no state manager ran, its database was away, or that"
-                " one's clock was set; they are extended by it",
-                swept.late_ms / 1000,
-            )
-        elif swept.late_ms:
-            logger.warning(
-                "leases were not checked for %.1f s: this process or its event loop did not run, or the"
-                " database failed or was slow; they are extended by it",
-                swept.late_ms / 1000,
-            )
-        level = logging.WARNING
-        if ended:
-            logger.warning("%s ended without an outcome", plural(ended, "lease"))
+        _log_sweep(swept.late_ms, ended, logging.WARNING, is_shared=store.is_shared)
         try:
             # Not in the transaction of the sweep: this locks runs before states.
             if swept.has_waits:
@@ -115,6 +90,46 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
                     pass
         except DatabaseError as error:
             logger.log(log_level(error), "waits for events could not be ended: %s", error.what)
+
+
+async def sweep_at_start(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
+    """Extend what runtimes hold on a shared database by the time in which perhaps no state manager ran,
+    before the first claim."""
+    _, swept = await write_at_start(store, lambda: _sweep_once(store, manager, clock, terms, clock()))
+    _log_sweep(swept.late_ms, swept.ended, logging.INFO, is_shared=True)
+
+
+async def _sweep_once(
+    store: Store, manager: str, clock: Clock, terms: Terms, last: int
+) -> tuple[int, managers.Swept]:
+    # If two state managers used different times, each would see the sweep of the other as a clock that was
+    # set.
+    await store.measure_clock()
+    now = clock()
+    return now, await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)
+
+
+def _log_sweep(late_ms: int, ended: int, level: int, *, is_shared: bool) -> None:
+    if late_ms < 0:
+        logger.warning(
+            "the clock of the database was set back by %.1f s; no lease ends early by it",
+            -late_ms / 1000,
+        )
+    elif late_ms and is_shared:
+        logger.log(
+            level,
+            "leases were not checked for %.1f s: no state manager ran, its database was away, or that"
+            " one's clock was set; they are extended by it",
+            late_ms / 1000,
+        )
+    elif late_ms:
+        logger.warning(
+            "leases were not checked for %.1f s: this process or its event loop did not run, or the"
+            " database failed or was slow; they are extended by it",
+            late_ms / 1000,
+        )
+    if ended:
+        logger.warning("%s ended without an outcome", plural(ended, "lease"))
 
 
 async def join(store: Store, manager: str, clock: Clock, cipher: Cipher) -> None:

@@ -24,6 +24,7 @@ from exotrio.manager.background import (
     join,
     stay,
     sweep,
+    sweep_at_start,
 )
 from exotrio.manager.database import must_share_keys, place_of_keys
 from exotrio.manager.engine.claims import Claimer
@@ -248,6 +249,7 @@ async def open_service(
             await join(store, manager, monotonic, cipher)
             while await write_at_start(store, lambda: store.write(recover, manager, terms)):
                 pass
+            await sweep_at_start(store, manager, monotonic, terms)
         else:
             await take_over(store, manager, monotonic, terms)
         try:
