@@ -297,6 +297,8 @@ class Crowd:
             await store.write(triggers.trigger, NAMESPACE, GRAPH, triggers.NewRun())
         await store.write(limits.set_limit, NAMESPACE, "moved", LimitChange(at_most=1))
         await store.write(leases.expire, self.now + 10**9, TERMS, sweeper="m1")
+        # Nor do nodes of cancelled runs go on, whose slots are kept until a time on another clock.
+        await store.write(lambda tx: tx.execute("UPDATE slots SET check_at = 0 WHERE check_at > 0"))
         claimer = claims.Claimer(manager=None, now=self.now, ttl_ms=60_000)
         await trio.sleep(0.01)  # a retry is due after 1 ms
         while (
