@@ -44,6 +44,16 @@ def test_what_rises_over_the_last_half_by_more_than_noise_is_named(
     assert found.rises == (verdict == "RISES")
 
 
+@pytest.mark.parametrize(("minutes", "verdict"), [(108, "too short"), (109, "RISES")])
+def test_that_memory_rises_is_said_only_once_the_first_hour_is_left_out(minutes: int, verdict: str) -> None:
+    names = "state manager, MiB", "state manager, descriptors"
+    memory, descriptors = verdicts(
+        [dict.fromkeys(names, float(minute)) for minute in range(minutes)]
+    ).values()
+    assert str(memory).startswith(f"{verdict}: mean ")
+    assert str(descriptors).startswith("RISES: mean ")
+
+
 def test_of_two_values_nothing_is_said() -> None:
     assert trend([1, 2, 3]) is None
     assert verdicts([]) == {}

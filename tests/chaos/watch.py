@@ -3,8 +3,9 @@
 The first state manager and the first worker are spared from faults, so that what they leak shows. In the end
 each quantity is flat, or it rises: the straight line through the last half of its values rises by more than
 ``RELEVANT`` of their mean, and by more than ``CERTAIN`` standard errors of that. Anything else is noise. Of
-less than ``MIN_VALUES`` in the last half nothing is said. A write-ahead log only has to stay below
-``MAX_LOG``: its files are as large as they ever had to be, and PostgreSQL keeps more, up to ``max_wal_size``.
+less than ``MIN_VALUES`` in the last half nothing is said, and of memory of less than ``MIN_OF_MEMORY``: in
+the first hour the caches of a process fill. A write-ahead log only has to stay below ``MAX_LOG``: its files
+are as large as they ever had to be, and PostgreSQL keeps more, up to ``max_wal_size``.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from tests.support.processes import KEY
 RELEVANT = 0.05
 CERTAIN = 3.0
 MIN_VALUES = 15
+MIN_OF_MEMORY = 55
 MAX_LOG = {"SQLite": 64, "PostgreSQL": 1024 + 64}
 """MiB."""
 LOG = "write-ahead log, MiB"
+_MEMORY = ", MiB"
 PROBE_TIMEOUT = 10.0
 PAGES = ("overview", "runs?size=50")
 MEBI = 1024 * 1024
@@ -90,7 +93,7 @@ class Watch:
     async def _record(self, after: float) -> None:
         minute = {"minute": round(after / 60, 2), "executions": float(self.executions())}
         for name, pid in self.pids().items():
-            minute[f"{name}, MiB"] = _memory(pid) / MEBI
+            minute[name + _MEMORY] = _memory(pid) / MEBI
             minute[f"{name}, descriptors"] = float(len(os.listdir(f"/proc/{pid}/fd")))
         try:
             size, wal = await trio.to_thread.run_sync(self._sizes)
@@ -150,24 +153,26 @@ class Trend:
         mean: Of these.
         growth: Of the straight line through them, from the first to the last.
         error: Standard error of that.
+        min_values: Of fewer than these nothing is said.
     """
 
     values: int
     mean: float
     growth: float
     error: float
+    min_values: int
 
     @property
     def rises(self) -> bool:
         is_noise = self.growth <= max(RELEVANT * abs(self.mean), CERTAIN * self.error)
-        return self.values >= MIN_VALUES and not is_noise
+        return self.values >= self.min_values and not is_noise
 
     def __str__(self) -> str:
-        verdict = "RISES" if self.rises else "flat" if self.values >= MIN_VALUES else "too short"
+        verdict = "RISES" if self.rises else "flat" if self.values >= self.min_values else "too short"
         return f"{verdict}: mean {self.mean:.4g}, {self.growth:+.3g} in the last half (± {self.error:.2g})"
 
 
-def trend(values: Sequence[float]) -> Trend | None:
+def trend(values: Sequence[float], min_values: int = MIN_VALUES) -> Trend | None:
     """Return the trend of the last half of some values, taken at equal intervals; None of less than three."""
     half = [value for value in values[len(values) // 2 :] if not math.isnan(value)]
     if len(half) < 3:
@@ -178,10 +183,15 @@ def trend(values: Sequence[float]) -> Trend | None:
     middle = statistics.fmean(times)
     error = math.sqrt(squares / (len(half) - 2) / sum((at - middle) ** 2 for at in times))
     span = len(half) - 1
-    return Trend(len(half), statistics.fmean(half), slope * span, error * span)
+    return Trend(len(half), statistics.fmean(half), slope * span, error * span, min_values)
 
 
 def verdicts(minutes: Sequence[Mapping[str, float]]) -> dict[str, Trend | None]:
     """Return the trend of each quantity."""
     names = [name for name in (minutes[0] if minutes else ()) if name not in ("minute", "executions", LOG)]
-    return {name: trend([minute[name] for minute in minutes]) for name in names}
+    return {
+        name: trend(
+            [minute[name] for minute in minutes], MIN_OF_MEMORY if name.endswith(_MEMORY) else MIN_VALUES
+        )
+        for name in names
+    }
