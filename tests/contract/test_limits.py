@@ -96,6 +96,17 @@ async def test_mistakes_in_limits_of_a_graph_are_refused_with_their_place(api: A
     assert text == "node 'a', limit 'stripe': 'b' is not before 'a' on every path"
 
 
+async def test_references_of_a_key_and_an_event_are_checked_as_those_of_inputs(api: Api) -> None:
+    typo = "${{ a.outputs.vv }}"
+    after = place("b", limits=[{"name": "stripe", "key": typo}])
+    wait = {**place("c"), "node_name": "wait for event", "wait": {"event": typo, "outputs": {}}}
+    ok(await put(api, place("a", "b", "c"), after, wait, limits=[STRIPE]), 201)
+    assert ok(await api.get_graph("graph"))["validation_errors"] == [
+        "node 'b', limit 'stripe': 'a' has no output 'vv'",
+        "node 'c', wait 'event': 'a' has no output 'vv'",
+    ]
+
+
 async def test_storing_a_graph_again_changes_a_limit_only_if_its_declaration_changed(api: Api) -> None:
     places = (place("a", limits=[{"name": "stripe"}]),)
     ok(await put(api, *places, limits=[STRIPE]), 201)

@@ -81,10 +81,14 @@ def _problems(
             if name not in place.inputs:
                 yield Problem("it is missing", *where)
     for place in template.places:
-        for name, pieces in place.inputs.items():
+        of_place = {f"inputs.{name}": pieces for name, pieces in place.inputs.items()}
+        of_place |= {f"limits.{name}": pieces for name, pieces in place.limits.items()}
+        if place.wait is not None:
+            of_place["waits.event"] = place.wait.event
+        for field, pieces in of_place.items():
             for piece in pieces:
                 if isinstance(piece, OutputRef) and (wrong := _wrong_output(template, used, piece)):
-                    yield Problem(wrong, place.identifier, f"inputs.{name}")
+                    yield Problem(wrong, place.identifier, field)
     for identifier, ref in template.refs.items():
         if isinstance(ref, OutputRef) and (wrong := _wrong_output(template, used, ref)):
             yield Problem(wrong, identifier, WHEN)
