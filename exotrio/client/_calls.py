@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack
 from urllib.parse import urlencode
 
@@ -50,11 +51,11 @@ class Calls:
 
     def v0(self, *segments: str | int) -> str:
         """Return a path of v0 below the namespace."""
-        return v0_path(self.namespace, *segments)
+        return v0_path(self.namespace, *_named(segments))
 
     def native(self, *segments: str | int, query: BaseModel | None = None) -> str:
         """Return a path of the native API below the namespace."""
-        return with_query(native_path(self.namespace, *segments), query)
+        return with_query(native_path(self.namespace, *_named(segments)), query)
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Make an idempotent request, and repeat it while the state manager is unavailable."""
@@ -65,7 +66,7 @@ class Calls:
 
         async def fetch() -> M:
             try:
-                return await self.http.fetch(model, "GET", self.v0(what, *segments))
+                return await self.http.fetch(model, "GET", v0_path(self.namespace, what, *segments))
             except NotFound as error:
                 raise not_a_manager(self.http, f"its {what}", "it answered 404", error) from error
 
@@ -169,6 +170,14 @@ class Calls:
                 (native.version, *native.capabilities) if native and is_ours else ()
             )
         return self._capabilities
+
+
+def _named(segments: Sequence[str | int]) -> Sequence[str | int]:
+    """Return segments of a path; raise ConfigurationError if one would make it the path of something else."""
+    for what, name in pairwise(segments):
+        if name in ("", ".", ".."):
+            raise ConfigurationError(f"{name!r} is not the name or the id of a {what}")
+    return segments
 
 
 def no_request(method: str, path: str) -> str:

@@ -255,6 +255,34 @@ def test_an_unknown_run_at_a_remote_state_manager_is_an_error(cli: Cli, running:
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "limits show NAME",
+        "limits set NAME --at-most 2",
+        "limits rm NAME",
+        "graph show NAME",
+        "graph delete NAME",
+        "graph pause NAME",
+        "nodes pause NAME",
+        "runs show NAME",
+        "runs cancel NAME",
+        "states show NAME",
+        "states retry NAME",
+        "runtimes drain NAME",
+        "trigger NAME",
+    ],
+)
+def test_a_name_that_cannot_stand_in_a_path_is_named(cli: Cli, running: Server, command: str) -> None:
+    cli.at(running)
+    for name in ("", ".", ".."):
+        end = cli(*(name if word == "NAME" else word for word in command.split()))
+        assert end.code not in (0, 1), end
+        assert repr(name) in end.err or "cannot stand in a URL path" in end.err, end
+        for untrue in ("too old", "speaks only v0", "404", "405"):
+            assert untrue not in end.err, end
+
+
 def test_run_without_a_reachable_state_manager_is_an_error(cli: Cli) -> None:
     fails(
         cli.at_no_server()("run", "ok.py"),
