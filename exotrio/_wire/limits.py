@@ -35,7 +35,7 @@ class LimitChange(Body):
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("give at_most, or starts and period_ms")
+            raise ValueError("give at_most, or starts with a period")
         return self
 
     def of(self, name: str, present: LimitModel | None) -> LimitModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from exotrio._wire.limits import DeletionOfLimit, LimitChange, LimitDetail, Limi
 from exotrio.client._states import StateCalls
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
+from exotrio.graph.limits import period_in_ms
 
 Unlimited = Literal["unlimited"]
 
@@ -32,7 +34,7 @@ class LimitCalls(StateCalls):
         *,
         at_most: int | Unlimited | None = None,
         starts: int | Unlimited | None = None,
-        period: float | None = None,
+        period: float | timedelta | None = None,
     ) -> LimitDetail:
         """Make a limit, or change one while everything runs. Needs our server.
 
@@ -42,7 +44,7 @@ class LimitCalls(StateCalls):
             at_most: States at once, for each key; 0 stops all, ``"unlimited"`` takes this part away.
             starts: Starts within any ``period`` seconds, for each key; 0 stops all, ``"unlimited"`` takes
                 this part away.
-            period: Seconds, from 1 to 31 days.
+            period: Seconds, or a timedelta, from 1 s to 31 days.
 
         Raises:
             ConfigurationError: a value is out of range; nothing was sent.
@@ -51,19 +53,20 @@ class LimitCalls(StateCalls):
         Cancellation:
             It may have been changed all the same.
         """
-        change: dict[str, float | None] = {}
+        change: dict[str, int | None] = {}
         if at_most is not None:
             change["at_most"] = None if at_most == "unlimited" else at_most
         if starts == "unlimited":
             change |= {"starts": None, "period_ms": None}
         elif starts is not None:
             change["starts"] = starts
-        if period is not None:
-            change["period_ms"] = round(period * 1000, 3)
         try:
+            if period is not None:
+                change["period_ms"] = period_in_ms(period)
             body = LimitChange.model_validate(change)
-        except ValidationError as error:
-            raise ConfigurationError(f"limit {name!r} cannot be set", readable_errors(error)) from None
+        except ValueError as error:
+            problems = readable_errors(error) if isinstance(error, ValidationError) else [str(error)]
+            raise ConfigurationError(f"limit {name!r} cannot be set", problems) from None
         changed = body.model_dump(mode="json", exclude_unset=True)
         return await self._calls.fetch_native(LimitDetail, "PUT", ("limit", _named(name)), body=changed)
 

@@ -141,14 +141,16 @@ class Declaration(BaseModel):
 
 
 def _with_suggestions(error: ValidationError, known: Collection[str]) -> ValidationError:
-    """Return ``error``, with the known names for fields that the model itself does not have."""
+    """Return ``error``, with the known names where the model has no such field, or is no object."""
     errors = error.errors(include_url=False, include_context=False)
-    if all(each["type"] != _UNKNOWN for each in errors):
+    if _UNKNOWN.isdisjoint(each["type"] for each in errors):
         return error
     details: list[InitErrorDetails] = []
     for each in errors:
         message, value = each["msg"], each["input"]
-        if each["type"] == _UNKNOWN and len(each["loc"]) == 1:
+        if each["type"] == _NO_OBJECT and not each["loc"]:
+            message = f"must be an object, with the fields {listed(known)}"  # not the name of its class
+        elif each["type"] == "extra_forbidden" and len(each["loc"]) == 1:
             # The name instead of the value, which pydantic prints, and which may be secret.
             value = str(each["loc"][0])
             message = (
@@ -160,7 +162,8 @@ def _with_suggestions(error: ValidationError, known: Collection[str]) -> Validat
     return ValidationError.from_exception_data(error.title, details)
 
 
-_UNKNOWN = "extra_forbidden"
+_NO_OBJECT = "model_type"
+_UNKNOWN = {"extra_forbidden", _NO_OBJECT}
 
 
 class LimitModel(Declaration):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.children import input_problems, outputs_of, runs_graph
 from exotrio.graph.conditions import Condition
-from exotrio.graph.declaration import GRAPH_NODE, WAIT_NODE, CronTrigger, check_name
+from exotrio.graph.declaration import GRAPH_NODE, WAIT_NODE, CronTrigger
 from exotrio.graph.inputs import Inputs, models_of, node_name, unites_of
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import GraphNodeModel, UnitesStrategyEnum
@@ -65,7 +65,6 @@ class Graph(GraphParts):
     """
 
     nodes: list[GraphNodeModel] = Field(default_factory=list)
-    namespace: Annotated[str, AfterValidator(check_name)] | None = None
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     retry_policy: RetryPolicyModel = Field(default_factory=RetryPolicyModel)
     triggers: list[CronTrigger] = Field(default_factory=list)
@@ -396,4 +395,4 @@ class Graph(GraphParts):
                 yield f"after= and unites= take what add() returned, not a {value}"
             elif self._added.get(node_of(each).identifier) is not node_of(each):
                 yield f"{node_of(each).identifier!r} is a node of another graph"
-        yield from wrong_limits(limits)
+        yield from wrong_limits(limits, self.namespace)

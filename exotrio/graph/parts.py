@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Self, TypedDict, cast
 
 from pydantic import (
@@ -21,18 +22,17 @@ from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.conditions import UNKNOWN
 from exotrio.graph.declaration import (
-    MAX_PERIOD_MS,
-    MIN_PERIOD_MS,
     PART,
     CronTrigger,
     Declaration,
     LimitModel,
     Name,
     StoreConfigModel,
+    check_name,
     no_repeated_limits,
 )
 from exotrio.graph.inputs import Inputs
-from exotrio.graph.limits import Limit
+from exotrio.graph.limits import Limit, period_in_ms
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.references import OutputReference, StoreReference
 from exotrio.graph.retry_policy import RetryPolicyModel
@@ -73,6 +73,7 @@ class GraphParts(Declaration):
     limits: Annotated[list[LimitModel], AfterValidator(no_repeated_limits)] = Field(default_factory=list)
     outputs: Outputs = Field(default_factory=dict)
     on_failure: Name | None = None
+    namespace: Annotated[str, AfterValidator(check_name)] | None = None
 
     _added: dict[str, GraphNode] = PrivateAttr(default_factory=dict)
     _types: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -150,7 +151,7 @@ class GraphParts(Declaration):
         *,
         at_most: int | None = None,
         starts: int | None = None,
-        period: float | None = None,
+        period: float | timedelta | None = None,
     ) -> Limit:
         """Declare a limit of the namespace, and return it for ``limits=`` of ``add``.
 
@@ -161,28 +162,27 @@ class GraphParts(Declaration):
         Args:
             at_most: States at once; 0 stops all. Defaults to no limit.
             starts: Starts within any ``period`` seconds; 0 stops all. Defaults to no limit.
-            period: Seconds, from 1 to 31 days. Given if ``starts`` is.
+            period: Seconds, or a timedelta, from 1 s to 31 days. Given if ``starts`` is.
 
         Raises:
             GraphInvalid: an argument is not valid, or the limit was declared in another way before.
         """
         __tracebackhide__ = True
         what = f"limit {name!r} of graph {self.name!r}"
-        if period is not None and not MIN_PERIOD_MS <= period * 1000 <= MAX_PERIOD_MS:
-            days = MAX_PERIOD_MS // 86_400_000
-            raise GraphInvalid(f"the period of {what} must be from 1 s to {days} days, not {period:g} s")
         try:
             if at_most is starts is period is None:
-                return Limit(LimitModel(name=name, at_most=0).name)
-            period_ms = None if period is None else round(period * 1000)
+                return Limit(LimitModel(name=name, at_most=0).name, namespace=self.namespace)
+            period_ms = None if period is None else period_in_ms(period)
             limit = LimitModel(name=name, at_most=at_most, starts=starts, period_ms=period_ms)
         except ValidationError as error:
             raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
+        except ValueError as error:
+            raise GraphInvalid(f"{what} cannot be declared", [str(error)]) from None
         if limit not in self.limits:
             if any(other.name == limit.name for other in self.limits):
                 raise GraphInvalid(f"{what} was declared before, with other values")
             self.limits = [*self.limits, limit]
-        return Limit(limit.name)
+        return Limit(limit.name, namespace=self.namespace)
 
     def output(self, name: str, value: object, /, *others: object) -> None:
         """Declare an output of the graph: of each place of another graph that runs this one.
@@ -216,9 +216,12 @@ class GraphParts(Declaration):
         self._types[name] = known[0] if all(each == known[0] for each in known) else UNKNOWN
 
 
-def wrong_limits(limits: Iterable[object]) -> Iterator[str]:
-    """Yield which of the limits given to a node are none."""
+def wrong_limits(limits: Iterable[object], namespace: str | None) -> Iterator[str]:
+    """Yield which of the limits given to a node of a graph are none, or of another namespace."""
     for limit in limits:
         if not isinstance(limit, Limit):
             shown = f"graph.limit({limit!r})" if isinstance(limit, str) else "graph.limit(NAME)"
             yield f"limits= takes what limit() returned, not a {type(limit).__name__}: write {shown}"
+        elif limit.namespace != namespace and None not in (limit.namespace, namespace):
+            what = f"limit {limit.name!r} is one of namespace {limit.namespace!r}, not of {namespace!r}"
+            yield f"{what}: write graph.limit({limit.name!r})"

@@ -315,10 +315,11 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({}, "give at_most, or starts and period_ms"),
+        ({}, "give at_most, or starts with a period"),
         ({"at_most": -1}, "at_most: Input should be greater than or equal to 0"),
-        ({"period": 0.5, "starts": 1}, "period_ms: Input should be greater than or equal to 1000"),
-        ({"period": math.nan, "starts": 1}, "period_ms: Input should be"),
+        ({"period": 0.5, "starts": 1}, "the period is from 1 s to 31 days, not 0.5"),
+        ({"period": math.nan, "starts": 1}, "the period is from 1 s to 31 days, not nan"),
+        ({"period": "1m", "starts": 1}, "the period is from 1 s to 31 days, not '1m'"),
     ],
 )
 async def test_a_wrong_limit_is_refused_before_anything_is_sent(arguments: Any, problem: str) -> None:

@@ -268,6 +268,13 @@ async def test_a_limit_that_is_named_is_deleted_only_by_force(api: Api) -> None:
     refused(await api.native("GET", "limit/stripe"), 404)
 
 
+async def test_a_limit_that_does_not_exist_is_answered_with_the_most_similar_one(api: Api) -> None:
+    await put_limit(api, "stripe", at_most=1)
+    for method in ("GET", "DELETE"):
+        text = refused(await api.native(method, "limit/strpe"), 404)
+        assert text.endswith("; did you mean 'stripe'?"), text
+
+
 async def test_limits_of_namespaces_are_separate(api: Api) -> None:
     await put_limit(api, "stripe", at_most=1)
     other = api.elsewhere("other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, GraphInvalid, GraphNodeModel, LimitModel, NodeLimitModel
+from exotrio._util.words import readable_errors
 from exotrio.testing import run_graph
 
 
@@ -72,9 +74,24 @@ def test_a_key_makes_the_edge_as_an_input_does() -> None:
         (lambda graph, order: graph.limit("x", period=5), "starts and the period belong together"),
         (
             lambda graph, order: graph.limit("x", starts=5, period=0.5),
-            "the period of limit 'x' of graph 'orders' must be from 1 s to 31 days, not 0.5 s",
+            "the period is from 1 s to 31 days, not 0.5",
         ),
-        (lambda graph, order: graph.limit("x", starts=5, period=float("nan")), "not nan s"),
+        (lambda graph, order: graph.limit("x", starts=5, period=float("nan")), "not nan"),
+        (
+            lambda graph, order: graph.limit("x", starts=5, period=timedelta(days=32)),
+            "the period is from 1 s to 31 days, not datetime.timedelta(days=32)",
+        ),
+        (
+            lambda graph, order: graph.limit("stripe").for_key(None),
+            "None is not a key of limit 'stripe'",
+        ),
+        (lambda graph, order: graph.limit("stripe").for_key(""), "'' is not a key of limit 'stripe'"),
+        (
+            lambda graph, order: graph.add(
+                Charge, card="1", limits=Graph("g", namespace="other").limit("calls")
+            ),
+            "limit 'calls' is one of namespace 'other', not of 'shop': write graph.limit('calls')",
+        ),
         (lambda graph, order: graph.limit("x/y", at_most=5), "name: cannot stand in a URL path"),
         (lambda graph, order: graph.limit(" "), "name: cannot be blank"),
         (lambda graph, order: graph.limit("stripe", at_most=4), "was declared before, with other values"),
@@ -123,8 +140,27 @@ def test_a_mistake_is_refused_at_its_line(mistake: Callable[[Graph, Any], object
         mistake(graph, order)
     assert problem in str(refusal.value)
     last = traceback.extract_tb(refusal.tb)[-1]
-    assert last.name in ("add", "limit"), "no line of the library comes after the call"
+    assert last.name in ("add", "limit", "for_key"), "no line of the library comes after the call"
     assert [node.identifier for node in graph.nodes] == ["order"], "nothing was added"
+
+
+def test_a_period_is_seconds_or_a_timedelta() -> None:
+    graph, _ = orders()
+    graph.limit("calls", starts=5, period=timedelta(minutes=1))
+    graph.limit("calls", starts=5, period=60)  # the same
+    assert graph.limits == [LimitModel(name="calls", starts=5, period_ms=60_000)]
+
+
+def test_a_limit_that_is_not_an_object_is_refused_by_its_fields() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Graph("g", nodes=[], limits=["calls"])  # type: ignore[list-item]
+    assert "limits.0: must be an object, with the fields name, at_most, starts, period_ms" in readable_errors(
+        refusal.value
+    )
+    place = {"node_name": "N", "namespace": "n", "identifier": "n", "limits": ["calls"]}
+    with pytest.raises(ValidationError) as refusal:
+        GraphNodeModel.model_validate(place)
+    assert readable_errors(refusal.value) == ["limits.0: must be an object, with the fields name, key"]
 
 
 def test_the_models_refuse_fields_that_do_not_exist() -> None:

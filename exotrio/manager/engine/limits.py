@@ -67,12 +67,12 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
         if graphs:
             raise Conflict(
                 f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
-                "without it first, or force its deletion (--force), and then nothing limits them"
+                "without it first, or force its deletion (--force, or force=True): nothing limits them then"
             )
         if _is_named_by_waiting_states(tx, row["id"]):
             raise Conflict(
                 f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
-                "they have run, or force its deletion (--force), and then nothing limits them"
+                "they have run, or force its deletion (--force, or force=True): nothing limits them then"
             )
     effects = _reopen(tx, row["id"])
     tx.execute("DELETE FROM limits WHERE id = ?", (row["id"],))
@@ -85,7 +85,8 @@ def find_limit(view: View, namespace: str, name: str, *, lock: str = "") -> Row:
     """Return a limit; raise NotFound if there is none."""
     row = view.row(f"SELECT * FROM limits WHERE namespace = ? AND name = ?{lock}", (namespace, name))
     if row is None:
-        raise NotFound(f"there is no limit {name!r} in namespace {namespace!r}")
+        hint = suggestion(name, ids_of_limits(view, namespace))
+        raise NotFound(f"there is no limit {name!r} in namespace {namespace!r}{hint}")
     return row
 
 
