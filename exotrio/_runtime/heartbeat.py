@@ -115,9 +115,7 @@ async def heartbeat(
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    handler = HeartbeatHandler(
-        ledger=ledger, stop=stop, grace=options.shutdown_grace, link=link, release=release
-    )
+    handler = HeartbeatHandler(ledger=ledger, stop=stop, options=options, link=link, release=release)
     new_sender = partial(
         HeartbeatSender,
         runtime_link=link,
@@ -160,12 +158,13 @@ class HeartbeatHandler:
 
     ledger: Ledger
     stop: Stop
-    grace: float
+    options: Options
     link: Link
     release: Callable[[HeldClaim], None]
 
     def handle(self, renewed: Renewed, answer: HeartbeatAnswer | None, age: Callable[[], float]) -> None:
-        """Enter renewed leases, end states that were lost or cancelled, obey commands. See ``Deliver``."""
+        """Enter renewed leases, end states that were lost or cancelled, release those that wait for busy
+        workers, obey commands. See ``Deliver``."""
         ledger = self.ledger
         for held, claim, runs in renewed:
             held.announced = held.announced or (runs and held.claim is claim)
@@ -189,15 +188,18 @@ class HeartbeatHandler:
                 held.lease_until = math.inf
             else:
                 held.lease_until = ledger.now() - age() + answer.ttl
+        for held in ledger.take_overdue(self.options.workers):
+            log.debug("releasing %s: all workers run other nodes", held)
+            self.release(held)
         ledger.notify()  # for workers that wait to learn whether a lease was renewed
         if "register" in answer.commands:
             self.link.register_again()
         if "drain" in answer.commands and not self.stop.requested:
             log.warning("the state manager asks this runtime to drain")
-            self.stop.request(self.grace, DRAIN_COMMAND)
+            self.stop.request(self.options.shutdown_grace, DRAIN_COMMAND)
         if "drained" in answer.commands and not self.stop.requested:
             log.info("nothing needs the version of this runtime any more: it stops")
-            self.stop.request(self.grace, "nothing needs its version any more")
+            self.stop.request(self.options.shutdown_grace, "nothing needs its version any more")
 
 
 @dataclass(slots=True, kw_only=True)

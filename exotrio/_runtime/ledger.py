@@ -23,6 +23,9 @@ from exotrio._util.crossing import ThreadsafeEvent
 
 log = logging.getLogger("exotrio.ledger")
 
+MAX_BUFFERED = 10.0
+"""Seconds for which a state waits for workers that all run nodes. With the next heartbeat it is released,
+since another runtime may be idle."""
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
 
@@ -46,6 +49,8 @@ class Ledger:
     Attributes:
         claiming: A claim of the poller is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
+        overdue_at: When ``take_overdue`` last returned states, on the clock of ``now``.
+        reported_by_then: How many outcomes were delivered by then; None if it never did.
         ttl: Seconds a lease lasts; None while that is not known, or if leases do not end.
         heartbeat_due: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
@@ -56,6 +61,8 @@ class Ledger:
 
     claiming: bool = False
     reported: int = 0
+    overdue_at: float = -math.inf
+    reported_by_then: int | None = None
     ttl: float | None = None
     heartbeat_due: ThreadsafeEvent = field(default_factory=ThreadsafeEvent)
     events: Events = field(default_factory=Events)
@@ -253,6 +260,19 @@ class Ledger:
         # Race: the loop may change the ledger at this moment. list() of a dict is atomic, so no change has to
         # take a lock for a reader that comes every 10 s.
         return [held for held in list(self._held) if held.is_leased]
+
+    def take_overdue(self, workers: int) -> list[HeldClaim]:
+        """Return the states to be released since all workers run nodes, and note that."""
+        # Else a worker may be about to begin one: it waits until a lease is renewed or it may run alone.
+        if self.count(Stage.RUNNING) < workers:
+            return []
+        # Suspects for which no worker waits would be claimed again by the next idle one, again and again.
+        waiting = [held for held in self.all(Stage.BUFFERED) if held.is_leased and held not in self.alone]
+        since = trio.current_time() - MAX_BUFFERED
+        overdue = [held for held in waiting if held.claimed_at <= since]
+        if overdue:
+            self.overdue_at, self.reported_by_then = self.now(), self.reported
+        return overdue
 
     def snapshot(self) -> list[HeldClaim]:
         """Return all that is held, oldest first. From any thread, as ``leased``."""

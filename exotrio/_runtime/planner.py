@@ -5,6 +5,8 @@ Two requests claim: the poller's, and on a native link each report of outcomes, 
 1. A state fits if a worker is idle or the buffer has room. The room for which a request in flight claims is
    reserved until it ends, so that no more is held than fits. Of a node with a ``concurrency``, the states
    that are held or reserved count; nodes that the executor does not accept are not claimed.
+   After states were released for other runtimes (``Ledger.take_overdue``), the buffer has no room; each
+   outcome adds room for one state. So a runtime of long nodes claims little ahead.
 2. Nothing is claimed while deliveries do not get through.
 3. What each of them claims::
 
@@ -170,7 +172,8 @@ class ClaimPlanner:
     def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
         """Enter claimed states into the ledger, and pass them to the workers.
 
-        Return what has to be released: it came after a stop was requested, or beyond ``limit``.
+        Return what has to be released: it came after a stop was requested, beyond ``limit``, or after a
+        release for other runtimes that left no room for it.
 
         Args:
             sent_at: When the claim was sent, on the clock of ``Ledger.now``.
@@ -196,6 +199,10 @@ class ClaimPlanner:
             log.warning(
                 "releasing %d states: the state manager sent more than were requested", len(new) - limit
             )
+        if sent_at <= self.ledger.overdue_at:
+            # Race: it waited at the server when states were released for other runtimes, and may bring those.
+            busy = self.ledger.count(Stage.BUFFERED, Stage.RUNNING) - len(new)
+            limit = min(limit, max(0, self.options.workers - busy))
         for held in new[:limit]:
             self.claimed.send_nowait(held)
         return new[limit:]
@@ -239,7 +246,10 @@ class ClaimPlanner:
         # A worker counts as idle once it waits at the channel: claimed states have to fit when they come.
         claimed = self.claimed.statistics()
         idle = claimed.tasks_waiting_receive
-        return self.options.batch_size + idle - self._buffered(claimed) - self._reserved
+        ahead, since = self.options.batch_size, self.ledger.reported_by_then
+        if since is not None:
+            ahead = min(ahead, self.ledger.reported - since)
+        return ahead + idle - self._buffered(claimed) - self._reserved
 
     def _buffered(self, claimed: trio.MemoryChannelStatistics) -> int:
         """Return how many states wait for a worker."""

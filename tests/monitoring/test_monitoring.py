@@ -177,12 +177,12 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     assert values(metrics)['exotrio_states_total{node="Sleeps",outcome="errored"}'] == 0
     async with running(rt, grace=0, registered=True):
         await server.until(ERRORED=1)
-        server.add("Sleeps", 5, seconds="10")
+        server.add("Sleeps", 5, seconds="9")
         await server.until(QUEUED=5)
         await trio.sleep(1)
         server.before = Fails(("outcomes",), lambda: reply(503))
         busy = values(metrics)
-        await trio.sleep(10)
+        await trio.sleep(8.5)
         waiting = values(metrics)
         server.before = None
     assert busy["exotrio_workers"] == busy["exotrio_workers_busy"] == 2
@@ -196,7 +196,7 @@ async def test_metrics_show_how_the_runtime_is_and_what_became_of_its_states(
     assert end['exotrio_states_total{node="Errs",outcome="errored"}'] == 1
     assert end['exotrio_states_total{node="Sleeps",outcome="completed"}'] == rt.summary.completed == 2
     assert end["exotrio_released_total"] == rt.summary.released + rt.summary.cancelled == 3
-    assert end['exotrio_state_duration_seconds_sum{node="Sleeps"}'] >= 20
+    assert end['exotrio_state_duration_seconds_sum{node="Sleeps"}'] >= 18
     assert end['exotrio_state_waited_seconds_sum{node="Sleeps"}'] == 4 * 0.25, "of those that ran"
     assert end['exotrio_manager_request_duration_seconds_count{code="503",op="outcomes"}'] >= 1
     assert end['exotrio_polls_total{result="states"}'] >= 1

@@ -189,6 +189,17 @@ async def test_no_more_states_of_a_node_with_concurrency_are_claimed_than_may_ru
         assert b.planner.for_poll().limits == {"Scarce": 1}
 
 
+async def test_after_a_release_for_other_runtimes_each_outcome_adds_room_for_one_state() -> None:
+    with bench() as b:
+        b.hold(running=4)
+        b.ledger.reported = b.ledger.reported_by_then = 7
+        assert requested(b) == (0, 0)
+        b.ledger.reported += 3
+        assert requested(b) == (3, 1)
+        b.ledger.reported += 100
+        assert requested(b) == (8, 14)
+
+
 async def test_an_answer_that_comes_too_slowly_halves_the_next_claim_and_each_in_time_adds_one() -> None:
     with bench() as b:
         b.planner.shrink_limit(BATCH)
