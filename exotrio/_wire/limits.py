@@ -59,6 +59,9 @@ class LimitInfo(Body):
         waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
             at most 100,000 are counted. A state that finds no room in several limits counts at one of them.
         graphs: The graphs whose next runs name it.
+        keyed: Whether one of these gives it a key, so that it applies to each key separately.
+        stopping: How many of those that hold it ended otherwise, and have not stopped as far as is known.
+        created_at: When it was made; None if the server does not say that.
     """
 
     name: str
@@ -69,6 +72,9 @@ class LimitInfo(Body):
     held: int
     waiting: int
     graphs: list[str]
+    keyed: bool = False
+    stopping: int = 0
+    created_at: Moment | None = None
 
     @property
     def stops(self) -> bool:
@@ -77,7 +83,11 @@ class LimitInfo(Body):
 
     def text(self) -> str:
         """Return what it limits, in a few words."""
-        return limit_text(self.at_most, self.starts, self.period)
+        return limit_text(self.at_most, self.starts, self.period) + " for each key" * self.keyed
+
+    def held_text(self) -> str:
+        """Return how many states hold it, and how many of these are stopping."""
+        return f"{self.held:,}{f', {self.stopping:,} stopping' if self.stopping else ''}"
 
 
 class LimitList(Body):
@@ -121,10 +131,11 @@ class LimitHolder(Body):
 
 class LimitDetail(LimitInfo):
     """A limit with its keys in use, those with the most waiting states first, and with the states that hold
-    it, the longest first: at most 100 of each."""
+    it, the longest first: at most 100 of each. ``set_by`` is who set it last, as far as that is recorded."""
 
     keys: list[LimitKey]
     holders: list[LimitHolder]
+    set_by: str | None = None
 
 
 class DeletionOfLimit(Body):

@@ -453,7 +453,14 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
         end = cli("limits", "set", "work", *arguments)
         assert (end.code != 0, problem in end.err) == (True, True), end
     assert "there is no limit 'work'" in cli("limits", "show", "work").err
-    assert cli("limits", "set", "work", "--at-most", "0", code=0).out == "limit work: 0 at once (stopped)\n"
+    assert cli("limits", "set", "work", "--at-most", "0", code=0).out == (
+        "limit work: 0 at once (stopped)\nit is new, and no graph names it yet\n"
+    )
+    assert cli("limits", "set", "wrok", "--at-most", "1", code=0).out == (
+        "limit wrok: 1 at once\nit is new, and no graph names it yet; did you mean 'work'?\n"
+    )
+    assert cli("limits", "set", "wrok", "--at-most", "2", code=0).out == "limit wrok: 2 at once\n"
+    assert cli("limits", "rm", "wrok").code == 0
     cli.write(
         "limited.json",
         json.dumps(
@@ -485,14 +492,18 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     (limit,) = cli.json("limits", "ls")["limits"]
     assert (limit["name"], limit["waiting"], limit["graphs"]) == ("work", 1, ["limited"])
     shown = cli("limits", "show", "work").out
+    assert re.search("^set: [^ ]+ by root$", shown, re.MULTILINE)
     assert "named by: limited\nheld by 0 states; 1 waiting\nkeys:\n  key-17: 0 held, 1 waiting\n" in shown
-    assert re.search("^work +0 at once \\(stopped\\) +0 +1 +limited ", cli("limits", "ls").out, re.MULTILINE)
+    listed = cli("limits", "ls").out
+    assert re.search("^work +0 at once for each key \\(stopped\\) +0 +1 +limited ", listed, re.MULTILINE)
     assert "limit work is 0, which stops all that names it, and 1 state waits" in cli("doctor").out
-    assert re.search("^work +0 at once +1$", cli("top", "--once").out, re.MULTILINE)
+    assert re.search("^work +0 at once for each key +1$", cli("top", "--once").out, re.MULTILINE)
     fails(cli("limits", "show", "wrok"), 6, "there is no limit 'wrok'; did you mean 'work'?", "has: work")
+    (advice,) = re.findall(r"`limits set (.*?)`", cli("doctor").out)
+    assert cli("limits", "set", *advice.split(), code=0).out == "limit work: 1 at once for each key\n"
     fails(cli("limits", "rm", "work"), 3, "limit 'work' is named by 1 graph: limited")
     end = cli("limits", "set", "work", "--starts", "500", "--period", "1m", "--at-most", "unlimited", code=0)
-    assert end.out == "limit work: 500 starts in 1 min\n"
+    assert end.out == "limit work: 500 starts in 1 min for each key\n"
     assert cli("runs", "watch", run_id, code=0).out.startswith("SUCCESS: 1 state in ")
     end = cli("limits", "rm", "work", "--force", code=0)
     assert end.out == "limit work is deleted; it does not limit any more what still names it: limited\n"

@@ -70,6 +70,8 @@ def test_limits_are_shown_if_states_wait_for_them_or_they_stop_all() -> None:
     assert re.search(r"^full +5 at once +5 +118$", text, re.MULTILINE)
     assert re.search(r"^off +0 at once +$", text, re.MULTILINE)
     assert "free" not in text
+    text = shown(overview(limits=[{**full, "keyed": True, "stopping": 2}]))
+    assert re.search(r"^full +5 at once for each key +5, 2 stopping +118$", text, re.MULTILINE)
 
 
 def test_the_chart_of_attempts_is_next_to_their_number_or_left_out() -> None:

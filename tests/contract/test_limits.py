@@ -55,8 +55,13 @@ async def test_a_graph_declares_limits_and_shows_them_as_declared(api: Api) -> N
         "held": 0,
         "waiting": 0,
         "graphs": ["graph"],
+        "keyed": True,
+        "stopping": 0,
+        "created_at": found["calls"]["updated_at"],
         "updated_at": "",
     }
+    assert not found["stripe"]["keyed"]
+    assert (await shown(api, "stripe"))["set_by"] in ("root", "in process"), "by a graph"
 
 
 async def test_a_graph_without_limits_is_shown_as_before(api: Api) -> None:

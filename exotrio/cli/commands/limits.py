@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from exotrio._util.times import format_duration, iso_time
-from exotrio._util.words import listed, plural
+from exotrio._util.words import listed, plural, suggestion
 from exotrio._wire.vocabulary import short_id
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
@@ -51,7 +51,8 @@ def ls(connection: Connection) -> None:
     At most 100,000 waiting states are counted; one that finds no room in several limits counts at one of
     them.
 
-    JSON: namespace, limits (name, at_most, starts, period_ms, updated_at, held, waiting, graphs).
+    JSON: namespace, limits (name, at_most, starts, period_ms, updated_at, held, waiting, graphs,
+    keyed, stopping, created_at).
     """
     limits = connection.ask(StateManager.limits)
     connection.print_list(
@@ -60,7 +61,7 @@ def ls(connection: Connection) -> None:
             (
                 limit.name,
                 _limits(limit),
-                f"{limit.held:,}",
+                limit.held_text(),
                 f"{limit.waiting:,}",
                 listed(limit.graphs, 3) if limit.graphs else "",
                 iso_time(limit.updated_at),
@@ -79,8 +80,8 @@ def ls(connection: Connection) -> None:
 def show(name: str, connection: Connection) -> None:
     """Show a limit: the states that hold it, and how many wait for it, by key; at most 100 of each.
 
-    JSON: name, at_most, starts, period_ms, updated_at, held, waiting, graphs, keys (key, held, waiting,
-    started, room_at), holders (state_id, run_id, key, held_ms, worker, stopping).
+    JSON: as in `limits ls`, and set_by, keys (key, held, waiting, started, room_at), holders (state_id,
+    run_id, key, held_ms, worker, stopping).
     """
     limit = connection.ask(lambda manager: about(manager, "limit", name, manager.limit(name)))
     connection.print(limit.model_dump(mode="json"), _as_lines(limit))
@@ -110,10 +111,16 @@ def set_limit(
     """
     if at_most is starts is period is None:
         raise click.UsageError("give --at-most, or --starts with --period")
-    limit = connection.ask(
-        lambda manager: manager.set_limit(name, at_most=at_most, starts=starts, period=period)
-    )
-    connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}"])
+
+    async def change(manager: StateManager) -> tuple[LimitDetail, list[str]]:
+        limit = await manager.set_limit(name, at_most=at_most, starts=starts, period=period)
+        if limit.graphs or limit.created_at != limit.updated_at:
+            return limit, []
+        others = [each.name for each in await manager.limits() if each.name != limit.name]
+        return limit, [f"it is new, and no graph names it yet{suggestion(limit.name, others)}"]
+
+    limit, is_new = connection.ask(change)
+    connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}", *is_new])
 
 
 @command.command(name="rm")
@@ -142,7 +149,7 @@ def _limits(limit: LimitInfo) -> str:
 def _as_lines(limit: LimitDetail) -> list[str]:
     lines = [
         f"limit {limit.name}: {_limits(limit)}",
-        f"set: {iso_time(limit.updated_at)}",
+        f"set: {iso_time(limit.updated_at)}{f' by {limit.set_by}' if limit.set_by else ''}",
         f"named by: {listed(limit.graphs) if limit.graphs else 'no graph'}",
         f"held by {plural(limit.held, 'state')}; {limit.waiting:,} waiting",
     ]

@@ -26,7 +26,8 @@ def of_graphs(graphs: Sequence[GraphInfo], limits: Collection[str] | None = None
         named = {limit.name for node in graph.nodes for limit in node.limits}
         for name in sorted(named - set(named if limits is None else limits)):
             what = f"graph {one_line(graph.name)} names limit {one_line(name)}, which was deleted"
-            findings.append(Finding(f"{what}: nothing limits it", "make it again by `limits set`"))
+            fix = f"`limits set {one_line(name)} --at-most 1`, or more, makes it again"
+            findings.append(Finding(f"{what}: nothing limits it", fix))
         if graph.validation_status is ValidationStatus.PENDING:
             findings.append(info(f"graph {one_line(graph.name)} is still being validated"))
         if graph.validation_status is ValidationStatus.INVALID:

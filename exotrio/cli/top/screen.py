@@ -238,7 +238,7 @@ def limit_lines(overview: Overview, width: int) -> list[Text]:
         (
             Text(one_line(limit.name)),
             Text(limit.text(), style="bold red" if limit.stops else ""),
-            _count(limit.held, "blue"),
+            Text(limit.held_text() if limit.held else "", style="blue"),
             _count(limit.waiting),
         )
         for limit in overview.limits

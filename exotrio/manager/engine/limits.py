@@ -38,12 +38,6 @@ def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -
         limit = change.of(name, None if row is None else model_of(row))
     except ValidationError as error:
         raise InvalidRequest(f"limit {name!r} cannot be set: {'; '.join(readable_errors(error))}") from None
-    tx.record(
-        "limit.set",
-        namespace,
-        name,
-        limit_text(limit.at_most, limit.starts, limit.period_ms and from_ms(limit.period_ms)),
-    )
     return WithEffects(None, _store(tx, namespace, limit))
 
 
@@ -112,16 +106,16 @@ def graphs_naming(view: View, namespace: str, name: str) -> list[str]:
     return [graph for graph, names in named_by_graphs(view, namespace).items() if name in names]
 
 
-def named_by_graphs(view: View, namespace: str) -> dict[str, set[str]]:
-    """Return the limits that each graph names, without those that name none."""
+def named_by_graphs(view: View, namespace: str) -> dict[str, dict[str, bool]]:
+    """Return the limits that each graph names, and whether with a key; without graphs that name none."""
     rows = view.execute("SELECT name, template FROM graphs WHERE namespace = ? ORDER BY name", (namespace,))
-    named = {
-        row["name"]: {
-            limit.name for node in view.template(row["template"]).body.nodes for limit in node.limits
-        }
-        for row in rows.fetchall()
-    }
-    return {graph: names for graph, names in named.items() if names}
+    named = {}
+    for row in rows.fetchall():
+        limits = [limit for node in view.template(row["template"]).body.nodes for limit in node.limits]
+        with_key = {limit.name for limit in limits if limit.key != ""}
+        if limits:
+            named[row["name"]] = {limit.name: limit.name in with_key for limit in limits}
+    return named
 
 
 def model_of(row: Row) -> LimitModel:
@@ -132,8 +126,10 @@ def model_of(row: Row) -> LimitModel:
 
 
 def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
-    """Insert a limit, or change it and let states in that may have room now."""
+    """Insert a limit, or change it and let states in that may have room now; record the change."""
     values = (limit.at_most, limit.starts, limit.period_ms)
+    text = limit_text(limit.at_most, limit.starts, limit.period_ms and from_ms(limit.period_ms))
+    tx.record("limit.set", namespace, limit.name, text)
     before = tx.row(
         f"SELECT id, period_ms FROM limits WHERE namespace = ? AND name = ?{tx.for_update('limits')}",
         (namespace, limit.name),

@@ -28,6 +28,7 @@ from exotrio.manager.engine.slots import (
     lanes_of,
     pairs_of,
 )
+from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
@@ -57,9 +58,12 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
         (view.items([each["state"] for each in holders]),),
     )
     states = {each["seq"]: each for each in found}
+    keys, changes = _keys(view, row["id"]), last_changes(view, namespace, name, "limit.set")
+    fields["keyed"] |= any(each.key for each in keys)
     return LimitDetail(
         **fields,
-        keys=_keys(view, row["id"]),
+        keys=keys,
+        set_by=changes[0].who if changes else None,
         holders=[
             LimitHolder(
                 state_id=view.state_id(each["state"]),
@@ -81,9 +85,11 @@ def _fields_of_info(view: View, namespace: str, rows: Sequence[Row]) -> list[dic
         {
             **{name: row[name] for name in ("name", "at_most", "starts", "period_ms")},
             "updated_at": from_unix_ms(row["updated_at"]),
-            "held": held.get(row["id"], 0),
+            "created_at": from_unix_ms(row["created_at"]),
+            **dict(zip(("held", "stopping"), held.get(row["id"], (0, 0)), strict=True)),
             "waiting": waiting.get(row["id"], 0),
             "graphs": [graph for graph, names in named.items() if row["name"] in names],
+            "keyed": any(names.get(row["name"]) for names in named.values()),
         }
         for row in rows
     ]
@@ -102,15 +108,15 @@ def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[
     ).fetchall()
 
 
-def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """Return how many states hold each limit, and how many wait for it.
+def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
+    """Return how many states hold each limit, with how many of these are stopping, and how many wait for it.
 
     Those that it has room for only wait for a claim, which lets them in.
     """
     if not ids:
         return {}, {}
     held = view.execute(
-        f"SELECT limit_id, count(*) FROM slots WHERE {IS_HELD} AND {view.any_of('limit_id')}"
+        f"SELECT limit_id, count(*), count(check_at) FROM slots WHERE {IS_HELD} AND {view.any_of('limit_id')}"
         " GROUP BY limit_id",
         (view.now_ms, view.items(sorted(ids))),
     )
@@ -122,7 +128,7 @@ def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, int], dict
     counts = dict(map(tuple, waiting))
     for limit, number in _let_in_next(view, ids):
         counts[limit] = max(0, counts[limit] - number)
-    return dict(held.fetchall()), counts
+    return {limit: (number, stopping) for limit, number, stopping in held.fetchall()}, counts
 
 
 def _let_in_next(view: View, ids: Collection[int]) -> list[tuple[int, int]]:
@@ -176,7 +182,8 @@ def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, i
     rows = view.execute("SELECT id, namespace, name FROM limits ORDER BY id LIMIT ?", (limit,)).fetchall()
     held, waiting = count_states(view, [row["id"] for row in rows])
     return {
-        (row["namespace"], row["name"]): (held.get(row["id"], 0), waiting.get(row["id"], 0)) for row in rows
+        (row["namespace"], row["name"]): (held.get(row["id"], (0, 0))[0], waiting.get(row["id"], 0))
+        for row in rows
     }
 
 

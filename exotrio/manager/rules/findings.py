@@ -117,15 +117,17 @@ def _of_limit(limit: LimitInfo) -> Finding | None:
     waits = f"{plural(limit.waiting, 'state')} {'waits' if limit.waiting == 1 else 'wait'}"
     if limit.stops:
         what = f"limit {name} is 0, which stops all that names it"
-        fix = f"`limits set {name}` lets more run"
+        options = [f" --{part} 1" for part in ("at_most", "starts") if getattr(limit, part) == 0]
+        fix = f"`limits set {name}{''.join(options).replace('_', '-')}`, or more, lets them run"
         return Finding(
             f"{what}, and {waits}" if limit.waiting else what, fix, attention=limit.waiting > 0, page=page
         )
-    if not limit.waiting:
-        return None
+    if not limit.waiting or (not limit.held and limit.starts is None):
+        return None  # if it has room, they wait for something else that is found
     what, fix = f"{waits} for limit {name} ({limit.text()})", f"`limits show {name}` lists them"
     if limit.held:
         what += f", which {plural(limit.held, 'state')} hold{'s' if limit.held == 1 else ''}"
+        what += f", {limit.stopping:,} of them stopping" if limit.stopping else ""
     elif limit.starts is not None:
         what += f", which had all starts of the last {format_duration(limit.period or 0)}"
     return info(what, fix, page)
