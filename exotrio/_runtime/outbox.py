@@ -187,7 +187,9 @@ class Outbox:
             # harm.
             new, marks, gone = self._new, self._marks[:], self._gone[:]
             self._new = []
-            outcomes = [(held.claim, held.report) for held in new if isinstance(held.report, Outcome)]
+            # Those that are only to be released pass: their runs were cancelled before their nodes ended.
+            reports = {held: held.report for held in new if isinstance(held.report, Outcome)}
+            outcomes = [(held.claim, report) for held, report in reports.items()]
             try:
                 ids = await self._thread.call(partial(self._store.write, outcomes, _begun(marks), gone))
             except WriteFailed as error:
@@ -196,7 +198,7 @@ class Outbox:
             else:
                 self._outage.worked()
                 del self._marks[: len(marks)], self._gone[: len(gone)]
-                for held, entry in zip(new, ids, strict=True):
+                for held, entry in zip(reports, ids, strict=True):
                     if entry is not None:
                         self._entries[held] = entry
                     log.debug("%s: its %s is in the outbox", held, held.report_name)
