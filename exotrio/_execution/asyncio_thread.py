@@ -25,6 +25,7 @@ from typing import TypeVarTuple
 
 import trio
 
+from exotrio._execution.handle import Execution
 from exotrio._execution.loop_watch import LoopWatch
 from exotrio._execution.threads import DaemonExecutor, StuckNodes
 from exotrio._nodes.base import BaseNode
@@ -61,10 +62,10 @@ class AsyncioLoop:
         """Whether the loop could not even be told to cancel a node."""
         return bool(self._unreached)
 
-    async def call(self, function: Callable[[], object], what: str) -> object:
+    async def call(self, function: Callable[[], object], execution: Execution) -> object:
         """Return what ``function`` returns in the loop; if that is awaitable, its result.
 
-        ``function`` sees the context variables of the caller; ``what`` names it in the log.
+        ``function`` is of an execution, and sees the context variables of the caller.
 
         Cancellation:
             Cancels the asyncio task, and waits up to 5 s for it to end. A value that it returns, or another
@@ -72,7 +73,7 @@ class AsyncioLoop:
             later is logged and dropped.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        call = _Call(function, what, self)
+        call = _Call(function, execution, self)
         self.call_soon(call.begin)
         self._calls.add(call)
         try:
@@ -114,7 +115,7 @@ class AsyncioLoop:
             self._unreached.add(call)
             log.error(
                 "the asyncio loop is blocked, by %s or another node: none is begun in it until it runs again",
-                call.what,
+                call.execution,
             )
             self._changed()
         call.abandon(self._stuck)
@@ -211,9 +212,9 @@ class _Call:
     ``reached``: the loop has run its cancellation.
     """
 
-    def __init__(self, function: Callable[[], object], what: str, loop: AsyncioLoop) -> None:
+    def __init__(self, function: Callable[[], object], execution: Execution, loop: AsyncioLoop) -> None:
         self._function = function
-        self.what = what
+        self.execution = execution
         self._asyncio = loop
         self._context = contextvars.copy_context()
         sniffio = sys.modules.get("sniffio")
@@ -235,7 +236,7 @@ class _Call:
         if not self._first.acquire(blocking=False):
             return
         # Not create_task: a node may have set a task factory.
-        self._task = asyncio.Task(self._main(), name=self.what, context=self._context)
+        self._task = asyncio.Task(self._main(), name=str(self.execution), context=self._context)
         self._task.add_done_callback(self._done)
 
     def cancel(self, reached: Callable[[_Call], None]) -> None:
@@ -268,7 +269,7 @@ class _Call:
     def abandon(self, stuck: StuckNodes) -> None:
         """Count it as stuck: nothing waits for its end any more."""
         self._stuck = stuck
-        stuck.add(self.what)
+        stuck.add(self.execution)
 
     def end_with_loop(self) -> None:
         self.error = RuntimeError("the asyncio loop ended while the node ran")
@@ -286,4 +287,4 @@ class _Call:
         self.over.set()
         self._asyncio.forget(self)
         if self._stuck is not None:
-            self._stuck.ended(self.what, did)
+            self._stuck.ended(self.execution, did)

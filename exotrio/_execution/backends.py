@@ -82,7 +82,7 @@ class ThreadBackend(LocalBackend):
     async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
         execution.elsewhere = True
         with execution.in_thread():
-            value = await call_in_thread(execute, str(execution), self._stuck)
+            value = await call_in_thread(execute, execution, self._stuck)
         execution.elsewhere = False
         # A decorator made the method plain; what it returned still belongs on the loop.
         return await value if inspect.isawaitable(value) else value
@@ -116,4 +116,4 @@ class AsyncioBackend(LocalBackend):
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
             self._thread = AsyncioThread(self._stuck, self._changed, self._nodes)
-        return await self._thread.call(execute, str(execution))
+        return await self._thread.call(execute, execution)

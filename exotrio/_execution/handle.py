@@ -50,6 +50,7 @@ class Execution:
         on_drain: Called when the node is told to drain, or how long it may, by a backend that has to pass
             that on.
         output: What it logs and prints, if that is captured.
+        is_stuck: Nothing waits for its code any more, which goes on in a thread or an asyncio loop.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Execution:
         self.scope = anyio.CancelScope()  # nodes run through anyio
         self.began = False
         self.begun_at = self.ended_at = math.inf
-        self.elsewhere = False
+        self.elsewhere = self.is_stuck = False
         self.timeout = math.inf
         self.on_drain: Callable[[], None] | None = None
         self._in_thread = False

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import trio
 
+from exotrio._execution.handle import Execution
 from exotrio._util.crossing import call_in_loop
 
 P = ParamSpec("P")
@@ -40,7 +41,7 @@ class StuckNodes:
         max_stuck: From this number on no other node of the kind is begun.
         kind: Names the kind in the log.
         where: Says in the log where they still run.
-        changed: Called when ``refusal_reason`` may have changed.
+        changed: Called when one of them, or ``refusal_reason``, may have changed.
     """
 
     max_stuck: int
@@ -54,25 +55,27 @@ class StuckNodes:
         """Why no other node of the kind is begun; empty if others may be. From any thread."""
         return f"{self._count} {self.kind} are stuck" if self._count >= self.max_stuck else ""
 
-    def add(self, what: str) -> None:
-        """Count ``what`` as stuck, and log it."""
+    def add(self, execution: Execution) -> None:
+        """Count an execution as stuck, and log it."""
         self._count += 1
-        log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", what, self.where)
+        execution.is_stuck = True
+        log.warning("%s is stuck: it goes on %s, and nothing waits for it any more", execution, self.where)
         if self._count == self.max_stuck:
             log.error("%s: no such node is begun until one of them ends", self.refusal_reason)
         self.changed()
 
-    def ended(self, what: str, did: str) -> None:
-        """Log that ``what``, stuck until now, has ended, and do not count it any longer."""
+    def ended(self, execution: Execution, did: str) -> None:
+        """Log that an execution, stuck until now, has ended, and do not count it any longer."""
         self._count -= 1
-        log.warning("%s, stuck until now, %s %s; its result is dropped", what, did, self.where)
+        execution.is_stuck = False
+        log.warning("%s, stuck until now, %s %s; its result is dropped", execution, did, self.where)
         if self._count == self.max_stuck - 1:
             log.info("%s are begun again", self.kind)
         self.changed()
 
 
-async def call_in_thread(function: Callable[[], object], what: str, stuck: StuckNodes) -> object:
-    """Return what ``function`` returns in a thread. ``what`` names it in the log.
+async def call_in_thread(function: Callable[[], object], execution: Execution, stuck: StuckNodes) -> object:
+    """Return what ``function``, of an execution, returns in a thread.
 
     Cancellation:
         The thread is stuck. What it returns or raises later is logged and dropped.
@@ -95,7 +98,7 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
             end = f"raised {type(raised).__name__}"
         with lock:
             did = end
-        call_in_loop(abandoned_in, stuck.ended, what, did)
+        call_in_loop(abandoned_in, stuck.ended, execution, did)
         return value, error
 
     # A separate limiter: in a shared one, a stuck thread would count against the workers.
@@ -109,7 +112,7 @@ async def call_in_thread(function: Callable[[], object], what: str, stuck: Stuck
             if began and not did:
                 abandoned_in = trio.lowlevel.current_trio_token()
         if abandoned_in is not None:
-            stuck.add(what)
+            stuck.add(execution)
     if error is not None:
         try:
             raise error

@@ -13,7 +13,7 @@ from exotrio._http.response import Answer, log_text
 from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
 from exotrio._link.port import Claim, Fate, Settlement
 from exotrio._link.v0 import settle_failure
-from exotrio._nodes.outcome import HandedOver, Outcome, Released, Report
+from exotrio._nodes.outcome import Errored, HandedOver, Outcome, Released, Report
 from exotrio._util.json import encode
 from exotrio._wire.native import ItemReply, ItemsReply
 from exotrio._wire.vocabulary import MAX_BATCH, ItemResult
@@ -52,6 +52,8 @@ def item_of(claim: Claim, report: Report) -> bytes:
         handed_over = {"handed_over": True} if isinstance(report, HandedOver) else {}
         return encode({**held, **ended_fields(report), **handed_over})
     name, fields = name_and_fields(report)
+    if isinstance(report, Errored) and report.is_stuck:
+        fields["stuck"] = True
     return encode({**held, "outcome": name, **fields, **added_fields(report)})
 
 

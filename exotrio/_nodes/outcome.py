@@ -227,10 +227,12 @@ class Errored(_Ended):
     Attributes:
         error: The text to report, already redacted and bounded.
         retry: False if the retry policy is not to be applied. v0 cannot say so.
+        is_stuck: Whether code of the node goes on all the same. v0 is not told.
     """
 
     error: str
     retry: bool = True
+    is_stuck: bool = field(default=False, repr=False, compare=False)
 
 
 @dataclass(slots=True)

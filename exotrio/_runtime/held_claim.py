@@ -2,6 +2,8 @@
 
 BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
     \\__________________^
+
+If code of its node goes on then, while it keeps slots of limits, another one follows it: STUCK -> DONE.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class Stage(Enum):
     """A worker has it."""
     DONE = "done"
     """Its outcome, or its release, is with the reporter."""
+    STUCK = "stuck"
+    """It ended before code of its node, until whose end it keeps slots. Then it is released."""
 
     # Members are compared by identity. The hash of Enum is Python code, called twenty times for each state.
     __hash__ = object.__hash__
@@ -102,6 +106,11 @@ class HeldClaim:
     @property
     def is_release(self) -> bool:
         return isinstance(self.report, Released)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether code of its node goes on, though nothing waits for it any more."""
+        return self.execution is not None and self.execution.is_stuck
 
     @property
     def begun(self) -> bool:

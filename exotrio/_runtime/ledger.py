@@ -15,7 +15,7 @@ import trio
 from exotrio._execution.handle import Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
-from exotrio._nodes.outcome import Executed, Outcome, Pruned, Released, Report
+from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report
 from exotrio._runtime.held_claim import DELIVERED, HeldClaim, Stage
 from exotrio._runtime.lifecycle import Ending, Summary
 from exotrio._shared.events import Events, LeaseLost, StateEnded
@@ -55,6 +55,8 @@ class Ledger:
         heartbeat_due: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
+        stuck: States that ended before their nodes, and keep slots until these have stopped. No stop waits
+            for them.
         events: Receives a ``StateEnded`` for each state that is no longer held.
         asleep: Returns for how many seconds this machine was suspended so far.
     """
@@ -68,6 +70,7 @@ class Ledger:
     events: Events = field(default_factory=Events)
     asleep: Callable[[], float] = seconds_asleep
     alone: list[HeldClaim] = field(default_factory=list)
+    stuck: dict[HeldClaim, None] = field(default_factory=dict)
     _held: dict[HeldClaim, None] = field(default_factory=dict)
     _by_state: dict[str, HeldClaim] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
@@ -148,7 +151,7 @@ class Ledger:
 
     def is_replaced(self, held: HeldClaim) -> bool:
         """Whether another claim of its state, or of a state with the same id, has taken its place."""
-        return self._by_state.get(held.claim.state_id) is not held
+        return self._by_state.get(held.claim.state_id, held) is not held
 
     def lose(self, held: HeldClaim, why: Stopping) -> None:
         """End a state that this runtime no longer holds. A finished one is left to the reporter; one that
@@ -208,6 +211,8 @@ class Ledger:
             return False
         if isinstance(report, Outcome):
             report.buffered, report.ran = held.buffered, held.ran(math.inf)
+        if isinstance(report, Errored):
+            report.is_stuck = held.is_stuck
         if held.checkpoint is not None and not isinstance(report, Executed | Pruned):
             report = replace(report, checkpoint=held.checkpoint.unconfirmed)
         held.report = report
@@ -242,6 +247,23 @@ class Ledger:
             self.events.emit(StateEnded(claim.node_name, ending.value, *times))
         self.notify()
 
+    async def keep_slots(self, held: HeldClaim, release: Callable[[HeldClaim], None]) -> None:
+        """Let a state that ended keep its slots, by heartbeats, until its node has stopped; then ``release``
+        it.
+
+        Cancellation:
+            As a stop: its slots are free when its lease ends.
+        """
+        stuck = HeldClaim(held.claim, stage=Stage.STUCK, forfeited=Stopping.RUN_CANCELLED, keeps_slots=True)
+        self.stuck[stuck] = None
+        try:
+            await self.until(lambda: not held.is_stuck)
+        finally:
+            del self.stuck[stuck]
+        if stuck.keeps_slots:  # else the state manager has said that it keeps none any more
+            stuck.report, stuck.stage = Released(), Stage.DONE
+            release(stuck)
+
     # -- reading
 
     def all(self, *stages: Stage) -> list[HeldClaim]:
@@ -253,13 +275,14 @@ class Ledger:
         return [held for held in self.all(Stage.RUNNING) if held.begun]
 
     def leased(self) -> list[HeldClaim]:
-        """Return the held claims with leases that are not being released, oldest first.
+        """Return the held claims with leases that are not being released, oldest first; then those that are
+        stuck.
 
         From any thread, also while this one is in the middle of a change.
         """
         # Race: the loop may change the ledger at this moment. list() of a dict is atomic, so no change has to
         # take a lock for a reader that comes every 10 s.
-        return [held for held in list(self._held) if held.is_leased]
+        return [held for held in list(self._held) + list(self.stuck) if held.is_leased]
 
     def take_overdue(self, workers: int) -> list[HeldClaim]:
         """Return the states to be released since all workers run nodes, and note that."""

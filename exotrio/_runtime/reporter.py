@@ -269,6 +269,10 @@ class Reporter:
             log.warning("dropping the %s of %s: a new claim has its id", held.report_name, held)
             self._end(held, Ending.DROPPED)
             batch.remove(held)
+        for held in [each for each in batch if each.keeps_slots and each.is_release and each.is_stuck]:
+            self._end(held, held.forfeited_ending)
+            self._nursery.start_soon(self.ledger.keep_slots, held, self.add)
+            batch.remove(held)
         if not batch:
             return
         for held in batch:
@@ -344,6 +348,9 @@ class Reporter:
             case Fate.RETRY | Fate.KEY_REFUSED:
                 self._server_errors.failed(self._failed[held])
                 self._repeat_later(held, settlement)
+
+        if settlement.after_error is not None and settlement.after_error.release:
+            self._nursery.start_soon(self.ledger.keep_slots, held, self.add)
 
     def _end(self, held: HeldClaim, ending: Ending) -> None:
         self._failed.pop(held, None)

@@ -54,8 +54,8 @@ class LimitInfo(Body):
     Fields:
         at_most: Maximum number of states at once for each key; None if that is not limited.
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
-        held: How many states hold it: those that are claimed, and those that ended otherwise while their
-            nodes ran, until these have stopped.
+        held: How many states hold it: those that are claimed, and those that ended before their nodes, until
+            these have stopped.
         waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
             at most 100,000 are counted. A state that finds no room in several limits counts at one of them.
         graphs: The graphs whose next runs name it.
@@ -118,7 +118,7 @@ class LimitHolder(Body):
     Fields:
         held_for: Seconds since its claim.
         worker: Id of the process that claimed it, if that was through the native API.
-        stopping: Whether it was cancelled or replaced, and its node has not stopped as far as is known.
+        stopping: Whether it has ended, and its node has not stopped as far as is known.
     """
 
     state_id: str
@@ -157,8 +157,7 @@ class LimitWait(Body):
     Fields:
         at_most, starts, period: As of ``LimitInfo``.
         held: How many states hold it with this key.
-        stopping: How many of these were cancelled or replaced, and their nodes have not stopped as far as is
-            known.
+        stopping: How many of these have ended, while their nodes have not stopped as far as is known.
         holders: Ids of some of them, those that hold it longest first.
         held_for: Seconds since the claim of the first of them.
         started: Starts within the last period that count.
@@ -205,8 +204,8 @@ class LimitWait(Body):
                 why += f" and {self.held - len(self.holders):,} more" if self.held > len(self.holders) else ""
                 why += f"{longest} for {format_duration(self.held_for)}"
             if self.stopping:
-                were = "1 was" if self.stopping == 1 else f"{self.stopping:,} were"
-                why += f", of which {were} cancelled or replaced and not yet stopped"
+                have = "1 has" if self.stopping == 1 else f"{self.stopping:,} have"
+                why += f", of which {have} ended, but not yet stopped"
         elif self.room_in is not None:
             why = f"{self.started:,} of {limit_text(None, self.starts, self.period)} used, "
             why += f"the next in {format_duration(self.room_in)}"

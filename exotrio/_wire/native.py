@@ -220,10 +220,17 @@ class ExecutedItem(ReportedState, ExecutedRequest):
 
 
 class ErroredItem(ReportedState, ErroredRequest):
-    """``retry``: false if the graph's retry policy is not to be applied."""
+    """An error.
+
+    Fields:
+        retry: False if the graph's retry policy is not to be applied.
+        stuck: Code of its node goes on after its timeout: until it has ended, the state keeps the slots of
+            its limits.
+    """
 
     outcome: Literal["errored"] = "errored"
     retry: bool = True
+    stuck: bool = False
 
 
 class PrunedItem(ReportedState, PruneRequest):
@@ -270,11 +277,14 @@ class AfterError(Body):
         retried: Another attempt was created.
         attempts: How many the graph's retry policy allows; None from v0, which does not say.
         delay_ms: When the next one is due; None if there is none, or if this was recorded before.
+        release: It was ``stuck``, and keeps slots of limits until it is released: heartbeats name it until
+            then.
     """
 
     retried: bool
     attempts: int | None = None
     delay_ms: int | None = None
+    release: bool = False
 
 
 class ItemReply(Body):

@@ -21,6 +21,7 @@ import sniffio
 import trio
 
 from exotrio._execution.asyncio_thread import AsyncioLoop
+from exotrio._execution.handle import Execution
 from exotrio._execution.threads import StuckNodes
 from exotrio.testing._visits import Visit, run_unless_held
 
@@ -129,8 +130,8 @@ class TrioHostedLoop(AsyncioLoop):
         """Call ``function``: the loop runs in Trio's thread."""
         function(*args)
 
-    async def execute(self, function: Callable[[], object], what: str, visit: Visit) -> object:
-        """Return what the node's code returns in the loop; ``what`` names it in the log.
+    async def execute(self, function: Callable[[], object], execution: Execution, visit: Visit) -> object:
+        """Return what the node's code returns in the loop.
 
         Cancellation:
             As in a runtime: the task is cancelled once, and has 5 s to end.
@@ -142,7 +143,7 @@ class TrioHostedLoop(AsyncioLoop):
 
         token = _visit.set(visit)
         try:
-            return await self.call(lambda: _wrapped(run(), visit), what)
+            return await self.call(lambda: _wrapped(run(), visit), execution)
         finally:
             _visit.reset(token)
 

@@ -175,7 +175,7 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
             with visit.in_node("asyncio" if on_asyncio else "trio"):
                 if on_asyncio:
                     code = partial(node.execute, self)
-                    value = await visit.process.asyncio.execute(code, str(execution), visit)
+                    value = await visit.process.asyncio.execute(code, execution, visit)
                 else:
                     value = node.execute(self)
                     if inspect.isawaitable(value):

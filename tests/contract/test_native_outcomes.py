@@ -56,10 +56,12 @@ async def test_the_answer_to_an_error_says_what_follows(api: Api) -> None:
         return after
 
     state = await claim_one(api)
-    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": 2}
-    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": None}, "sent again"
+    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": 2, "release": False}
+    assert await after_error(state) == {"retried": True, "attempts": 2, "delay_ms": None, "release": False}, (
+        "sent again"
+    )
     state = await eventually(lambda: claim_again(api))
-    assert await after_error(state) == {"retried": False, "attempts": 2, "delay_ms": None}
+    assert await after_error(state) == {"retried": False, "attempts": 2, "delay_ms": None, "release": False}
     assert (await flow.statuses())["a", "ERRORED"] == 1
 
 

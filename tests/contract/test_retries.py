@@ -42,7 +42,7 @@ async def test_a_node_with_a_policy_is_retried_by_it_and_the_others_by_that_of_t
     assert [each.get("retry_policy", {}).get("backoff_factor") for each in shown] == [3_600_000, None]
     failed, other = await claim(api, limit=2)
     (reply,) = ok(await api.outcomes(item_for(failed, outcome="errored", error="boom")))["items"]
-    assert reply["after_error"] == {"retried": True, "attempts": 2, "delay_ms": 3_600_000}
+    assert reply["after_error"] == {"retried": True, "attempts": 2, "delay_ms": 3_600_000, "release": False}
     assert await report(api, executed_item(other)) == ["ok"]
     assert ok(await api.errored(await flow.one("b")))["retry_created"] is False
 

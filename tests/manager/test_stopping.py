@@ -1,13 +1,15 @@
-"""States that end while a runtime holds them, though not by their nodes: they keep slots until these stop.
+"""States that end before their nodes: they keep slots until these stop.
 
 What needs no real node runs on both engines, with two state managers.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +21,10 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
+from exotrio.graph import RetryPolicyModel
 from exotrio.manager import Service, create_app
 from exotrio.manager.engine import managers
-from exotrio.manager.engine.leases import Terms
+from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.slots import MAX_STOPPING_MS
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, results, until_polling
@@ -49,13 +52,14 @@ async def two(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIter
         yield opened
 
 
-async def start(manager: Manager, at_most: int = 1, runs: int = 1) -> None:
+async def start(
+    manager: Manager, at_most: int = 1, runs: int = 1, retry_policy: dict[str, Any] = NO_RETRY
+) -> None:
     """Start runs of a graph whose states share a limit, and one of another graph that waits behind them."""
     limits = [{"name": "service", "at_most": at_most}]
-    flow = await Flow.start(
-        manager.api, place("a", limits=LIMITED), limits=limits, retry_policy=NO_RETRY, runs=runs
+    await Flow.start(
+        manager.api, place("a", limits=LIMITED), limits=limits, retry_policy=retry_policy, runs=runs
     )
-    assert flow
     await Flow.start(manager.api, place("b", limits=LIMITED), graph="other", runs=at_most)
 
 
@@ -280,9 +284,7 @@ async def test_it_is_shown_that_a_holder_has_ended_and_not_stopped(manager: Mana
     assert stopping == {states[0]["state_id"]: True, states[1]["state_id"]: False}
     waits = [each["waits_for"] for each in ok(await manager.api.states(status="CREATED"))["states"]]
     assert {each["limit"]["stopping"] for each in waits} == {1}
-    assert all(
-        ", of which 1 was cancelled or replaced and not yet stopped; " in each["text"] for each in waits
-    )
+    assert all(", of which 1 has ended, but not yet stopped; " in each["text"] for each in waits)
     ok(await manager.remote.release(states=[item_for(states[0])]))
     assert ok(await manager.api.native("GET", "limit/service"))["held"] == 1
 
@@ -299,6 +301,95 @@ async def test_the_clock_that_is_set_back_neither_ends_a_hold_nor_makes_it_longe
     assert await next_ones(manager) == 0
     clock.advance(LEASE_MS)
     assert await next_ones(manager) == 1
+
+
+# -- outcomes of nodes that are stuck
+
+
+def stuck_item(state: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return item_for(state, outcome="errored", error="timed out", **{"stuck": True, **fields})
+
+
+async def report_stuck(manager: Manager, state: dict[str, Any], **fields: Any) -> tuple[str, bool]:
+    """Report that a node timed out and is stuck; return the result, and whether it is to be released."""
+    [item] = ok(await manager.remote.outcomes(stuck_item(state, **fields)))["items"]
+    return item["result"], item["after_error"]["release"]
+
+
+@pytest.mark.parametrize("by", ["release", "outcome", "lease"])
+async def test_a_state_that_timed_out_keeps_its_slot_until_its_node_has_ended(
+    two: tuple[Manager, Manager], clock: SettableClock, by: str
+) -> None:
+    manager, second = two
+    await start(manager)
+    [state] = await claim(manager.remote)
+    assert await report_stuck(manager, state) == ("ok", True)
+    assert ok(await manager.api.states(status="ERRORED"))["states"][0]["id"] == state["state_id"]
+    for _ in range(3):
+        assert await next_ones(second) == 0
+        assert await report_stuck(manager, state) == ("duplicate", True), "its answer was lost"
+        clock.advance(LEASE_MS - 1)
+        [item] = ok(await manager.remote.heartbeat(states=[item_for(state)]))["items"]
+        assert item["release"]
+    [holder] = ok(await manager.api.native("GET", "limit/service"))["holders"]
+    assert (holder["state_id"], holder["stopping"]) == (state["state_id"], True)
+    match by:
+        case "release":
+            assert results(ok(await manager.remote.release(states=[item_for(state)]))) == ["ok"]
+        case "outcome":
+            assert await report_stuck(manager, state, stuck=False) == ("duplicate", False)
+        case "lease":
+            clock.advance(LEASE_MS - 1)
+            assert await next_ones(second) == 0
+            clock.advance(1)
+    assert await next_ones(second) == 1
+
+
+async def test_a_retry_of_a_state_whose_node_is_stuck_needs_another_slot(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await start(manager, at_most=2, retry_policy={**NO_RETRY, "max_retries": 1})
+    first, other = *await claim(manager.remote), *await claim(manager.remote, {B: 1})
+    assert await report_stuck(manager, first) == ("ok", True)
+    clock.advance(10)  # by then it is due
+    assert await claim(manager.remote) == []
+    assert await report(manager.remote, executed_item(other)) == ["ok"]
+    [retry] = await claim(manager.remote)
+    assert retry["lease"]["attempt"] == 2
+    assert await next_ones(manager) == 0
+    ok(await manager.remote.release(states=[item_for(first)]))
+    await start_other(manager)
+    assert await next_ones(manager) == 1
+
+
+async def test_a_run_that_is_cancelled_before_the_outcome_of_a_stuck_node_keeps_its_slot(
+    manager: Manager,
+) -> None:
+    await start(manager)
+    [state] = await claim(manager.remote)
+    await cancel(manager, state)
+    assert await report_stuck(manager, state, token="another") == ("stale", False)
+    assert await report_stuck(manager, state) == ("stale", True)
+    assert await next_ones(manager) == 0
+
+
+async def test_a_state_without_limits_whose_node_is_stuck_need_not_be_released(manager: Manager) -> None:
+    await Flow.start(manager.api, place("a"), retry_policy=NO_RETRY)
+    [state] = await claim(manager.remote)
+    assert await report_stuck(manager, state) == ("ok", False)
+
+
+async def test_a_slot_that_another_state_has_taken_is_not_taken_back(
+    manager: Manager, clock: SettableClock
+) -> None:
+    await start(manager)
+    [state] = await claim(manager.remote)
+    clock.advance(LEASE_MS)
+    now = clock()
+    await manager.service.store.write(partial(expire, now=now, terms=Terms()))
+    assert await next_ones(manager) == 1
+    assert (await report_stuck(manager, state))[0] == "ok"
+    assert ok(await manager.api.native("GET", "limit/service"))["held"] == 1
 
 
 # -- claims that wait, and nodes that run
@@ -376,7 +467,7 @@ def runtime_at(service: Service, node: type[BaseNode], **options: Any) -> Runtim
 
 
 async def overlap(
-    managers: list[Manager], node: type[BaseNode], other: type[BaseNode], seconds: float
+    managers: list[Manager], node: type[BaseNode], other: type[BaseNode], seconds: float, **options: Any
 ) -> None:
     """Cancel a run whose node goes on; assert that the next state begins once that has ended."""
     Calls.journal, Calls.seconds = [], seconds
@@ -393,7 +484,7 @@ async def overlap(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(StateManager("tests", transport=transport, key=KEY))
         one = await stack.enter_async_context(
-            running(runtime_at(first, node), registered=True, within=3 * seconds + 60)
+            running(runtime_at(first, node, **options), registered=True, within=3 * seconds + 60)
         )
         await client.upsert_graph(graph)
         runs = [(await client.trigger("calls"))["run_id"]]
@@ -413,7 +504,7 @@ async def overlap(
 @pytest.mark.parametrize(("node", "other"), [(Calls, Others), (CallsInThread, OthersInThread)])
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_the_next_state_begins_after_the_node_of_a_cancelled_run_has_ended(
-    engine: str, node: type[BaseNode], other: type[BaseNode]
+    engine: str, node: type[BaseNode], other: type[BaseNode], tmp_path: Path
 ) -> None:
     terms = Terms(lease_ttl_ms=9_000)
     async with AsyncExitStack() as stack:
@@ -422,7 +513,7 @@ async def test_the_next_state_begins_after_the_node_of_a_cancelled_run_has_ended
         else:
             url = stack.enter_context(postgres.database()).url
             managers = [await stack.enter_async_context(open_manager(url, terms=terms)) for _ in range(3)]
-        await overlap(managers, node, other, seconds=3.0)
+        await overlap(managers, node, other, seconds=3.0, outbox=tmp_path / "outbox.db")
 
 
 async def test_also_if_that_takes_longer_than_a_lease(autojump_clock: MockClock) -> None:
@@ -484,4 +575,109 @@ async def test_a_stop_gives_the_slots_of_nodes_back_that_were_cancelled(
             assert (await client.limit("service")).held == 0
     assert one.summary.exit_code == 0
     assert one.summary.run_cancelled == 1
+    assert "abandoned" not in caplog.text
+
+
+# -- nodes that are stuck
+
+
+class Endless(BaseNode):
+    """Goes on in a thread after its timeout, until ``go`` is set."""
+
+    Inputs = Number
+    go: ClassVar[threading.Event]
+
+    def execute(self) -> None:
+        Calls.journal.append(f"{self.inputs.n} begins")
+        self.go.wait(100)
+        Calls.journal.append(f"{self.inputs.n} ends")
+
+
+class EndlessOnAsyncio(Endless):
+    """Goes on in the asyncio loop, also if it is cancelled."""
+
+    runs_in = "asyncio"
+
+    async def execute(self) -> None:  # type: ignore[override]
+        Calls.journal.append(f"{self.inputs.n} begins")
+        while not self.go.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.002)
+        Calls.journal.append(f"{self.inputs.n} ends")
+
+
+@pytest.fixture
+def go() -> Iterator[threading.Event]:
+    Calls.journal, Calls.seconds = [], 0.0
+    Endless.go = threading.Event()
+    yield Endless.go
+    Endless.go.set()
+
+
+async def _has_begun() -> None:
+    assert Calls.journal
+
+
+STUCK = [(Endless, "timeout"), (EndlessOnAsyncio, "timeout"), (EndlessOnAsyncio, "cancel")]
+
+
+@pytest.mark.parametrize(("node", "by"), STUCK)
+async def test_the_next_state_begins_after_a_stuck_node_has_ended(
+    autojump_clock: MockClock,
+    go: threading.Event,
+    node: type[BaseNode],
+    by: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    graph = Graph("calls", namespace="tests", retry_policy=RetryPolicyModel(max_retries=0))
+    limits = graph.limit("service", at_most=1)
+    graph.add(node, n=1, limits=limits, timeout=30 if by == "timeout" else None)
+    others = Graph("others", namespace="tests")
+    others.add(Others, n=2, limits=others.limit("service"))
+    async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
+        transport = httpx.ASGITransport(create_app(manager.service, key=KEY))
+        async with (
+            StateManager("tests", transport=transport, key=KEY) as client,
+            running(runtime_at(manager.service, node), registered=True) as one,
+            running(runtime_at(manager.service, Others), registered=True),
+        ):
+            await client.upsert_graph(graph)
+            await client.upsert_graph(others)
+            run = (await client.trigger("calls"))["run_id"]
+            await eventually(_has_begun, within=1_000)
+            if by == "cancel":
+                await client.cancel(run)
+            other = (await client.trigger("others"))["run_id"]
+            await trio.sleep(3 * LEASE_MS / 1000)
+            limit = await client.limit("service")
+            assert [each.stopping for each in limit.holders] == [True]
+            assert not one._ledger.snapshot(), "its state has ended"
+            assert Calls.journal == ["1 begins"]
+            go.set()
+            with trio.fail_after(10_000):
+                await client.wait(other)
+    assert Calls.journal == ["1 begins", "1 ends", "2 begins", "2 ends"]
+    assert (one.summary.errored, one.summary.run_cancelled) == ((1, 0) if by == "timeout" else (0, 1))
+    assert one.summary.exit_code == 0
+    assert "dropping" not in caplog.text
+
+
+async def test_a_stop_does_not_wait_for_a_stuck_node_whose_slot_is_free_when_its_lease_ends(
+    autojump_clock: MockClock, go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = Graph("calls", namespace="tests")
+    graph.add(Endless, n=1, limits=graph.limit("service", at_most=1), timeout=30)
+    async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
+        transport = httpx.ASGITransport(create_app(manager.service, key=KEY))
+        async with StateManager("tests", transport=transport, key=KEY) as client:
+            async with running(runtime_at(manager.service, Endless), registered=True, grace=500.0) as one:
+                await client.upsert_graph(graph)
+                await client.trigger("calls")
+                await one._ledger.until(lambda: bool(one._ledger.stuck))
+                began = trio.current_time()
+            assert trio.current_time() - began < 30
+            assert (await client.limit("service")).holders[0].stopping
+            await trio.sleep(LEASE_MS / 1000)
+            assert (await client.limit("service")).held == 0
+    assert one.summary.exit_code == 0
     assert "abandoned" not in caplog.text

@@ -101,7 +101,7 @@ class Walk:
 
     async def step(self) -> None:
         steps = (self.trigger, self.trigger, self.claim, self.claim, self.end, self.end, self.release)
-        seldom = (self.expire, self.change, self.wait, self.cancel, self.stop, self.beat)
+        seldom = (self.expire, self.change, self.wait, self.end_before_the_node, self.stop, self.beat)
         await self.random.choice((*steps, *seldom))()
 
     async def trigger(self) -> None:
@@ -137,9 +137,14 @@ class Walk:
             ok(await self.manager.remote.release(states=[item_for(state.held)]))
             self.reference.free(state, ended=False, gives_back=True)
 
-    async def cancel(self) -> None:
+    async def end_before_the_node(self) -> None:
         for state in self._some_held():
-            ok(await self.manager.api.native("POST", f"run/{state.run_id}/cancel"))
+            assert state.held is not None
+            if self.random.random() < 0.5:
+                ok(await self.manager.api.native("POST", f"run/{state.run_id}/cancel"))
+            else:
+                stuck = item_for(state.held, outcome="errored", error="timed out", stuck=True)
+                assert await report(self.manager.remote, stuck) == ["ok"]
             state.has_ended, state.stopping_until = True, self.reference.clock.now_ms + LEASE_MS
 
     async def stop(self) -> None:

@@ -32,7 +32,7 @@ from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
-from exotrio.manager.engine.slots import free
+from exotrio.manager.engine.slots import end_otherwise, free
 from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -45,12 +45,14 @@ from exotrio.manager.engine.states import (
     NewState,
     RunScope,
     State,
+    numbered,
     read_texts,
     states_to_change,
     waits_since,
 )
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.lineage import linked, output_path
+from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
@@ -96,6 +98,7 @@ def _record(
     excess = with_too_many(
         tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
     )
+    stuck = _to_keep_slots(tx, accepted)
     changes = Changes(tx, (state.run_row for state in states.values()))
     replies: list[ItemReply] = []
     logged: dict[int, str] = {}
@@ -115,7 +118,7 @@ def _record(
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
-        if not _is_open(state, token) and token == state.token:
+        if not _is_open(state, token) and token == state.token and not _is_stuck(item):
             late.append((state.seq, state.limits))
         replies.append(_record_one(changes, shared, state, token, item))
         if item.logs and replies[-1].result is ItemResult.OK:
@@ -123,8 +126,22 @@ def _record(
     # The nodes of states that ended otherwise have stopped, too.
     free(tx, changes.effects, late)
     commit_changes(changes)
+    end_otherwise(tx, changes.effects, stuck)
     store_logs(tx, logged)
     return WithEffects((replies, reported_states), changes.effects)
+
+
+def _is_stuck(item: OutcomeItem) -> bool:
+    return isinstance(item, ErroredItem) and item.stuck
+
+
+def _to_keep_slots(tx: Transaction, accepted: Sequence[tuple[State, OutcomeItem]]) -> list[Row]:
+    """Return the states whose outcomes say that their nodes have not ended, for ``end_otherwise``."""
+    stuck = [state.seq for state, item in accepted if state.limits is not None and _is_stuck(item)]
+    if not stuck:
+        return []
+    which = f"SELECT seq, status, limits, lane, lease_until FROM states WHERE {numbered(tx, QUEUED)}"
+    return tx.execute(which, (tx.items(sorted(stuck)),)).fetchall()
 
 
 def _record_one(
@@ -136,7 +153,9 @@ def _record_one(
             state_id=item.state_id,
             result=ItemResult.DUPLICATE if same else ItemResult.STALE,
             detail=None if same else _why_closed(state, token),
-            after_error=_after_error(state.scope(changes.tx), state, retried=state.status == RETRY_CREATED),
+            after_error=_after_error(
+                state.scope(changes.tx), state, item, retried=state.status == RETRY_CREATED
+            ),
         )
     run = state.scope(changes.tx)
     state.execution = item.trace
@@ -315,13 +334,16 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
     return ItemReply(
         state_id=item.state_id,
         result=ItemResult.OK,
-        after_error=_after_error(run, state, retried=status == RETRY_CREATED, delay_ms=delay_ms),
+        after_error=_after_error(run, state, item, retried=status == RETRY_CREATED, delay_ms=delay_ms),
     )
 
 
-def _after_error(run: RunScope, state: State, *, retried: bool, delay_ms: int | None = None) -> AfterError:
+def _after_error(
+    run: RunScope, state: State, item: OutcomeItem, *, retried: bool, delay_ms: int | None = None
+) -> AfterError:
     attempts = policy_of(run, state).max_retries + 1
-    return AfterError(retried=retried, attempts=attempts, delay_ms=delay_ms)
+    release = _is_stuck(item) and state.limits is not None and item.token == state.token
+    return AfterError(retried=retried, attempts=attempts, delay_ms=delay_ms, release=release)
 
 
 def _is_retried(run: RunScope, state: State, item: ErroredItem) -> bool:

@@ -6,9 +6,10 @@ not a second ledger: a row counts only if its state is QUEUED, or until a time t
 take a slot without end.
 
 **Stopping.** A state that is cancelled or replaced while a runtime holds it has ended, but its node goes on
-until its runtime learns that. Its slots are kept until the runtime says that the node has stopped, by a
-release or an outcome that comes late, at most until the end of its lease: ``check_at`` is that time, and
-heartbeats renew it, as does a restart. If the state is deleted meanwhile, its slots are kept until then.
+until its runtime learns that; or one whose outcome says that its node is stuck. Its slots are kept until the
+runtime says that the node has stopped, by a release or an outcome that comes late, at most until the end of
+its lease: ``check_at`` is that time, and heartbeats renew it, as does a restart. If the state is deleted
+meanwhile, its slots are kept until then.
 
 **Exact.** A claim locks the rows of the limits that its states name, in the order of their ids, and only then
 counts. Only claims, heartbeats that regain a lease, and changes of limits take these locks. While a claim
@@ -248,7 +249,7 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
 
 
 def end_otherwise(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:
-    """Let states that end, but not by their nodes, keep their slots until these have stopped.
+    """Let states that end before their nodes keep their slots until these have stopped.
 
     Each is given as it was: seq, status, limits, lane and lease_until. Those that could be claimed may have
     been let in, and leave their room to the next ones.
