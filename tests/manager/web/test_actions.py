@@ -551,7 +551,7 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
         assert f'<strong class="bad"><a href="/ns/shop/nodes/{node_name("a")}">' in html
         assert f"waits for limit {link}" in html
     html = await site.browser.do(page, {"at_most": "", "starts": "100", "period": "1.5"})
-    assert "<strong>100 starts in 1.5 s</strong> for each key" in html
+    assert "<strong>100 starts in 1.5 s for each key</strong>" in html
     (claimed,) = ok(await site.api.native_claim({node_name("a"): 1}, worker_id="w"))["states"]
     html = await site.browser.page(page)
     assert f'<a href="/ns/shop/states/{claimed["state_id"]}">' in html
