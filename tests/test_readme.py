@@ -31,6 +31,7 @@ from exotrio.manager import embedded
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, Waiting, run_graph, run_node
 from tests.bench.__main__ import CASES, COMMANDS
+from tests.bench.arena.cells import CELLS
 from tests.support.facts import named_tests
 from tests.support.helpers import declare
 from tests.support.pages import (
@@ -248,7 +249,7 @@ def test_each_benchmark_that_a_page_names_exists() -> None:
     assert len(commands) > 3
     for command in commands:
         words = re.findall(r" ([a-z][\w-]*)", re.sub(" --against [0-9a-f]+", "", command))
-        assert set(words) <= CASES.keys() | COMMANDS.keys(), command
+        assert set(words) <= CASES.keys() | COMMANDS.keys() | CELLS.keys(), command
 
 
 def test_each_double_that_the_page_on_tests_names_exists() -> None:
