@@ -299,7 +299,7 @@ async def test_a_new_key_is_made_and_the_old_one_kept(tmp_path: Path) -> None:
     old = file.read_text()
     done = await rotate_secrets(db, settings=NO_SETTINGS)
     new, *kept = file.read_text().splitlines()
-    assert (done.total, done.renewed, done.key_id, done.dropped) == (6, 6, key_id(new), 0)
+    assert (done.total, done.renewed, done.key_id) == (6, 6, key_id(new))
     assert kept == [old.strip()]
     assert key_ids(db) == {key_id(new)}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -308,15 +308,13 @@ async def test_a_new_key_is_made_and_the_old_one_kept(tmp_path: Path) -> None:
     await read_secrets(tmp_path / "backup.db", states)
 
 
-async def test_the_old_key_can_be_dropped(tmp_path: Path) -> None:
+async def test_older_keys_can_be_removed_from_the_file_after_a_rotation(tmp_path: Path) -> None:
     db, file = tmp_path / "state.db", tmp_path / "state.db.secrets-key"
     states = await store_secrets(db)
     replaced = [*ciphertexts(db).values()]
-    old = file.read_text().strip()
     await rotate_secrets(db, settings=NO_SETTINGS)
-    assert (await rotate_secrets(db, drop_old=True, settings=NO_SETTINGS)).dropped == 2
-    (new,) = file.read_text().split()
-    assert new != old
+    newest, _ = file.read_text().splitlines()
+    file.write_text(newest)
     assert_in_no_file(tmp_path, replaced)
     await read_secrets(db, states)
 
@@ -327,8 +325,6 @@ async def test_keys_in_the_environment_are_used_as_they_are(db: Path, tmp_path: 
     assert (done.renewed, done.key_id, done.source) == (6, key_id(NEW), "SECRETS_ENCRYPTION_KEY")
     assert not (tmp_path / "state.db.secrets-key").exists()
     await read_secrets(db, states, settings_with(NEW))
-    with pytest.raises(ConfigurationError, match="in the file"):
-        await rotate_secrets(db, drop_old=True, settings=settings_with(NEW, OLD))
 
 
 async def test_an_unreadable_secret_prevents_the_rotation(tmp_path: Path) -> None:
@@ -351,7 +347,7 @@ async def test_the_new_key_is_on_disk_before_anything_is_encrypted_with_it(
 
     monkeypatch.setattr(encryption, "rotate", fail)
     with pytest.raises(RuntimeError, match="the power went"):
-        await rotate_secrets(db, drop_old=True, settings=NO_SETTINGS)
+        await rotate_secrets(db, settings=NO_SETTINGS)
     monkeypatch.undo()
     assert len(file.read_text().split()) == 2
     await read_secrets(db, states)
@@ -388,11 +384,8 @@ def test_the_command_says_what_it_did(
     assert end.out.startswith(f"6 secrets are encrypted with the key {newest}, the newest in the file ")
     assert "6 were not before" in end.out
     assert "only for backups" in end.out
-    end = cli("rotate-secrets", "--db", "state.db", "--drop-old-keys")
-    assert "removed from there: 2 older" in end.out
     cli.set(SECRETS_ENCRYPTION_KEY=NEW)
     fails(cli("rotate-secrets", "--db", "state.db"), 2, "6 of 6 secrets", "given are", "after the newest")
-    fails(cli("rotate-secrets", "--db", "state.db", "--drop-old-keys"), 2, "SECRETS_ENCRYPTION_KEY is set")
 
 
 def test_a_cipher_without_a_key_cannot_be_made() -> None:

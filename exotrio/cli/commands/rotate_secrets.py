@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import click
 import trio
 
@@ -18,22 +16,16 @@ from exotrio.manager.security.encryption import rotate_secrets
 
 @click.command(name="rotate-secrets")
 @options.database(f"SQLite file, not in use, or postgresql://USER@HOST/NAME.  {options.WHERE_BY_DEFAULT}")
-@click.option(
-    "--drop-old-keys",
-    "drop_old",
-    is_flag=True,
-    help="Remove the older keys from the file next to the database at the end; earlier backups need them.",
-)
-def command(db: str | None, drop_old: bool) -> None:
+def command(db: str | None) -> None:
     """Encrypt all secrets in a database with a new key; a SQLite file must not be in use.
 
     The new key is the first one in SECRETS_ENCRYPTION_KEY (32 bytes in base64; several are separated by
     commas or blanks, newest first). Without that variable a key is generated, and put before the others
-    in the file ending in .secrets-key next to the database.
+    in the file ending in .secrets-key next to the database, one in each line.
 
     All secrets are encrypted again, or none; if it is interrupted, run it again. If a secret cannot be
     read with any of the keys, nothing is changed. Earlier backups need the older keys: keep those as long as
-    the backups.
+    the backups, then remove them.
 
     A state manager does the same when it starts: to replace the key in SECRETS_ENCRYPTION_KEY, put the
     new one first and restart it; remove the old one when its log says that it is no longer needed.
@@ -44,14 +36,12 @@ def command(db: str | None, drop_old: bool) -> None:
     """
     with bare_errors():
         chosen = choose_database(db, read_settings())
-        done = trio.run(partial(rotate_secrets, chosen, drop_old=drop_old))
+        done = trio.run(rotate_secrets, chosen)
     print_text(
         f"{done.total:,} secrets are encrypted with the key {done.key_id}, the newest in {done.source};"
         f" {done.renewed:,} were not before"
     )
-    if done.dropped:
-        print_text(f"removed from there: {done.dropped} older; backups made before need them")
-    elif not done.behind:
+    if not done.behind:
         print_text("older keys are needed only for backups made before now")
     else:
         print_text(

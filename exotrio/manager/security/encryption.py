@@ -131,7 +131,6 @@ class Rotation:
         total: How many secrets there are.
         renewed: How many of them were not encrypted with the newest key.
         source: Where the keys are.
-        dropped: How many older keys were removed from there.
         behind: Running state managers that still encrypt with another key.
     """
 
@@ -139,20 +138,15 @@ class Rotation:
     renewed: int
     key_id: str
     source: str
-    dropped: int = 0
     behind: Sequence[str] = ()
 
 
-async def rotate_secrets(
-    db: str | Path, *, drop_old: bool = False, settings: Settings | None = None
-) -> Rotation:
+async def rotate_secrets(db: str | Path, *, settings: Settings | None = None) -> Rotation:
     """Encrypt all secrets of a database with a new key. A file must not be in use.
 
     The new key is the first in ``SECRETS_ENCRYPTION_KEY``. Without that variable it is generated, and put in
     front of the others in the file next to the database before a secret is encrypted with it. If the process
     is killed, all secrets can be decrypted with the keys in that file, and it can be run again.
-
-    ``drop_old`` removes the older keys from the file next to the database afterwards.
 
     Cancellation:
         As if killed.
@@ -165,14 +159,6 @@ async def rotate_secrets(
     """
     settings = settings or read_settings()
     from_variable = bool(settings.secrets_encryption_key)
-    if drop_old and (from_variable or is_database_url(db)):
-        raise ConfigurationError(
-            "only keys in the file next to a SQLite database can be dropped here",
-            where=f"{SECRETS_KEY_VARIABLE} is set, and the keys are in it"
-            if from_variable
-            else "the database is a PostgreSQL",
-            fix="rotate without dropping, then remove the older keys from the variable",
-        )
     path = None if is_database_url(db) else _existing(db)
     if path is None and not from_variable:
         raise ConfigurationError(
@@ -202,14 +188,11 @@ async def rotate_secrets(
                 fix=f"give all of them {SECRETS_KEY_VARIABLE}=old,new, then new,old, then run this again",
             )
         await store.forget_replaced()
-        if path is not None and drop_old:
-            write_secret_file(secret_path(path, KEY_FILE), keys.split()[0])
     return Rotation(
         total=done.report.total,
         renewed=done.report.renewed,
         key_id=cipher.newest,
         source=cipher.source,
-        dropped=len(cipher.key_ids) - 1 if drop_old else 0,
         behind=done.behind,
     )
 
