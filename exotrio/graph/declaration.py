@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
@@ -166,7 +166,23 @@ _NO_OBJECT = "model_type"
 _UNKNOWN = {"extra_forbidden", _NO_OBJECT}
 
 
-class LimitModel(Declaration):
+class SparseDeclaration(Declaration):
+    """One whose form on the wire and in the database leaves out fields that have their defaults, so that it
+    does not change when a field is added."""
+
+    LEFT_OUT: ClassVar[Mapping[str, Any]]
+    """Fields that are left out, if they have this value."""
+
+    @model_serializer(mode="wrap")
+    def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        left_out = self.LEFT_OUT
+        return {
+            name: value for name, value in fields.items() if name not in left_out or value != left_out[name]
+        }
+
+
+class LimitModel(SparseDeclaration):
     """A limit of a namespace, as a graph declares it: how many states of the places that name it run at once,
     or start within a period, or both. 0 stops them.
 
@@ -175,6 +191,8 @@ class LimitModel(Declaration):
         starts: Starts within any period of ``period_ms``, for each key. Defaults to None: not limited.
         period_ms: Milliseconds, from a second to 31 days; given if ``starts`` is.
     """
+
+    LEFT_OUT = dict.fromkeys(("at_most", "starts", "period_ms"))
 
     name: Name
     at_most: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
@@ -188,11 +206,6 @@ class LimitModel(Declaration):
         if self.at_most is None and self.starts is None:
             raise ValueError("limits nothing: give at_most, or starts with a period")
         return self
-
-    @model_serializer(mode="wrap")
-    def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value is not None}
 
 
 class NamedLimit(Protocol):
@@ -226,7 +239,7 @@ class StoreConfigModel(Declaration):
         return dict.fromkeys((*self.required_keys, *self.default_values))
 
 
-class CronTrigger(Declaration):
+class CronTrigger(SparseDeclaration):
     """Start a run of the graph at each time of ``expression`` in ``timezone``.
 
     When clocks are put forward or back, an expression with times of a day (``30 2 * * *``) starts one run
@@ -243,13 +256,8 @@ class CronTrigger(Declaration):
             Defaults to ``"normal"``.
     """
 
+    LEFT_OUT = {"timezone": "UTC", "priority": "normal"}
+
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
     timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] = "UTC"
     priority: Literal["high", "normal", "low"] = "normal"
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Like the stock SDK.
-        fields: dict[str, Any] = serialize(self)
-        unset = {"timezone": "UTC", "priority": "normal"}
-        return {name: value for name, value in fields.items() if unset.get(name) != value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.words import listed
@@ -19,6 +19,7 @@ from exotrio.graph.declaration import (
     Declaration,
     Identifier,
     Name,
+    SparseDeclaration,
     check_name,
     no_repeated_limits,
     no_repeats,
@@ -58,7 +59,7 @@ def _named_target(unites: UnitesModel) -> UnitesModel:
 NamedTarget: AfterValidator = AfterValidator(_named_target)
 
 
-class NodeLimitModel(Declaration):
+class NodeLimitModel(SparseDeclaration):
     """A limit that a place takes part in.
 
     Args:
@@ -67,17 +68,14 @@ class NodeLimitModel(Declaration):
             which is a key, too.
     """
 
+    LEFT_OUT = {"key": ""}
+
     name: Name
     # Any, as in inputs.
     key: Any = ""
 
-    @model_serializer(mode="wrap")
-    def _without_no_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("key", "")}
 
-
-class WaitModel(Declaration):
+class WaitModel(SparseDeclaration):
     """Makes a place wait for an event: it runs no node, and its outputs are the fields of the event.
 
     Args:
@@ -88,6 +86,8 @@ class WaitModel(Declaration):
         on_timeout: What the state is then: ``"error"``, the default; ``"prune"``; or a success with these
             outputs.
     """
+
+    LEFT_OUT = {"outputs": {}, "timeout_ms": None, "on_timeout": "error"}
 
     event: Annotated[str, AfterValidator(trimmed)]
     outputs: Annotated[dict[str, dict[str, Any]], Field(max_length=PART)] = Field(default_factory=dict)
@@ -102,14 +102,8 @@ class WaitModel(Declaration):
             raise ValueError("the default of an output is a text")
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        unset: dict[str, Any] = {"outputs": {}, "timeout_ms": None, "on_timeout": "error"}
-        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
 
-
-class RunGraphModel(Declaration):
+class RunGraphModel(SparseDeclaration):
     """Makes a place run another graph of the namespace: it runs no node, and its outputs are those of the
     graph.
 
@@ -119,19 +113,16 @@ class RunGraphModel(Declaration):
             Defaults to None: only their depth is limited.
     """
 
+    LEFT_OUT = {"max_rounds": None}
+
     name: Name
     max_rounds: int | None = Field(default=None, gt=0)
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value is not None}
 
 
 _OF_EXECUTIONS = ("inputs", "limits", "timeout_minutes", "retry_policy", "timeout")
 
 
-class GraphNodeModel(Declaration):
+class GraphNodeModel(SparseDeclaration):
     """One node of a graph: which registered node runs, with which inputs, and which nodes follow.
 
     Args:
@@ -158,6 +149,12 @@ class GraphNodeModel(Declaration):
         otherwise: Whether an edge to it is taken exactly if none is from the same node to the nodes with
             ``when``. Defaults to False.
     """
+
+    LEFT_OUT = {
+        "limits": [],
+        "otherwise": False,
+        **dict.fromkeys(("wait", "graph", "when", *_OF_EXECUTIONS[2:])),
+    }
 
     node_name: Name
     namespace: Annotated[str, AfterValidator(check_name)]
@@ -208,14 +205,3 @@ class GraphNodeModel(Declaration):
         if self.graph is not None and (self.limits or self.timeout is not None or self.timeout_minutes):
             raise ValueError("a place that runs a graph runs no node: it has no limits, and no timeout")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Like the stock SDK. So bodies that are stored, or shown to clients of v0, do not change.
-        fields: dict[str, Any] = serialize(self)
-        unset: dict[str, Any] = {
-            "limits": [],
-            "otherwise": False,
-            **dict.fromkeys(("wait", "graph", "when", *_OF_EXECUTIONS[2:])),
-        }
-        return {name: value for name, value in fields.items() if name not in unset or value != unset[name]}
