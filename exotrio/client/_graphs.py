@@ -85,35 +85,8 @@ async def _put(
     calls: Calls, name: str, body: GraphBody, give_up: float, timeout: float, polling_interval: float
 ) -> dict[str, Any]:
     """Put a graph and return it once it is no longer PENDING."""
-    if body.limits or any(node.limits for node in body.nodes):
-        # Any other server would store the graph without them.
-        await calls.require(Capability.LIMITS, f"graph {name!r} cannot be stored with limits", "remove them")
-    if any(node.retry_policy is not None or node.timeout is not None for node in body.nodes):
-        what = f"graph {name!r} cannot be stored with a retry_policy or timeout of a node"
-        await calls.require(Capability.NODE_POLICIES, what, "remove them")
-    if any(node.wait is not None for node in body.nodes):
-        await calls.require(
-            Capability.EVENTS, f"graph {name!r} cannot be stored with places that wait for events"
-        )
-    if body.outputs or any(node.graph is not None for node in body.nodes):
-        what = f"graph {name!r} cannot be stored with outputs, or with places that run graphs"
-        await calls.require(Capability.CHILDREN, what)
-    if any(node.when is not None or node.otherwise for node in body.nodes):
-        # Any other server would create what follows all conditions.
-        what = f"graph {name!r} cannot be stored with branches (when, otherwise)"
-        await calls.require(Capability.BRANCHES, what, "let the nodes decide what they do")
-    if any(each.priority != Priority.NORMAL for each in body.triggers):
-        what = f"graph {name!r} cannot be stored with a priority of a trigger"
-        await calls.require(Capability.ORDER, what, "remove it")
-    if body.on_failure is not None:
-        await calls.require(
-            Capability.ON_FAILURE, f"graph {name!r} cannot be stored with on_failure", "remove it"
-        )
-    if body.version is not None:
-        # Any other server would run it on any version.
-        await calls.require(
-            Capability.VERSIONS, f"graph {name!r} cannot be stored with a version", "remove it"
-        )
+    for capability, what, instead in _needs(body):
+        await calls.require(capability, f"graph {name!r} cannot be stored with {what}", instead)
     path = calls.v0("graph", name)
     # The nodes are named here, too: an earlier state manager next to that one would ignore the version.
     body = body.pinned()
@@ -136,6 +109,27 @@ async def _put(
         await anyio.sleep(next(waits))
         graph = await get_graph(calls, name)
     return graph
+
+
+def _needs(body: GraphBody) -> Iterator[tuple[Capability, str, str]]:
+    """Yield what in a graph a server would ignore that lacks a capability, and what to do instead."""
+    nodes = body.nodes
+    if body.limits or any(node.limits for node in nodes):
+        yield Capability.LIMITS, "limits", "remove them"
+    if any(node.retry_policy is not None or node.timeout is not None for node in nodes):
+        yield Capability.NODE_POLICIES, "a retry_policy or timeout of a node", "remove them"
+    if any(node.wait is not None for node in nodes):
+        yield Capability.EVENTS, "places that wait for events", ""
+    if body.outputs or any(node.graph is not None for node in nodes):
+        yield Capability.CHILDREN, "outputs, or with places that run graphs", ""
+    if any(node.when is not None or node.otherwise for node in nodes):
+        yield Capability.BRANCHES, "branches (when, otherwise)", "let the nodes decide what they do"
+    if any(each.priority != Priority.NORMAL for each in body.triggers):
+        yield Capability.ORDER, "a priority of a trigger", "remove it"
+    if body.on_failure is not None:
+        yield Capability.ON_FAILURE, "on_failure", "remove it"
+    if body.version is not None:
+        yield Capability.VERSIONS, "a version", "remove it"
 
 
 # -- what is sent, and what answers mean
