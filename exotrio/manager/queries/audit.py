@@ -7,7 +7,7 @@ from typing import Any
 
 from exotrio._util.times import moment_ms, timestamp
 from exotrio._wire.audit import DONE, AuditQuery, Change, ChangesQuery
-from exotrio.manager.queries.paging import Where
+from exotrio.manager.queries.paging import Where, begins
 from exotrio.manager.rules.errors import InvalidQuery
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -16,8 +16,6 @@ SHOWN = 5
 """Changes that the page of their target shows."""
 _WHAT = ("who", "action", "namespace", "target", "result")
 _WHERE_FROM = ("key_id", "address", "request_id")
-_LAST = "\U0010ffff"
-"""Sorts after every text."""
 
 
 def list_audit(view: View, query: AuditQuery) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def _page(view: View, query: ChangesQuery, namespace: str | None, *, is_whole: b
         where.add("(who = ? OR who = ? OR key_id = ?)", query.who, f"dashboard of {query.who}", query.who)
     for column, text in (("action", query.action), ("target", query.target)):
         if text is not None:
-            where.add(*_begins(column, text))
+            where.add(*begins(column, text))
     if query.since is not None:
         where.add("at >= ?", moment_ms(query.since))
     if query.until is not None:
@@ -77,11 +75,6 @@ def _page(view: View, query: ChangesQuery, namespace: str | None, *, is_whole: b
         "changes": [_shown(row, is_whole=is_whole) for row in page],
         "next": str(page[-1]["id"]) if len(rows) > len(page) else None,
     }
-
-
-def _begins(column: str, text: str) -> tuple[str, str, str]:
-    """Return the condition that a column begins with a text, and its parameters."""
-    return f"{column} >= ? AND {column} < ?", text, text + _LAST
 
 
 def _shown(row: Row, *, is_whole: bool) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_LAST = "\U0010ffff"
+"""Sorts after every text with the same beginning."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
@@ -48,6 +51,11 @@ class Where:
 
     def __str__(self) -> str:
         return " AND ".join(self._conditions) or "TRUE"
+
+
+def begins(column: str, text: str) -> tuple[str, str, str]:
+    """Return the condition that a column begins with a text, by its index, and the parameters of that."""
+    return f"{column} >= ? AND {column} < ?", text, text + _LAST
 
 
 def end_of(column: str, characters: int) -> str:

@@ -16,7 +16,7 @@ from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.engine.states import find_state
 from exotrio.manager.queries.load import graphs_of, nodes_of
-from exotrio.manager.queries.paging import Page
+from exotrio.manager.queries.paging import Page, begins
 from exotrio.manager.queries.run_detail import read_states
 from exotrio.manager.queries.runs import FoundRun, find_runs, read_run
 from exotrio.manager.queries.states import ListedState, show_states
@@ -33,8 +33,6 @@ MAX_READ = 20_000
 MAX_AROUND = 80
 """Characters that are shown before the text, and after it."""
 _DIGITS = re.compile(r"[0-9a-f]{4,16}")
-_LAST = "\U0010ffff"
-"""Sorts after every text with the same beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +115,13 @@ def _where(row: Row, text: str) -> dict[str, str]:
 
 def _runs(view: View, namespace: str, text: str) -> list[RunSummary]:
     # Only numbers, and of all namespaces: with a condition on that, SQLite would search all runs in it.
-    searches = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND key >= ? AND key < ?", text)]
+    searches = [("INDEXED BY runs_by_key WHERE key IS NOT NULL AND", begins("key", text))]
     if len(text) >= MIN_PREFIX:
-        searches.append(("WHERE run_id >= ? AND run_id < ?", text.lower()))
+        searches.append(("WHERE", begins("run_id", text.lower())))
     numbers = {
         row["id"]
-        for condition, prefix in searches
-        for row in view.execute(
-            f"SELECT id FROM runs {condition} LIMIT ?", (prefix, prefix + _LAST, MAX_COMPARED)
-        )
+        for which, (condition, *prefix) in searches
+        for row in view.execute(f"SELECT id FROM runs {which} {condition} LIMIT ?", (*prefix, MAX_COMPARED))
     }
     rows = view.execute(f"{RUNS} WHERE {view.any_of('runs.id')}", (view.items(sorted(numbers)),))
     in_namespace = [row for row in rows if row["namespace"] == namespace]

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import from_unix_ms, iso_time, moment_ms, timestamp
+from exotrio._util.times import from_unix_ms, iso_time
 from exotrio._wire.events import MAX_SHOWN, EventWait, KeptEvent, RunEvents
 from exotrio._wire.limits import LimitWait
 from exotrio._wire.runs import WaitReason
@@ -40,20 +41,19 @@ SENTENCES = {
     "limit": "{node} waits for limit {limit}",
     "busy": "waits for a free worker: all {workers} that can run {node} are busy",
     "event": "waits for event {event} since {since}",
+    "event until": "waits for event {event} since {since}, until {at}",
     "run": "waits for run {run} of graph {graph} since {since}",
     "runs": "waits for {runs} runs since {since}, first for {run} of graph {graph}",
     "start": "waits for its run, which is about to be started",
 }
 """What is said of a ``WaitReason``, by ``sentence_of``. Pages replace the values by links."""
-UNTIL = ", until {at}"
-"""Follows where a state waits for an event with a deadline."""
 
 
 def sentence_of(reason: WaitReason) -> str:
     """Return the sentence about a reason, in which its values are to be inserted."""
     if reason.kind == "run" and reason.runs != 1:
         return SENTENCES["runs" if reason.runs else "start"]
-    return SENTENCES[reason.kind]
+    return SENTENCES["event until" if reason.kind == "event" and reason.at else reason.kind]
 
 
 class Waiting:
@@ -85,7 +85,7 @@ class Waiting:
     def obstacle(self, node: Node, run_id: str) -> WaitReason | None:
         """Return why no state of a node in a run can be claimed, however many workers are free."""
         if node in self._paused:
-            return _reason("paused", node, at=self._paused[node])
+            return _reason("paused", node, at=from_unix_ms(self._paused[node]))
         namespace, name = node
         if namespace != self._namespace:
             return None
@@ -104,10 +104,9 @@ class Waiting:
             return obstacle
         if due > self._view.now_ms:
             # Not for a retry at once: the line would come and go.
-            return _reason("later", node, at=due) if due - self._view.now_ms >= 1_000 else None
+            return _reason("later", node, at=from_unix_ms(due)) if due - self._view.now_ms >= 1_000 else None
         if limit is not None:
-            namespace, name = node
-            return WaitReason(kind="limit", namespace=namespace, node=name, limit=limit, text=limit.text())
+            return _reason("limit", node, limit=limit)
         return self._lack_of_workers(node, run_id)
 
     def _lack_of_workers(self, node: Node, run_id: str) -> WaitReason | None:
@@ -161,8 +160,9 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     for wait in waits_in(view, run):
         if wait.identifier not in reasons:
             node = run["namespace"], wait.node_name
-            until = None if wait.until is None else moment_ms(wait.until)
-            reasons[wait.identifier] = _event_reason(node, wait.name, moment_ms(wait.since), until)
+            reasons[wait.identifier] = _reason(
+                "event", node, event=wait.name, since=wait.since, at=wait.until
+            )
     waiting = view.execute(
         "SELECT place, min(updated_at), min(seq) FROM states INDEXED BY states_waiting"
         " WHERE status = 'CREATED'"
@@ -189,12 +189,11 @@ def wait_reasons(view: View, namespace: str, states: Sequence[Row], now: int) ->
     for state in states:
         reason, seq, node = None, state["seq"], (namespace, state["name"])
         if shown[seq] == StateStatus.WAITING:
-            until = waits_until(state["enqueue_after"])
-            reason = (
-                _run_reason(node, state["updated_at"], awaited.get(seq))
-                if state["event"] is None
-                else _event_reason(node, state["event"], state["updated_at"], until)
-            )
+            since, until = state["updated_at"], from_unix_ms(waits_until(state["enqueue_after"]))
+            if state["event"] is None:
+                reason = _run_reason(node, since, awaited.get(seq))
+            else:
+                reason = _reason("event", node, event=state["event"], since=from_unix_ms(since), at=until)
         elif shown[seq] == CREATED:
             reason = waiting.reason(node, state["run_id"], state["enqueue_after"], limits.get(seq))
         if reason is not None:
@@ -203,24 +202,8 @@ def wait_reasons(view: View, namespace: str, states: Sequence[Row], now: int) ->
 
 
 def _run_reason(node: Node, since_ms: int, awaited: Awaited | None) -> WaitReason:
-    namespace, name = node
-    reason = WaitReason(kind="run", namespace=namespace, node=name, since=from_unix_ms(since_ms), text="")
-    if awaited is not None:
-        reason.run_id, reason.graph, reason.runs = awaited
-    reason.text = sentence_of(reason).format(
-        run=reason.run_id, graph=reason.graph, runs=f"{reason.runs:,}", since=timestamp(since_ms)
-    )
-    return reason
-
-
-def _event_reason(node: Node, event: str, since_ms: int, until_ms: int | None) -> WaitReason:
-    namespace, name = node
-    since, until = from_unix_ms(since_ms), from_unix_ms(until_ms)
-    text = SENTENCES["event"].format(event=event, since=timestamp(since_ms))
-    text += "" if until is None else UNTIL.format(at=iso_time(until))
-    return WaitReason(
-        kind="event", namespace=namespace, node=name, at=until, event=event, since=since, text=text
-    )
+    run_id, graph, runs = awaited or (None, None, 0)
+    return _reason("run", node, since=from_unix_ms(since_ms), run_id=run_id, graph=graph, runs=runs)
 
 
 def _first_waiting(view: View, run: Row, node: Node) -> Row | None:
@@ -241,13 +224,27 @@ def _first_waiting(view: View, run: Row, node: Node) -> Row | None:
     return None
 
 
-def _reason(kind: str, node: Node, *, at: int | None = None, workers: int = 0) -> WaitReason:
+def _reason(kind: str, node: Node, **about: Any) -> WaitReason:
+    """Return a reason with its text; ``about`` has the fields that this kind has."""
     namespace, name = node
-    moment = from_unix_ms(at)
-    iso = moment and iso_time(moment)
-    version = split_name(name)[1]
-    text = SENTENCES[kind].format(node=name, at=iso, due=f"at {iso}", workers=f"{workers:,}", version=version)
-    return WaitReason(kind=kind, namespace=namespace, node=name, at=moment, workers=workers, text=text)
+    reason = WaitReason(kind=kind, namespace=namespace, node=name, text="", **about)
+    if reason.limit is not None:
+        reason.text = reason.limit.text()
+        return reason
+    at, since = (moment and iso_time(moment) for moment in (reason.at, reason.since))
+    reason.text = sentence_of(reason).format(
+        node=name,
+        version=split_name(name)[1],
+        at=at,
+        due=f"at {at}",
+        since=since,
+        event=reason.event,
+        run=reason.run_id,
+        graph=reason.graph,
+        runs=f"{reason.runs:,}",
+        workers=f"{reason.workers:,}",
+    )
+    return reason
 
 
 def show_events(view: View, namespace: str, run_id: str) -> RunEvents:

@@ -22,7 +22,7 @@ from exotrio._util.words import percent
 from exotrio.manager.queries.graphs import all_namespaces, first_namespace
 from exotrio.manager.queries.load import Held
 from exotrio.manager.queries.runtimes import Offers, RuntimeRow, offered, runtimes_of
-from exotrio.manager.queries.waiting import UNTIL, sentence_of
+from exotrio.manager.queries.waiting import sentence_of
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.service import Service
@@ -264,7 +264,6 @@ def _environment() -> Environment:
     environment.filters["reason_sentence"] = lambda reason: Markup(sentence_of(reason))  # a constant
     environment.globals.update(
         asset=asset,
-        until_sentence=Markup(UNTIL),
         page_link=link,
         shown_status=format.SHOWN_STATUS,
         status_class=format.status_class,
