@@ -97,6 +97,15 @@ def next_occurrence_ms(schedule: str, after_ms: int) -> int | None:
     return None if due is None else _ms(due)
 
 
+def occurrences(schedule: str, first_ms: int | None, count: int) -> list[int]:
+    """Return the first time of a schedule and those after it, in Unix ms: at most ``count``, or none."""
+    times: list[int] = []
+    while first_ms is not None and len(times) < count:
+        times.append(first_ms)
+        first_ms = next_occurrence_ms(schedule, first_ms)
+    return times
+
+
 def names_a_time(schedule: str, after_ms: int) -> bool:
     """Return whether a schedule names a time after ``after_ms``, though the clocks may skip it."""
     from zoneinfo import ZoneInfo

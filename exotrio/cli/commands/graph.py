@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from exotrio._util.cron import local_time, next_occurrence_ms, parts_of
+from exotrio._util.cron import local_time, next_occurrence_ms, occurrences, parts_of
 from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphBody, GraphReply
@@ -352,17 +352,10 @@ def _next_line(graph: GraphReply, schedule: str) -> str:
 
 def _next_times(graph: GraphReply, schedule: str) -> list[int]:
     """Return the next times of a schedule in Unix milliseconds; fewer if there are no more."""
-    at: int | None
     if graph.scheduled is None:
-        at = _next_after_now(schedule)
-    else:
-        first = graph.scheduled.get(schedule)
-        at = None if first is None else moment_ms(first)
-    times: list[int] = []
-    while at is not None and len(times) < NEXT_RUNS:
-        times.append(at)
-        at = next_occurrence_ms(schedule, at)
-    return times
+        return occurrences(schedule, _next_after_now(schedule), NEXT_RUNS)
+    first = graph.scheduled.get(schedule)
+    return occurrences(schedule, None if first is None else moment_ms(first), NEXT_RUNS)
 
 
 def _next_after_now(schedule: str) -> int | None:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from exotrio._util.times import moment_ms, timestamp
 from exotrio._wire.operations import MAX_PAGE, RunsQuery
 from exotrio._wire.v0 import RunSummary
-from exotrio._wire.vocabulary import RunStatus, run_status
+from exotrio._wire.vocabulary import RunStatus, run_status, run_word
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.order import NAMES, weight_of
 from exotrio.manager.engine.runs import RUNS, find_run
@@ -48,10 +48,9 @@ STATUSES = ("running", "failed", "success", "cancelled", "errored")
 
 
 def _has_status(run: Row, status: str) -> bool:
-    if status == "cancelled" or run["cancelled_at"] is not None:
-        return status == "cancelled" and run["cancelled_at"] is not None
-    word = status_of(run).value.lower()
-    return status in ("running" if word == "pending" else word, "errored" if run["errored"] else "")
+    is_cancelled = run["cancelled_at"] is not None
+    word = run_word(status_of(run), is_cancelled=is_cancelled, waits=False)
+    return status == word or (status == "errored" and run["errored"] > 0 and not is_cancelled)
 
 
 def run_size(run: Row) -> int:

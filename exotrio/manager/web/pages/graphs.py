@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from exotrio._util.cron import next_occurrence_ms, parts_of
+from exotrio._util.cron import next_occurrence_ms, occurrences, parts_of
 from exotrio.manager.engine.graphs import find_graph, next_firings, secret_names
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.graphs import show_graphs
@@ -98,11 +98,7 @@ def _crons(firings: dict[str, int], template: Template, now_ms: int) -> list[dic
     milliseconds, and whether it was cancelled."""
     crons = []
     for schedule, priority in template.body.schedules.items():
-        at: int | None = firings.get(schedule)
-        times: list[int] = []
-        while at is not None and len(times) < FIRINGS:
-            times.append(at)
-            at = next_occurrence_ms(schedule, at)
+        times = occurrences(schedule, firings.get(schedule), FIRINGS)
         expression, zone = parts_of(schedule)
         is_cancelled = not times and next_occurrence_ms(schedule, now_ms) is not None
         about = {"expression": expression, "zone": zone, "priority": priority}
