@@ -1,6 +1,6 @@
 """A process that runs the Runtime of a user's file for a command that never loads the code itself (``dev``,
-``rehearse``); and the messages of both. ``file_process_main`` runs in it, and has the command in
-``parent_command``; how both communicate is explained in ``exotrio._children``."""
+``rehearse``), and the messages between the two. ``file_process_main`` is the program in it, where
+``parent_command`` is the connection to the command; ``exotrio._children`` explains how they communicate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that started this process to run a Runtime; that Runtime's process uses this class.
+"""In the process of a Runtime: the connection to the command that started it (``file_process``).
 
 The command sends orders. When it ends, even by ``kill -9``, the stream of orders ends: then this process
 drains by itself, and exits even if its nodes do not end.

@@ -117,8 +117,8 @@ class AdministrationCalls(EventCalls):
     async def add_key(self, name: str, scopes: Sequence[str], *, expires: float | None = None) -> AddedKey:
         """Add a key, which may do what its scopes say. Needs our server.
 
-        Its text is made here and not sent: only its digest is. Keep ``text`` of what is returned: it cannot
-        be had again. Several keys may have one name: what one of them has claimed, all of them may report.
+        Its text is made here and not sent: only its digest is. Keep ``text`` of what is returned: no other
+        call returns it. Several keys may have one name: what one of them has claimed, all of them may report.
 
         Args:
             name: Up to 64 letters, digits, ``.``, ``_`` and ``-``.

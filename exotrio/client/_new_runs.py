@@ -26,7 +26,7 @@ from exotrio.graph.values import ValueCheck, check_of
 MAX_NAMED = 10
 """Runs of a list that an error names."""
 ORDERED, _ORDER = ("priority", "weight", "fair_key"), (Priority.NORMAL.value, 1.0, None)
-"""What says in which order the states of a run are claimed, and its defaults."""
+"""The fields that say in which order the states of a run are claimed, and their defaults."""
 _PRIORITIES = frozenset(Priority)
 
 

@@ -504,9 +504,10 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     fails(cli("limits", "rm", "work"), 3, "limit 'work' is named by 1 graph: limited")
     end = cli("limits", "set", "work", "--starts", "500", "--period", "1m", "--at-most", "unlimited", code=0)
     assert end.out == "limit work: 500 starts in 1 min for each key\n"
-    assert cli("runs", "watch", run_id, code=0).out.startswith("SUCCESS: 1 state in ")
+    assert cli("runs", "watch", run_id, code=0).out.startswith("SUCCESS: 1 state")
     end = cli("limits", "rm", "work", "--force", code=0)
-    assert end.out == "limit work is deleted; it does not limit any more what still names it: limited\n"
+    still = "graphs still name it, and are not limited by it any more: limited"
+    assert end.out == f"limit work is deleted; {still}\n"
     assert cli.json("limits", "ls") == {"namespace": "n", "limits": []}
     assert "graph limited names limit work, which was deleted: nothing limits it" in cli("doctor").out
     assert "\n  work (Work) limited by work\n" in cli("graph", "show", "limited").out

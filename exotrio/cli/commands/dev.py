@@ -21,7 +21,7 @@ PORTS = (*range(8000, 8020), 0)
 @click.option("--reload", is_flag=True, help="Load the code again when it changes.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the dashboard in a browser, signed in.")
 @click.option(
-    "--trigger", "triggers", is_flag=True, help="Start a run at once, as each option that describes one."
+    "--trigger", "triggers", is_flag=True, help="Start a run at once. So does any option about a run."
 )
 @click.option("--graph", metavar="NAME", help="The Graph to start a run of, if the code has several.")
 @options.run_values

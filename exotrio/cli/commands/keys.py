@@ -77,7 +77,7 @@ def ls(connection: Connection) -> None:
 def add(
     name: str, scopes: tuple[str, ...], expires: float | None, out: Path | None, connection: Connection
 ) -> None:
-    """Add a key and print it, once: it cannot be had again.
+    """Add a key and print it. This is the only time: no command shows it again.
 
     JSON: id, name, scopes, created_at, expires_at, revoked_at, used_at, is_valid, and key without --out.
     """

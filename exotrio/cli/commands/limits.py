@@ -125,7 +125,7 @@ def set_limit(
 
 @command.command(name="rm")
 @_name
-@click.option("--force", is_flag=True, help="Although graphs or waiting states name it.")
+@click.option("--force", is_flag=True, help="Delete it even if graphs or waiting states name it.")
 @connection
 def rm(name: str, force: bool, connection: Connection) -> None:
     """Delete LIMIT. That is refused while a graph or a waiting state names it, unless --force is given.
@@ -135,7 +135,7 @@ def rm(name: str, force: bool, connection: Connection) -> None:
     graphs = connection.ask(
         lambda manager: about(manager, "limit", name, manager.remove_limit(name, force=force))
     )
-    still = f"; it does not limit any more what still names it: {listed(graphs)}" if graphs else ""
+    still = f"; graphs still name it, and are not limited by it any more: {listed(graphs)}" if graphs else ""
     connection.print(
         {"namespace": connection.namespace, "name": name, "graphs": graphs},
         [f"limit {name} is deleted{still}"],

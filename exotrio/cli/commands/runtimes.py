@@ -63,7 +63,7 @@ def ls(connection: Connection) -> None:
     Held = busy + buffered + reporting: busy workers run a state, buffered states have not begun, and those
     that are reporting have ended, and their outcome is not accepted yet. At risk is the work of the running
     nodes since their last stored checkpoints, added up: it is repeated if the runtime is killed. A node
-    counts from the next heartbeat after its begin; until then, ≥ stands before the sum. Stopped runtimes are
+    counts from the first heartbeat after it began; until then, ≥ stands before the sum. Stopped runtimes are
     listed for a minute, silent ones for ten.
 
     JSON: namespace, runtimes (worker_id, runtime, phase, live, asked_to_drain, workers, busy, buffered,

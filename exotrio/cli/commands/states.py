@@ -70,10 +70,11 @@ def ls(
 ) -> None:
     """List states, newest first.
 
-    WAITED is until a runtime claimed it, and before that for events and runs, BUFFERED from the claim until
-    execute began, and RAN the time of execute. Where no begin is reported, as through v0, RAN says how long
-    it took from the claim. WHY is the error of a state that failed, or what one waits for. RETRIES are
-    automatic ones: after a retry by hand they count from 0 again, as "by hand" and "by hand + 1".
+    WAITED is the time until a runtime claimed the state, with the waits for events and runs before that;
+    BUFFERED the time from the claim until execute began; RAN the time of execute, or from the claim to the
+    end if no begin is reported, as through v0. WHY is the error of a state that failed, or what a state waits
+    for. RETRIES are automatic ones: after a retry by hand they count from 0 again, as "by hand" and "by hand
+    + 1".
 
     A state manager that speaks only v0 needs --run.
 

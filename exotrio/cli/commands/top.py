@@ -34,10 +34,9 @@ def command(interval: float, once: bool, connection: Connection) -> None:
              start of their process; RUNNING: those whose execute runs;
              reporting (in the head, if there are any): those that have ended, and whose outcome is
              not accepted yet
-    ENDED/H  attempts that ended in the last hour, FAILED of them; as numbers of those in the head,
-             counted up to 5 s ago
-    WAITED   95 % of these waited at most about so long until a runtime claimed them: if that is too
-             long, start more runtimes; RAN: so long took execute of 50 % and 95 % of them, at most
+    ENDED/H  attempts that ended in the last hour, and how many of them FAILED, counted up to 5 s ago
+    WAITED   95 % of these waited for a runtime for at most about this long: if that is too long,
+             start more runtimes; RAN: execute of 50 % and 95 % of them took at most this long
              (≤: of some only the time from claim to end is known, as through v0)
     OFFERED  processes of live runtimes that have the node
     BUSY     workers of a runtime that run a node; FREE: those without a state, while it claims states

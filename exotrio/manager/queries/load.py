@@ -22,8 +22,8 @@ MAX_COUNTED = 100_000
 FAILED = "status IN ('ERRORED', 'NEXT_CREATED_ERROR') AND error <> 'cancelled'"
 """The same text as in the index states_failed_by_time: otherwise SQLite would not use that."""
 MAX_FIRST = 100
-"""Among so many of a node's states that are due, the first in the order of claims, the one that has waited
-longest is searched: some were held before, and given back."""
+"""How many of a node's due states, in the order of claims, are searched for the one that has waited longest:
+some were held before, and given back."""
 MAX_READ = 1_000
 """Failed states of one node that are read: their values may be large."""
 MAX_HELD = 20_000

@@ -57,7 +57,7 @@ def started_by(view: View, state: Row) -> list[RelatedRun]:
 
 
 def _unstarted(view: View, run: Row) -> list[RelatedRun]:
-    """Return the runs that a run was to start by failing, and why each could not be started, or not yet."""
+    """Return the runs that the failure of a run is to start and has not started, and why, if it cannot."""
     template = view.template(run["template"])
     if template.body.on_failure is None:
         return []

@@ -57,8 +57,8 @@ def sentence_of(reason: WaitReason) -> str:
 
 
 class Waiting:
-    """Finds reasons, for one answer; ``now`` is on the clock of leases, in ms. Of nodes of other namespaces,
-    the runtimes are not known."""
+    """Finds the reasons that one answer has; ``now`` is on the clock of leases, in ms. Runtimes of other
+    namespaces are not known."""
 
     def __init__(self, view: View, namespace: str, now: int) -> None:
         self._view, self._namespace, self._now = view, namespace, now

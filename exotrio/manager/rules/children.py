@@ -1,4 +1,4 @@
-"""What places that run graphs need of these. Pure."""
+"""Whether places that run graphs fit these graphs, and which inputs and store their runs get. Pure."""
 
 from __future__ import annotations
 

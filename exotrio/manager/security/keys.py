@@ -1,8 +1,8 @@
 """Named keys: which ones there are, as every request asks.
 
-A state manager that never got such a text queries nothing. From the first one on it reads every
-``READ_EVERY`` seconds how often the keys were changed, and the keys when that is news. So a key that is
-revoked at one state manager is refused by all of them soon, and the requests that it has in flight end.
+A state manager that was never sent the text of a named key queries nothing. From the first one on, it reads
+every ``READ_EVERY`` seconds how often the keys were changed, and reads the keys if that number is new. So a
+key that is revoked at one state manager is soon refused by all of them, and its requests in flight end.
 """
 
 from __future__ import annotations
