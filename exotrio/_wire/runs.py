@@ -67,11 +67,11 @@ class WaitReason(Body):
     """Why states wait.
 
     Fields:
-        kind: ``paused``, ``not offered`` (by a live runtime), ``no version`` (of the code, to which they are
-            pinned, is alive), ``other runs`` (are the only ones that runtimes which offer the node work on),
-            ``later`` (not due yet), ``limit`` (has no room), ``draining`` (are all runtimes that offer the
-            node), ``busy`` (are all their workers), ``event`` (was not sent yet) or ``run`` (that they
-            started has not ended).
+        kind: ``paused``: the node is; ``not offered``: no live runtime has the node; ``no version``: no live
+            runtime has the version that they are pinned to; ``other runs``: the runtimes that have the node
+            only work on other runs; ``later``: they are not due yet; ``limit``: a limit has no room;
+            ``draining``: all runtimes that have the node drain; ``busy``: all their workers run nodes;
+            ``event``: it was not sent yet; ``run``: a run that they started has not ended.
         namespace, node: Of what they wait for.
         at: Since when it is paused, when they are due, or until when they wait for the event.
         event, since: The event that the first of them waits for, and since when it waits for it or for runs.

@@ -5,8 +5,8 @@ From outside, import only what ``__all__`` lists; ``exotrio.StateManager`` is th
 ``get_graph`` and ``upsert_graph``.
 
 - ``_stock_calls``, ``_runs``, ``_states``, ``_limits``, ``_events``, ``_administration``, ``_state_manager``:
-  the class. Each inherits from the one before, and adds calls: those of the stock SDK, about runs, states,
-  limits, events, what was changed and named keys, and the namespace with its runtimes and releases;
+  the class. Each inherits from the one before, and adds the calls that its name says: ``_administration``
+  those about changes and named keys, ``_state_manager`` those about the namespace, runtimes and releases;
 - ``_graphs``, ``_new_runs``, ``_triggers``, ``_backup``: the implementation of its longer calls;
 - ``_calls``: which API a call uses, and how often it is tried.
 

@@ -73,9 +73,8 @@ class EventCalls(LimitCalls):
         """Return an address by which a person without a key sends one event to a run.
 
         Needs our server. The address opens a page with one button, which sends the event. It works only for
-        this run, event and value, until that time or until the run has ended, if that is earlier, and as
-        long as the state manager has the key for secrets at rest that made it. Everyone who has the address
-        can use it.
+        this run, event and value. It ends at that time, when the run ends, or when the state manager no
+        longer has the key for secrets at rest that made it. Everyone who has the address can use it.
 
         Args:
             run: The id of the run, or its key.

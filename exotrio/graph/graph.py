@@ -54,9 +54,9 @@ class Graph(GraphParts):
         outputs: Name of each output, for graphs that run this one, to its text, or to several of which the
             first that has a value counts. Defaults to none. ``output`` adds to them.
         on_failure: Another graph of the same namespace, or the name of one. Each time a run of this graph
-            ends with errors, a run of that one is started with ``graph``, ``run``, ``place`` and ``error``,
-            as far as it declares these as keys of its store or inputs of its first node. Needs our server.
-            Defaults to None.
+            ends with errors, a run of that one is started. It gets ``graph``, ``run``, ``place`` and
+            ``error``, if it has keys of its store, or inputs of its first node, with these names. Needs our
+            server. Defaults to None.
         version: The version of the code that its runs need, to their end: only runtimes of that version
             execute them. Defaults to None: any runtime that has the node. Needs our server.
 

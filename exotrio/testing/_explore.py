@@ -101,9 +101,14 @@ async def explore(
     ===========  =================  =====================================================================
 
     Events are sent when all that is left of the run waits, also to each child that waits for one. Further
-    points are each event of each of these runs: sent right after its trigger, or when the child begins
-    (``EVENT_EARLY``), just before its deadline, or after a day without one (``EVENT_LATE``), twice
-    (``EVENT_REPEATED``), or not at all, if it has a deadline and there is a ``check`` (``EVENT_LOST``).
+    points are each event of each of these runs:
+
+    ==================  ==============================================================================
+    EVENT_EARLY         It is sent right after the trigger, or when the child begins.
+    EVENT_LATE          It is sent just before its deadline, or after a day if it has none.
+    EVENT_REPEATED      It is sent twice.
+    EVENT_LOST          It is not sent. Only if it has a deadline, and there is a ``check``.
+    ==================  ==============================================================================
 
     Differences from a real SIGKILL: killed code, with all tasks that it started, is held where it is. After
     ``check``, and before the next ``setup``, it continues to its next await and is cancelled there. The

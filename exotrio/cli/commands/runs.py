@@ -277,8 +277,8 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
 def send(run_id: str, event: str, inputs: dict[str, str], connection: Connection) -> None:
     """Send an event to a run. What waits for it goes on.
 
-    It is kept if nothing waits for it yet. The first value of an event counts: the same one may be sent
-    again, another one is refused (exit code 3), as are one that does not fit what waits for it, and any other
+    It is kept if nothing waits for it yet. The first value of an event counts, and may be sent again.
+    Refused, with exit code 3, are another value, a value that does not fit what waits for it, and any other
     event once the run has ended. Give private values in a file or on standard input: other users can read
     arguments.
 

@@ -1,10 +1,10 @@
 """The timeline of a run: a lane for each node of its graph, with waiting, buffered and running apart. Pure.
 
-In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, and before it was given back,
-higher in the buffer of a runtime, thick while it runs, and thin while its outcome is reported, if that takes
-a second. If its begin is not reported, it is pale from its
-claim to its outcome. In a larger run a lane shows how many waited, were buffered and ran at a time. Times are
-shares of the width, so that the picture is as wide as its page and its text stays legible.
+In a run of up to ``MAX_BARS`` states each is a bar: thin while it waits, higher in the buffer of a runtime,
+thick while it runs. It is thin, too, before it was given back, and while its outcome is reported, if that
+takes a second. If its begin is not reported, it is pale from its claim to its outcome. In a larger run a lane
+shows how many waited, were buffered and ran at a time. Times are shares of the width, so that the picture is
+as wide as its page and its text stays legible.
 
 Where a run had ended and waited to be retried, that time is left out: a line breaks the axis.
 """
