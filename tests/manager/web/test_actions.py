@@ -36,7 +36,7 @@ async def test_what_runs_again_with_a_retry_is_said_before_it_and_after_it(site:
     flow, branches = await fanned(site.api, "ALL_DONE", size=2)
     ok(await site.api.errored(branches[0]))
     ok(await site.api.executed(branches[1], OK))
-    note = "A retry runs u and what follows again, too."
+    note = "A retry also runs u again, and what follows."
     run = f"/ns/{flow.api.namespace}/runs/{flow.run_id}"
     assert note in await site.browser.page(run)
     assert note in await site.browser.page(f"/ns/shop/states/{branches[0]}")
@@ -275,7 +275,7 @@ async def test_the_schedule_of_a_graph_is_paused_resumed_and_cancelled(site: Sit
     assert html.count('<time class="at"') == 5
     html = await site.browser.do(f"{page}/cancel")
     assert "The schedule is cancelled." in html
-    assert "was cancelled until the graph is upserted again" in html
+    assert "was cancelled until the graph is stored again" in html
     assert f"{page}/cancel" not in html
     await Flow.deploy(site.api, place("work"), graph="unscheduled")
     assert "/pause" not in await site.browser.page("/ns/shop/graphs/unscheduled")

@@ -636,7 +636,7 @@ async def test_an_invalid_graph_shows_each_problem_at_its_node(site: Site) -> No
     assert "invalid" in await site.browser.page("/ns/shop/graphs")
     ok(await site.api.cancel_triggers("broken"))
     html = await site.browser.page("/ns/shop/graphs/broken")
-    assert html.count("was cancelled until the graph is upserted again") == 2
+    assert html.count("was cancelled until the graph is stored again") == 2
 
 
 async def test_pages_show_which_branch_was_taken_and_why(site: Site) -> None:
