@@ -56,8 +56,9 @@ class LimitInfo(Body):
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
         held: How many states hold it: those that are claimed, and those that ended before their nodes, until
             these have stopped.
-        waiting: How many states wait for it, of all that are due, and not for a runtime although it has room;
-            at most 100,000 are counted. A state that finds no room in several limits counts at one of them.
+        waiting: How many states say that they wait for it; at most 100,000 are counted, and of those that no
+            claim has looked at yet, at most 10,000 of a node. What waits for something else is not counted:
+            for a node that is paused, a runtime, or a time.
         graphs: The graphs whose next runs name it.
         keyed: Whether one of these gives it a key, so that it applies to each key separately.
         stopping: How many of those that hold it ended otherwise, and have not stopped as far as is known.

@@ -113,7 +113,6 @@ def test_limits_for_which_states_wait_are_named_and_those_of_0_need_attention() 
         "1 state waits for limit l\\x1b (5 at once for each key), which 5 states hold, 2 of them stopping",
         attention=False,
     )
-    assert of_limit(waiting=2, held=0) == [], "it has room, so they wait for something else"
     rate = {"at_most": None, "starts": 2, "period_ms": 60_000, "held": 0, "waiting": 3}
     one(
         of_limit(**rate),

@@ -16,6 +16,9 @@
 ``runtimes``     the runtimes that sent a request lately
 ``broken_runs``  which runs in flight new code of nodes breaks
 ``versions``     versions of code: which live runtimes have them, and which are needed
+``waiting``      why states wait
+``obstacles``    what keeps all states of a node from being claimed
+``limits``       what holds limits, and what waits for them
 ``audit``        who changed what
 ``overview``     what happens in a namespace
 ``checkup``      the state manager itself: leases, claims, database

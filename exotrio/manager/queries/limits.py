@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from exotrio._util.times import from_unix_ms
@@ -18,6 +20,7 @@ from exotrio._wire.limits import (
 )
 from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import find_limit, named_by_graphs
+from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
     IS_HELD,
@@ -29,15 +32,17 @@ from exotrio.manager.engine.slots import (
     pairs_of,
 )
 from exotrio.manager.queries.audit import last_changes
+from exotrio.manager.queries.obstacles import Obstacles
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
 MAX_READ = 20_000
 """Counts of starts of one limit that are read to find keys in use: a limit may have a million."""
-MAX_READY = 1_000
-"""States of one node that can be claimed, the first ones, that are read to see which limits they take."""
+MAX_READY = 10_000
+"""States of one node that are due and in no lane, the first ones, that are read to see their limits."""
 FOR_LIMITS = "seq, limits, lane, priority, turn"
 """Columns of a state for ``waits_of``."""
+_IN_LANE = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
 _IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane >= {first} AND lane < {last}"
 
 
@@ -58,7 +63,7 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
         (view.items([each["state"] for each in holders]),),
     )
     states = {each["seq"]: each for each in found}
-    keys, changes = _keys(view, row["id"]), last_changes(view, namespace, name, "limit.set")
+    keys, changes = _keys(view, namespace, row["id"]), last_changes(view, namespace, name, "limit.set")
     fields["keyed"] |= any(each.key for each in keys)
     return LimitDetail(
         **fields,
@@ -79,7 +84,7 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
 
 
 def _fields_of_info(view: View, namespace: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    held, waiting = count_states(view, [row["id"] for row in rows])
+    held, waiting = count_states(view, [namespace], [row["id"] for row in rows])
     named = named_by_graphs(view, namespace) if rows else {}
     return [
         {
@@ -108,115 +113,215 @@ def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[
     ).fetchall()
 
 
-def count_states(view: View, ids: Collection[int]) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
-    """Return how many states hold each limit, with how many of these are stopping, and how many wait for it.
+class Queue:
+    """What waits for limits. A state does if it is due, has no obstacle (``Obstacles``), and finds no room:
 
-    Those that it has room for only wait for a claim, which lets them in.
+    - in a lane, if others before it take what room that lane has, it waits for the limit of the lane;
+    - otherwise, if any of its limits has no room at all, it waits for the first of these.
+
+    What else is due waits for a claim. Lists count the states of limits, and pages ask for single ones.
     """
+
+    def __init__(self, view: View, obstacles: Obstacles, ids: Collection[int]) -> None:
+        self._view, self._ids = view, ids
+        nodes = {
+            node["id"]: ((node["namespace"], node["name"]), ids_in(node["limits"]))
+            for node in view.execute("SELECT id, namespace, name, limits FROM nodes WHERE limits IS NOT NULL")
+        }
+        nodes = {number: node for number, node in nodes.items() if not node[1].isdisjoint(ids)}
+        self.slots = Slots(view, {*ids}.union(*(named for _, named in nodes.values())))
+        self._nodes = nodes.keys()
+        self._claimable = obstacles.outside({number: node for number, (node, _) in nodes.items()})
+
+    @cached_property
+    def _outside_lanes(self) -> Counter[str]:
+        """How many states that are due are in no lane, by column ``limits``, of the first of each node."""
+        of_node = (
+            f"SELECT limits FROM states WHERE node_id = {{node_id}} AND status = 'CREATED'{self._claimable}"
+        )
+        selects = tuple(
+            f"SELECT limits, count(*) AS number FROM ({of_node} AND {which} LIMIT {MAX_READY}) AS due"
+            " WHERE limits IS NOT NULL GROUP BY limits"
+            for which in (
+                "lane IS NULL ORDER BY priority, turn, seq",
+                f"lane = '{LATER}' AND enqueue_after <= {{now}} ORDER BY enqueue_after, seq",
+            )
+        )
+        counts: Counter[str] = Counter()
+        rows = [(number, self._view.now_ms) for number in self._nodes]
+        for limits, number in self._view.for_each(selects, ("node_id", "now"), rows):
+            counts[limits] += number
+        self.slots.load(pair for limits in counts for pair in pairs_of(limits))
+        return counts
+
+    def full(self, limits: str | None) -> Pair | None:
+        """Return the first of a state's limits without room, with its key."""
+        return next((pair for pair in pairs_of(limits) if self.slots.room(pair) == 0), None)
+
+    def rooms(self, pairs: Iterable[Pair]) -> dict[Pair, int]:
+        """Return how many states of lanes the next claims let in at most, without those that let none in.
+
+        States that can be claimed already, such as those that a lost runtime held, take their part of it.
+        """
+        self.slots.load(pairs := set(pairs))
+        rooms = {pair: room for pair in pairs if (room := self.slots.room(pair, MAX_COUNTED))}
+        for limits, number in self._outside_lanes.items() if rooms else ():
+            if self.full(limits) is None:
+                for pair in pairs_of(limits):
+                    if pair in rooms:
+                        rooms[pair] -= number
+        return {pair: room for pair, room in rooms.items() if room > 0}
+
+    def in_lanes(self) -> Counter[int]:
+        """Return how many states are in the lanes of each limit."""
+        count = (
+            f"SELECT {{id}} AS id, count(*) FROM (SELECT 1 {_IN_LANES}{self._claimable} LIMIT {MAX_COUNTED})"
+        )
+        limits = [(limit, *lanes_of(limit)) for limit in sorted(self._ids)]
+        rows = self._view.for_each((f"{count} AS waiting",), ("id", "first", "last"), limits)
+        return Counter(dict(map(tuple, rows)))
+
+    def in_lanes_by_key(self, limit: int) -> dict[str, int]:
+        """Return how many states are in the lanes of a limit, those with the most of them first."""
+        in_lanes = _IN_LANES.format(first="?", last="?")
+        rows = self._view.execute(
+            f"SELECT lane, count(*) AS number FROM (SELECT lane {in_lanes}{self._claimable} LIMIT ?)"
+            " AS waiting GROUP BY lane ORDER BY number DESC, lane LIMIT ?",
+            (*lanes_of(limit), MAX_COUNTED, MAX_SHOWN),
+        )
+        return {lane.partition(":")[2]: count for lane, count in rows}
+
+    def moves(self) -> Counter[Pair]:
+        """Return how many states wait for limits outside their lanes, less those that find room in these."""
+        moves: Counter[Pair] = Counter()
+        for limits, number in self._outside_lanes.items():
+            if (pair := self.full(limits)) is not None:
+                moves[pair] += number
+        rooms = self.rooms(self._lanes_with_checks())
+        first = (
+            f"SELECT limits {_IN_LANE.format(lane='{lane}')}{self._claimable} ORDER BY priority, turn, seq"
+        )
+        let_in = (
+            f"SELECT {{id}} AS id, {{key}} AS key, limits, count(*) FROM ({first} LIMIT {{room}}) AS let_in"
+            " GROUP BY limits"
+        )
+        rows = [(*pair, lane_of(pair), room) for pair, room in rooms.items()]
+        found = [tuple(row) for row in self._view.for_each((let_in,), ("id", "key", "lane", "room"), rows)]
+        self.slots.load(pair for *_, limits, _ in found for pair in pairs_of(limits))
+        for limit, key, limits, number in found:
+            moves[limit, key] -= number
+            if (pair := self.full(limits)) is not None:
+                moves[pair] += number
+        return moves
+
+    def _lanes_with_checks(self) -> set[Pair]:
+        """Return the only lanes that may have room: those where a check is due (``engine.slots``)."""
+        pairs: set[Pair] = set()
+        for limit, key, is_all in self._view.execute(
+            "SELECT DISTINCT limit_id, key, CASE WHEN state = ? THEN 1 ELSE 0 END FROM slots"
+            f" WHERE {self._view.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
+            f" LIMIT {MAX_READ}",
+            (ALL_KEYS, self._view.items(sorted(self.slots.ids)), self._view.now_ms),
+        ).fetchall():
+            keys = keys_after(self._view, limit, key) if is_all else [key]
+            pairs |= {(limit, each) for each in keys}
+        return pairs
+
+    def before(self, lane: str, states: Sequence[Row]) -> dict[int, int]:
+        """Return how many states of a lane are before each of these, by their numbers."""
+        in_lane = f"{_IN_LANE.format(lane='?')}{self._claimable}"
+        if len(states) == 1:
+            (state,) = states
+            counted = self._view.one(
+                f"SELECT count(*) AS number FROM (SELECT 1 {in_lane}"
+                " AND (priority, turn, seq) < (?, ?, ?) LIMIT ?) AS earlier",
+                (lane, state["priority"], state["turn"], state["seq"], MAX_COUNTED),
+            )
+            return {state["seq"]: counted["number"]}
+        # To count for each of a thousand would read the lane a thousand times.
+        numbered = (
+            "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number"
+            f" FROM (SELECT seq, priority, turn {in_lane} LIMIT ?) AS waiting"
+        )
+        seqs = [state["seq"] for state in states]
+        rows = self._view.execute(
+            f"SELECT seq, number FROM ({numbered}) AS numbered WHERE {self._view.any_of('seq')}",
+            (lane, MAX_COUNTED, self._view.items(seqs)),
+        ).fetchall()
+        # One that no claim has put there yet comes after those that are there, as far as is known.
+        last = max((number for _, number in rows), default=0)
+        return {**dict.fromkeys(seqs, last), **dict(rows)}
+
+
+def count_states(
+    view: View, namespaces: Collection[str], ids: Collection[int]
+) -> tuple[dict[int, tuple[int, int]], Counter[int]]:
+    """Return how many states hold each limit of namespaces, with how many of these are stopping, and how many
+    wait for it."""
     if not ids:
-        return {}, {}
+        return {}, Counter()
     held = view.execute(
         f"SELECT limit_id, count(*), count(check_at) FROM slots WHERE {IS_HELD} AND {view.any_of('limit_id')}"
         " GROUP BY limit_id",
         (view.now_ms, view.items(sorted(ids))),
     )
-    waiting = view.for_each(
-        (f"SELECT {{id}} AS id, count(*) FROM (SELECT 1 {_IN_LANES} LIMIT {MAX_COUNTED}) AS waiting",),
-        ("id", "first", "last"),
-        [(limit, *lanes_of(limit)) for limit in sorted(ids)],
-    )
-    counts = dict(map(tuple, waiting))
-    for limit, number in _let_in_next(view, ids):
-        counts[limit] = max(0, counts[limit] - number)
-    return {limit: (number, stopping) for limit, number, stopping in held.fetchall()}, counts
-
-
-def _let_in_next(view: View, ids: Collection[int]) -> list[tuple[int, int]]:
-    """Return how many states of lanes that have room the next claims let in: limit and number.
-
-    Only where a check is due may a lane have room (``engine.slots``).
-    """
-    pairs: set[Pair] = set()
-    for limit, key, is_all in view.execute(
-        "SELECT DISTINCT limit_id, key, CASE WHEN state = ? THEN 1 ELSE 0 END FROM slots"
-        f" WHERE {view.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ? LIMIT {MAX_READ}",
-        (ALL_KEYS, view.items(sorted(ids)), view.now_ms),
-    ).fetchall():
-        keys = keys_after(view, limit, key) if is_all else [key]
-        pairs |= {(limit, each) for each in keys}
-    if not pairs:
-        return []
-    slots = Slots(view, {limit for limit, _ in pairs})
-    slots.load(pairs)
-    rooms = [(pair[0], lane_of(pair), room) for pair, room in _rooms(view, slots, pairs).items()]
-    in_lane = "SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
-    let_in = f"SELECT {{id}} AS id, count(*) FROM ({in_lane} LIMIT {{room}}) AS let_in"
-    return [(limit, number) for limit, number in view.for_each((let_in,), ("id", "lane", "room"), rooms)]
-
-
-def _rooms(view: View, slots: Slots, pairs: Iterable[Pair]) -> dict[Pair, int]:
-    """Return how many states of lanes the next claims let in at most, without those that let none in.
-
-    States that can be claimed already, such as those that a lost runtime held, take their part of the room.
-    """
-    rooms = {pair: room for pair in pairs if (room := slots.room(pair, MAX_COUNTED))}
-    if not rooms:
-        return {}
-    limits = {limit for limit, _ in rooms}
-    nodes = view.execute("SELECT id, limits FROM nodes WHERE limits IS NOT NULL").fetchall()
-    ready = (
-        "SELECT limits, count(*) AS number FROM (SELECT limits FROM states WHERE node_id = {node_id}"
-        " AND status = 'CREATED' AND lane IS NULL ORDER BY priority, turn, seq LIMIT {count}) AS ready"
-        " WHERE limits IS NOT NULL GROUP BY limits"
-    )
-    named = [(node["id"], MAX_READY) for node in nodes if not limits.isdisjoint(ids_in(node["limits"]))]
-    for text, number in view.for_each((ready,), ("node_id", "count"), named):
-        for pair in pairs_of(text):
-            if pair in rooms:
-                rooms[pair] -= number
-    return {pair: room for pair, room in rooms.items() if room > 0}
+    queue = Queue(view, Obstacles(view, namespaces, view.lease_now), ids)
+    waiting = queue.in_lanes()
+    for (limit, _), number in queue.moves().items():
+        waiting[limit] = min(MAX_COUNTED, max(0, waiting[limit] + number))
+    return {limit: (number, stopping) for limit, number, stopping in held.fetchall()}, waiting
 
 
 def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
     """Return how many states hold the oldest limits of all namespaces, and how many wait for each."""
     rows = view.execute("SELECT id, namespace, name FROM limits ORDER BY id LIMIT ?", (limit,)).fetchall()
-    held, waiting = count_states(view, [row["id"] for row in rows])
+    held, waiting = count_states(view, {row["namespace"] for row in rows}, [row["id"] for row in rows])
     return {
         (row["namespace"], row["name"]): (held.get(row["id"], (0, 0))[0], waiting.get(row["id"], 0))
         for row in rows
     }
 
 
-def waits_of(view: View, states: Iterable[Row]) -> dict[int, LimitWait]:
-    """Return the limits that states wait for, by the states' numbers; without those that wait for none.
+def waits_of(view: View, states: Iterable[Row], obstacles: Obstacles) -> dict[int, LimitWait]:
+    """Return the limits that states without obstacles wait for, by the states' numbers; without those that
+    wait for none.
 
     Each has the columns ``FOR_LIMITS``, and is CREATED.
     """
-    limited = [(state, pairs_of(state["limits"])) for state in states if state["limits"] is not None]
+    limited = [state for state in states if state["limits"] is not None]
     if not limited:
         return {}
-    slots = Slots(view, {limit for _, pairs in limited for limit, _ in pairs})
-    slots.load(pair for _, pairs in limited for pair in pairs)
+    queue = Queue(view, obstacles, {limit for state in limited for limit, _ in pairs_of(state["limits"])})
+    queue.slots.load(pair for state in limited for pair in pairs_of(state["limits"]))
     names = dict(
         view.execute(
-            f"SELECT id, name FROM limits WHERE {view.any_of('id')}", (view.items(slots.ids),)
+            f"SELECT id, name FROM limits WHERE {view.any_of('id')}", (view.items(queue.slots.ids),)
         ).fetchall()
     )
-    by_pair: dict[Pair, list[Row]] = {}
-    for state, pairs in limited:
-        # A claim has put it into the lane of one, or will once it comes to it.
-        in_lane = [pair for pair in pairs if lane_of(pair) == state["lane"]]
-        full = [pair for pair in pairs if slots.room(pair) == 0]
-        for pair in ([pair for pair in in_lane if pair in full] or full or in_lane)[:1]:
-            by_pair.setdefault(pair, []).append(state)
-    waits, rooms = {}, _rooms(view, slots, by_pair)
-    for pair, waiting in by_pair.items():
-        if pair[0] in names:
-            wait = _wait(view, slots, names[pair[0]], pair)
-            for seq, before in _before(view, lane_of(pair), waiting).items():
-                if before < rooms.get(pair, 0):
-                    continue  # the next claim lets it in
-                waits[seq] = wait.model_copy(update={"before": before})
+    in_lanes: dict[Pair, list[Row]] = {}
+    others: dict[Pair, list[Row]] = {}
+    for state in limited:
+        lane = next((pair for pair in pairs_of(state["limits"]) if lane_of(pair) == state["lane"]), None)
+        if lane is not None:
+            in_lanes.setdefault(lane, []).append(state)
+        elif (full := queue.full(state["limits"])) is not None:
+            others.setdefault(full, []).append(state)
+    found: dict[Pair, dict[int, int]] = {}
+    rooms = queue.rooms(in_lanes)
+    for pair, waiting in in_lanes.items():
+        before, room = queue.before(lane_of(pair), waiting), rooms.get(pair, 0)
+        found[pair] = {seq: number for seq, number in before.items() if number >= room}
+        for state in waiting:
+            # It finds room in its lane, but perhaps not in another one.
+            if before[state["seq"]] < room and (full := queue.full(state["limits"])) is not None:
+                others.setdefault(full, []).append(state)
+    for pair, waiting in others.items():
+        found[pair] = queue.before(lane_of(pair), waiting) | found.get(pair, {})
+    waits: dict[int, LimitWait] = {}
+    for pair, of_pair in found.items():
+        if of_pair and pair[0] in names:
+            wait = _wait(view, queue.slots, names[pair[0]], pair)
+            waits |= {seq: wait.model_copy(update={"before": number}) for seq, number in of_pair.items()}
     return waits
 
 
@@ -240,61 +345,31 @@ def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
     )
 
 
-def _before(view: View, lane: str, states: Sequence[Row]) -> dict[int, int]:
-    """Return how many states of a lane are before each of these, by their numbers."""
-    in_lane = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = ?"
-    if len(states) == 1:
-        (state,) = states
-        counted = view.one(
-            f"SELECT count(*) AS number FROM (SELECT 1 {in_lane}"
-            " AND (priority, turn, seq) < (?, ?, ?) LIMIT ?) AS earlier",
-            (lane, state["priority"], state["turn"], state["seq"], MAX_COUNTED),
-        )
-        return {state["seq"]: counted["number"]}
-    # To count for each of a thousand would read the lane a thousand times.
-    numbered = (
-        "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number"
-        f" FROM (SELECT seq, priority, turn {in_lane} LIMIT ?) AS waiting"
-    )
-    seqs = [state["seq"] for state in states]
-    rows = view.execute(
-        f"SELECT seq, number FROM ({numbered}) AS numbered WHERE {view.any_of('seq')}",
-        (lane, MAX_COUNTED, view.items(seqs)),
-    ).fetchall()
-    # One that no claim has put there yet comes after those that are there, as far as is known.
-    last = max((number for _, number in rows), default=0)
-    return {**dict.fromkeys(seqs, last), **dict(rows)}
-
-
-def _keys(view: View, limit: int) -> list[LimitKey]:
+def _keys(view: View, namespace: str, limit: int) -> list[LimitKey]:
     """Return keys in use, those with the most waiting states first."""
-    in_lanes = _IN_LANES.format(first="?", last="?")
-    waiting = {
-        lane.partition(":")[2]: count
-        for lane, count in view.execute(
-            f"SELECT lane, count(*) AS number FROM (SELECT lane {in_lanes} LIMIT ?) AS waiting"
-            " GROUP BY lane ORDER BY number DESC, lane LIMIT ?",
-            (*lanes_of(limit), MAX_COUNTED, MAX_SHOWN),
-        )
-    }
+    queue = Queue(view, Obstacles(view, [namespace], view.lease_now), [limit])
+    waiting = Counter(queue.in_lanes_by_key(limit))
+    for (of_limit, key), number in queue.moves().items():
+        waiting[key] += number if of_limit == limit else 0
     rows_held = f"SELECT key, count(*) AS number FROM slots WHERE {IS_HELD} AND limit_id = ?"
     held = _first_keys(view, rows_held, view.now_ms, limit)
     recent = f"SELECT key, count FROM starts WHERE limit_id = ? ORDER BY key LIMIT {MAX_READ}"
     started = _first_keys(view, f"SELECT key, sum(count) AS number FROM ({recent}) AS recent", limit)
-    keys = list(dict.fromkeys([*waiting, *held, *started]))[:MAX_SHOWN]
-    slots = Slots(view, [limit])
+    keys = list(
+        dict.fromkeys([*(key for key, number in waiting.most_common() if number > 0), *held, *started])
+    )[:MAX_SHOWN]
+    slots = queue.slots
     slots.load((limit, key) for key in keys)
-    rooms = _rooms(view, slots, [(limit, key) for key in waiting])
     shown = []
     for key in keys:
         pair = (limit, key)
         counted, started_now = slots.limits[limit].starts is not None, slots.started(pair)
-        if key in waiting or slots.held(pair) or started_now:
+        if waiting[key] > 0 or slots.held(pair) or started_now:
             shown.append(
                 LimitKey(
                     key=key,
                     held=slots.held(pair),
-                    waiting=max(0, waiting.get(key, 0) - rooms.get(pair, 0)),
+                    waiting=max(0, waiting[key]),
                     started=started_now if counted else None,
                     room_at=from_unix_ms(slots.room_at(pair)),
                 )

@@ -16,8 +16,9 @@ from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.related import children_of, parent_of
 from exotrio.manager.queries.runs import run_size, summarize_run
+from exotrio.manager.queries.runtimes import Node
 from exotrio.manager.queries.state_times import waits_in_run
-from exotrio.manager.queries.waiting import Node, event_reasons_in, reasons_in
+from exotrio.manager.queries.waiting import event_reasons_in, reasons_in
 from exotrio.manager.rules.template import Place, Template
 from exotrio.manager.rules.unreached import Unreached, why_unreached
 from exotrio.manager.store.driver import Row

@@ -6,7 +6,7 @@ The tables and the API call them workers.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -35,6 +35,10 @@ from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 60_000
 """A runtime without a request for this long is not live, even if its leases are longer."""
+CLAIMING = ("starting", "running")
+"""Phases of runtimes that claim states."""
+Node = tuple[str, str]
+"""Its namespace and its name."""
 V0_RUNTIME = "a v0 runtime"
 """Stands among the names of runtimes for those that claim through v0."""
 _REMEMBERED = "seen_at >= ? AND (phase <> 'stopped' OR seen_at >= ?)"
@@ -178,10 +182,12 @@ def progress_of(view: View, runtimes: Iterable[RuntimeRow]) -> dict[str, Heartbe
 
 
 class Offer(NamedTuple):
-    """A live runtime that claims states of a node: its name, and the only run that it works on, if so."""
+    """A live runtime that has a node: its name, the only run that it works on, if so, and whether it drains
+    and so claims no more."""
 
     name: str
     run_id: str | None = None
+    drains: bool = False
 
     def __str__(self) -> str:
         return self.name if self.run_id is None else f"{self.name} (only for run {self.run_id[:8]})"
@@ -198,17 +204,28 @@ def offer_texts(offers: Iterable[Offer]) -> list[str]:
 
 
 def offered(view: View, namespace: str, now: int) -> Offers:
-    """Return which live runtimes claim each node."""
-    offers: defaultdict[str, list[Offer]] = defaultdict(list)
+    """Return which live runtimes have each node."""
+    return {name: offers for (_, name), offers in offered_in(view, [namespace], now).items()}
+
+
+def offered_in(view: View, namespaces: Collection[str], now: int) -> Mapping[Node, Sequence[Offer]]:
+    """Return which live runtimes have each node of some namespaces."""
+    offers: defaultdict[Node, list[Offer]] = defaultdict(list)
+    of_these = view.any_of("namespace"), (view.items(sorted(namespaces)), now - SILENT_AFTER_MS)
     for row in view.execute(
         # Without their heartbeats: pages need this often.
-        "SELECT runtime, worker_id, nodes, run_id FROM workers"
-        " WHERE namespace = ? AND seen_at > ? AND phase <> 'stopped' AND heard > 0",
-        (namespace, now - SILENT_AFTER_MS),
+        "SELECT namespace, runtime, worker_id, nodes, run_id, phase FROM workers"
+        f" WHERE {of_these[0]} AND seen_at > ? AND phase <> 'stopped' AND heard > 0",
+        of_these[1],
     ):
+        drains = (row["phase"] or "starting") not in CLAIMING
+        offer = Offer(row["runtime"] or row["worker_id"], row["run_id"], drains)
         for node in from_json(row["nodes"]):
-            offers[node].append(Offer(row["runtime"] or row["worker_id"], row["run_id"]))
-    for node in {node for each in live_v0_runtimes(view, namespace, now) for node in each.nodes}:
+            offers[row["namespace"], node].append(offer)
+    v0 = view.execute(
+        f"SELECT namespace, nodes FROM v0_runtimes WHERE {of_these[0]} AND seen_at > ?", of_these[1]
+    )
+    for node in {(row["namespace"], name) for row in v0 for name in from_json(row["nodes"])}:
         offers[node].append(Offer(V0_RUNTIME))
     return {node: sorted(each, key=str) for node, each in offers.items()}
 

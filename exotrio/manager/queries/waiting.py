@@ -20,15 +20,14 @@ from exotrio.manager.engine.order import LATER, waits_until
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, shown_status, waits_for_run
 from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
-from exotrio.manager.queries.load import claimed_by, paused_nodes
+from exotrio.manager.queries.load import claimed_by
+from exotrio.manager.queries.obstacles import Obstacles
 from exotrio.manager.queries.related import Awaited, awaited_by
-from exotrio.manager.queries.runtimes import V0_RUNTIME, Offer, Offers, RuntimeRow, offered, runtimes_of
+from exotrio.manager.queries.runtimes import CLAIMING, V0_RUNTIME, Node, Offer, RuntimeRow, runtimes_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
-Node = tuple[str, str]
-"""Its namespace and its name."""
 MAX_FIELDS = 1024 * 1024
 """Bytes of the schemas of the fields of what a run waits for, each state of a fan-out with its own."""
 SENTENCES = {
@@ -62,17 +61,10 @@ class Waiting:
 
     def __init__(self, view: View, namespace: str, now: int) -> None:
         self._view, self._namespace, self._now = view, namespace, now
+        self.obstacles = Obstacles(view, [namespace], now)
         self._found: dict[str, list[RuntimeRow]] = {}
 
     # Each is read only if something waits.
-
-    @cached_property
-    def _paused(self) -> dict[Node, int]:
-        return paused_nodes(self._view)
-
-    @cached_property
-    def _offers(self) -> Offers:
-        return offered(self._view, self._namespace, self._now)
 
     @cached_property
     def _runtimes(self) -> list[RuntimeRow]:
@@ -84,15 +76,8 @@ class Waiting:
 
     def obstacle(self, node: Node, run_id: str) -> WaitReason | None:
         """Return why no state of a node in a run can be claimed, however many workers are free."""
-        if node in self._paused:
-            return _reason("paused", node, at=from_unix_ms(self._paused[node]))
-        namespace, name = node
-        if namespace != self._namespace:
-            return None
-        if name not in self._offers:
-            return _reason("no version" if split_name(name)[1] else "not offered", node)
-        is_served = any(offer.run_id in (None, run_id) for offer in self._offers[name])
-        return None if is_served else _reason("other runs", node)
+        kind, since = self.obstacles.find(node, run_id), self.obstacles.paused.get(node)
+        return None if kind is None else _reason(kind, node, at=from_unix_ms(since))
 
     def reason(self, node: Node, run_id: str, due: int, limit: LimitWait | None = None) -> WaitReason | None:
         """Return why states of a node in a run wait, of which the first is due at ``due``, in Unix ms, and
@@ -100,26 +85,27 @@ class Waiting:
 
         None if they are about to be claimed.
         """
-        if obstacle := self.obstacle(node, run_id):
+        obstacle = self.obstacle(node, run_id)
+        if obstacle and obstacle.kind != "draining":
             return obstacle
         if due > self._view.now_ms:
             # Not for a retry at once: the line would come and go.
             return _reason("later", node, at=from_unix_ms(due)) if due - self._view.now_ms >= 1_000 else None
+        if obstacle:
+            return obstacle
         if limit is not None:
             return _reason("limit", node, limit=limit)
         return self._lack_of_workers(node, run_id)
 
     def _lack_of_workers(self, node: Node, run_id: str) -> WaitReason | None:
         namespace, name = node
-        if namespace != self._namespace or Offer(V0_RUNTIME) in self._offers[name]:
+        if namespace != self._namespace or Offer(V0_RUNTIME) in self.obstacles.offers[node]:
             return None
         claiming = [
             runtime
             for runtime in self._offering(name)
-            if runtime.phase in ("starting", "running") and runtime.run_id in (None, run_id)
+            if runtime.phase in CLAIMING and runtime.run_id in (None, run_id)
         ]
-        if not claiming:
-            return _reason("draining", node)
         # Of those that have sent no heartbeat yet, the workers are not known.
         if all(0 < runtime.workers <= self._claimed[runtime.worker_id] for runtime in claiming):
             return _reason("busy", node, workers=sum(runtime.workers for runtime in claiming))
@@ -146,7 +132,7 @@ def reasons_in(
     waiting, reasons = Waiting(view, run["namespace"], now), {}
     for node in islice(waiting_nodes(view.template(run["template"]), counts), limit):
         first = _first_waiting(view, run, node)
-        wait = None if first is None else waits_of(view, [first]).get(first["seq"])
+        wait = None if first is None else waits_of(view, [first], waiting.obstacles).get(first["seq"])
         if reason := waiting.reason(node, run["run_id"], first["enqueue_after"] if first else 0, wait):
             reasons[node] = reason
     return reasons
@@ -183,9 +169,9 @@ def wait_reasons(view: View, namespace: str, states: Sequence[Row], now: int) ->
     ``now`` is on the clock of leases, in ms.
     """
     shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
-    limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED])
-    awaited = awaited_by(view, [each["seq"] for each in states if waits_for_run(each)])
     waiting, reasons = Waiting(view, namespace, now), dict[int, WaitReason]()
+    limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED], waiting.obstacles)
+    awaited = awaited_by(view, [each["seq"] for each in states if waits_for_run(each)])
     for state in states:
         reason, seq, node = None, state["seq"], (namespace, state["name"])
         if shown[seq] == StateStatus.WAITING:

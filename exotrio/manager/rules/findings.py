@@ -122,8 +122,8 @@ def _of_limit(limit: LimitInfo) -> Finding | None:
         return Finding(
             f"{what}, and {waits}" if limit.waiting else what, fix, attention=limit.waiting > 0, page=page
         )
-    if not limit.waiting or (not limit.held and limit.starts is None):
-        return None  # if it has room, they wait for something else that is found
+    if not limit.waiting:
+        return None
     what, fix = f"{waits} for limit {name} ({limit.text()})", f"`limits show {name}` lists them"
     if limit.held:
         what += f", which {plural(limit.held, 'state')} hold{'s' if limit.held == 1 else ''}"

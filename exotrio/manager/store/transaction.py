@@ -57,12 +57,6 @@ class Transaction(View):
         self._began = time.monotonic()
         self._updates: list[tuple[str, Rows, int]] = []
 
-    @property
-    def lease_now(self) -> int:
-        """The time on the clock of leases, in ms."""
-        clock = self.catalog.lease_clock
-        return self.now_ms if clock is None else clock()
-
     def has_run_for(self, seconds: float) -> bool:
         """Whether the use case has run for so long: others wait for it to end."""
         return time.monotonic() - self._began >= seconds

@@ -64,6 +64,12 @@ class View:
             yield from self.execute(sql, parameters)
 
     @property
+    def lease_now(self) -> int:
+        """The time on the clock of leases, in ms."""
+        clock = self.catalog.lease_clock
+        return self.now_ms if clock is None else clock()
+
+    @property
     def max_inputs(self) -> int:
         """Maximum of bytes of the inputs of a new state."""
         return self.catalog.max_inputs

@@ -24,11 +24,10 @@ from exotrio.manager.queries.run import (
 )
 from exotrio.manager.queries.run_detail import MAX_SPANS, events_of, spans_of
 from exotrio.manager.queries.runs import read_run, run_size
-from exotrio.manager.queries.runtimes import progress_of
+from exotrio.manager.queries.runtimes import Node, progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
 from exotrio.manager.queries.waiting import (
-    Node,
     Waiting,
     event_reasons_in,
     reasons_in,
@@ -56,6 +55,7 @@ OBSTACLES = {
     "not offered": "no runtime offers this",
     "no version": "no runtime of this version is alive",
     "other runs": "only runtimes of other runs offer this",
+    "draining": "all runtimes that offer this drain",
 }
 """What the box of a node says of a ``WaitReason.kind``."""
 MAX_TRACE = 4_000
