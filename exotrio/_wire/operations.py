@@ -206,17 +206,22 @@ class RunRetry(Body):
     Fields:
         runs_again: What else runs again, since it ran without a state that is retried now: united nodes and
             all that follow them. By identifier, how many states are replaced.
+        others: Of more than 1,000 failed states, how many follow these in portions. What of them is refused
+            keeps its error, and what runs again with them is not named.
     """
 
     retried: list[RetriedState]
     refused: list[RefusedState]
     runs_again: dict[str, int] = Field(default_factory=dict)
+    others: int = 0
 
     def text(self, where: str = "", *, verb: str = "will run") -> str:
         """Return what will run, as a sentence without a full stop; ``where`` follows the number of states,
         and ``verb`` is another one for a text that is read later."""
-        text = f"{plural(len(self.retried), 'state')}{where} {verb} again"
-        if from_checkpoint := sum(state.from_checkpoint for state in self.retried):
+        text = f"{plural(len(self.retried) + self.others, 'state')}{where} {verb} again"
+        if self.others:
+            text += f", the first {len(self.retried):,} now, the others soon"
+        elif from_checkpoint := sum(state.from_checkpoint for state in self.retried):
             text += f" ({from_checkpoint:,} from a checkpoint)"
         if self.runs_again:
             replaced = plural(sum(self.runs_again.values()), "state")

@@ -182,7 +182,7 @@ class StateCalls(RunCalls):
     async def retry_run(self, run_id: str, *, from_beginning: bool = False) -> RunRetry:
         """Retry every failed state of a run (ERRORED, NEXT_CREATED_ERROR), each as ``manual_retry`` does.
 
-        Our server retries all of them in one step, and no state twice, even if the request has to be
+        Our server retries them together, and no state twice, even if the request has to be
         repeated. Nodes that united one of them, and ran without it, run again with all that follows them. At
         any other server the states are retried one after the other, and nothing else runs again.
 
@@ -191,7 +191,8 @@ class StateCalls(RunCalls):
 
         Returns:
             The states that were retried, each with its new state; those that were refused (for example a
-            united node whose inputs still cannot be built), each with the reason; and what runs again.
+            united node whose inputs still cannot be built), each with the reason; and what runs again. Of
+            more than 1,000 failed states, how many others follow these soon, in portions.
 
         Raises:
             RequestRefused: it was cancelled, or has no failed states (409).

@@ -26,6 +26,7 @@ from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, about, due_work
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.moves import move_more
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_records
+from exotrio.manager.engine.retry_portions import retry_more
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.base import Store
@@ -233,7 +234,8 @@ class DueWork:
 
 class Deliveries:
     """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), starts
-    those that follow failed ones (``engine.alerts``), and moves states (``engine.moves``)."""
+    those that follow failed ones (``engine.alerts``), moves states (``engine.moves``), and
+    retries them (``engine.retry_portions``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
         steps: dict[Step, Handles] = {
@@ -241,6 +243,7 @@ class Deliveries:
             Step.CANCEL: cancel_children,
             Step.DELIVER: deliver_ends,
             Step.MOVE: move_more,
+            Step.RETRY: retry_more,
             Step.START: partial(start_children, cipher=cipher),
         }
         self._due = DueWork(store, steps)

@@ -12,6 +12,7 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.moves import move_more
+from exotrio.manager.engine.retry_portions import retry_more
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.transaction import Transaction
 
@@ -26,6 +27,7 @@ def use_cases(service: Service) -> dict[Step, Handles]:
         Step.CANCEL: cancel_children,
         Step.DELIVER: deliver_ends,
         Step.MOVE: move_more,
+        Step.RETRY: retry_more,
         Step.START: partial(start_children, cipher=service.cipher),
         Step.WAIT: handle_waits,
     }

@@ -232,6 +232,8 @@ def recount(view: View) -> None:
     )
     # Those of earlier versions were not counted.
     assert _table(view, "counts", ("run", "place"), ("further",)) <= further
+    for (key,) in view.execute("SELECT key FROM meta WHERE key LIKE 'retry %'").fetchall():
+        totals[int(key.split()[-1]), "pending"] += 1  # a retry in portions holds its run
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
     counted = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))

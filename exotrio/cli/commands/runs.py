@@ -254,8 +254,10 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     started it. Exits 0 if all failed states were retried, and 1 if some were refused; each is named with the
     reason.
 
-    JSON: run_id, retried (state_id, new_state_id, status, from_checkpoint), refused (state_id, reason) and
-    runs_again (the number of states that are replaced with them, by identifier).
+    Of more than 1,000 failed states, the others follow the first 1,000 soon, in portions.
+
+    JSON: run_id, retried (state_id, new_state_id, status, from_checkpoint), refused (state_id, reason),
+    runs_again (the number of states that are replaced with them, by identifier) and others (how many follow).
     """
 
     async def ask(manager: StateManager) -> tuple[str, RunRetry]:

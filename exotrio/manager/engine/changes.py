@@ -290,12 +290,16 @@ class Changes:
         """
         row, now = self.locked[run], self.tx.now_ms
         since = row.finished_at
-        if since is None:
+        if since is None or run in self._reopened:
             return
         self._reopened.add(run)
         self.effects.tally[ended_key(self.tx, row, since)] -= 1
         if since < now:
             self.tx.insert_new("idle_times", ("run", "since", "until"), [(run, since, now)])
+
+    def hold(self, run: int, by: int = 1) -> None:
+        """Keep a run from ending, as one more pending state would; -1: no longer."""
+        self._runs[run][_RUN_COLUMN[CREATED]] += by
 
     def transition_uncounted(
         self, run_id: int, place: int, old: str | None, new: str, states: int = 1

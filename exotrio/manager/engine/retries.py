@@ -1,4 +1,5 @@
-"""Retrying by hand: one state that ended badly, or all failed states of a run.
+"""Retrying by hand: one state that ended badly, or all failed states of a run: many in portions
+(``retry_notes``).
 
 United nodes that ran without them run again, with all that follows (``unites.Reruns``).
 """
@@ -16,6 +17,7 @@ from exotrio.manager.engine.attempts import copy_of
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import begins_at
+from exotrio.manager.engine.retry_notes import RetryNote, begin, note_of
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import read_shared
 from exotrio.manager.engine.states import (
@@ -44,6 +46,10 @@ from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
+PORTION = 1_000
+"""Maximum of states that one transaction retries."""
+NEVER = 2**62
+_FAILED = "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
 _NOT_RETRIED = {
     CREATED: "this one is CREATED: it waits to run",
     QUEUED: "this one is QUEUED: a runtime has it",
@@ -91,7 +97,9 @@ def retry_by_hand(
         )
     if state.run_row.cancelled_at is not None:
         raise Conflict("the run of this state was cancelled; trigger the graph again")
-    reply, effects = _retry(tx, state.run_row, [state], {state.seq: fanout_id}, from_beginning=from_beginning)
+    fanout_ids = {state.seq: fanout_id}
+    reply, changes = replace_states(tx, state.run_row, [state], fanout_ids, from_beginning=from_beginning)
+    commit_changes(changes)
     if reply.refused:
         raise Conflict(f"its inputs still cannot be built: {reply.refused[0].reason}")
     tx.record(
@@ -100,7 +108,7 @@ def retry_by_hand(
         state.run_row.run_id,
         reply.text(f" ({state_id})", verb="to run"),
     )
-    return WithEffects(reply, effects)
+    return WithEffects(reply, changes.effects)
 
 
 def retry_run(
@@ -108,14 +116,18 @@ def retry_run(
 ) -> WithEffects[RunRetry]:
     """Retry every failed state of a run, each as ``retry_by_hand`` does, except those that are replaced.
 
-    A repeated request with the same ``request_id`` retries nothing more.
+    A repeated request with the same ``request_id`` retries nothing more. Another one takes the place of a
+    retry that goes on.
     """
     row = lock_run(tx, namespace, run_id)
     if row.cancelled_at is not None:
         raise Conflict(f"the run {run_id} was cancelled; trigger the graph again")
     run = row.scope(tx)
-    which = "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
-    failed = read_states(tx, {row.id: row}, which, (row.id,))
+    failed = (
+        read_states(tx, {row.id: row}, _FAILED, (row.id,))
+        if row.errored <= PORTION
+        else next_failed(tx, row, 0, NEVER)
+    )
     if (earlier := _retried_before(tx, run, request_id)) is not None:
         unbuilt = [state for state in failed if _is_unbuilt(state)]
         again = zip(unbuilt, _rebuilt(tx, run, unbuilt), strict=True)
@@ -123,10 +135,29 @@ def retry_run(
         return WithEffects(earlier, NO_EFFECTS)
     if not failed:
         raise Conflict(f"the run {run_id} has no failed states")
-    fanout_ids = {state.seq: _fanout_id(tx, request_id, state.seq) for state in failed}
-    reply, effects = _retry(tx, row, failed, fanout_ids, from_beginning=from_beginning)
+    others = row.errored - len(failed)
+    fanout_ids = {state.seq: fanout_id(tx, request_id, state.seq) for state in failed}
+    reply, changes = replace_states(tx, row, failed, fanout_ids, from_beginning=from_beginning)
+    if others:
+        until = _now_or_later(tx, row)
+        begin(changes, row, RetryNote(request_id, from_beginning, until, failed[-1].seq, others))
+        reply.others = others
+    commit_changes(changes)
     tx.record("run.retry", namespace, run_id, reply.text(verb="to run"))
-    return WithEffects(reply, effects)
+    return WithEffects(reply, changes.effects)
+
+
+def _now_or_later(tx: Transaction, row: RunRow) -> int:
+    """Return a time (Unix ms) until which what failed by now did so: the clock may have been set back, or
+    that of another state manager be ahead."""
+    latest = tx.one(f"SELECT max(finished_at) AS at FROM states WHERE {_FAILED}", (row.id,))["at"]
+    return max(tx.now_ms, int(latest or 0))
+
+
+def next_failed(tx: Transaction, row: RunRow, last: int, until: int) -> list[State]:
+    """Return the next failed states after the number ``last``, of a run that is locked."""
+    which = f"{_FAILED} AND seq > ? AND COALESCE(finished_at, 0) <= ?"
+    return read_states(tx, {row.id: row}, which, (row.id, last, until), f" LIMIT {PORTION}")
 
 
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
@@ -139,7 +170,7 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
             " ORDER BY seq",
             (run.id,),
         )
-        if row["manual_fanout_id"] == _fanout_id(view, request_id, row["retry_of"])
+        if row["manual_fanout_id"] == fanout_id(view, request_id, row["retry_of"])
     ]
     if not rows:
         return None
@@ -159,14 +190,19 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
         (run.id, REPLACED, rows[0]["created_at"]),
     )
     places = Counter(row["place"] for row in replaced)
-    return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
+    reply = RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
+    if (note := note_of(view, run.id)) is not None and note.request_id == request_id:
+        reply.others = note.others
+    reply.others += len(retried[PORTION:])
+    reply.retried = retried[:PORTION]
+    return reply
 
 
 def _by_identifier(run: RunScope, places: Counter[int]) -> dict[str, int]:
     return {run.template.places[place].identifier: count for place, count in sorted(places.items())}
 
 
-def _fanout_id(view: View, request_id: str, seq: int) -> str:
+def fanout_id(view: View, request_id: str, seq: int) -> str:
     """Return an id of the request and the state: several states of one place may fail."""
     return f"{request_id}:{view.state_id(seq)}"
 
@@ -176,15 +212,16 @@ def _is_unbuilt(state: State) -> bool:
     return state.status == ERRORED and bool(state.united) and state.claimed_at is None
 
 
-def _retry(
+def replace_states(
     tx: Transaction,
     row: RunRow,
     states: Sequence[State],
     fanout_ids: Mapping[int, str],
     *,
     from_beginning: bool,
-) -> WithEffects[RunRetry]:
-    """Replace states of a run, which is locked, by new attempts.
+) -> tuple[RunRetry, Changes]:
+    """Replace states of a run, which is locked, by new attempts; the caller has to commit the changes.
+    Nothing has been changed if it raises Conflict.
 
     Refused are those whose inputs still cannot be built. Left out are those that follow a united node which
     runs again: they are replaced with it.
@@ -200,6 +237,10 @@ def _retry(
         _refusal(tx, state, rebuilt[state.seq]) for state in unbuilt if state.seq in refused - reruns.replaced
     ]
     retried = [state for state in states if state.seq not in refused | reruns.replaced]
+    nodes = {}
+    if run.template.version is not None:
+        places = {state.place for state in retried}
+        nodes = {place: _node_of(tx, run.template.places[place]) for place in sorted(places)}
     to_lock = sorted({*(state.seq for state in retried), *reruns.replaced, *reruns.first.values()})
     locked = tx.execute(
         # One that waits or ended has the worker of its last claim.
@@ -212,26 +253,29 @@ def _retry(
     changes = Changes(tx, [row])
     reruns.replace(changes, run, replaced)
     reply = RunRetry(
-        retried=_replace(changes, run, retried, rebuilt, fanout_ids, from_beginning=from_beginning),
+        retried=_replace(changes, run, retried, nodes, rebuilt, fanout_ids, from_beginning=from_beginning),
         refused=refusals,
         runs_again=_by_identifier(run, Counter(state["place"] for state in replaced)),
     )
     if retried:
         changes.reopen(run.id)
-    commit_changes(changes)
-    return WithEffects(reply, changes.effects)
+    return reply, changes
 
 
 def _replace(
     changes: Changes,
     run: RunScope,
     states: Sequence[State],
+    nodes: Mapping[int, int],
     rebuilt: Mapping[int, NewState],
     fanout_ids: Mapping[int, str],
     *,
     from_beginning: bool,
 ) -> list[RetriedState]:
-    """Replace states of a run by new attempts: those in ``rebuilt``, or copies."""
+    """Replace states of a run by new attempts: those in ``rebuilt``, or copies.
+
+    ``nodes`` has the nodes of the places, if the run is pinned.
+    """
     tx = changes.tx
     read_texts(tx, "inputs", [state for state in states if state.seq not in rebuilt])
     followed = [state for state in states if state.status == NEXT_CREATED_ERROR]
@@ -243,8 +287,8 @@ def _replace(
         # However many there are, and however many states of the run wait.
         new.turn, new.comes_due = state.turn_again, True
         place = run.template.places[state.place]
-        if run.template.version is not None:
-            new.node_id = _node_of(tx, place)
+        if nodes:
+            new.node_id = nodes[state.place]
             if new.node_id != state.node_id:
                 new.turn = None  # turns of two nodes cannot be compared
         if (place.wait or place.graph) and state.status != NEXT_CREATED_ERROR:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
+from exotrio.manager.engine import retry_notes
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.ended_runs import IDLE
 from exotrio.manager.engine.moves import move_pending
@@ -64,6 +65,8 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
         # Without groups: no united node of this run will run any more.
         changes.transition_uncounted(run.id, state["place"], state["status"], ERRORED)
         changes.announce_final(template, state["place"], ERRORED)
+    if run.pending > len(states):
+        retry_notes.end(changes, run)
     tx.execute(
         # A waiting state has the time of its last claim, too, under which it did not end.
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', finished_at = ?,"

@@ -24,6 +24,7 @@ from exotrio.manager.engine.failures import record_failures
 from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
+from exotrio.manager.engine.retry_notes import RETRIED, keys_of, of_retried_runs
 from exotrio.manager.engine.slots import end_otherwise
 from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources, read_shared
 from exotrio.manager.engine.states import (
@@ -106,15 +107,23 @@ def _complete(
     ]
     if not complete:
         return (), (), {}
-    existing = {
-        (parent, place)
-        for parent, place in view.execute(
-            f"SELECT parent, place FROM states WHERE {view.any_of('parent')}"
-            " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL",
-            (view.items(sorted({target_state for _, target_state, _ in complete})),),
-        )
-    }
-    missing = [group for group in complete if (group[1], group[2].place) not in existing]
+    ones = (
+        f"SELECT parent, place FROM states WHERE {view.any_of('parent')}"
+        " AND united = 1 AND retry_count = 0 AND manual_fanout_id IS NULL"
+    )
+    parameters = [view.items(sorted({target_state for _, target_state, _ in complete}))]
+    with_failed = {seq for _, seq, _ in complete if any(row["failed"] for row in counters[seq])}
+    if with_failed:
+        # A retry that goes on may replace those; when it has reached all, it lets the group be checked again.
+        ones += f" UNION ALL {of_retried_runs(view)}"
+        parameters.append(keys_of(view, {run.id for run, seq, _ in complete if seq in with_failed}))
+    existing = set(map(tuple, view.execute(ones, tuple(parameters))))
+    missing = [
+        group
+        for group in complete
+        if (group[1], group[2].place) not in existing
+        and not (group[1] in with_failed and (group[0].id, RETRIED) in existing)
+    ]
     missing.sort(key=lambda group: (group[2].rank, group[1]))
     innermost: dict[int, tuple[int, int]] = {}
     for run, _, unite in missing:
