@@ -48,7 +48,7 @@ class CheckpointQueue:
             return {}
         if due := trio.current_time() >= self.due_at:
             self.postpone()
-        views = {held: view for held in held_claims if not held.forfeited and (view := held.checkpoint)}
+        views = {held: view for held in held_claims if (view := held.checkpoint_to_store)}
         new = [held for held, view in views.items() if view.unconfirmed and (due or view.is_awaited)]
         self._waiting = {held: None for held in (*self._waiting, *new) if held in views}
         taken: dict[HeldClaim, CheckpointText] = {}

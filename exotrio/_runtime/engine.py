@@ -100,7 +100,7 @@ class Engine:
             nodes=o.nodes,
             fetch_secrets=link.secrets,
             workers=o.workers,
-            changed=ledger.notify,
+            changed=ledger.release_stopped,
             stores_checkpoints=lambda: link.is_native,
             send_heartbeat=ledger.heartbeat_due.set,
             owns_signals=self.owns_signals,
@@ -125,7 +125,7 @@ class Engine:
                 started()
                 if registered:
                     self._warn_of_lost_checkpoints(link)
-                    self._start_heartbeat(around, link, reporter.release)
+                    self._start_heartbeat(around, link)
                     await self._work(link, executor, reporter, finished, replayed)
             finally:
                 reporter.write_off()
@@ -149,9 +149,7 @@ class Engine:
         self.record.enter(phase)
         self.enter(phase)
 
-    def _start_heartbeat(
-        self, nursery: trio.Nursery, link: Link, release: Callable[[HeldClaim], None]
-    ) -> None:
+    def _start_heartbeat(self, nursery: trio.Nursery, link: Link) -> None:
         # Here, since it imports the bodies of the API, as the link does.
         from exotrio._runtime.heartbeat import heartbeat
 
@@ -167,7 +165,6 @@ class Engine:
             ledger=self.ledger,
             stop=self.stop,
             phase=self.phase,
-            release=release,
             loop_lag=self.loop_lag,
             tasks=self.tasks,
             stop_report=self.record.report,
@@ -202,13 +199,14 @@ class Engine:
             captures=o.capture_logs,
             # With an outbox, an outcome is safe on disk before it is queued for the reporter.
             deliver=reporter.put if outbox is None else outbox.put,
-            release=reporter.release,
             turn=TURN / o.workers,
             executor=executor,
             ledger=ledger,
             stop=stop,
         )
-        poller = Poller(planner=planner, options=o, link=link, ledger=ledger, stop=stop, reporter=reporter)
+        poller = Poller(
+            planner=planner, options=o, link=link, ledger=ledger, stop=stop, failures=reporter.failures
+        )
         async with trio.open_nursery() as nursery:
             spawn = partial(self._spawn, nursery)
             spawn(partial(reporter.dispatch, finished, planner, replayed), "reporter")

@@ -97,7 +97,6 @@ async def heartbeat(
     ledger: Ledger,
     stop: Stop,
     phase: Callable[[], Phase],
-    release: Callable[[HeldClaim], None],
     loop_lag: Callable[[], float] = float,
     tasks: TaskView | None = None,
     stop_report: Callable[[], StopReport | None] = lambda: None,
@@ -107,7 +106,6 @@ async def heartbeat(
     Args:
         open_own_link: Opens a native link with separate connections, for the thread; None in process.
         phase: Returns the runtime's phase; called from any thread.
-        release: Takes each state that is to be released; called in the runtime's loop.
         loop_lag: Returns for how many seconds the runtime's loop has been blocked; called from any thread.
         tasks: Shown to the state manager on request; None if it must not see them.
         stop_report: Returns how the stop goes, once it has begun; called from any thread.
@@ -115,7 +113,7 @@ async def heartbeat(
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    handler = HeartbeatHandler(ledger=ledger, stop=stop, options=options, link=link, release=release)
+    handler = HeartbeatHandler(ledger=ledger, stop=stop, options=options, link=link)
     new_sender = partial(
         HeartbeatSender,
         runtime_link=link,
@@ -160,7 +158,6 @@ class HeartbeatHandler:
     stop: Stop
     options: Options
     link: Link
-    release: Callable[[HeldClaim], None]
 
     def handle(self, renewed: Renewed, answer: HeartbeatAnswer | None, age: Callable[[], float]) -> None:
         """Enter renewed leases, end states that were lost or cancelled, release those that wait for busy
@@ -180,17 +177,12 @@ class HeartbeatHandler:
             if held.claim is not claim:
                 continue  # it was claimed again meanwhile: this is about the lease before
             if result is not HeartbeatResult.OK:
-                held.keeps_slots = claim.state_id in answer.to_release
-                ledger.lose(held, _WHY[result])
-                if held.keeps_slots and held.stage is Stage.BUFFERED:
-                    self.release(held)
+                ledger.lose(held, _WHY[result], keeps_slots=claim.state_id in answer.to_release)
             elif answer.ttl is None:
                 held.lease_until = math.inf
             else:
                 held.lease_until = ledger.now() - age() + answer.ttl
-        for held in ledger.take_overdue(self.options.workers):
-            log.debug("releasing %s: all workers run other nodes", held)
-            self.release(held)
+        ledger.release_overdue(self.options.workers)
         ledger.notify()  # for workers that wait to learn whether a lease was renewed
         if "register" in answer.commands:
             self.link.register_again()
@@ -275,9 +267,7 @@ class HeartbeatSender:
                 await self.ledger.heartbeat_due.wait()
                 return
             if self.runtime_link.is_native and any(
-                each.unconfirmed
-                for held in self.ledger.leased()
-                if not held.forfeited and (each := held.checkpoint)
+                each.unconfirmed for held in self.ledger.leased() if (each := held.checkpoint_to_store)
             ):
                 return
             self._queue.postpone()

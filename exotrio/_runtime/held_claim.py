@@ -1,9 +1,21 @@
-"""One claimed state that a runtime holds. It only moves forward::
+"""One claimed state that a runtime holds. It only moves forward, and each event is one method of the ledger::
 
-BUFFERED -> RUNNING -> DONE -> (removed, with an Ending)
-    \\__________________^
+    event                                        method            stage
+    -------------------------------------------  ----------------  ---------------------------------
+    a claim brings it                            add               BUFFERED
+    a worker takes it                            run               BUFFERED -> RUNNING
+    it is not to be run now, or a stop has come  release           BUFFERED, RUNNING -> DONE
+    its node has ended                           finish            RUNNING -> DONE
+    its outcome or release is answered           end               DONE -> removed, with an Ending
+    its lease is lost, or its run cancelled:     lose
+        its node was not begun                                     BUFFERED -> removed (1)
+        its node runs, and is cancelled                            RUNNING
+        then its node has ended                  finish            RUNNING -> removed (1)
+    code of its node is stuck when it ends       end, keeps_slots  RUNNING, DONE -> STUCK (2)
+    that code has stopped                        release_stopped   STUCK -> DONE
 
-If code of its node goes on then, while it keeps slots of limits, another one follows it: STUCK -> DONE.
+(1) If it keeps slots of limits, it is released: DONE. (2) Only if it keeps slots. It counts as ended, and no
+stop waits for it, but heartbeats keep its slots.
 """
 
 from __future__ import annotations
@@ -57,7 +69,7 @@ class Stage(Enum):
     DONE = "done"
     """Its outcome, or its release, is with the reporter."""
     STUCK = "stuck"
-    """It ended before code of its node, until whose end it keeps slots. Then it is released."""
+    """It has ended, but keeps slots until code of its node has stopped. Then it is released."""
 
     # Members are compared by identity. The hash of Enum is Python code, called twenty times for each state.
     __hash__ = object.__hash__
@@ -72,7 +84,7 @@ class HeldClaim:
         lease_until: When its lease ends as far as is known here, on the clock of ``Ledger.now``. After
             that its node is not begun; one that runs goes on, since perhaps no other runtime has it yet.
         forfeited: LEASE_LOST or RUN_CANCELLED once the state manager says so.
-        keeps_slots: Whether it keeps slots of limits although it is forfeited, until it is released.
+        keeps_slots: Whether it keeps slots of limits although it has ended there, until it is released.
         execution: The run of its node, while and after there is one.
         taken_at: When a worker took it, on Trio's clock.
         report: What to send, once DONE: its outcome or its release.
@@ -108,9 +120,12 @@ class HeldClaim:
         return isinstance(self.report, Released)
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether code of its node goes on, though nothing waits for it any more."""
-        return self.execution is not None and self.execution.is_stuck
+    def goes_on(self) -> bool:
+        """Whether code of its node may go on: it has not ended, or is stuck."""
+        execution = self.execution
+        return execution is not None and (
+            execution.is_stuck or (execution.began and execution.ended_at == math.inf)
+        )
 
     @property
     def begun(self) -> bool:
@@ -186,6 +201,11 @@ class HeldClaim:
     def checkpoint(self) -> CheckpointView | None:
         """Its checkpoint, if its node has one and was begun. From any thread."""
         return None if self.execution is None else self.execution.checkpoint
+
+    @property
+    def checkpoint_to_store(self) -> CheckpointView | None:
+        """The same, as long as the state manager stores it. From any thread."""
+        return None if self.forfeited or self.stage is Stage.STUCK else self.checkpoint
 
     def seconds_at_risk(self, now: float) -> float:
         """Return the seconds of work that are repeated if its execution ends without an outcome.

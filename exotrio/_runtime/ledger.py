@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from exotrio._execution.handle import Execution
+from exotrio._execution.handle import RELEASED, Execution
 from exotrio._link.port import Claim
 from exotrio._nodes.base import Stopping
 from exotrio._nodes.outcome import Errored, Executed, Outcome, Pruned, Released, Report
@@ -49,14 +49,14 @@ class Ledger:
     Attributes:
         claiming: A claim of the poller is in flight: it may bring states.
         reported: Outcomes delivered so far; each may have made states claimable.
-        overdue_at: When ``take_overdue`` last returned states, on the clock of ``now``.
+        overdue_at: When ``release_overdue`` last returned states, on the clock of ``now``.
         reported_by_then: How many outcomes were delivered by then; None if it never did.
         ttl: Seconds a lease lasts; None while that is not known, or if leases do not end.
         heartbeat_due: Set to have a heartbeat sent at once: for a claim whose lease needs it, and for a
             state that is to be announced.
         alone: States that are to run while nothing else does, the one whose turn it is first.
-        stuck: States that ended before their nodes, and keep slots until these have stopped. No stop waits
-            for them.
+        stuck: The states that are STUCK. They are not held any more.
+        deliver: Takes each state that is to be released. Set by the reporter.
         events: Receives a ``StateEnded`` for each state that is no longer held.
         asleep: Returns for how many seconds this machine was suspended so far.
     """
@@ -71,6 +71,7 @@ class Ledger:
     asleep: Callable[[], float] = seconds_asleep
     alone: list[HeldClaim] = field(default_factory=list)
     stuck: dict[HeldClaim, None] = field(default_factory=dict)
+    deliver: Callable[[HeldClaim], None] = lambda held: None
     _held: dict[HeldClaim, None] = field(default_factory=dict)
     _by_state: dict[str, HeldClaim] = field(default_factory=dict)
     _stages: Counter[Stage] = field(default_factory=Counter)
@@ -153,10 +154,13 @@ class Ledger:
         """Whether another claim of its state, or of a state with the same id, has taken its place."""
         return self._by_state.get(held.claim.state_id, held) is not held
 
-    def lose(self, held: HeldClaim, why: Stopping) -> None:
+    def lose(self, held: HeldClaim, why: Stopping, *, keeps_slots: bool = False) -> None:
         """End a state that this runtime no longer holds. A finished one is left to the reporter; one that
-        was not begun and keeps slots is to be released."""
-        if held.forfeited or held.stage is Stage.DONE:
+        ``keeps_slots`` is released once its node has stopped."""
+        held.keeps_slots = keeps_slots
+        if not keeps_slots:
+            self.stuck.pop(held, None)
+        if held.forfeited or held.stage in (Stage.DONE, Stage.STUCK):
             return  # Race: its node ended before the answer to the heartbeat came.
         what = "its lease is lost"
         if why is Stopping.RUN_CANCELLED:
@@ -166,8 +170,7 @@ class Ledger:
         held.forfeited = why
         if held.execution is None:
             log.warning("%s is dropped before it was begun: %s", held, what)
-            if not held.keeps_slots:
-                self.forfeit(held)
+            self.release(held)
         else:
             log.warning("%s is cancelled: %s", held, what)
             held.execution.cancel(why)
@@ -187,10 +190,11 @@ class Ledger:
         if held.claim.announce:
             self.heartbeat_due.set()
 
-    def release(self, held: HeldClaim, report: Released) -> bool:
-        """Record that it is to be released. Return whether that is to be delivered."""
+    def release(self, held: HeldClaim, report: Released = RELEASED) -> None:
+        """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
         trace = None if held.execution is None else held.execution.trace
-        return self.finish(held, replace(report, trace=trace))
+        if self.finish(held, replace(report, trace=trace)):
+            self.deliver(held)
 
     def finish(self, held: HeldClaim, report: Report) -> bool:
         """Record the report of a state. Return whether that is to be delivered.
@@ -202,8 +206,9 @@ class Ledger:
         useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
         if held.forfeited and (useless or isinstance(report, Released)):
             # Race: its lease was lost, its run cancelled, or its id claimed again, before its node ended.
-            if not held.keeps_slots or self.is_replaced(held):
-                self.forfeit(held)
+            keeps_slots = held.keeps_slots and not self.is_replaced(held)
+            if held.goes_on or not keeps_slots:
+                self.end(held, held.forfeited_ending, keeps_slots=keeps_slots)
                 return False
             report = Released()
         if held not in self._held or held.stage is Stage.DONE:
@@ -212,19 +217,31 @@ class Ledger:
         if isinstance(report, Outcome):
             report.buffered, report.ran = held.buffered, held.ran(math.inf)
         if isinstance(report, Errored):
-            report.is_stuck = held.is_stuck
+            report.is_stuck = held.goes_on
         if held.checkpoint is not None and not isinstance(report, Executed | Pruned):
             report = replace(report, checkpoint=held.checkpoint.unconfirmed)
         held.report = report
         self._move(held, Stage.DONE)
         return True
 
-    def forfeit(self, held: HeldClaim) -> None:
-        """Remove a state whose lease was lost or whose run was cancelled; nothing is sent about it."""
-        self.end(held, held.forfeited_ending)
+    def release_overdue(self, workers: int) -> None:
+        """Release states that wait for workers which all run nodes, and note that."""
+        # Else a worker may be about to begin one: it waits until a lease is renewed or it may run alone.
+        if self.count(Stage.RUNNING) < workers:
+            return
+        since = trio.current_time() - MAX_BUFFERED
+        for held in self.all(Stage.BUFFERED):
+            # Suspects for which no worker waits would be claimed again by the next idle one, again and again.
+            if held.claimed_at <= since and held.is_leased and held not in self.alone:
+                log.debug("releasing %s: all workers run other nodes", held)
+                self.overdue_at, self.reported_by_then = self.now(), self.reported
+                self.release(held)
 
-    def end(self, held: HeldClaim, ending: Ending) -> None:
-        """Remove it. Does nothing if it was removed before, as by ``Reporter.write_off``."""
+    def end(self, held: HeldClaim, ending: Ending, *, keeps_slots: bool = False) -> None:
+        """Remove it. Does nothing if it was removed before, as by ``Reporter.write_off``.
+
+        With ``keeps_slots``, heartbeats keep its slots while code of its node goes on; then it is released.
+        """
         if held not in self._held:
             return
         del self._held[held]
@@ -245,24 +262,19 @@ class Ledger:
             at_risk = None if ran is None else held.seconds_at_risk(now)
             times = ran, claim.state_id, held.buffered, claim.waited, at_risk
             self.events.emit(StateEnded(claim.node_name, ending.value, *times))
+        if keeps_slots:
+            held.stage, held.report, held.keeps_slots = Stage.STUCK, None, True
+            self.stuck[held] = None
+            self.release_stopped()
         self.notify()
 
-    async def keep_slots(self, held: HeldClaim, release: Callable[[HeldClaim], None]) -> None:
-        """Let a state that ended keep its slots, by heartbeats, until its node has stopped; then ``release``
-        it.
-
-        Cancellation:
-            As a stop: its slots are free when its lease ends.
-        """
-        stuck = HeldClaim(held.claim, stage=Stage.STUCK, forfeited=Stopping.RUN_CANCELLED, keeps_slots=True)
-        self.stuck[stuck] = None
-        try:
-            await self.until(lambda: not held.is_stuck)
-        finally:
-            del self.stuck[stuck]
-        if stuck.keeps_slots:  # else the state manager has said that it keeps none any more
-            stuck.report, stuck.stage = Released(), Stage.DONE
-            release(stuck)
+    def release_stopped(self) -> None:
+        """Release the stuck states whose nodes have stopped. Called when one may have."""
+        for held in [held for held in self.stuck if not held.goes_on]:
+            del self.stuck[held]
+            held.stage, held.report = Stage.DONE, RELEASED
+            self.deliver(held)
+        self.notify()
 
     # -- reading
 
@@ -283,19 +295,6 @@ class Ledger:
         # Race: the loop may change the ledger at this moment. list() of a dict is atomic, so no change has to
         # take a lock for a reader that comes every 10 s.
         return [held for held in list(self._held) + list(self.stuck) if held.is_leased]
-
-    def take_overdue(self, workers: int) -> list[HeldClaim]:
-        """Return the states to be released since all workers run nodes, and note that."""
-        # Else a worker may be about to begin one: it waits until a lease is renewed or it may run alone.
-        if self.count(Stage.RUNNING) < workers:
-            return []
-        # Suspects for which no worker waits would be claimed again by the next idle one, again and again.
-        waiting = [held for held in self.all(Stage.BUFFERED) if held.is_leased and held not in self.alone]
-        since = trio.current_time() - MAX_BUFFERED
-        overdue = [held for held in waiting if held.claimed_at <= since]
-        if overdue:
-            self.overdue_at, self.reported_by_then = self.now(), self.reported
-        return overdue
 
     def snapshot(self) -> list[HeldClaim]:
         """Return all that is held, oldest first. From any thread, as ``leased``."""

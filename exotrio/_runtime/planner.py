@@ -5,7 +5,7 @@ Two requests claim: the poller's, and on a native link each report of outcomes, 
 1. A state fits if a worker is idle or the buffer has room. The room for which a request in flight claims is
    reserved until it ends, so that no more is held than fits. Of a node with a ``concurrency``, the states
    that are held or reserved count; nodes that the executor does not accept are not claimed.
-   After states were released for other runtimes (``Ledger.take_overdue``), the buffer has no room; each
+   After states were released for other runtimes (``Ledger.release_overdue``), the buffer has no room; each
    outcome adds room for one state. So a runtime of long nodes claims little ahead.
 2. Nothing is claimed while deliveries do not get through.
 3. What each of them claims::
@@ -169,11 +169,11 @@ class ClaimPlanner:
             self._reserved_by_node.subtract(limited)
             self.ledger.notify()
 
-    def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> list[HeldClaim]:
+    def take(self, claims: Sequence[Claim], sent_at: float, limit: int) -> None:
         """Enter claimed states into the ledger, and pass them to the workers.
 
-        Return what has to be released: it came after a stop was requested, beyond ``limit``, or after a
-        release for other runtimes that left no room for it.
+        What came after a stop was requested, beyond ``limit``, or after a release for other runtimes that
+        left no room for it, is released.
 
         Args:
             sent_at: When the claim was sent, on the clock of ``Ledger.now``.
@@ -194,8 +194,8 @@ class ClaimPlanner:
                     claim.state_id,
                 )
         if self.stop.requested:
-            return new
-        if len(new) > limit:
+            limit = 0
+        elif len(new) > limit:
             log.warning(
                 "releasing %d states: the state manager sent more than were requested", len(new) - limit
             )
@@ -205,7 +205,8 @@ class ClaimPlanner:
             limit = min(limit, max(0, self.options.workers - busy))
         for held in new[:limit]:
             self.claimed.send_nowait(held)
-        return new[limit:]
+        for held in new[limit:]:
+            self.ledger.release(held)
 
     def shrink_limit(self, limit: int) -> None:
         """Claim fewer states from now on: an answer with up to ``limit`` states came too slowly."""

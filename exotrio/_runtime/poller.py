@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import trio
@@ -15,7 +15,6 @@ from exotrio._runtime.held_claim import HeldClaim
 from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
-from exotrio._runtime.reporter import Reporter
 from exotrio._runtime.stop import Stop
 from exotrio._shared.events import Polled
 from exotrio._util.backoff import OUTAGE, REFUSED, Outage
@@ -45,7 +44,7 @@ async def poll(poller: Poller, *, replayed: Sequence[HeldClaim] = ()) -> None:
 
     def is_over(held: HeldClaim) -> bool:
         # Bounded: nothing else is delivered yet that would show whether the server fails with this alone.
-        return held not in ledger or poller.reporter.failures(held) >= MAX_REPLAY_FAILURES
+        return held not in ledger or poller.failures(held) >= MAX_REPLAY_FAILURES
 
     async with planner.claimed:
         # A stop interrupts each wait, and a native claim, which the link settles. This scope ends with the
@@ -86,7 +85,7 @@ class Poller:
     """Claims, and pauses between claims.
 
     Attributes:
-        reporter: Releases states that came too late to be run, or that were not requested.
+        failures: Returns how often the delivery of an outcome has failed.
     """
 
     planner: ClaimPlanner
@@ -94,7 +93,7 @@ class Poller:
     link: Link
     ledger: Ledger
     stop: Stop
-    reporter: Reporter
+    failures: Callable[[HeldClaim], int]
     _reported: int = 0
     """``Ledger.reported`` at the last claim."""
     _next_states_at: list[float] = field(default_factory=list)
@@ -138,8 +137,7 @@ class Poller:
         new = sum(not ledger.holds(claim) for claim in claims)
         planner.poll_waited, planner.poll_was_short = waited, new < room.limit
         planner.grow_limit(len(claims))
-        for held in planner.take(claims, sent_at, room.limit):
-            self.reporter.release(held)
+        planner.take(claims, sent_at, room.limit)
         return ClaimResult(room=room, new=new, waited=waited)
 
     async def pause(self, result: ClaimResult) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from exotrio._execution.error_text import bounded
-from exotrio._execution.handle import RELEASED
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
 from exotrio._runtime.failed_attempts import log_error, log_unreported_error
@@ -71,6 +70,9 @@ class Reporter:
     _waits: bool = False
     """Whether the dispatcher waits for the queue, and nothing was put there."""
 
+    def __post_init__(self) -> None:
+        self.ledger.deliver = self.add
+
     # -- from the other tasks of the runtime
 
     async def put(self, held: HeldClaim) -> None:
@@ -101,11 +103,6 @@ class Reporter:
             pass  # the dispatcher has failed: the shutdown writes off what the ledger holds
         return True
 
-    def release(self, held: HeldClaim, report: Released = RELEASED) -> None:
-        """Release a state, unless its lease was lost, its run was cancelled, or it is done."""
-        if self.ledger.release(held, report):
-            self.add(held)
-
     def failures(self, held: HeldClaim) -> int:
         return self._failed[held].count if held in self._failed else 0
 
@@ -133,6 +130,7 @@ class Reporter:
         """Log and count all that is still held: the time for it is over."""
         for held in self.ledger.all(*Stage):
             self._end(held, self._log_undelivered(held))
+        self.ledger.stuck.clear()
 
     def log_held(self) -> None:
         """Log all that is still held, as ``write_off``, but change nothing. From any thread."""
@@ -140,7 +138,7 @@ class Reporter:
             self._log_undelivered(held)
 
     def _log_undelivered(self, held: HeldClaim) -> Ending:
-        if held.keeps_slots and held.is_release:
+        if held.forfeited and held.is_release:
             return held.forfeited_ending  # it has ended, and its slots are free when its lease ends
         if self.outbox is not None and self.outbox.keeps(held):
             log.warning("%s: its %s is in the outbox and is sent at the next start", held, held.report_name)
@@ -269,10 +267,6 @@ class Reporter:
             log.warning("dropping the %s of %s: a new claim has its id", held.report_name, held)
             self._end(held, Ending.DROPPED)
             batch.remove(held)
-        for held in [each for each in batch if each.keeps_slots and each.is_release and each.is_stuck]:
-            self._end(held, held.forfeited_ending)
-            self._nursery.start_soon(self.ledger.keep_slots, held, self.add)
-            batch.remove(held)
         if not batch:
             return
         for held in batch:
@@ -310,8 +304,7 @@ class Reporter:
         with planner.reserve(room):
             exchanged = await self.link.exchange(items, room)
             if exchanged.claims:
-                for held in planner.take(exchanged.claims, sent_at, room.limit):
-                    self.release(held)
+                planner.take(exchanged.claims, sent_at, room.limit)
         if exchanged.too_slow:
             planner.shrink_limit(room.limit)
         elif exchanged.claims:
@@ -327,7 +320,8 @@ class Reporter:
                 elif log.isEnabledFor(logging.DEBUG):
                     log.debug("%s: %s is delivered", held, held.report_name)
                 self._server_errors.passed(moment)
-                self._end(held, held.delivered_ending)
+                after = settlement.after_error
+                self._end(held, held.delivered_ending, keeps_slots=after is not None and after.release)
             case Fate.DROPPED:
                 why = f"it is no longer claimed by this runtime: {settlement.detail}"
                 log.warning("dropping the %s of %s: %s", held.report_name, held, why)
@@ -349,14 +343,11 @@ class Reporter:
                 self._server_errors.failed(self._failed[held])
                 self._repeat_later(held, settlement)
 
-        if settlement.after_error is not None and settlement.after_error.release:
-            self._nursery.start_soon(self.ledger.keep_slots, held, self.add)
-
-    def _end(self, held: HeldClaim, ending: Ending) -> None:
+    def _end(self, held: HeldClaim, ending: Ending, *, keeps_slots: bool = False) -> None:
         self._failed.pop(held, None)
         if self.outbox is not None and ending is not Ending.KEPT:
             self.outbox.forget(held)
-        self.ledger.end(held, ending)
+        self.ledger.end(held, ending, keeps_slots=keeps_slots)
 
     # -- failures
 

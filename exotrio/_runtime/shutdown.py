@@ -41,11 +41,11 @@ async def run_shutdown(
     await stop.arrived.wait()
     if not stop.skip_drain:
         enter(Phase.DRAINING)
-        await _drain(stop, ledger, link, reporter)
+        await _drain(stop, ledger, link)
     if stop.skip_drain or not ledger.quiet:
         # The drain was skipped, or the grace was over before the last node ended.
         enter(Phase.CANCELLING)
-        await _cancel(stop, ledger, link, reporter)
+        await _cancel(stop, ledger, link)
     enter(Phase.FLUSHING)
     stop.polling.cancel()
     stop.flush_end = trio.current_time() + deadlines.FLUSH
@@ -55,7 +55,7 @@ async def run_shutdown(
     reporter.write_off()
 
 
-async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
+async def _drain(stop: Stop, ledger: Ledger, link: Link) -> None:
     """Let running nodes finish, until all is delivered or the grace is over."""
     running = len(ledger.begun())
     log.info(
@@ -66,7 +66,7 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
         ledger.count(Stage.DONE),
         format_duration(stop.draining.deadline - trio.current_time()),
     )
-    _release_unbegun(ledger, reporter)
+    _release_unbegun(ledger)
     with stop.draining:
         if math.isfinite(stop.draining.deadline):
             link.settle_by(stop.draining.deadline + deadlines.CLEAN_UP + deadlines.FLUSH)
@@ -78,7 +78,7 @@ async def _drain(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> 
             nursery.cancel_scope.cancel()
 
 
-async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) -> None:
+async def _cancel(stop: Stop, ledger: Ledger, link: Link) -> None:
     """Cancel running nodes and the claim in flight; give up nodes that do not end in time."""
     if stop.shortened_by:
         cause = f"the grace is over, shortened by {stop.shortened_by}"
@@ -90,7 +90,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
     link.settle_by(trio.current_time() + deadlines.CLEAN_UP + deadlines.FLUSH)
     for _, execution in _running(ledger):
         execution.cancel()
-    _release_unbegun(ledger, reporter)
+    _release_unbegun(ledger)
     with trio.move_on_after(deadlines.CLEAN_UP):
         stop.polling.cancel()
         await ledger.until(lambda: ledger.quiet)
@@ -99,7 +99,7 @@ async def _cancel(stop: Stop, ledger: Ledger, link: Link, reporter: Reporter) ->
             "releasing %s: its node did not end within %.0f s of being cancelled", held, deadlines.CLEAN_UP
         )
         execution.give_up()
-        reporter.release(held)
+        ledger.release(held)
 
 
 def waiting_for(ledger: Ledger) -> str:
@@ -134,10 +134,10 @@ async def _log_waiting(ledger: Ledger) -> None:
         await trio.sleep(DRAIN_LOG_INTERVAL)
 
 
-def _release_unbegun(ledger: Ledger, reporter: Reporter) -> None:
+def _release_unbegun(ledger: Ledger) -> None:
     # Race: workers may take them from the channel at this moment. They drop what is no longer buffered.
     for held in ledger.all(Stage.BUFFERED):
-        reporter.release(held)
+        ledger.release(held)
     # Its worker releases each whose process starts, or whose secrets are fetched. Race: the process may have
     # begun a moment ago, and be killed: the state runs again.
     for held, execution in _running(ledger):

@@ -62,7 +62,6 @@ class Workers:
 
     Attributes:
         deliver: Takes each state whose outcome is known; it may wait.
-        release: Takes each that is to be released.
         turn: Seconds of one worker's states after which it lets other tasks run.
         captures: Send what nodes log and print with their outcomes, where the state manager takes it.
     """
@@ -70,7 +69,6 @@ class Workers:
     namespace: str
     captures: bool
     deliver: Callable[[HeldClaim], Awaitable[None]]
-    release: Callable[[HeldClaim, Released], None]
     turn: float
     executor: Executor
     ledger: Ledger
@@ -135,7 +133,7 @@ class Workers:
             return
         if self.stop.requested:
             # Race: the stop was requested after this state left the channel, or while it waited here.
-            self.release(held, RELEASED)
+            ledger.release(held)
             return
         span = begin_execution(held.claim, self.namespace)
         if span is not None:
@@ -166,7 +164,7 @@ class Workers:
             raise
         except BaseException:
             # A defect, or a Ctrl-C for the application. This state must not be lost because of it.
-            self.release(held, RELEASED)
+            self.ledger.release(held)
             raise
         finally:
             if execution.span is not None:
@@ -174,7 +172,7 @@ class Workers:
         if isinstance(report, Released):
             if isinstance(report, HandedOver):
                 await self._hold_briefly(held)
-            self.release(held, report)
+            self.ledger.release(held, report)
         else:
             await self._pass_on(held, report)
         execution_context.set(None)

@@ -463,7 +463,17 @@ class OthersInThread(CallsInThread):
 def runtime_at(service: Service, node: type[BaseNode], **options: Any) -> Runtime:
     """Return a runtime as in another process: its claims have leases."""
     transport = httpx.ASGITransport(create_app(service, key=KEY), raise_app_exceptions=False)
-    return Runtime("tests", "test", [node], transport=transport, key=KEY, workers=1, **options)
+    settings: dict[str, Any] = {"transport": transport, "key": KEY, "workers": 1} | options
+    return Runtime("tests", "test", [node], **settings)
+
+
+class SlowReleases(httpx.ASGITransport):
+    """Passes each release on after 2 s, unless it is cancelled."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/release"):
+            await trio.sleep(2)
+        return await super().handle_async_request(request)
 
 
 async def overlap(
@@ -559,13 +569,16 @@ async def test_a_buffered_state_gives_its_slot_back_when_its_runtime_learns_that
 async def test_a_stop_gives_the_slots_of_nodes_back_that_were_cancelled(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Calls.journal, Calls.seconds = [], 100.0
+    Calls.journal, Calls.seconds = [], 8.0
     graph = Graph("calls", namespace="tests")
     graph.add(Calls, n=graph.store("n"), limits=graph.limit("service", at_most=1))
     async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
         transport = httpx.ASGITransport(create_app(manager.service, key=KEY))
         async with StateManager("tests", transport=transport, key=KEY) as client:
-            async with running(runtime_at(manager.service, Calls), registered=True, grace=1.0) as one:
+            runtime = runtime_at(
+                manager.service, Calls, transport=SlowReleases(create_app(manager.service, key=KEY))
+            )
+            async with running(runtime, registered=True, grace=1.0) as one:
                 await client.upsert_graph(graph)
                 run = (await client.trigger("calls", store={"n": "1"}))["run_id"]
                 await one._ledger.until(lambda: Calls.journal != [])
@@ -680,4 +693,25 @@ async def test_a_stop_does_not_wait_for_a_stuck_node_whose_slot_is_free_when_its
             await trio.sleep(LEASE_MS / 1000)
             assert (await client.limit("service")).held == 0
     assert one.summary.exit_code == 0
+    assert "abandoned" not in caplog.text
+
+
+async def test_a_stop_gives_up_a_node_whose_slot_is_free_when_its_lease_ends(
+    autojump_clock: MockClock, go: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = Graph("calls", namespace="tests")
+    graph.add(Endless, n=1, limits=graph.limit("service", at_most=1))
+    async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
+        transport = httpx.ASGITransport(create_app(manager.service, key=KEY))
+        async with StateManager("tests", transport=transport, key=KEY) as client:
+            async with running(runtime_at(manager.service, Endless), registered=True, grace=1.0) as one:
+                await client.upsert_graph(graph)
+                run = (await client.trigger("calls"))["run_id"]
+                await eventually(_has_begun, within=1_000)
+                await client.cancel(run)
+                await one._ledger.until(lambda: any(held.forfeited for held in one._ledger.snapshot()))
+            assert (await client.limit("service")).holders[0].stopping
+            await trio.sleep(LEASE_MS / 1000)
+            assert (await client.limit("service")).held == 0
+    assert (one.summary.run_cancelled, one.summary.exit_code) == (1, 0)
     assert "abandoned" not in caplog.text

@@ -822,7 +822,6 @@ async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
         ledger=ledger,
         stop=stop,
         phase=lambda: Phase.RUNNING,
-        release=lambda held: None,
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
