@@ -297,6 +297,21 @@ async def test_a_lease_is_regained_only_if_its_slot_is_free(manager: Manager) ->
     assert await report(manager.remote, executed_item(late)) == ["ok"]
 
 
+async def test_a_lease_that_is_not_regained_keeps_no_heartbeat_from_renewing_others(manager: Manager) -> None:
+    await start(manager, limited(), at_most=1)
+    await Flow.start(manager.api, limited("b"), graph="other")
+    [late] = await claim(manager.remote)
+    await manager.service.store.write(expire, 10**15, Terms())
+    [other] = await claim(manager.remote, {B: 1})
+    begun = item_for(late, running=True, buffered_ms=1)
+    ok(await manager.api.heartbeat(states=[begun, item_for(other)]))
+    assert await counted(manager, "states", "status = 'QUEUED' AND begun_at IS NOT NULL") == 0
+    assert await report(manager.remote, executed_item(other)) == ["ok"]
+    ok(await manager.api.heartbeat(states=[begun]))
+    assert await counted(manager, "states", "status = 'QUEUED' AND begun_at IS NOT NULL") == 1
+    assert await report(manager.remote, executed_item(late)) == ["ok"]
+
+
 async def test_a_regained_lease_leaves_the_room_of_a_state_that_ended_with_it(manager: Manager) -> None:
     await start(manager, limited(), runs=3, at_most=2)
     [_] = await claim(manager.remote, limit=1)

@@ -132,15 +132,17 @@ def _renew(tx: Transaction, held: Sequence[Row], news: Mapping[int, Execution], 
         )
     # The leases ended, but no other runtime claimed the states: their runtime was only late. One whose slot
     # another state has taken waits on; its runtime still has it, and regains it with a later heartbeat.
-    if lapsed := _regain(tx, [state for state in held if state["status"] == CREATED]):
+    lapsed = [state for state in held if state["status"] == CREATED]
+    if regained := _regain(tx, lapsed):
         tx.execute(
             "UPDATE states SET status = 'QUEUED', lane = NULL, lease_until = ?,"
             " deliveries = deliveries - begun"
             f" WHERE {numbered(tx, CREATED)}",
-            (deadline, tx.items([state["seq"] for state in lapsed])),
+            (deadline, tx.items([state["seq"] for state in regained])),
         )
-        add_events(tx, "lease regained", lapsed)
-    rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items())]
+        add_events(tx, "lease regained", regained)
+    waiting = {state["seq"] for state in lapsed} - {state["seq"] for state in regained}
+    rows = [(seq, QUEUED, *execution) for seq, execution in sorted(news.items()) if seq not in waiting]
     tx.update("states", ("seq", "status"), ("begun", "begun_at", "ran_ms"), rows)
 
 
