@@ -22,7 +22,7 @@ import trio
 
 from tests.chaos.campaign import campaign
 from tests.chaos.graph import EXECUTED
-from tests.chaos.plan import MAX_FAILING, MAX_WINDOW, Fault, Plan, long_plan
+from tests.chaos.plan import BY_USERS, MAX_FAILING, MAX_WINDOW, Fault, Plan, long_plan
 from tests.chaos.proxy import KINDS
 
 MAX_LONG = 12.0
@@ -68,6 +68,12 @@ FAULTS = {
         "connections to PostgreSQL cut just before or just after a COMMIT",
     ),
     Fault.SCHEDULE_DUE: ("--dues", 20, "a schedule is due (several state managers only)"),
+    Fault.CANCEL: ("--cancels", 20, "a run cancelled, or a child of one"),
+    Fault.RETRY: ("--retries", 5, "a failed run and its failed state retried at once, by several users"),
+    Fault.PRIORITY: ("--priorities", 5, "the priority of a run changed"),
+    Fault.LIMIT: ("--limits", 5, "a limit reduced for up to 6 s, possibly to 0"),
+    Fault.REPIN: ("--repins", 5, "a run moved to another version"),
+    Fault.DELETE: ("--deletions", 5, "a graph deleted with its runs, half of them cancelled first"),
 }
 """Each with its option, how many there are by default, and what it is."""
 
@@ -114,6 +120,9 @@ def main() -> int:
         faults[Fault.SCHEDULE_DUE] = 0
     if o.managers or o.v0_only:
         faults[Fault.RESTORE] = 0
+    if o.v0_only or any(faults[kind] for kind in (Fault.RESTORE, Fault.FAILOVER, Fault.SYNC_FAILOVER)):
+        # What users were told must not be undone.
+        faults |= dict.fromkeys(BY_USERS, 0)
     if faults[Fault.RESTORE]:
         # Ids are not assigned again as long as the clock is right; and a pause may be restored, too.
         faults |= {Fault.CLOCK: 0, Fault.PAUSE: 0}

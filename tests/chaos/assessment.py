@@ -17,6 +17,9 @@ from tests.chaos.graph import EDGES, MAX_NOTES, STATES, VERSIONS, version_of
 from tests.chaos.journal import GOES_ON, Execution, Reading
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
+from tests.chaos.user_assessment import assess_users
+from tests.chaos.user_graphs import JOURNAL
+from tests.chaos.users import Users
 from tests.support.postgres import Database
 
 OPEN = {"CREATED", "QUEUED", "EXECUTED"}
@@ -53,6 +56,7 @@ class Evidence:
     database: Database | None
     triggered: Mapping[str, float]
     """When it was acknowledged that a run with this id was started."""
+    users: Users | None = None
 
 
 def assess(evidence: Evidence) -> Figures:
@@ -60,9 +64,27 @@ def assess(evidence: Evidence) -> Figures:
     evidence.reading.update()
     contents = read_contents(evidence.folder, evidence.database)
     counts = Figures(problems=contents.problems)
-    for state_id in contents.of_callers:
+    for state_id in contents.of_others:
         evidence.proxy.accepted.pop(state_id, None)
-    return _Assessor(evidence, contents.states, contents.lost_leases, counts).figures()
+    if evidence.users is not None:
+        reading = Reading(evidence.folder / JOURNAL)
+        reading.update()
+        for state_id, accepted in list(evidence.proxy.accepted.items()):
+            # Of runs that do not exist any more.
+            if any(by in reading.executions for each in accepted for by in _all_by(each.what)):
+                del evidence.proxy.accepted[state_id]
+    figures = _Assessor(evidence, contents.states, contents.lost_leases, counts).figures()
+    if evidence.users is not None:
+        of_users = assess_users(
+            evidence.users,
+            reading,
+            evidence.proxy.beats,
+            contents.lost_by_others,
+            evidence.plan.lease_ttl,
+        )
+        figures.of_users = of_users.rows()
+        figures.problems += of_users.problems
+    return figures
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from tests.chaos.journal import Execution, Reading
 from tests.chaos.pausing import Pausing
 from tests.chaos.plan import (
     BETWEEN_FAILING,
+    BY_USERS,
     CLOCKS,
     HUNG_FOR,
     MAX_FAILING,
@@ -44,6 +45,7 @@ from tests.chaos.plan import (
 )
 from tests.chaos.proxy import FAILURES, KINDS, Proxy
 from tests.chaos.schedule import Schedule
+from tests.chaos.users import Users
 from tests.chaos.watch import Watch, verdicts
 from tests.support import postgres
 from tests.support.postgres_failover import Replicated, replicated
@@ -56,6 +58,8 @@ AHEAD = 4
 """Runs that are started before the faults ask for them."""
 UNSEEN = 0.2, 1.5
 """Seconds in which a standby that is to take over receives nothing."""
+USERS_RUNS = 2
+"""Runs of users, besides two for each one that they cancel or move."""
 LOAD = 0.6
 """Share of the workers' time that the runs take, were there no faults."""
 
@@ -113,6 +117,7 @@ async def campaign(plan: Plan, folder: Path) -> Figures:
             crew.in_order,
             database,
             chaos.triggered,
+            chaos.users,
         )
         figures = assess(evidence)
     figures.faults = chaos.injected + proxy.injected
@@ -205,6 +210,7 @@ class _Chaos:
     schedule: Schedule | None = field(default=None, init=False)
     approvals: Approvals | None = field(default=None, init=False)
     callers: Callers | None = field(default=None, init=False)
+    users: Users | None = field(default=None, init=False)
     watch: Watch | None = field(default=None, init=False)
     restoring: trio.Lock = field(default_factory=trio.Lock)
     _failing: trio.Lock = field(default_factory=trio.Lock)
@@ -223,6 +229,9 @@ class _Chaos:
             if self.servers is None:  # what it knows must not be undone
                 self.approvals = Approvals(self._ask_in, random.Random(self.plan.seed + 2))
                 self.callers = Callers(self._ask_in)
+        if self.plan.has_users:
+            runs = USERS_RUNS + 2 * sum(self.plan.faults.get(kind, 0) for kind in (Fault.CANCEL, Fault.REPIN))
+            self.users = Users(self._ask_in, random.Random(self.plan.seed + 3), runs)
         if self.plan.watched:
             self.suspended.add(0)  # so that nothing is done to it
             self.watch = Watch(
@@ -251,6 +260,8 @@ class _Chaos:
             await self.approvals.declare()
         if self.callers is not None:
             await self.callers.declare()
+        if self.users is not None:
+            await self.users.declare()
         *_, first, second = range(self.plan.runs)
         pauses = self.plan.faults.get(Fault.PAUSE, 0) > 0
         async with trio.open_nursery() as nursery:
@@ -265,6 +276,8 @@ class _Chaos:
                         background.start_soon(self.approvals.run, self.plan.duration)
                     if self.callers is not None:
                         background.start_soon(self.callers.run, self.plan.duration)
+                    if self.users is not None:
+                        background.start_soon(self.users.run, self.plan.duration)
                     await self._strike(background)
                 watching.cancel_scope.cancel()
             self._due_runs = self.plan.runs
@@ -280,6 +293,8 @@ class _Chaos:
             await self.approvals.check()
         if self.callers is not None:
             await self.callers.check()
+        if self.users is not None:
+            await self.users.look()
         shown = await self._show()
         await self.crew.dismiss()
         for server in self.cluster.servers.values():
@@ -388,7 +403,8 @@ class _Chaos:
 
     async def _disturb(self, background: trio.Nursery) -> None:
         """Injure connections, and the clock."""
-        others = (Fault.CUT, Fault.GATEWAY, Fault.FAILING, Fault.CLOCK, Fault.PAUSE, *ON_POSTGRES, *KINDS)
+        at_connections = (Fault.CUT, Fault.GATEWAY, Fault.FAILING, Fault.CLOCK, Fault.PAUSE)
+        others = (*at_connections, *ON_POSTGRES, *KINDS, *BY_USERS)
         kinds = [kind for kind in others for _ in range(self.plan.faults.get(kind, 0))]
         self.rng.shuffle(kinds)
         clocks = self._clocks(kinds.count(Fault.CLOCK))
@@ -407,6 +423,10 @@ class _Chaos:
             elif kind == Fault.CLOCK:
                 self.injected[kind] += 1
                 self.cluster.clock.set(next(clocks))
+            elif kind in BY_USERS:
+                assert self.users is not None
+                self.injected[kind] += 1
+                background.start_soon(self.users.act, kind)
             elif kind in ON_POSTGRES:
                 self.injected[kind] += 1
                 await self._injure_database(kind)

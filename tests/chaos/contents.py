@@ -17,7 +17,12 @@ from exotrio.graph import split_name
 from tests.chaos.callers import NODES as CALLERS
 from tests.chaos.graph import NAMESPACE
 from tests.chaos.journal import key_of
+from tests.chaos.user_graphs import NAMES as USERS
+from tests.chaos.user_graphs import work_of
 from tests.support.postgres import Database
+
+OTHERS = USERS | {name.lower() for name in CALLERS}
+"""Names of nodes in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +52,17 @@ class Contents:
 
     Attributes:
         states: By their public ids.
-        of_callers: Ids of those of ``callers``, which are not among them.
+        of_others: Those of ``callers`` and ``users``, which are not among them: their ids, and what the
+            journal of ``users`` calls the work.
         lost_leases: The state and its holder, for each lease that ended.
+        lost_by_others: The work and its process, of those others.
         problems: What should not be there.
     """
 
     states: dict[str, State] = field(default_factory=dict)
-    of_callers: set[str] = field(default_factory=set)
+    of_others: dict[str, str] = field(default_factory=dict)
     lost_leases: list[tuple[str, str | None]] = field(default_factory=list)
+    lost_by_others: list[tuple[str, int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -65,20 +73,26 @@ def read_contents(folder: Path, database: Database | None) -> Contents:
         (meta,) = connection.execute("SELECT value FROM meta WHERE key = 'stamp'")
         stamp = meta["value"]
         rows = connection.execute(
-            "SELECT states.*, nodes.name FROM states JOIN nodes ON nodes.id = states.node_id"
+            "SELECT states.*, nodes.name, runs.run_id FROM states JOIN nodes ON nodes.id = states.node_id"
+            " JOIN runs ON runs.id = states.run"
             f" WHERE nodes.namespace = '{NAMESPACE}'"
         )
         for row in rows:
-            if row["name"] in CALLERS:
-                contents.of_callers.add(_public_id(stamp, row["seq"]))
+            if split_name(row["name"].lower())[0] in OTHERS:
+                inputs = json.loads(row["inputs"])
+                node = split_name(row["name"])[0]
+                contents.of_others[_public_id(stamp, row["seq"])] = work_of(row["run_id"], node, inputs)
                 continue
             state = _state(row, stamp)
             contents.states[state.id] = state
         for row in connection.execute("SELECT state FROM checkpoints"):
             contents.problems.append(f"state {_public_id(stamp, row['state'])} ended, and has a checkpoint")
         for row in connection.execute("SELECT state, worker FROM events WHERE kind = 'lease lost'"):
-            if (state_id := _public_id(stamp, row["state"])) not in contents.of_callers:
+            if (state_id := _public_id(stamp, row["state"])) not in contents.of_others:
                 contents.lost_leases.append((state_id, row["worker"]))
+            elif row["worker"] is not None:
+                pid = int(row["worker"].split(":")[-2])
+                contents.lost_by_others.append((contents.of_others[state_id], pid))
     return contents
 
 

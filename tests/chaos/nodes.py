@@ -3,77 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import trio
 from pydantic import BaseModel
 
 from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
-from exotrio._nodes.importing import is_worker_process
-from exotrio._shared.settings import CODE_VERSION_VARIABLE
+from tests.chaos import user_nodes
 from tests.chaos.callers import CHILDREN
 from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
-from tests.chaos.journal import Journal, key_of
+from tests.chaos.journal import key_of
+from tests.chaos.work import entered_in, journal_at, plan
+
+journal = journal_at("journal")
 
 
-class Plan:
-    """What the environment says of this worker."""
-
-    def __init__(self) -> None:
-        self.folder = Path(os.environ.get("CHAOS_FOLDER", "."))
-        self.seconds = float(os.environ.get("CHAOS_SECONDS", "0.1"))
-        self.long = float(os.environ.get("CHAOS_LONG", "0"))
-        self.blocking = float(os.environ.get("CHAOS_BLOCKING", "0"))
-        self.workers = int(os.environ.get("CHAOS_WORKERS", "4"))
-        self.outbox = os.environ.get("CHAOS_OUTBOX")
-        self.version = os.environ.get(CODE_VERSION_VARIABLE, "")
-
-    def first_time(self, key: str) -> bool:
-        """Whether this is asked for ``key`` for the first time, in any process."""
-        try:
-            os.close(os.open(self.folder / "marks" / key.replace("/", "-"), os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
-
-
-plan = Plan()
-journal = Journal(plan.folder / "journal", os.getppid() if is_worker_process() else None, plan.version)
-if is_worker_process():
-    plan.first_time(f"process/{os.getpid()}")  # for the search for those that outlive their runtime
-
-
-@contextmanager
-def entered(node: str, inputs: BaseModel) -> Iterator[tuple[str, str]]:
+def entered(node: str, inputs: BaseModel) -> AbstractContextManager[tuple[str, str]]:
     """Enter begin and end of the body in the journal; give the ids of the execution and of the work."""
-    key = key_of(node, inputs.model_dump())
-    execution = journal.begin(key)
-    how = "done"
-    try:
-        yield execution, key
-    except trio.Cancelled:
-        how = "cancelled"
-        raise
-    except HandOver:
-        how = "handed-over"
-        raise
-    except PruneSignal:
-        how = "pruned"
-        raise
-    except ReQueueAfterSignal:
-        how = "requeued"
-        raise
-    except BaseException:
-        how = "errored"
-        raise
-    finally:
-        journal.end(execution, key, how)
+    return entered_in(journal, key_of(node, inputs.model_dump()))
 
 
 class OfRun(BaseModel):
@@ -246,6 +197,6 @@ class Call(BaseNode):
         return self.Outputs(sum=last.outputs()["number"])
 
 
-NODES = [Seed, Fan, Step, Note, Join, Called, Call]
+NODES = [Seed, Fan, Step, Note, Join, Called, Call, *user_nodes.NODES]
 OUTBOX: dict[str, Any] = {} if plan.outbox is None else {"outbox": plan.outbox}
 runtime = Runtime(NAMESPACE, "chaos", NODES, workers=plan.workers, poll_interval=0.5, **OUTBOX)

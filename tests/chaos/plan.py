@@ -36,6 +36,12 @@ class Fault(StrEnum):
     SESSION_END = "session ended"
     COMMIT_CUT = "cut at commit"
     SCHEDULE_DUE = "schedule due"
+    CANCEL = "run cancelled"
+    RETRY = "failed run retried"
+    PRIORITY = "priority changed"
+    LIMIT = "limit reduced"
+    REPIN = "run moved"
+    DELETE = "graph deleted"
 
 
 STRIKES = (
@@ -59,6 +65,8 @@ ON_POSTGRES = (
     Fault.SCHEDULE_DUE,
 )
 """Faults of PostgreSQL, and of the connections to it; and what SQL makes happen there."""
+BY_USERS = (Fault.CANCEL, Fault.RETRY, Fault.PRIORITY, Fault.LIMIT, Fault.REPIN, Fault.DELETE)
+"""What users do, natively, unless what is known of it would be undone: see ``users``."""
 CLOCKS = (-3_600_000, 0, 3_600_000, 40 * 86_400_000)
 """Milliseconds by which the state manager's wall clock is wrong, one after the other in any order."""
 MAX_WINDOW = 2.0
@@ -116,6 +124,11 @@ class Plan:
     watched: bool = False
 
     @property
+    def has_users(self) -> bool:
+        """Whether there are actions of users."""
+        return any(self.faults.get(kind, 0) for kind in BY_USERS)
+
+    @property
     def fails_over(self) -> bool:
         """Whether a standby takes over."""
         return any(self.faults.get(kind, 0) for kind in (Fault.FAILOVER, Fault.SYNC_FAILOVER))
@@ -163,6 +176,7 @@ EVERY_FAULT = Plan(
         Fault.CLOCK: 2,
         Fault.PAUSE: 2,
         **dict.fromkeys(KINDS, 1),
+        **dict.fromkeys(BY_USERS, 1),
     },
     processes=2,
     gap=0.8,
@@ -182,7 +196,7 @@ def long_plan(hours: float, *, managers: int, seed: int, processes: int, lease_t
     several = managers > 1
     strikes: list[str] = [Fault.WORKER_KILL, Fault.TERM, Fault.ZOMBIE, Fault.HUP]
     strikes += [Fault.SERVER_KILL, Fault.SUSPENDED] * several
-    others: list[str] = [Fault.CUT, Fault.GATEWAY, Fault.PAUSE, Fault.FAILING, Fault.CLOCK, *KINDS]
+    others: list[str] = [Fault.CUT, Fault.GATEWAY, Fault.PAUSE, Fault.FAILING, Fault.CLOCK, *KINDS, *BY_USERS]
     others += [Fault.DATABASE_CRASH, Fault.SESSION_END, Fault.COMMIT_CUT, Fault.SCHEDULE_DUE] * several
     faults = Counter(islice(cycle(strikes), minutes // 3))
     faults.update(islice(cycle(others), minutes - minutes // 3))
@@ -229,6 +243,7 @@ class Figures:
         scheduled: Runs that a schedule started.
         events: Events that were acknowledged as the first under their names.
         children: Runs that nodes called.
+        of_users: What came of the runs of ``users``, by the names of the rows.
         exits: Exit codes of workers asked to stop.
         problems: Broken invariants, one line each.
         trends: How what was watched changed over the last half; None if there are too few values.
@@ -258,6 +273,7 @@ class Figures:
     scheduled: int = 0
     events: int = 0
     children: int = 0
+    of_users: dict[str, str] = field(default_factory=dict)
     exits: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -286,6 +302,7 @@ class Figures:
             "runs by a schedule": f"{self.scheduled}",
             "events of runs": f"{self.events}",
             "runs called by nodes": f"{self.children}",
+            **self.of_users,
             "exits when stopped": exits or "none",
             "took": f"{self.seconds:.0f} s",
             "broken invariants": f"{len(self.problems)}",

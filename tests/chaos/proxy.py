@@ -109,6 +109,8 @@ class Proxy:
         claimed: When each v0 claim that gave out a state was sent and answered, by the state's id.
         closed: Routes whose requests are all answered 502; ``"any"`` for all of them.
         stored: When the state manager said that it has a checkpoint of a piece of work, with how many parts.
+        beats: When each heartbeat of a process came that the state manager answered, and when its answer was
+            delivered.
         followed: Requests that came on a connection that was to be cut under them, by route.
     """
 
@@ -123,6 +125,7 @@ class Proxy:
     claimed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     stored: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     closed: set[str] = field(default_factory=set)
+    beats: dict[int, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     followed: Counter[str] = field(default_factory=Counter)
     _answering_404: int = 0
     _failing: tuple[str, str, bytes] | None = None
@@ -182,6 +185,7 @@ class Proxy:
         try:
             with scope:
                 while (request := await _read(stream, buffer)) is not None:
+                    began = time.monotonic()
                     self._open[scope] = request
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_gone, stream, buffer, scope)
@@ -190,6 +194,9 @@ class Proxy:
                     if response is None:
                         break
                     await stream.send_all(response)
+                    if _route(request) == "heartbeat" and response.startswith(b"HTTP/1.1 200 "):
+                        pid = int(_json(request.body)["worker_id"].split(":")[-2])
+                        self.beats[pid].append((began, time.monotonic()))
                     self._open[scope] = None
                     if request.is_last:
                         break

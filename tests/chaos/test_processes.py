@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.campaign import survive
-from tests.chaos.plan import EVERY_FAULT, Fault, Plan
+from tests.chaos.plan import BY_USERS, EVERY_FAULT, Fault, Plan
 from tests.chaos.proxy import CUT_NEXT, KINDS
 
 pytestmark = pytest.mark.chaos
@@ -65,6 +65,7 @@ async def test_nothing_is_lost_with_three_state_managers(tmp_path: Path) -> None
         Fault.CLOCK: 1,
         Fault.PAUSE: 1,
         **dict.fromkeys(KINDS, 1),
+        **dict.fromkeys(BY_USERS, 1),
     }
     await survive(replace(EVERY_FAULT, faults=faults, managers=3), tmp_path)
 
