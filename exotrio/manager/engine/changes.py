@@ -39,7 +39,6 @@ from exotrio.manager.engine.states import (
     size_of,
 )
 from exotrio.manager.rules.lineage import is_further, split_groups
-from exotrio.manager.rules.template import Template
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.tallies import ANY_GRAPH, BUFFERED, WAITED, bucket_of, minute_of
 from exotrio.manager.store.transaction import Transaction
@@ -122,6 +121,7 @@ class Changes:
         self._unite_members: dict[tuple[int, int, bytes], int] = {}
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0] * len(_COUNTS))
         self._runs: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(_RUNS))
+        self._transitions: defaultdict[tuple[RunScope, int, str | None, str], int] = defaultdict(int)
         self._unite_counters: defaultdict[tuple[int, int], list[int]] = defaultdict(
             lambda: [0] * len(_UNITE_COUNTERS)
         )
@@ -205,6 +205,8 @@ class Changes:
         return self._virtual_times[node], self._shares[place]
 
     def _insert_rows(self) -> None:
+        if not self._gathered:
+            return
         rows, columns = self._rows, _COLUMNS
         limits = columns_of(self.tx, self._limit_keys) if self._limit_keys else {}
         if self._full_rows:
@@ -229,9 +231,7 @@ class Changes:
         self, run: RunScope, place: int, groups: str, old: str | None, new: str, states: int = 1
     ) -> None:
         """Count the transition of states of ``place`` from ``old`` (None: they are new) to ``new``."""
-        self.transition_uncounted(run.id, place, old, new, states)
-        if new in ENDED and new != old:
-            self.announce_final(run.template, place, new, states)
+        self._transitions[run, place, old, new] += states
         for target_state, target in split_groups(groups):
             counters = self._unite_counters[target_state, place]
             if new in _UNITE_COLUMN:
@@ -301,23 +301,6 @@ class Changes:
         """Keep a run from ending, as one more pending state would; -1: no longer."""
         self._runs[run][_RUN_COLUMN[CREATED]] += by
 
-    def transition_uncounted(
-        self, run_id: int, place: int, old: str | None, new: str, states: int = 1
-    ) -> None:
-        """Count a transition for its place and its run, but not for groups."""
-        counts = self._counts[run_id, place]
-        counts[_COLUMN[new]] += states
-        runs = self._runs[run_id]
-        runs[_RUN_COLUMN[new]] += states
-        if old is not None:
-            counts[_COLUMN[old]] -= states
-            runs[_RUN_COLUMN[old]] -= states
-
-    def announce_final(self, template: Template, place: int, status: str, states: int = 1) -> None:
-        """Count a status in which states stay, for the metrics."""
-        node = template.places[place]
-        self.effects.final[node.namespace, node.node_name, status] += states
-
     def touch(self, run: RunScope, target_state: int, target: int) -> None:
         """Let the group of a state be checked although nothing in it changed: nothing was created."""
         self._touched[target_state] = (run, target)
@@ -342,20 +325,23 @@ class Changes:
         self.checkpoints.apply(tx)
         self.calls.apply(tx)
         tx.insert("events", ("state", "at", "kind"), self._events)
-        tx.insert(
-            "unite_members",
-            ("target_state", "place", "path", "state"),
-            sorted((*key, seq) for key, seq in self._unite_members.items()),
-            "(target_state, place, path) DO UPDATE SET state = excluded.state",
-        )
+        if self._unite_members:
+            tx.insert(
+                "unite_members",
+                ("target_state", "place", "path", "state"),
+                sorted((*key, seq) for key, seq in self._unite_members.items()),
+                "(target_state, place, path) DO UPDATE SET state = excluded.state",
+            )
+        self._count_transitions()
         self._apply_to_places()
-        columns = "target_state", "place"
-        tx.insert(
-            "unite_counters",
-            (*columns, *_UNITE_COUNTERS),
-            sorted((*key, *deltas) for key, deltas in self._unite_counters.items() if any(deltas)),
-            _added("unite_counters", columns, _UNITE_COUNTERS),
-        )
+        if self._unite_counters:
+            columns = "target_state", "place"
+            tx.insert(
+                "unite_counters",
+                (*columns, *_UNITE_COUNTERS),
+                sorted((*key, *deltas) for key, deltas in self._unite_counters.items() if any(deltas)),
+                _added("unite_counters", columns, _UNITE_COUNTERS),
+            )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
         for gathered in (self._updates, self._freed, self._events, self._unite_members):
@@ -363,6 +349,19 @@ class Changes:
         for counters in (self._counts, self._runs, self._unite_counters, self._shares, self._newest):
             counters.clear()
         return touched
+
+    def _count_transitions(self) -> None:
+        for (run, place, old, new), states in self._transitions.items():
+            counts, runs = self._counts[run.id, place], self._runs[run.id]
+            counts[_COLUMN[new]] += states
+            runs[_RUN_COLUMN[new]] += states
+            if old is not None:
+                counts[_COLUMN[old]] -= states
+                runs[_RUN_COLUMN[old]] -= states
+            if new in ENDED and new != old:
+                node = run.template.places[place]
+                self.effects.final[node.namespace, node.node_name, new] += states
+        self._transitions.clear()
 
     def _apply_to_places(self) -> None:
         columns: tuple[str, ...] = ("run", "place")

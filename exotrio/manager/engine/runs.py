@@ -52,8 +52,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
         return WithEffects(None, NO_EFFECTS)
     if not run.pending:
         raise Conflict(f"the run {run_id} has already ended")
-    template = tx.template(run.template)
-    changes = Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
+    scope, changes = run.scope(tx), Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
     states = tx.execute(
         # A waiting state has the worker of its last claim.
         "SELECT seq, node_id, place, status, limits, lane, lease_until, event,"
@@ -63,8 +62,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
     ).fetchall()
     for state in states:
         # Without groups: no united node of this run will run any more.
-        changes.transition_uncounted(run.id, state["place"], state["status"], ERRORED)
-        changes.announce_final(template, state["place"], ERRORED)
+        changes.transition(scope, state["place"], "", state["status"], ERRORED)
     if run.pending > len(states):
         retry_notes.end(changes, run)
     tx.execute(
