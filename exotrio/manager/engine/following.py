@@ -23,6 +23,12 @@ MAX_COMPARED = 1_000_000
 """Values with which the conditions after all outputs of one outcome compare: nothing else writes then."""
 
 
+def is_followed(run: RunScope, state: State) -> bool:
+    """Whether there is something for ``Follow`` to do after a state."""
+    place = run.template.places[state.place]
+    return bool(place.next) or place.target
+
+
 def need_to_follow(run: RunScope, state: State) -> Need:
     """Return what ``Follow`` reads to create the next states of a state."""
     place = run.template.places[state.place]

@@ -29,7 +29,7 @@ from exotrio._wire.vocabulary import MAX_CALLS, ItemResult
 from exotrio.manager.engine.attempts import next_attempt, policy_of
 from exotrio.manager.engine.calls import with_too_many
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.following import Follow, need_to_follow
+from exotrio.manager.engine.following import Follow, is_followed, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
 from exotrio.manager.engine.slots import end_otherwise, free
@@ -93,8 +93,8 @@ def _record(
         if state is not None and _is_open(state, token) and owner in (None, state.owner)
     ]
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
-    executed = [state for state, item in accepted if isinstance(item, ExecutedItem)]
-    shared = read_shared(tx, (need_to_follow(state.scope(tx), state) for state in executed))
+    executed = [(state.scope(tx), state) for state, item in accepted if isinstance(item, ExecutedItem)]
+    shared = read_shared(tx, (need_to_follow(*each) for each in executed if is_followed(*each)))
     excess = with_too_many(
         tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
     )
@@ -118,9 +118,12 @@ def _record(
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
-        if not _is_open(state, token) and token == state.token and not _is_stuck(item):
-            late.append((state.seq, state.limits))
-        replies.append(_record_one(changes, shared, state, token, item))
+        if _is_open(state, token):
+            replies.append(_record_one(changes, shared, state, token, item))
+        else:
+            if token == state.token and not _is_stuck(item):
+                late.append((state.seq, state.limits))
+            replies.append(_refuse(tx, state, token, item))
         if item.logs and replies[-1].result is ItemResult.OK:
             logged[state.seq] = storable_logs(item.logs)
     # The nodes of states that ended otherwise have stopped, too.
@@ -144,19 +147,20 @@ def _to_keep_slots(tx: Transaction, accepted: Sequence[tuple[State, OutcomeItem]
     return tx.execute(which, (tx.items(sorted(stuck)),)).fetchall()
 
 
+def _refuse(view: View, state: State, token: str | None, item: OutcomeItem) -> ItemReply:
+    """Return the reply to an outcome that does not count, or no more."""
+    same = _is_recorded(state, item) and (token is None or token == state.token)
+    return ItemReply(
+        state_id=item.state_id,
+        result=ItemResult.DUPLICATE if same else ItemResult.STALE,
+        detail=None if same else _why_closed(state, token),
+        after_error=_after_error(state.scope(view), state, item, retried=state.status == RETRY_CREATED),
+    )
+
+
 def _record_one(
     changes: Changes, shared: Shared, state: State, token: str | None, item: OutcomeItem
 ) -> ItemReply:
-    if not _is_open(state, token):
-        same = _is_recorded(state, item) and (token is None or token == state.token)
-        return ItemReply(
-            state_id=item.state_id,
-            result=ItemResult.DUPLICATE if same else ItemResult.STALE,
-            detail=None if same else _why_closed(state, token),
-            after_error=_after_error(
-                state.scope(changes.tx), state, item, retried=state.status == RETRY_CREATED
-            ),
-        )
     run = state.scope(changes.tx)
     state.execution = item.trace
     if isinstance(item, ExecutedItem | PrunedItem):
@@ -233,12 +237,12 @@ def _why_closed(state: State, token: str | None) -> str:
 def _executed(changes: Changes, run: RunScope, state: State, shared: Shared, item: ExecutedItem) -> None:
     """Give the state its first output and create a sibling for each further one; states follow each."""
     tx = changes.tx
-    follow = Follow(changes, run, state, shared)
+    follow = Follow(changes, run, state, shared) if is_followed(run, state) else None
     above = state.path
     for index, output in enumerate(item.outputs or [{}]):
         seq = state.seq if index == 0 else tx.allocate()
         path = output_path(above, index)
-        error = follow.create(seq, output, path)
+        error = None if follow is None else follow.create(seq, output, path)
         status = NEXT_CREATED_ERROR if error else SUCCESS
         if index == 0:
             outputs = to_json(output).decode()
