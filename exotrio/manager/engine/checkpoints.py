@@ -57,6 +57,8 @@ class CheckpointChanges:
 
     def apply(self, tx: Transaction) -> dict[int, int]:
         """Write what was gathered; return the number of the checkpoint of each state that a value was for."""
+        if not (self._saved or self._moved or self._erased):
+            return {}
         sizes: dict[int, int | None] = {}
         stored = {
             seq: (row["token"], row["number"])

@@ -235,6 +235,8 @@ def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | No
     that learns that their nodes have stopped.
     """
     held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
+    if not held:
+        return
     together = Counter(pair for pair, _ in held)
     # One check of each lane is enough. If it is about several states, it is not in the row of one of them:
     # that one may be held again before a claim takes the check, and leaves the room of the others.
