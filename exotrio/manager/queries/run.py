@@ -15,7 +15,7 @@ from exotrio.manager.engine.unites import ran_before
 from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
 from exotrio.manager.queries.related import children_of, parent_of
-from exotrio.manager.queries.runs import run_size, summarize_run
+from exotrio.manager.queries.runs import run_size, status_of, summarize_run
 from exotrio.manager.queries.runtimes import Node
 from exotrio.manager.queries.state_times import waits_in_run
 from exotrio.manager.queries.waiting import event_reasons_in, reasons_in
@@ -209,7 +209,7 @@ def _average_times(view: View, run: Row) -> dict[str, Any]:
 def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEffects[dict[str, Any] | None]:
     """Return a run as ``show_run`` does, or None while it has not ended."""
     run = find_run(tx, namespace, run_id)
-    is_pending = summarize_run(run)["status"] == RunStatus.PENDING
+    is_pending = status_of(run) is RunStatus.PENDING
     return WithEffects(None if is_pending else _shown(tx, run), Effects(waits_for={run_id: math.inf}))
 
 
