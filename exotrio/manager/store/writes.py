@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from time import perf_counter
 from typing import Any
 
 import outcome
@@ -90,12 +88,9 @@ class CommitTimes:
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=MAX_TIMES)
 
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Measure the commit in the body, if it does not fail."""
-        began = perf_counter()
-        yield
-        self._seconds.append(perf_counter() - began)
+    def add(self, seconds: float) -> None:
+        """Add how long a commit took that wrote something and did not fail."""
+        self._seconds.append(seconds)
 
     @property
     def median_ms(self) -> float | None:

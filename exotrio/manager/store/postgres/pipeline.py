@@ -178,8 +178,8 @@ class Pipeline:
     def _receive(self) -> PGresult | None:
         """Return the next answer; None at the end of those to one statement."""
         pgconn = self._pgconn
-        unsent = pgconn.flush()
-        while unsent or pgconn.is_busy():
+        while pgconn.is_busy():
+            unsent = pgconn.flush()
             # The library would block other threads while it waits, and wait without a limit.
             poll = select.poll()
             poll.register(pgconn.socket, select.POLLIN | (select.POLLOUT if unsent else 0))
@@ -188,7 +188,6 @@ class Pipeline:
                     own.shutdown(socket.SHUT_RDWR)
                 raise psycopg.OperationalError(f"the server did not answer within {self.answer_timeout:g} s")
             pgconn.consume_input()
-            unsent = pgconn.flush()
         return pgconn.get_result()
 
     def _lost(self) -> psycopg.OperationalError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -173,8 +173,10 @@ class Writer:
             connection.settle()  # so that only the commit is measured as such
             is_changed = connection.total_changes != before
             try:
-                with self._context.commit_times.measured() if is_changed else nullcontext():
-                    connection.commit()
+                committing = time.perf_counter()
+                connection.commit()
+                if is_changed:
+                    self._context.commit_times.add(time.perf_counter() - committing)
             except UnknownCommit as error:
                 if not is_changed and isinstance(error.__cause__, psycopg.Error):
                     # There was nothing to commit.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from itertools import count
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import TypeVar
 
 import outcome
 
@@ -88,8 +89,10 @@ class Committer:
             has_written = self.connection.total_changes != changes
             self._watched.store()
             self._check()
-            with self.commit_times.measured() if has_written else nullcontext():
-                self.connection.execute("COMMIT")
+            began = perf_counter()
+            self.connection.execute("COMMIT")
+            if has_written:
+                self.commit_times.add(perf_counter() - began)
         except Exception as error:
             # Any error, not only SQLite's: if it ended the writer thread, no caller would get an answer.
             return self._failed([*writes, *expired], due, error)
@@ -185,17 +188,18 @@ class Committer:
         )
         write.waits = False
         self.connection.execute("SAVEPOINT use_case")
-        result: outcome.Outcome[Any] = outcome.capture(write.run, tx)
-        if isinstance(result, outcome.Error):
+        try:
+            write.result = outcome.Value(write.run(tx))
+        except BaseException as error:
             if not self.connection.in_transaction:
                 # SQLite rolled everything back already, so the whole group fails, and for this reason.
-                raise result.error
-            if isinstance(result.error, sqlite3.Error):
-                self._met_damage = _damage(result.error) or self._met_damage
-                result = outcome.Error(self._not_written(DatabaseError, result.error))
+                raise
+            write.result = outcome.Error(error)
+            if isinstance(error, sqlite3.Error):
+                self._met_damage = _damage(error) or self._met_damage
+                write.result = outcome.Error(self._not_written(DatabaseError, error))
             self.connection.execute("ROLLBACK TO use_case")
         self.connection.execute("RELEASE use_case")
-        write.result = result
 
     def _failed(self, writes: Sequence[Write], due: Collection[Topic], error: Exception) -> Commit:
         """Undo all of a commit. Writes that only wait continue to wait: nothing was announced to them."""
