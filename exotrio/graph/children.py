@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from exotrio._util.words import listed, suggestion
+from exotrio._util.words import listed, shortened, suggestion
 from exotrio.graph.conditions import UNKNOWN
-from exotrio.graph.node_model import GraphNodeModel, RunGraphModel
+from exotrio.graph.declaration import MAX_NAME, StoreConfigModel
+from exotrio.graph.node_model import GraphNodeModel
 from exotrio.graph.parts import GraphParts
 from exotrio.graph.values import root_of
 
@@ -22,19 +23,22 @@ def input_problems(
 ) -> Iterator[str]:
     """Yield what is wrong with the names of what a graph is given: keys of its store, and inputs of its first
     node. Of one without nodes only the name is known."""
-    root = root_of(nodes)
-    if root is None:
-        return
-    known = list(dict.fromkeys((*child.store_config.known_keys, *root.inputs)))
+    if (root := root_of(nodes)) is not None:
+        for problem, _ in given_problems(child.name, child.store_config, root.inputs, given):
+            yield problem
+
+
+def given_problems(
+    child: str, store: StoreConfigModel, inputs: Iterable[str], given: Collection[str]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield the same of a graph with this store and these inputs of its first node, and the name that each
+    problem is about, if it was given."""
+    known = list(dict.fromkeys((*store.known_keys, *inputs)))
     for name in given:
         if name not in known:
             hint = suggestion(name, known) or f": it takes {listed(known)}"
-            yield f"neither the store of graph {child.name!r} nor its first node has {name!r}{hint}"
-    for key in child.store_config.required_keys:
+            shown = shortened(name, MAX_NAME)
+            yield f"neither the store of graph {child!r} nor its first node has {shown!r}{hint}", name
+    for key in store.required_keys:
         if key not in given:
-            yield f"store key {key!r} of graph {child.name!r} is missing"
-
-
-def runs_graph(child: GraphParts, max_rounds: object) -> RunGraphModel:
-    """Return what the place declares; raise ValidationError if ``max_rounds`` is not a number of rounds."""
-    return RunGraphModel.model_validate({"name": child.name, "max_rounds": max_rounds})
+            yield f"store key {key!r} of graph {child!r} is missing", None

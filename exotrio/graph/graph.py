@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from exotrio._fields.models import HasOutputs, M
 from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
-from exotrio.graph.children import input_problems, outputs_of, runs_graph
+from exotrio.graph.children import input_problems, outputs_of
 from exotrio.graph.conditions import Condition
 from exotrio.graph.declaration import GRAPH_NODE, WAIT_NODE, CronTrigger
 from exotrio.graph.inputs import Inputs, models_of, node_name, unites_of
 from exotrio.graph.limits import Limit
-from exotrio.graph.node_model import GraphNodeModel, UnitesStrategyEnum
+from exotrio.graph.node_model import GraphNodeModel, RunGraphModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
 from exotrio.graph.parts import GraphParts, Parts, wrong_limits
 from exotrio.graph.references import AddedNode, OutputReference, StoreReference, node_of
@@ -226,8 +226,9 @@ class Graph(GraphParts):
                 problems.append("max_rounds= is only for a graph that runs itself")
             model = None
             try:
+                runs = {"name": child.name, "max_rounds": max_rounds} if child is not None else None
                 model = GraphNodeModel(
-                    graph=None if child is None else runs_graph(child, max_rounds),
+                    graph=None if runs is None else RunGraphModel.model_validate(runs),
                     node_name=node_name(node),
                     namespace=namespace or "",
                     identifier=name,

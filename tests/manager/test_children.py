@@ -320,7 +320,7 @@ async def test_an_unknown_graph_is_refused_and_so_are_values_that_it_does_not_ta
     await child(two.api)
     assert "store key 'k' of graph 'child' is missing" in await refusal(graph="child")
     given = {"k": "", "kk": ""}
-    assert "neither the store of graph 'child' nor its first node has it" in await refusal(
+    assert "neither the store of graph 'child' nor its first node has 'kk'" in await refusal(
         graph="child", inputs=given
     )
     assert "the graph would run itself without an end" in await refusal(graph="parent")

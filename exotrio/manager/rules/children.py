@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from exotrio._util.words import listed, shortened, suggestion
+from exotrio._util.words import shortened
 from exotrio.graph import MAX_NAME
+from exotrio.graph.children import given_problems
 from exotrio.manager.rules.edges import Shape
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.rules.template import Place, Template
@@ -44,17 +45,9 @@ def divided(given: Mapping[str, str], child: Template) -> tuple[dict[str, str], 
 
 def _given_problems(place: Place, child: Template) -> Iterator[Problem]:
     assert place.graph is not None
-    config = child.body.store_config
-    known = list(dict.fromkeys((*config.known_keys, *child.root.inputs)))
-    for name in place.inputs:
-        if name not in known:
-            hint = suggestion(name, known) or f": it takes {listed(known)}"
-            text = f"neither the store of graph {place.graph.name!r} nor its first node has it{hint}"
-            yield Problem(text, place.identifier, f"inputs.{shortened(name, MAX_NAME)}")
-    for key in config.required_keys:
-        if key not in place.inputs:
-            text = f"store key {key!r} of graph {place.graph.name!r} is missing"
-            yield Problem(text, place.identifier)
+    store, inputs = child.body.store_config, child.root.inputs
+    for text, name in given_problems(place.graph.name, store, inputs, place.inputs):
+        yield Problem(text, place.identifier, name and f"inputs.{shortened(name, MAX_NAME)}")
 
 
 def _certain(shape: Shape) -> set[str]:
