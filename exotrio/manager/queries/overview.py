@@ -24,9 +24,9 @@ from exotrio.manager.queries.runs import newest_runs, summarize_run
 from exotrio.manager.queries.runtimes import Offers, live_v0_runtimes, offered, runtimes_of, unserved
 from exotrio.manager.queries.trends import Trend, trend
 from exotrio.manager.queries.versions import list_versions, without_ended
+from exotrio.manager.store.clock import DAY_MS
 from exotrio.manager.store.view import View
 
-DAY_MS = 86_400_000
 COUNTS = ("waiting", "for_event", "running", "buffered", "reporting")
 """Counts of a ``Backlog``."""
 

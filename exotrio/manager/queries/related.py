@@ -11,10 +11,10 @@ from exotrio._wire.runs import FAILURE, RelatedRun
 from exotrio.manager.engine.runs import RUNS
 from exotrio.manager.queries.runs import status_of
 from exotrio.manager.rules.template import Template
+from exotrio.manager.store.clock import DAY_MS
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
 
-DAY_MS = 86_400_000
 MAX_UNSTARTED = 5
 """Entries of either kind of ``Checkup.unstarted``."""
 MAX_SHOWN = 100

@@ -16,10 +16,11 @@ from exotrio.manager.queries.load import (
     nodes_of,
     performance,
 )
-from exotrio.manager.queries.overview import DAY_MS, current
+from exotrio.manager.queries.overview import current
 from exotrio.manager.queries.runs import newest_runs, read_run
 from exotrio.manager.queries.runtimes import live_v0_runtimes, unserved
 from exotrio.manager.queries.trends import trend
+from exotrio.manager.store.clock import DAY_MS
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.pages.trends import TREND, show_trend, span_of

@@ -9,6 +9,7 @@ from exotrio.manager.queries.load import count_held, states_held
 from exotrio.manager.queries.runtimes import disagreements, list_stops, progress_of, v0_runtimes
 from exotrio.manager.queries.states import show_states
 from exotrio.manager.queries.versions import list_versions
+from exotrio.manager.store.clock import DAY_MS
 from exotrio.manager.store.view import View
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 
@@ -16,7 +17,6 @@ STATES_SHOWN = 200
 """States of all runtimes, or of the one in the address, longest held first."""
 
 STOPS_SHOWN = 50
-DAY_MS = 86_400_000
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
