@@ -183,8 +183,9 @@ def raise_numbers(connection: Connection) -> None:
     lock_tables(connection)
     connection.execute(
         "SELECT setval(sequence, greatest(pg_sequence_last_value(sequence), ?) + ?) FROM"
-        " (SELECT pg_get_serial_sequence(table_name, column_name)::regclass AS sequence FROM"
-        " information_schema.columns WHERE table_schema = current_schema() AND is_identity = 'YES') AS known",
+        " (SELECT pg_get_serial_sequence(attrelid::regclass::text, attname)::regclass AS sequence"
+        " FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+        " WHERE relnamespace = current_schema()::regnamespace AND attidentity <> '') AS known",
         (number_at(wall_clock()), GAP),
     ).fetchall()
 
