@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from tests.browser.chromium import INSTALL
 from tests.support import postgres
 
 TESTS = Path(__file__).parent
+# In memory, if there is much room: no commit waits for a disk that all tests share.
+if postgres.has_room_in_memory() and "TMPDIR" not in os.environ:
+    tempfile.tempdir = os.environ["TMPDIR"] = str(postgres.MEMORY)
 SDK_NEEDS = "They need Python >= 3.12 with venv and pip, and a package index that can be reached."
 
 

@@ -486,10 +486,13 @@ class _Process:
             return self._process.stdout.readline().strip()
 
 
+def has_room_in_memory() -> bool:
+    """Say whether files can be kept there: then no commit waits for a disk that all tests share."""
+    return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MIN_MEMORY
+
+
 def _new_folder() -> Path:
-    # In memory, if there is much room: then no commit waits for a disk that all tests share.
-    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MIN_MEMORY
-    folder = Path(tempfile.mkdtemp(prefix="exotrio-postgres-", dir=MEMORY if has_room else None))
+    folder = Path(tempfile.mkdtemp(prefix="exotrio-postgres-", dir=MEMORY if has_room_in_memory() else None))
     if USER:
         shutil.chown(folder, USER)
     return folder
