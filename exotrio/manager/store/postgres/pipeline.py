@@ -122,7 +122,11 @@ class Pipeline:
         error: psycopg.Error | None = None
         try:
             self._pgconn.pipeline_sync()
-            for answer in self._answers():
+            while (answer := self._receive()) is None or answer.status != ExecStatus.PIPELINE_SYNC:
+                if answer is None:  # the end of the answer to one statement
+                    if self._pgconn.status != ConnStatus.OK:
+                        raise self._lost()
+                    continue
                 # A pooler that loses its server adds one more error to the last one of the server.
                 item = queue.popleft() if queue else None
                 if answer.status in _DONE:
@@ -163,17 +167,6 @@ class Pipeline:
         names = tuple([answer.fname(number) for number in range(answer.nfields)])
         self._transformer.set_pgresult(answer)
         return self._transformer.load_rows(0, answer.ntuples, row_class(names))
-
-    def _answers(self) -> Iterator[PGresult]:
-        """Yield the answers to what was sent, as they come."""
-        while self._pgconn.status == ConnStatus.OK:
-            answer = self._receive()
-            if answer is None:
-                continue  # the end of the answer to one statement
-            if answer.status == ExecStatus.PIPELINE_SYNC:
-                return
-            yield answer
-        raise self._lost()
 
     def _receive(self) -> PGresult | None:
         """Return the next answer; None at the end of those to one statement."""
