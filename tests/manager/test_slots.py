@@ -74,6 +74,37 @@ async def counted(manager: Manager, table: str, which: str = "true") -> int:
     return int(row[0])
 
 
+async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_states(
+    two: tuple[Manager, Manager],
+) -> None:
+    first, second = two
+    await start(first, limited(), runs=5, at_most=1)
+    (held,) = await claim(first.api)
+    await first.service.store.write(remove_limit, "tests", LIMIT, force=True)
+    assert ok(await first.api.native("GET", "limits")) == {"limits": []}
+    (other,) = await claim(second.api, {A: 1})
+    await Flow(first.api, "graph").trigger()
+    await set_to(second, at_most=2)
+    assert await claim(first.api) == [], "the two that run count"
+    shown = ok(await first.api.native("GET", f"limit/{LIMIT}"))
+    assert (shown["held"], shown["waiting"]) == (2, 4)
+    assert shown["created_at"] == shown["updated_at"]
+    await report(first.api, executed_item(held), executed_item(other))
+    assert len(await claim(first.api)) == 2
+
+
+async def test_a_deleted_limit_leaves_nothing_once_no_state_has_it(manager: Manager) -> None:
+    flow = await start(manager, limited(), at_most=1)
+    (held,) = await claim(manager.api)
+    ok(await manager.api.put_graph(flow.graph, manager.api.body([place("a")])), 201)
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=False)
+    assert await counted(manager, "limits") == 1, "a state holds it"
+    await report(manager.api, executed_item(held))
+    await set_to(manager, "another", at_most=1)
+    assert await counted(manager, "limits", f"name = '{LIMIT}'") == 0
+    assert await counted(manager, "slots", "limit_id NOT IN (SELECT id FROM limits)") == 0
+
+
 async def test_no_more_states_are_held_than_a_limit_says(two: tuple[Manager, Manager]) -> None:
     first, second = two
     await start(first, limited(), runs=5, at_most=2)
@@ -668,19 +699,17 @@ async def test_starts_count_for_long_enough_when_the_period_becomes_shorter(
     assert len(await claim(manager.api)) == 1
 
 
-async def test_a_limit_that_is_made_again_holds_for_new_states(manager: Manager) -> None:
-    await start(manager, limited(), runs=1, at_most=1)
-    await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)
-    await start_more(manager, 1)
-    assert len(await claim(manager.api)) == 2
+async def test_a_limit_that_is_made_again_holds_for_runs_of_earlier_versions(manager: Manager) -> None:
+    flow = await start(manager, place("a", "b"), limited("b"), runs=3, at_most=1)
+    ok(await manager.api.put_graph(flow.graph, manager.api.body([place("a", "b"), place("b")])), 201)
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=False)
+    assert await counted(manager, "limits") == 0
     await set_to(manager, at_most=1)
-    await start_more(manager, 3)
-    [state] = await claim(manager.api)
-    assert await claim(manager.api) == []
-    await report(manager.api, executed_item(state))
-    [state] = await claim(manager.api)
-    await report(manager.api, executed_item(state))
-    assert len(await claim(manager.api)) == 1
+    await report(manager.api, *map(executed_item, await claim(manager.api)))
+    for _ in range(3):
+        [state] = await claim(manager.api, {B: 10})
+        assert await claim(manager.api, {B: 10}) == []
+        await report(manager.api, executed_item(state))
 
 
 async def test_the_number_of_statements_does_not_grow_with_the_states_of_a_limit(manager: Manager) -> None:

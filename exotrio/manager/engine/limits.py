@@ -15,7 +15,7 @@ from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange, limit_text
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import LimitModel
-from exotrio.manager.engine.slots import check_all_keys, keep_starts
+from exotrio.manager.engine.slots import IS_HELD, check_all_keys, keep_starts
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.store.driver import Row
@@ -24,6 +24,8 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 MAX_IN_NAMESPACE = 1_000
+IS_LIMIT = "(at_most IS NOT NULL OR starts IS NOT NULL)"
+"""Whether a row of ``limits`` is one: it limits nothing if it was deleted, while graphs or states name it."""
 MAX_ANNOUNCED = 20_000
 """Waiting states of a changed limit whose nodes are announced, as in ``engine.pausing``."""
 
@@ -31,9 +33,7 @@ MAX_ANNOUNCED = 20_000
 def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -> WithEffects[None]:
     if not name or not namespace.strip():
         raise InvalidRequest("a limit and its namespace need a name")
-    row = tx.row(
-        f"SELECT * FROM limits WHERE namespace = ? AND name = ?{tx.for_update('limits')}", (namespace, name)
-    )
+    row = _row_of(tx, namespace, name, tx.for_update("limits"))
     try:
         limit = change.of(name, None if row is None else model_of(row))
     except ValidationError as error:
@@ -54,8 +54,12 @@ def declare_limits(
 
 
 def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> WithEffects[list[str]]:
-    """Delete a limit, and return the graphs that name it; without ``force``, these are a reason to refuse."""
-    row = find_limit(tx, namespace, name, lock=tx.for_update("limits"))
+    """Delete a limit, and return the graphs that name it; without ``force``, these are a reason to refuse.
+
+    While graphs or waiting states name it, or states hold it, its row stays, and limits nothing: if the limit
+    is made again, all of these take part again.
+    """
+    limit = find_limit(tx, namespace, name, lock=tx.for_update("limits"))["id"]
     graphs = graphs_naming(tx, namespace, name)
     if not force:
         if graphs:
@@ -63,30 +67,56 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
                 f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
                 "without it first, or force its deletion (--force, or force=True): nothing limits them then"
             )
-        if _is_named_by_waiting_states(tx, row["id"]):
+        if _is_named_by_waiting_states(tx, limit):
             raise Conflict(
                 f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
                 "they have run, or force its deletion (--force, or force=True): nothing limits them then"
             )
-    effects = _reopen(tx, row["id"])
-    tx.execute("DELETE FROM limits WHERE id = ?", (row["id"],))
-    tx.execute("DELETE FROM starts WHERE limit_id = ?", (row["id"],))
+    effects = _reopen(tx, limit)
+    tx.execute("UPDATE limits SET at_most = NULL, starts = NULL, period_ms = NULL WHERE id = ?", (limit,))
+    tx.execute("DELETE FROM starts WHERE limit_id = ?", (limit,))
     tx.record("limit.delete", namespace, name)
+    _drop_unnamed(tx, namespace)
     return WithEffects(graphs, effects)
+
+
+def _drop_unnamed(tx: Transaction, namespace: str) -> None:
+    """Delete the rows of limits that were deleted, and that nothing names or holds any more."""
+    rows = tx.execute(
+        f"SELECT id, name, EXISTS (SELECT 1 FROM slots WHERE limit_id = limits.id AND {IS_HELD}) AS is_held"
+        # A claim may have locked others, and wait for one of these.
+        f" FROM limits WHERE namespace = ? AND NOT {IS_LIMIT} ORDER BY id{tx.skip_locked('limits')}",
+        (tx.now_ms, namespace),
+    ).fetchall()
+    named = set[str]().union(*named_by_graphs(tx, namespace).values()) if rows else set()
+    unnamed = [
+        row["id"]
+        for row in rows
+        if not row["is_held"] and row["name"] not in named and not _is_named_by_waiting_states(tx, row["id"])
+    ]
+    for table, column in (("slots", "limit_id"), ("limits", "id")) if unnamed else ():
+        tx.execute(f"DELETE FROM {table} WHERE {tx.any_of(column)}", (tx.items(unnamed),))
 
 
 def find_limit(view: View, namespace: str, name: str, *, lock: str = "") -> Row:
     """Return a limit; raise NotFound if there is none."""
-    row = view.row(f"SELECT * FROM limits WHERE namespace = ? AND name = ?{lock}", (namespace, name))
+    row = _row_of(view, namespace, name, lock)
     if row is None:
         hint = suggestion(name, ids_of_limits(view, namespace))
         raise NotFound(f"there is no limit {name!r} in namespace {namespace!r}{hint}")
     return row
 
 
+def _row_of(view: View, namespace: str, name: str, lock: str) -> Row | None:
+    named = f"SELECT * FROM limits WHERE namespace = ? AND name = ? AND {IS_LIMIT}{lock}"
+    return view.row(named, (namespace, name))
+
+
 def ids_of_limits(view: View, namespace: str) -> dict[str, int]:
     """Return the ids of the limits of a namespace, by name and in that order."""
-    rows = view.execute("SELECT name, id FROM limits WHERE namespace = ? ORDER BY name", (namespace,))
+    rows = view.execute(
+        f"SELECT name, id FROM limits WHERE namespace = ? AND {IS_LIMIT} ORDER BY name", (namespace,)
+    )
     return dict(map(tuple, rows))
 
 
@@ -140,13 +170,14 @@ def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
         "INSERT INTO limits (namespace, name, at_most, starts, period_ms, created_at, updated_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"
         " at_most = excluded.at_most, starts = excluded.starts, period_ms = excluded.period_ms,"
-        " updated_at = excluded.updated_at"
+        " updated_at = excluded.updated_at, created_at = CASE WHEN limits.at_most IS NULL"
+        " AND limits.starts IS NULL THEN excluded.created_at ELSE limits.created_at END"
         " RETURNING id",
         (namespace, limit.name, *values, tx.now_ms, tx.now_ms),
     ).fetchall()
-    count = tx.one("SELECT count(*) AS count FROM limits WHERE namespace = ?", (namespace,))["count"]
-    if count > MAX_IN_NAMESPACE:
+    if len(ids_of_limits(tx, namespace)) > MAX_IN_NAMESPACE:
         raise Conflict(f"a namespace has at most {MAX_IN_NAMESPACE:,} limits: use one with keys instead")
+    _drop_unnamed(tx, namespace)
     return _reopen(tx, stored[0]["id"])
 
 

@@ -33,7 +33,8 @@ A state that was let in, and ends without being claimed, leaves a check, too.
 A check says "look at this lane", not "let one in": a check too many lets no state in. The commit that
 leaves a check announces the nodes of the limit, so that claims that wait look at once. The row of a node has
 the limits that its places ever named (``store.limited_nodes``): claims of other nodes do not look for checks.
-A limit that was deleted has room for all.
+A limit that was deleted has room for all. Its row stays while it is named, so that it has the same id if it
+is made again.
 
 **Rates.** ``starts`` counts claims in sixtieths of the period. A start is possible while the sum over the
 last period, including the whole of its oldest part, is below the limit: so no window of that length has more.
@@ -362,7 +363,7 @@ def keep_starts(tx: Transaction, limit: int, old_ms: int, new_ms: int) -> None:
 
 def columns_of(tx: Transaction, states: Mapping[int, tuple[int, Mapping[str, str]]]) -> dict[int, str]:
     """Return the column ``limits`` of new states by number. Each is given as its run, and the names of its
-    limits with their keys. A limit that was deleted, although the graph names it, is left out."""
+    limits with their keys."""
     ids = {
         (run, name): limit
         for run, name, limit in tx.execute(

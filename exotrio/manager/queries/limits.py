@@ -19,7 +19,7 @@ from exotrio._wire.limits import (
     LimitWait,
 )
 from exotrio.manager.engine.lanes import keys_after
-from exotrio.manager.engine.limits import find_limit, named_by_graphs
+from exotrio.manager.engine.limits import IS_LIMIT, find_limit, named_by_graphs
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
@@ -48,7 +48,9 @@ _IN_LANES = "FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane 
 
 def list_limits(view: View, namespace: str) -> list[LimitInfo]:
     """Return the limits of a namespace, by name."""
-    rows = view.execute("SELECT * FROM limits WHERE namespace = ? ORDER BY name", (namespace,)).fetchall()
+    rows = view.execute(
+        f"SELECT * FROM limits WHERE namespace = ? AND {IS_LIMIT} ORDER BY name", (namespace,)
+    ).fetchall()
     return [LimitInfo(**fields) for fields in _fields_of_info(view, namespace, rows)]
 
 
@@ -274,7 +276,9 @@ def count_states(
 
 def load_of_limits(view: View, limit: int) -> dict[tuple[str, str], tuple[int, int]]:
     """Return how many states hold the oldest limits of all namespaces, and how many wait for each."""
-    rows = view.execute("SELECT id, namespace, name FROM limits ORDER BY id LIMIT ?", (limit,)).fetchall()
+    rows = view.execute(
+        f"SELECT id, namespace, name FROM limits WHERE {IS_LIMIT} ORDER BY id LIMIT ?", (limit,)
+    ).fetchall()
     held, waiting = count_states(view, {row["namespace"] for row in rows}, [row["id"] for row in rows])
     return {
         (row["namespace"], row["name"]): (held.get(row["id"], (0, 0))[0], waiting.get(row["id"], 0))

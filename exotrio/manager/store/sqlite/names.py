@@ -25,7 +25,9 @@ _QUERIES: dict[Kind, str] = {
     " WHERE namespace BETWEEN :first AND :last ORDER BY namespace LIMIT :limit",
     "graph": f"SELECT name, '' FROM graphs {_BY_NAME}",
     "node": f"SELECT name, runtime_name FROM nodes {_BY_NAME}",
-    "limit": f"SELECT name, '' FROM limits {_BY_NAME}",
+    # Without those that were deleted (engine.limits).
+    "limit": "SELECT name, '' FROM (SELECT * FROM limits WHERE coalesce(at_most, starts) IS NOT NULL)"
+    f" {_BY_NAME}",
     "run": "SELECT run_id, graphs.name || ', ' || CASE WHEN pending THEN 'PENDING' WHEN errored THEN 'FAILED'"
     " ELSE 'SUCCESS' END || strftime(', %Y-%m-%d %H:%M', runs.created_at / 1000, 'unixepoch')"
     " FROM runs JOIN graphs ON graphs.id = runs.graph WHERE run_id BETWEEN :first AND :last"
