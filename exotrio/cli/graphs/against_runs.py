@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -65,9 +65,10 @@ def lines_of(check: ReleaseCheck, namespace: str) -> Iterator[str]:
     for broken in check.broken:
         yield _headline(broken, namespace)
         yield f"  {broken.change}"
-    more = f"of the {plural(check.checked, 'oldest run')}" if check.is_more else f"of {_runs(check.checked)}"
+    compared = plural(check.checked, "oldest run" if check.is_more else "run")
+    of = "of the" if check.is_more else "of"
     if check.checked:
-        yield f"{check.runs or 'none'} {more} in flight with a node that changed would break"
+        yield f"{check.runs or 'none'} {of} {compared} in flight with a node that changed would break"
     else:
         yield f"no run in flight of namespace {namespace} has a node that changed"
 
@@ -76,14 +77,7 @@ def _headline(broken: BrokenRuns, namespace: str) -> str:
     graph = broken.graph + f" of namespace {broken.namespace}" * (broken.namespace != namespace)
     at = listed(map(repr, broken.change.places))
     would = "would break" if broken.change.certain else "may break"
-    return f"{_runs(broken.runs)} of graph {graph} {would} at {at}: {_ids(broken.run_ids, broken.runs)}"
-
-
-def _runs(count: int) -> str:
-    return plural(count, "run")
-
-
-def _ids(run_ids: Sequence[str], count: int) -> str:
-    shown = [run_id[:SHOWN_OF_ID] for run_id in run_ids[:MAX_SHOWN]]
-    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
-    return ", ".join(shown) + more
+    shown = [run_id[:SHOWN_OF_ID] for run_id in broken.run_ids[:MAX_SHOWN]]
+    more = f" and {broken.runs - len(shown):,} more" if broken.runs > len(shown) else ""
+    runs = plural(broken.runs, "run")
+    return f"{runs} of graph {graph} {would} at {at}: {', '.join(shown)}{more}"
