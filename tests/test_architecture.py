@@ -159,7 +159,8 @@ def imports(module: str, *, late: bool) -> frozenset[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 names.add(inner if inner in MODULES else node.module)
-        waiting.extend(ast.iter_child_nodes(node))
+        # No expression holds an import, and most of a tree is expressions.
+        waiting.extend(each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.expr))
     return frozenset(names)
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import keys, latency, postgres, programs, starting, stock, stop, throughput
+from tests.bench import keys, latency, postgres, programs, starting, stock, stop, throughput, waiting
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
@@ -55,6 +55,8 @@ def test_each_case_gives_figures(
         monkeypatch.setattr(keys, "ENGINES", ["SQLite"])
         monkeypatch.setattr(keys, "COUNTS", [2])
         monkeypatch.setattr(keys, "server", lambda db: nullcontext((servers[False], os.getpid())))
+    monkeypatch.setattr(waiting, "CHILD_RUNS", 1)
+    monkeypatch.setattr(waiting, "SWEEPS", 1)
     for module in SERVED:
         monkeypatch.setattr(
             module, "apart", lambda folder, *options: nullcontext(servers["--v0-only" in options])

@@ -189,7 +189,7 @@ async def test_a_runtime_until_drained_runs_what_is_pinned_to_it_and_stops_once_
         assert (await manager.wait(first)).status is DONE
         await trio.sleep(60)
         assert old.phase is Phase.RUNNING, "the next run of the graph would need it"
-        waits = (await manager.trigger("graph", start_delay=600_000))["run_id"]
+        waits = (await manager.trigger("graph", start_delay=240_000))["run_id"]
         async with running(transport, *two, version="2", registered=True):
             await manager.upsert_graph(graph_of("graph", two, "2"))
             await manager.upsert_graph(graph_of("any", two))
