@@ -42,15 +42,12 @@ class AsyncioLoop:
 
     Args:
         loop: Another thread, or a Trio task, runs it.
-        stuck: Counts the calls that do not end when they are cancelled.
-        changed: Called when ``blocked`` changed.
+        stuck: Counts the calls that do not end when they are cancelled. Its ``changed`` is called when
+            ``blocked`` changed, too.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, stuck: StuckNodes, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stuck: StuckNodes) -> None:
         self._stuck = stuck
-        self._changed = changed
         self._token = trio.lowlevel.current_trio_token()
         self._loop = loop
         self._loop.set_default_executor(DaemonExecutor())
@@ -117,7 +114,7 @@ class AsyncioLoop:
                 "the asyncio loop is blocked, by %s or another node: none is begun in it until it runs again",
                 call.execution,
             )
-            self._changed()
+            self._stuck.changed()
         call.abandon(self._stuck)
         return False
 
@@ -127,7 +124,7 @@ class AsyncioLoop:
             self._unreached.discard(call)
             if not self._unreached:
                 log.info("the asyncio loop runs again")
-            self._changed()
+            self._stuck.changed()
 
 
 class AsyncioThread(AsyncioLoop):
@@ -136,10 +133,8 @@ class AsyncioThread(AsyncioLoop):
     If one of ``nodes`` blocks the loop, that is logged.
     """
 
-    def __init__(
-        self, stuck: StuckNodes, changed: Callable[[], None], nodes: Iterable[type[BaseNode]] = ()
-    ) -> None:
-        super().__init__(asyncio.new_event_loop(), stuck, changed)
+    def __init__(self, stuck: StuckNodes, nodes: Iterable[type[BaseNode]]) -> None:
+        super().__init__(asyncio.new_event_loop(), stuck)
         self._watch = LoopWatch(
             nodes,
             "the asyncio loop",
@@ -171,7 +166,7 @@ class AsyncioThread(AsyncioLoop):
         for call in list(self._calls):
             call.end_with_loop()
         self._thread_over.set()
-        self._changed()
+        self._stuck.changed()
 
     # -- in the asyncio thread
 

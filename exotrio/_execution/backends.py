@@ -98,7 +98,6 @@ class AsyncioBackend(LocalBackend):
         self._stuck = StuckNodes(
             max_stuck=max_stuck, kind="asyncio nodes", where="in the asyncio loop", changed=changed
         )
-        self._changed = changed
         self._thread: AsyncioThread | None = None
 
     @property
@@ -115,5 +114,5 @@ class AsyncioBackend(LocalBackend):
 
         execution.elsewhere = True
         if self._thread is None or self._thread.ended:
-            self._thread = AsyncioThread(self._stuck, self._changed, self._nodes)
+            self._thread = AsyncioThread(self._stuck, self._nodes)
         return await self._thread.call(execute, execution)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -135,9 +136,10 @@ class NativeLink:
                 ended[index] = claim, report
         settlements: dict[int, Settlement] = {}
         if ended:
-            settlements |= await send_or_shorten(self._deliver, ended)
+            settlements |= await send_or_shorten(partial(self._deliver, "outcomes", b"[%s]"), ended)
         if released:
-            settlements |= await send_or_shorten(self._release, released)
+            send = partial(self._deliver, "release", b'{"states":[%s]}')
+            settlements |= await send_or_shorten(send, released)
         if unleased:
             results = await self._v0.report(list(unleased.values()))
             settlements |= zip(unleased, results, strict=True)
@@ -298,22 +300,17 @@ class NativeLink:
             return None
         return Exchanged([settle_failure(error)] * len(items), too_slow=isinstance(error, ResponseTooSlow))
 
-    async def _deliver(self, items: Mapping[int, tuple[Claim, Outcome]]) -> dict[int, Settlement]:
+    async def _deliver(
+        self, route: str, frame: bytes, items: Mapping[int, tuple[Claim, Report]]
+    ) -> dict[int, Settlement]:
         settlements: dict[int, Settlement] = {}
         encoded: list[BatchItem] = []
-        for index, (claim, outcome) in items.items():
+        for index, (claim, report) in items.items():
             try:
-                encoded.append(BatchItem(index, claim.state_id, item_of(claim, outcome)))
+                encoded.append(BatchItem(index, claim.state_id, item_of(claim, report)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
-        return settlements | await deliver(self._http, self._path("outcomes"), encoded, b"[%s]")
-
-    async def _release(self, items: Mapping[int, tuple[Claim, Released]]) -> dict[int, Settlement]:
-        encoded = [
-            BatchItem(index, claim.state_id, item_of(claim, released))
-            for index, (claim, released) in items.items()
-        ]
-        return await deliver(self._http, self._path("release"), encoded, b'{"states":[%s]}')
+        return settlements | await deliver(self._http, self._path(route), encoded, frame)
 
 
 class _ClaimReply(BaseModel):

@@ -113,7 +113,7 @@ async def heartbeat(
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
     """
-    handler = HeartbeatHandler(ledger=ledger, stop=stop, options=options, link=link)
+    handle = partial(_handle, ledger, stop, options, link)
     new_sender = partial(
         HeartbeatSender,
         runtime_link=link,
@@ -124,9 +124,7 @@ async def heartbeat(
         stop_report=stop_report,
     )
     if open_own_link is None:
-        sender = new_sender(
-            link=link, clock=ledger.now, deliver=handler.handle, max_interval=INTERVAL_IN_PROCESS
-        )
+        sender = new_sender(link=link, clock=ledger.now, deliver=handle, max_interval=INTERVAL_IN_PROCESS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender.run)
             try:
@@ -139,7 +137,7 @@ async def heartbeat(
         sender = new_sender(
             link=own_link,
             clock=lambda: time.monotonic() + ledger.asleep(),
-            deliver=partial(thread.call_back, handler.handle),
+            deliver=partial(thread.call_back, handle),
             loop_lag=loop_lag,
         )
 
@@ -150,48 +148,46 @@ async def heartbeat(
         await thread.run(body, sender.end)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatHandler:
-    """Does what answers say. Lives in the runtime's loop."""
-
-    ledger: Ledger
-    stop: Stop
-    options: Options
-    link: Link
-
-    def handle(self, renewed: Renewed, answer: HeartbeatAnswer | None, age: Callable[[], float]) -> None:
-        """Enter renewed leases, end states that were lost or cancelled, release those that wait for busy
-        workers, obey commands. See ``Deliver``."""
-        ledger = self.ledger
-        for held, claim, runs in renewed:
-            held.announced = held.announced or (runs and held.claim is claim)
-        if answer is None:
-            # Replaced by one that speaks v0 only, which does not renew the leases that workers wait for.
-            for held, _, _ in renewed:
-                if ledger.lapsed(held) and not held.begun:
-                    ledger.lose(held, Stopping.LEASE_LOST)
-            ledger.notify()
-            return
-        ledger.ttl = answer.ttl
-        for (held, claim, _), result in zip(renewed, answer.results, strict=True):
-            if held.claim is not claim:
-                continue  # it was claimed again meanwhile: this is about the lease before
-            if result is not HeartbeatResult.OK:
-                ledger.lose(held, _WHY[result], keeps_slots=claim.state_id in answer.to_release)
-            elif answer.ttl is None:
-                held.lease_until = math.inf
-            else:
-                held.lease_until = ledger.now() - age() + answer.ttl
-        ledger.release_overdue(self.options.workers)
-        ledger.notify()  # for workers that wait to learn whether a lease was renewed
-        if "register" in answer.commands:
-            self.link.register_again()
-        if "drain" in answer.commands and not self.stop.requested:
-            log.warning("the state manager asks this runtime to drain")
-            self.stop.request(self.options.shutdown_grace, DRAIN_COMMAND)
-        if "drained" in answer.commands and not self.stop.requested:
-            log.info("nothing needs the version of this runtime any more: it stops")
-            self.stop.request(self.options.shutdown_grace, "nothing needs its version any more")
+def _handle(
+    ledger: Ledger,
+    stop: Stop,
+    options: Options,
+    link: Link,
+    renewed: Renewed,
+    answer: HeartbeatAnswer | None,
+    age: Callable[[], float],
+) -> None:
+    """Do what an answer says, in the runtime's loop: enter renewed leases, end states that were lost or
+    cancelled, release those that wait for busy workers, obey commands. See ``Deliver``."""
+    for held, claim, runs in renewed:
+        held.announced = held.announced or (runs and held.claim is claim)
+    if answer is None:
+        # Replaced by one that speaks v0 only, which does not renew the leases that workers wait for.
+        for held, _, _ in renewed:
+            if ledger.lapsed(held) and not held.begun:
+                ledger.lose(held, Stopping.LEASE_LOST)
+        ledger.notify()
+        return
+    ledger.ttl = answer.ttl
+    for (held, claim, _), result in zip(renewed, answer.results, strict=True):
+        if held.claim is not claim:
+            continue  # it was claimed again meanwhile: this is about the lease before
+        if result is not HeartbeatResult.OK:
+            ledger.lose(held, _WHY[result], keeps_slots=claim.state_id in answer.to_release)
+        elif answer.ttl is None:
+            held.lease_until = math.inf
+        else:
+            held.lease_until = ledger.now() - age() + answer.ttl
+    ledger.release_overdue(options.workers)
+    ledger.notify()  # for workers that wait to learn whether a lease was renewed
+    if "register" in answer.commands:
+        link.register_again()
+    if "drain" in answer.commands and not stop.requested:
+        log.warning("the state manager asks this runtime to drain")
+        stop.request(options.shutdown_grace, DRAIN_COMMAND)
+    if "drained" in answer.commands and not stop.requested:
+        log.info("nothing needs the version of this runtime any more: it stops")
+        stop.request(options.shutdown_grace, "nothing needs its version any more")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -120,7 +120,7 @@ class TrioHostedLoop(AsyncioLoop):
         stuck = StuckNodes(
             max_stuck=10**9, kind="asyncio nodes", where="in the asyncio loop", changed=lambda: None
         )
-        super().__init__(self._hosted, stuck, lambda: None)
+        super().__init__(self._hosted, stuck)
         self._stepped = trio.Event()
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
