@@ -460,6 +460,21 @@ def test_a_graph_that_is_named_by_another_one_of_its_file_is_applied_before_that
     fails(cli("graph", "apply", "one.json"), 3, "there is no graph 'tolt' in namespace", "store it first")
 
 
+def test_a_limit_that_a_graph_changes_is_said_with_its_values(cli: Cli, running: Server) -> None:
+    cli.at(running)
+
+    def apply(name: str, at_most: int) -> str:
+        limits = [{"name": "shared-by-two", "at_most": at_most}]
+        return cli("graph", "apply", cli.write("l.json", fan(name=name, limits=limits)), code=0).err
+
+    assert "shared-by-two" not in apply("one-limit", 3)
+    assert "shared-by-two" not in apply("other-limit", 3)
+    changed = "limit shared-by-two is changed by graph other-limit: from 3 at once to 5 at once"
+    assert changed in apply("other-limit", 5)
+    kept = "limit shared-by-two stays as it was set: 5 at once; graph one-limit declares 3 at once, as before"
+    assert kept in apply("one-limit", 3)
+
+
 def test_nothing_of_a_graph_is_left_out_when_it_is_applied(cli: Cli, running: Server) -> None:
     cli.at(running)
     cli("graph", "apply", cli.write("told.json", fan(name="told-all")), code=0)

@@ -28,6 +28,7 @@ from exotrio.cli.exit_codes import FAILED, INVALID, SUCCESS
 from exotrio.cli.graphs.against_runs import compare_with_runs, lines_of
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.draft import read_complete
+from exotrio.cli.graphs.limits import changes_of_limits, limits_of
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about, find_graph, read_graph
 from exotrio.cli.terminal.output import pairs, print_as, print_message
@@ -81,7 +82,10 @@ def apply(
     async def declare(manager: StateManager) -> None:
         for draft in drafts:
             name, body = draft.name or "", draft.body
+            before = await limits_of(manager, body)
             stored = read_graph(name, await draft.declare(manager, timeout))
+            for line in changes_of_limits(name, body, before, await limits_of(manager, body)):
+                print_message(line)
             # Read only if need be: the key may store graphs and not read them.
             if body is None or _settings(stored) != _settings(body):
                 stored = await find_graph(manager, name)
