@@ -54,10 +54,17 @@ async def _fan(where: Where, outputs: int) -> list[Row]:
         await manager.wait(run_id)
         rate = outputs / (time.perf_counter() - begin)
         rows.append(row("from the trigger until all have failed", [rate], "states/s"))
-        await _change(rows, "retry of all", manager, partial(manager.retry_run, run_id))
+        await _change(rows, "retry of all", manager, partial(_retry, manager, run_id))
         await _change(rows, "cancel", manager, partial(manager.cancel, run_id))
         nursery.cancel_scope.cancel()
     return rows
+
+
+async def _retry(manager: StateManager, run_id: str) -> None:
+    """Retry a run, and wait until the last portion of its states is retried."""
+    reply = await manager.retry_run(run_id)
+    while (await manager.status(run_id)).retried_count < len(reply.retried) + reply.others:
+        await trio.sleep(PROBE_INTERVAL)
 
 
 async def _change(
