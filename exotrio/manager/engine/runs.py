@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from exotrio._util.words import plural
@@ -60,9 +61,9 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
         f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
         (run.id,),
     ).fetchall()
-    for state in states:
+    for (place, status), count in Counter((state["place"], state["status"]) for state in states).items():
         # Without groups: no united node of this run will run any more.
-        changes.transition(scope, state["place"], "", state["status"], ERRORED)
+        changes.transition(scope, place, "", status, ERRORED, count)
     if run.pending > len(states):
         retry_notes.end(changes, run)
     tx.execute(
