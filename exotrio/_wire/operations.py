@@ -206,7 +206,7 @@ class RunRetry(Body):
     Fields:
         runs_again: What else runs again, since it ran without a state that is retried now: united nodes and
             all that follow them. By identifier, how many states are replaced.
-        others: Of more than 1,000 failed states, how many follow these in portions. What of them is refused
+        others: Of more than 500 failed states, how many follow these in portions. What of them is refused
             keeps its error, and what runs again with them is not named.
     """
 

@@ -192,7 +192,7 @@ class StateCalls(RunCalls):
         Returns:
             The states that were retried, each with its new state; those that were refused (for example a
             united node whose inputs still cannot be built), each with the reason; and what runs again. Of
-            more than 1,000 failed states, how many others follow these soon, in portions.
+            more than 500 failed states, how many others follow these soon, in portions.
 
         Raises:
             RequestRefused: it was cancelled, or has no failed states (409).

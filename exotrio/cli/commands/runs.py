@@ -254,7 +254,7 @@ def retry(run_id: str, from_beginning: bool, connection: Connection) -> int:
     started it. Exits 0 if all failed states were retried, and 1 if some were refused; each is named with the
     reason.
 
-    Of more than 1,000 failed states, the others follow the first 1,000 soon, in portions.
+    Of more than 500 failed states, the others follow the first 500 soon, in portions.
 
     JSON: run_id, retried (state_id, new_state_id, status, from_checkpoint), refused (state_id, reason),
     runs_again (the number of states that are replaced with them, by identifier) and others (how many follow).

@@ -46,7 +46,7 @@ from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
-PORTION = 1_000
+PORTION = 500
 """Maximum of states that one transaction retries."""
 NEVER = 2**62
 _FAILED = "run = ? AND status IN ('ERRORED', 'NEXT_CREATED_ERROR')"
