@@ -63,7 +63,9 @@ async def _fan(where: Where, outputs: int) -> list[Row]:
 async def _retry(manager: StateManager, run_id: str) -> None:
     """Retry a run, and wait until the last portion of its states is retried."""
     reply = await manager.retry_run(run_id)
-    while (await manager.status(run_id)).retried_count < len(reply.retried) + reply.others:
+    while True:
+        if (await manager.status(run_id)).retried_count >= len(reply.retried) + reply.others:
+            return
         await trio.sleep(PROBE_INTERVAL)
 
 
