@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from exotrio.manager.engine import leases
+from exotrio.manager.engine.changes import MAX_GATHERED
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, place
-from tests.support.manager import Manager, open_manager, recount
+from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
 
 PLACES = [
     place("t", "b", "s"),
@@ -117,4 +119,13 @@ async def test_after_every_step_the_counters_are_what_a_recount_says(seed: int) 
         run_id = flow.run_id
         response = await manager.api.native("POST", f"run/{run_id}/cancel")
         assert response.status_code in {200, 409}
+        await manager.service.store.read(recount)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_each_of_many_large_runs_counts_its_first_state(engine: str) -> None:
+    async with open_two(engine) as (manager, _):
+        flow = await Flow.deploy(manager.api, place("a", inputs={"p": "initial"}))
+        runs = [{"run_id": str(uuid4()), "inputs": {"p": "x" * (MAX_GATHERED // 3)}} for _ in range(5)]
+        ok(await manager.api.trigger_many(flow.graph, *runs))
         await manager.service.store.read(recount)

@@ -158,8 +158,6 @@ class Changes:
         if seq is None:
             seq = self.tx.allocate()
         now, size = self.tx.now_ms, size_of(state.inputs)
-        if self._gathered >= MAX_GATHERED:
-            self._insert_rows()
         self._gathered += STATE_SIZE + size + len(state.outputs)
         turn = shares = 0
         lane = LATER if state.comes_due or state.enqueue_after > now else None
@@ -184,6 +182,8 @@ class Changes:
             self._full_rows.append((*row[:-1], *seldom, shares))
         if state.limit_keys:
             self._limit_keys[seq] = run.id, state.limit_keys
+        if self._gathered >= MAX_GATHERED:
+            self._insert_rows()
         return seq
 
     def _turn(self, run: RunScope, state: NewState, seq: int) -> tuple[int, int]:
