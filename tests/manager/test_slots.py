@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from exotrio._wire.limits import LimitChange
+from exotrio.graph import pinned_name
 from exotrio.manager.engine import lanes
 from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
@@ -21,7 +22,7 @@ from exotrio.manager.engine.slots import tidy
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, waiting_claim
-from tests.support.helpers import NO_RETRY, SettableClock, node_name, ok, place
+from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_two
 from tests.support.statements import noted
 
@@ -91,6 +92,24 @@ async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_
     assert shown["created_at"] == shown["updated_at"]
     await report(first.api, executed_item(held), executed_item(other))
     assert len(await claim(first.api)) == 2
+
+
+async def test_states_that_a_deleted_limit_kept_waiting_move_to_another_version(
+    manager: Manager, clock: SettableClock
+) -> None:
+    api, versions = manager.api, [pinned_name(A, each) for each in ("1", "2")]
+    ok(await api.register([declare(name, [], ["v", "w"]) for name in versions]))
+    body = api.body([limited()], retry_policy=NO_RETRY, version="1", limits=[{"name": LIMIT, "at_most": 1}])
+    await Flow.put(api, "graph", body)
+    runs = [str(uuid4()) for _ in range(3)]
+    for run_id in runs:
+        ok(await api.native_trigger("graph", run_id))
+    assert len(await claim(api, {versions[0]: 10})) == 1
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)
+    for run_id in runs:
+        ok(await api.native("POST", f"run/{run_id}/repin", json={"version": "2"}))
+    clock.advance(5_000)  # until other state managers know the node
+    assert len(await claim(api, {versions[1]: 10})) == 2
 
 
 async def test_a_deleted_limit_leaves_nothing_once_no_state_has_it(manager: Manager) -> None:

@@ -16,7 +16,7 @@ from exotrio._wire.v0 import NodeDeclaration, RegisterRequest
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.engine.failures import current_versions, unfit
-from exotrio.manager.engine.limits import declare_limits, ids_of_limits, missing_limits
+from exotrio.manager.engine.limits import declare_limits, missing_limits
 from exotrio.manager.engine.nodes import insert_nodes
 from exotrio.manager.engine.slots import name_at_node
 from exotrio.manager.rules.children import child_problems
@@ -180,7 +180,9 @@ def name_limits(tx: Transaction, namespace: str, template: Template) -> None:
         for place in template.places
         if place.limits and (node_id := tx.node_id(place.namespace, place.node_name)) is not None
     }
-    ids = ids_of_limits(tx, namespace) if named else {}
+    # Also those that were deleted: states in their lanes may be moved to these nodes.
+    of_all = "SELECT name, id FROM limits WHERE namespace = ?"
+    ids = dict(map(tuple, tx.execute(of_all, (namespace,)))) if named else {}
     for node_id, names in sorted(named.items()):
         name_at_node(tx, node_id, {ids[name] for name in names if name in ids})
 
