@@ -217,7 +217,7 @@ def test_what_succeeded_has_an_execution_that_did(case: Case, end: str) -> None:
     assert "its execution did not" in case.problem()
 
 
-def test_a_state_has_the_outcome_of_its_own_work(case: Case) -> None:
+def test_a_state_has_the_outcome_of_the_same_work(case: Case) -> None:
     by = case.execute("Total", 0, begins=9.0, run="other")
     case.states[-1] = case.state("total", "0", by=by, total=str(TOTAL))
     case.ends(RunStatus.SUCCESS)
