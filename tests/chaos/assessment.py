@@ -13,7 +13,7 @@ from exotrio._wire.v0 import RunGraph, RunSummary
 from exotrio._wire.vocabulary import RunStatus
 from tests.chaos.checkpoints import broken_checkpoints
 from tests.chaos.contents import State, read_contents
-from tests.chaos.graph import EDGES, MAX_NOTES, STATES, VERSIONS, version_of
+from tests.chaos.graph import EDGES, MAX_NOTES, STATES, VERSIONS, blocks, version_of
 from tests.chaos.journal import GOES_ON, Execution, Reading
 from tests.chaos.plan import STOPS, Fault, Figures, Plan, Strike
 from tests.chaos.proxy import Proxy
@@ -80,6 +80,7 @@ def assess(evidence: Evidence) -> Figures:
             reading,
             evidence.proxy.beats,
             contents.lost_by_others,
+            _blocked(evidence),
             evidence.plan.lease_ttl,
         )
         figures.of_users = of_users.rows()
@@ -409,6 +410,16 @@ class _Assessor:
                 later = [each.began for each in self.evidence.reading.by_key[key] if each.began > strike.at]
                 if later:
                     self.counts.recovery.append(min(later) - strike.at)
+
+
+def _blocked(evidence: Evidence) -> list[tuple[int, float, float]]:
+    """Return which processes had their event loop blocked by a step, from when until when."""
+    steps = (each for each in evidence.reading.executions.values() if "/step/" in each.key)
+    return [
+        (each.pid, each.began, each.began + evidence.plan.long + 1)
+        for each in steps
+        if blocks(*each.key.split("/step/"))
+    ]
 
 
 def _is_stored(what: str, state: State) -> bool:

@@ -54,6 +54,11 @@ def version_of(number: int, runs: int) -> str | None:
     return (VERSIONS[0], None, VERSIONS[1])[(number + number // 3) % 3]
 
 
+def blocks(run: str, index: str) -> bool:
+    """Whether this step may block the event loop of its runtime."""
+    return index == BLOCKING and int(run) % 8 == 1
+
+
 def graph_name(version: str | None) -> str:
     """Return the name of the graph whose runs are pinned to a version, or to none."""
     return "chaos" if version is None else f"chaos-{version}"

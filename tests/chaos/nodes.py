@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
 from tests.chaos import user_nodes
 from tests.chaos.callers import CHILDREN
-from tests.chaos.graph import BLOCKING, FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING
+from tests.chaos.graph import FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING, blocks
 from tests.chaos.journal import key_of
 from tests.chaos.work import entered_in, journal_at, plan
 
@@ -128,7 +128,7 @@ class Step(InParts):
     async def execute(self) -> Outputs:
         run, index = self.inputs.run, self.inputs.index
         with entered("step", self.inputs) as (by, key):
-            if plan.blocking and index == BLOCKING and int(run) % 8 == 1:
+            if plan.blocking and blocks(run, index):
                 time.sleep(plan.blocking)  # noqa: ASYNC251 - such nodes exist, and must keep their leases
             is_long = plan.long and index == LONG and int(run) % 4 == 0
             await self.do_parts(by, key, plan.long if is_long else plan.seconds)

@@ -33,6 +33,7 @@ class Case:
         self.users = Users(ask, random.Random(0), runs=0)
         self.reading = Reading(Path("none"))
         self.lost: list[tuple[str, int]] = []
+        self.blocked: list[tuple[int, float, float]] = []
         self.states = [self.state("begin", "0")]
         self.states += [self.state("order", str(number)) for number in range(ITEMS)]
         for place, name in enumerate(CLASSES):
@@ -80,7 +81,7 @@ class Case:
         self.ends(RunStatus.FAILED, cancelled=True)
 
     def assess(self) -> UserFigures:
-        return assess_users(self.users, self.reading, BEATS, self.lost, LEASE)
+        return assess_users(self.users, self.reading, BEATS, self.lost, self.blocked, LEASE)
 
     def problem(self) -> str:
         """Return the only problem there is."""
@@ -159,6 +160,13 @@ def test_no_node_begins_after_its_runtime_learned_of_the_cancellation(case: Case
     case.cancel(at=20.0)
     case.execute(name, 3, begins=21.1)
     assert "1.10 s after its run was cancelled" in case.problem()
+
+
+def test_it_may_begin_while_the_loop_of_its_runtime_is_blocked(case: Case) -> None:
+    case.cancel(at=20.0)
+    case.execute("InProcess", 3, begins=21.1)
+    case.blocked.append((PID, 19.9, 25.0))
+    assert not case.assess().problems
 
 
 def test_no_more_run_at_once_than_the_limit_says(case: Case) -> None:

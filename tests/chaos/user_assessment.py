@@ -62,14 +62,21 @@ class UserFigures:
 
 
 def assess_users(
-    users: Users, reading: Reading, beats: Beats, lost: Iterable[tuple[str, int]], lease_ttl: float
+    users: Users,
+    reading: Reading,
+    beats: Beats,
+    lost: Iterable[tuple[str, int]],
+    blocked: Sequence[tuple[int, float, float]],
+    lease_ttl: float,
 ) -> UserFigures:
     """Check every invariant and return the figures.
 
     Args:
         lost: For each lease that ended without an outcome the key of the work and the process.
+        blocked: When the event loop of a process was blocked. A thread sends its heartbeats then; what was
+            given to a process, a thread or asyncio before cannot be told to stop.
     """
-    return _UserAssessor(users, reading, beats, frozenset(lost), lease_ttl, UserFigures()).figures()
+    return _UserAssessor(users, reading, beats, frozenset(lost), blocked, lease_ttl, UserFigures()).figures()
 
 
 @dataclass(slots=True)
@@ -78,6 +85,7 @@ class _UserAssessor:
     reading: Reading
     beats: Beats
     lost: frozenset[tuple[str, int]]
+    blocked: Sequence[tuple[int, float, float]]
     lease_ttl: float
     counts: UserFigures
 
@@ -194,6 +202,8 @@ class _UserAssessor:
                 continue
             self.counts.late += 1
             self.counts.latest = max(self.counts.latest, each.began - ending.at)
+            if any(each.pid == pid and start < each.began < end for pid, start, end in self.blocked):
+                continue
             told = [
                 answered
                 for sent, answered in self.beats.get(each.pid, ())
