@@ -363,7 +363,7 @@ class Users:
         delete = partial(StateManager.delete_graph, graph_name=name, cancel_runs=is_early)
         answer = await self._try(delete)
         now = time.monotonic()
-        if isinstance(answer, str) and "not found" not in answer.lower():
+        if isinstance(answer, str) and "there is no graph" not in answer:
             self.problems.append(f"the graph {name} was not deleted: {answer}")
             return
         for run in runs:
