@@ -326,3 +326,11 @@ async def test_states_are_retried_on_the_version_to_which_their_run_moves_meanwh
     await go_on(one)
     assert await end_claimed(one.api, B, 0) == []
     assert len(await end_claimed(one.api, pinned_name(B, "2"), 35)) == 35
+
+
+async def test_a_change_of_priority_does_not_count_the_retry_among_the_states_that_follow(two: Two) -> None:
+    one, _ = two
+    run_id = await failed(one.api, 35)
+    await retry(one, run_id)
+    changed = ok(await one.api.native("POST", f"run/{run_id}/priority", json={"priority": "low"}))
+    assert changed["to_move"] == 0

@@ -64,8 +64,10 @@ def move_pending(
         for move in earlier
         if move.priority != level and move.place in nodes
     ]
-    moved, effects = _move(tx, run.id, level, 0, moves, run.pending + 1 if at_once else PORTION)
-    return WithEffects(run.pending - moved, effects)
+    limit = run.pending + 1 if at_once else PORTION
+    moved, effects = _move(tx, run.id, level, 0, moves, limit)
+    # A retry that goes on counts as one more pending state, which does not move.
+    return WithEffects(run.pending - moved if moved == limit else 0, effects)
 
 
 def move_more(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:

@@ -181,7 +181,7 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
             status=row["status"],
             from_checkpoint=row["checkpoint_size"] is not None,
         )
-        for row in rows
+        for row in rows[:PORTION]
     ]
     # All of it happened at one time, at which others may have been retried automatically.
     replaced = view.execute(
@@ -190,12 +190,10 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
         (run.id, REPLACED, rows[0]["created_at"]),
     )
     places = Counter(row["place"] for row in replaced)
-    reply = RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places))
+    others = len(rows) - len(retried)
     if (note := note_of(view, run.id)) is not None and note.request_id == request_id:
-        reply.others = note.others
-    reply.others += len(retried[PORTION:])
-    reply.retried = retried[:PORTION]
-    return reply
+        others += note.others
+    return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places), others=others)
 
 
 def _by_identifier(run: RunScope, places: Counter[int]) -> dict[str, int]:
