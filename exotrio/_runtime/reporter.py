@@ -312,6 +312,8 @@ class Reporter:
         return exchanged.settlements
 
     def _settled(self, held: HeldClaim, settlement: Settlement, moment: int) -> None:
+        # Also of one that is dropped: its run may have been cancelled before its outcome arrived.
+        keeps_slots = settlement.after_error is not None and settlement.after_error.release
         match settlement.fate:
             case Fate.SETTLED:
                 self._outage.worked()
@@ -320,13 +322,12 @@ class Reporter:
                 elif log.isEnabledFor(logging.DEBUG):
                     log.debug("%s: %s is delivered", held, held.report_name)
                 self._server_errors.passed(moment)
-                after = settlement.after_error
-                self._end(held, held.delivered_ending, keeps_slots=after is not None and after.release)
+                self._end(held, held.delivered_ending, keeps_slots=keeps_slots)
             case Fate.DROPPED:
                 why = f"it is no longer claimed by this runtime: {settlement.detail}"
                 log.warning("dropping the %s of %s: %s", held.report_name, held, why)
                 self._server_errors.passed(moment)
-                self._end(held, Ending.DROPPED)
+                self._end(held, Ending.DROPPED, keeps_slots=keeps_slots)
             case Fate.UNKNOWN:
                 unknown = "%s: whether its %s arrived is unknown: %s"
                 log.error(unknown, held, held.report_name, settlement.detail)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from trio.testing import MockClock
 
 from exotrio import BaseNode, Graph, Runtime, StateManager
+from exotrio._runtime.held_claim import Stage
 from exotrio.graph import RetryPolicyModel
 from exotrio.manager import Service, create_app
 from exotrio.manager.engine import managers
@@ -673,6 +674,41 @@ async def test_the_next_state_begins_after_a_stuck_node_has_ended(
     assert (one.summary.errored, one.summary.run_cancelled) == ((1, 0) if by == "timeout" else (0, 1))
     assert one.summary.exit_code == 0
     assert "dropping" not in caplog.text
+
+
+class SlowOutcomes(httpx.ASGITransport):
+    """Passes each outcome on after 2 s."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/outcomes"):
+            await trio.sleep(2)
+        return await super().handle_async_request(request)
+
+
+async def test_a_stuck_node_keeps_its_slot_though_its_run_is_cancelled_before_its_outcome_arrives(
+    autojump_clock: MockClock, go: threading.Event
+) -> None:
+    graph = Graph("calls", namespace="tests")
+    graph.add(Endless, n=1, limits=graph.limit("service", at_most=1), timeout=30)
+    async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
+        app = create_app(manager.service, key=KEY)
+        runtime = runtime_at(manager.service, Endless, transport=SlowOutcomes(app))
+        async with (
+            StateManager("tests", transport=httpx.ASGITransport(app), key=KEY) as client,
+            running(runtime, registered=True) as one,
+        ):
+            await client.upsert_graph(graph)
+            run = (await client.trigger("calls"))["run_id"]
+            await one._ledger.until(lambda: one._ledger.count(Stage.DONE) == 1)
+            await client.cancel(run)
+            await trio.sleep(3 * LEASE_MS / 1000)
+            assert Calls.journal == ["1 begins"]
+            assert [each.stopping for each in (await client.limit("service")).holders] == [True]
+            go.set()
+            with trio.fail_after(10_000):
+                await one._ledger.until(lambda: not one._ledger.stuck)
+            await trio.sleep(1)
+            assert (await client.limit("service")).held == 0
 
 
 async def test_a_stop_does_not_wait_for_a_stuck_node_whose_slot_is_free_when_its_lease_ends(
