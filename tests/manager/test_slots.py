@@ -94,6 +94,13 @@ async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_
     assert len(await claim(first.api)) == 2
 
 
+async def test_a_new_graph_declares_limits_while_another_one_names_a_deleted_limit(manager: Manager) -> None:
+    await start(manager, limited(), at_most=1)
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)
+    declared = [{"name": "another", "at_most": 1}]
+    await Flow.put(manager.api, "new", manager.api.body([limited(name="another")], limits=declared))
+
+
 async def test_states_that_a_deleted_limit_kept_waiting_move_to_another_version(
     manager: Manager, clock: SettableClock
 ) -> None:

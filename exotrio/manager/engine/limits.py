@@ -38,7 +38,9 @@ def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -
         limit = change.of(name, None if row is None else model_of(row))
     except ValidationError as error:
         raise InvalidRequest(f"limit {name!r} cannot be set: {'; '.join(readable_errors(error))}") from None
-    return WithEffects(None, _store(tx, namespace, limit))
+    effects = _store(tx, namespace, limit)
+    _drop_unnamed(tx, namespace)
+    return WithEffects(None, effects)
 
 
 def declare_limits(
@@ -81,7 +83,8 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
 
 
 def _drop_unnamed(tx: Transaction, namespace: str) -> None:
-    """Delete the rows of limits that were deleted, and that nothing names or holds any more."""
+    """Delete the rows of limits that were deleted, and that nothing names or holds any more. Not while a
+    graph is stored, which may have no version yet."""
     rows = tx.execute(
         f"SELECT id, name, EXISTS (SELECT 1 FROM slots WHERE limit_id = limits.id AND {IS_HELD}) AS is_held"
         # A claim may have locked others, and wait for one of these.
@@ -177,7 +180,6 @@ def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
     ).fetchall()
     if len(ids_of_limits(tx, namespace)) > MAX_IN_NAMESPACE:
         raise Conflict(f"a namespace has at most {MAX_IN_NAMESPACE:,} limits: use one with keys instead")
-    _drop_unnamed(tx, namespace)
     return _reopen(tx, stored[0]["id"])
 
 
