@@ -32,6 +32,8 @@ from exotrio._wire.native import (
     RequeuedItem,
 )
 from exotrio._wire.v0 import RegisterRequest
+from exotrio._wire.vocabulary import Priority
+from exotrio.manager.background import Handles
 from exotrio.manager.engine import (
     claims,
     deletion,
@@ -39,6 +41,7 @@ from exotrio.manager.engine import (
     leases,
     limits,
     managers,
+    moves,
     nodes,
     outcomes,
     pausing,
@@ -50,6 +53,9 @@ from exotrio.manager.engine import (
     triggers,
     workers,
 )
+from exotrio.manager.engine.due_work import Step, due_work
+from exotrio.manager.engine.moves import move_more
+from exotrio.manager.engine.retry_portions import retry_more
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher, encrypt_again
@@ -128,7 +134,9 @@ class Crowd:
             self.release_claim: 1,
             self.trigger: 1,
             self.cancel: 0.5,
+            self.prioritize: 1,
             self.retry_run: 2,
+            self.go_on: 4,
             self.retry_state: 2,
             self.sweep: 4,
             self.forget: 1,
@@ -262,6 +270,20 @@ class Crowd:
                 request_id, again = str(random.randrange(100)), random.random() < 0.5
                 await self.write(random, retries.retry_run, NAMESPACE, run, request_id, from_beginning=again)
 
+    async def prioritize(self, random: Random) -> None:
+        for run in self.runs:
+            with suppress(Refused):
+                await self.write(random, runs.set_priority, NAMESPACE, run, random.choice([*Priority]))
+
+    async def go_on(self, random: Random) -> int:
+        """Move, or retry, one more portion of each run."""
+        done = 0
+        steps: dict[Step, Handles] = {Step.MOVE: move_more, Step.RETRY: retry_more}
+        for step, numbers in (await self.stores[0].read(due_work, tuple(steps))).items():
+            for number in numbers:
+                done += await self.write(random, steps[step], [number])
+        return done
+
     async def retry_state(self, random: Random) -> None:
         for state_id, _ in self.some_held(random):
             with suppress(Refused):
@@ -301,6 +323,8 @@ class Crowd:
         await store.write(lambda tx: tx.execute("UPDATE slots SET check_at = 0 WHERE check_at > 0"))
         claimer = claims.Claimer(manager=None, now=self.now, ttl_ms=60_000)
         await trio.sleep(0.01)  # a retry is due after 1 ms
+        while await self.go_on(Random(0)):
+            pass
         while (
             taken := await store.write(claims.claim, NAMESPACE, dict.fromkeys(NODES, 9), 30, claimer)
         ).states:
@@ -350,8 +374,10 @@ async def shared() -> AsyncIterator[tuple[Database, Sequence[Store]]]:
 
 
 async def test_nothing_that_happens_at_the_same_time_is_a_deadlock_or_counted_wrong(
-    shared: tuple[Database, Sequence[Store]],
+    shared: tuple[Database, Sequence[Store]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (moves, retries):
+        monkeypatch.setattr(module, "PORTION", 1)
     fresh, stores = shared
     before = len(fresh.server.log)
     crowd = Crowd(stores)
