@@ -1,7 +1,8 @@
 """Find out which kind of state manager answers: ours, another that speaks v0, or none at all.
 
 A status does not identify a server: a gateway without a route, or another application on the port, answers
-404 in JSON, too. Ours is recognized by the body of its native root, any other by its list of nodes.
+404 in JSON, too. Ours is recognized by the body of its native root, any other by its list of nodes, before
+and after which its native root is not found.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ async def discover(http: HttpClient, namespace: str) -> Discovery | None:
     native = await discover_native(http)
     if native is None or native.version != NATIVE_VERSION:
         await require_v0(http, namespace)
+        # Race: a gateway without the route may have answered for ours, which then listed its nodes. Over v0,
+        # claims have no leases: what a runtime that is lost holds so stays claimed.
+        native = await discover_native(http)
     return native
 
 

@@ -295,9 +295,6 @@ class AutoLink:
 
     async def _discover(self) -> V0Link | NativeLink:
         native = await discover(self._http, self._namespace)
-        if native is None and self.is_native:
-            # Race: a gateway may have said so in place of the state manager, which answered only afterwards.
-            native = await discover_native(self._http)
         version = None if native is None else native.version
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
         if version == NATIVE_VERSION:

@@ -56,7 +56,7 @@ def test_a_graph_is_upserted_read_and_triggered(stock: Stock, manager: StateMana
 
     asyncio.run(main())
     assert [state.inputs for state in stock.states.values()] == [{"p": "y"}]
-    assert stock.times("GET v1") == 1, "what the server is is asked once, not with each call"
+    assert stock.times("GET nodes") == 1, "what the server is is asked once, not with each call"
 
 
 def test_more_calls_at_once_than_there_are_connections_wait_for_one(

@@ -31,6 +31,14 @@ async def test_ours_is_known_by_its_native_root_and_another_by_its_list_of_nodes
     assert (native and native.version) == version
 
 
+async def test_ours_is_known_if_a_gateway_without_its_route_answers_only_the_first_request() -> None:
+    answers = iter([NOT_HERE, no_nodes(), OURS])
+    http, _ = client_for(lambda _: next(answers))
+    native = await discover(http, "ns")
+    assert native is not None
+    assert native.version == "1"
+
+
 @pytest.mark.parametrize("root", [NOT_HERE, NEWER])
 @pytest.mark.parametrize(
     "nodes",
