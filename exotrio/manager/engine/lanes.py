@@ -305,7 +305,7 @@ def _take_checks(tx: Transaction, slots: Slots) -> Rows:
     return tx.execute(
         "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
         f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
-        f" ORDER BY check_at LIMIT ?{tx.skip_locked('slots')})"
+        f" ORDER BY check_at, limit_id, key LIMIT ?{tx.skip_locked('slots')})"
         " RETURNING limit_id, key, state, EXISTS (SELECT 1 FROM states"
         " WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = limit_id || ':' || slots.key)",
         (tx.items(slots.ids), tx.now_ms, MAX_LANES),
