@@ -360,7 +360,9 @@ class Users:
         else:
             for run in runs:
                 await self._see_through(run)
-        delete = partial(StateManager.delete_graph, graph_name=name, cancel_runs=is_early)
+        # On a busy machine a run may take longer than it is waited for.
+        goes_on = any([await self._is(run, RunStatus.PENDING) for run in runs])
+        delete = partial(StateManager.delete_graph, graph_name=name, cancel_runs=is_early or goes_on)
         answer = await self._try(delete)
         now = time.monotonic()
         if isinstance(answer, str) and "there is no graph" not in answer:
