@@ -602,9 +602,10 @@ class Endless(BaseNode):
     go: ClassVar[threading.Event]
 
     def execute(self) -> None:
-        Calls.journal.append(f"{self.inputs.n} begins")
+        journal = Calls.journal  # not that of the next test, which may have begun when this goes on
+        journal.append(f"{self.inputs.n} begins")
         self.go.wait(100)
-        Calls.journal.append(f"{self.inputs.n} ends")
+        journal.append(f"{self.inputs.n} ends")
 
 
 class EndlessOnAsyncio(Endless):
@@ -613,11 +614,12 @@ class EndlessOnAsyncio(Endless):
     runs_in = "asyncio"
 
     async def execute(self) -> None:  # type: ignore[override]
-        Calls.journal.append(f"{self.inputs.n} begins")
-        while not self.go.is_set():
+        journal, go = Calls.journal, self.go
+        journal.append(f"{self.inputs.n} begins")
+        while not go.is_set():
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.002)
-        Calls.journal.append(f"{self.inputs.n} ends")
+        journal.append(f"{self.inputs.n} ends")
 
 
 @pytest.fixture
@@ -699,7 +701,8 @@ async def test_a_stuck_node_keeps_its_slot_though_its_run_is_cancelled_before_it
         ):
             await client.upsert_graph(graph)
             run = (await client.trigger("calls"))["run_id"]
-            await one._ledger.until(lambda: one._ledger.count(Stage.DONE) == 1)
+            with trio.fail_after(1_000):
+                await one._ledger.until(lambda: one._ledger.count(Stage.DONE) == 1)
             await client.cancel(run)
             await trio.sleep(3 * LEASE_MS / 1000)
             assert Calls.journal == ["1 begins"]
@@ -722,7 +725,8 @@ async def test_a_stop_does_not_wait_for_a_stuck_node_whose_slot_is_free_when_its
             async with running(runtime_at(manager.service, Endless), registered=True, grace=500.0) as one:
                 await client.upsert_graph(graph)
                 await client.trigger("calls")
-                await one._ledger.until(lambda: bool(one._ledger.stuck))
+                with trio.fail_after(1_000):
+                    await one._ledger.until(lambda: bool(one._ledger.stuck))
                 began = trio.current_time()
             assert trio.current_time() - began < 30
             assert (await client.limit("service")).holders[0].stopping
@@ -745,7 +749,8 @@ async def test_a_stop_gives_up_a_node_whose_slot_is_free_when_its_lease_ends(
                 run = (await client.trigger("calls"))["run_id"]
                 await eventually(_has_begun, within=1_000)
                 await client.cancel(run)
-                await one._ledger.until(lambda: any(held.forfeited for held in one._ledger.snapshot()))
+                with trio.fail_after(1_000):
+                    await one._ledger.until(lambda: any(held.forfeited for held in one._ledger.snapshot()))
             assert (await client.limit("service")).holders[0].stopping
             await trio.sleep(LEASE_MS / 1000)
             assert (await client.limit("service")).held == 0
