@@ -192,7 +192,7 @@ class LimitModel(SparseDeclaration):
         period_ms: Milliseconds, from a second to 31 days; given if ``starts`` is.
     """
 
-    LEFT_OUT = dict.fromkeys(("at_most", "starts", "period_ms"))
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = dict.fromkeys(("at_most", "starts", "period_ms"))
 
     name: Name
     at_most: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
@@ -256,7 +256,7 @@ class CronTrigger(SparseDeclaration):
             Defaults to ``"normal"``.
     """
 
-    LEFT_OUT = {"timezone": "UTC", "priority": "normal"}
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = {"timezone": "UTC", "priority": "normal"}
 
     expression: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_expression)]
     timezone: Annotated[str, Field(max_length=MAX_NAME), AfterValidator(check_zone)] = "UTC"

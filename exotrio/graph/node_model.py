@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -68,7 +69,7 @@ class NodeLimitModel(SparseDeclaration):
             which is a key, too.
     """
 
-    LEFT_OUT = {"key": ""}
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = {"key": ""}
 
     name: Name
     # Any, as in inputs.
@@ -87,7 +88,7 @@ class WaitModel(SparseDeclaration):
             outputs.
     """
 
-    LEFT_OUT = {"outputs": {}, "timeout_ms": None, "on_timeout": "error"}
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = {"outputs": {}, "timeout_ms": None, "on_timeout": "error"}
 
     event: Annotated[str, AfterValidator(trimmed)]
     outputs: Annotated[dict[str, dict[str, Any]], Field(max_length=PART)] = Field(default_factory=dict)
@@ -113,7 +114,7 @@ class RunGraphModel(SparseDeclaration):
             Defaults to None: only their depth is limited.
     """
 
-    LEFT_OUT = {"max_rounds": None}
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = {"max_rounds": None}
 
     name: Name
     max_rounds: int | None = Field(default=None, gt=0)
@@ -150,7 +151,7 @@ class GraphNodeModel(SparseDeclaration):
             ``when``. Defaults to False.
     """
 
-    LEFT_OUT = {
+    LEFT_OUT: ClassVar[Mapping[str, Any]] = {
         "limits": [],
         "otherwise": False,
         **dict.fromkeys(("wait", "graph", "when", *_OF_EXECUTIONS[2:])),

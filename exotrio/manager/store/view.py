@@ -7,7 +7,7 @@ from typing import Any
 
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog
-from exotrio.manager.store.driver import Connection, Dialect, Row, Rows
+from exotrio.manager.store.driver import Connection, Dialect, Items, Row, Rows
 
 
 class OutOfTime(Exception):
@@ -27,8 +27,8 @@ class View:
         self._connection = connection
         self._dialect = dialect
         # As ``Dialect`` says. No methods around them: one request calls these ten times.
-        self.any_of = dialect.any_of
-        self.items = dialect.items
+        self.any_of: Callable[[str], str] = dialect.any_of
+        self.items: Callable[[Items], Any] = dialect.items
         self.catalog = catalog
         self._stamp = stamp
         self.now_ms = now_ms
