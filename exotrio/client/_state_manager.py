@@ -11,7 +11,7 @@ import anyio
 
 from exotrio._http.event_loop import event_loop
 from exotrio._wire.checkup import Checkup
-from exotrio._wire.graphs import CancelledTriggers, GraphInfo
+from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, DeletionQuery, PauseReply, SignInLink
 from exotrio._wire.overview import (
     DEFAULT_DEPTH,
@@ -29,9 +29,9 @@ from exotrio._wire.v0 import NamespacesReply, NodesReply, RegisteredNode
 from exotrio._wire.vocabulary import to_ms
 from exotrio.client._administration import AdministrationCalls
 from exotrio.client._backup import fetch_backup
-from exotrio.client._calls import OURS, UNKNOWN_ROUTE, checked_query, no_request
+from exotrio.client._calls import UNKNOWN_ROUTE, checked_query, no_request
 from exotrio.client._graphs import list_graphs
-from exotrio.errors import InvalidResponse, NotFound, RequestRefused
+from exotrio.errors import InvalidResponse, NotFound
 
 DELETION_TIMEOUT = 120.0
 """Seconds for one request to delete a graph, after which it is repeated to continue."""
@@ -81,32 +81,6 @@ class StateManager(AdministrationCalls):
     async def graphs(self) -> list[GraphInfo]:
         """Return the graphs of the namespace, each as its next runs will use it; secrets by name only."""
         return await list_graphs(self._calls)
-
-    async def cancel_triggers(self, graph_name: str) -> int:
-        """Cancel the cron triggers of a graph: they start no runs until the graph is upserted.
-
-        Runs that they have started go on. Needs our server, or a stock one with the request that was proposed
-        for it (``DELETE .../graph/{g}/triggers``).
-
-        Returns:
-            How many triggers were scheduled; 0 if they were cancelled before.
-
-        Cancellation:
-            They may have been cancelled all the same.
-        """
-        calls = self._calls
-        try:
-            path = calls.v0("graph", graph_name, "triggers")
-            return (await calls.fetch(CancelledTriggers, "DELETE", path)).cancelled_count
-        except NotFound as error:
-            if not error.what.endswith(UNKNOWN_ROUTE):
-                raise
-            raise RequestRefused(
-                f"triggers cannot be cancelled: {calls.http.endpoint.name} has no such request",
-                status=error.status,
-                where=error.where,
-                fix=f"upsert the graph without triggers, or {OURS}",
-            ) from error
 
     async def delete_graph(self, graph_name: str, *, cancel_runs: bool = False) -> DeletedGraph:
         """Delete a graph with its runs and their history, its triggers and its secrets. Needs our server.

@@ -134,22 +134,6 @@ def show(graph: str, connection: Connection) -> None:
     connection.print(_as_json(*named), _as_lines(*named))
 
 
-@command.command(name="cancel-triggers")
-@options.graph
-@connection
-def cancel_triggers(graph: str, connection: Connection) -> None:
-    """Cancel the cron triggers of a graph until it is applied again.
-
-    Runs that they have started continue.
-
-    JSON: namespace, graph_name and cancelled_count.
-    """
-    count = connection.ask(lambda manager: about(manager, "graph", graph, manager.cancel_triggers(graph)))
-    body = {"namespace": connection.namespace, "graph_name": graph, "cancelled_count": count}
-    what = f"{plural(count, 'trigger')} of graph {graph} cancelled"
-    connection.print(body, [what if count else f"graph {graph} has no scheduled trigger"])
-
-
 @command.command(name="delete")
 @options.graph
 @click.option("--cancel-runs", is_flag=True, help="Cancel its runs that have not ended.")
