@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 import trio
-from pydantic_core import from_json, to_json
 
 from exotrio.manager import background, service
 from exotrio.manager.background import Deliveries, DueWork
@@ -724,39 +723,6 @@ async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None
             nursery.start_soon(two.delivered)
     assert await two.run(flow.run_id) == {"a": {"SUCCESS": size}, "g": {"ERRORED": size}}
     assert ok(await two.api.claim([node_name("c")], 1_000))["states"] == []
-
-
-async def test_what_an_earlier_state_manager_creates_is_started_by_this_one(two: Two) -> None:
-    def as_before(tx: Transaction) -> None:
-        tx.execute("UPDATE states SET lane = 'later' WHERE lane = 'waiting'")
-
-    await child(two.api)
-    flow = await deploy(two.api, "parent", *PARENT, AFTER)
-    await flow.trigger()
-    two.service.store.on_deliveries = lambda: None
-    await flow.run("a", {"v": "one", "w": ""})
-    await two.write(as_before)
-    assert await two.read(due_work)
-    assert await handle_due(two.service, Step.WAIT) == 0
-    assert (await two.run(flow.run_id))["g"] == {"WAITING": 1}
-    await ends(two, await the_child(two))
-    assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
-
-
-async def test_a_place_that_an_earlier_state_manager_stored_without_its_graph_fails(two: Two) -> None:
-    def stored_before(tx: Transaction) -> None:
-        for row in tx.execute("SELECT id, body FROM templates").fetchall():
-            body = from_json(row["body"])
-            for each in body["nodes"]:
-                each.pop("graph", None)
-            tx.execute("UPDATE templates SET body = ? WHERE id = ?", (to_json(body).decode(), row["id"]))
-
-    await child(two.api)
-    flow = await deploy(two.api, "parent", *PARENT, AFTER)
-    await two.write(stored_before)
-    await flow.trigger()
-    await flow.run("a", {"v": "one", "w": ""})
-    assert "store the graph again" in await two.error(flow)
 
 
 async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> None:

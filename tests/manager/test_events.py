@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic_core import from_json, to_json
 
 from exotrio._util.times import timestamp
 from exotrio.manager.engine.due_work import Step, due_work
@@ -15,7 +14,6 @@ from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.queries.load import Performance, performance
 from exotrio.manager.service import Service
 from exotrio.manager.store.tallies import MINUTE_MS, bucket_of, of_node
-from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.format import quantile
 from tests.contract.api import Api
 from tests.contract.flow import Flow
@@ -315,47 +313,6 @@ async def test_a_cancelled_run_waits_for_nothing(two: Waiting) -> None:
     assert (await two.run(flow))["w"] == {"ERRORED": 1}
     assert await two.pass_time(DAY_MS) == 0
     assert "has ended" in await refusal(two, flow, 409)
-
-
-@pytest.mark.parametrize("lane", [None, "later"])
-async def test_a_place_that_an_earlier_state_manager_created_waits_from_the_next_sweep_on(
-    two: Waiting, lane: str | None
-) -> None:
-    flow = await approval(two, event="approved-${{ a.outputs.v }}", timeout_ms=DAY_MS)
-    await flow.run("a", {"v": "1", "w": ""}, {"v": "2", "w": ""})
-
-    def as_it_stores_them(tx: Transaction) -> None:
-        # It knows of no lane for them, and of no mailbox. Those that it retries are in the lane "later".
-        changed = "lane = ?, event = NULL, enqueue_after = created_at"
-        tx.execute(f"UPDATE states SET {changed} WHERE status = 'CREATED' AND lane = 'waiting'", (lane,))
-
-    await two.write(as_it_stores_them)
-    assert await send(two.other, flow, "approved-2") == (True, 0)
-    assert await two.pass_time(1) == 2
-    assert (await two.run(flow))["w"] == {"WAITING": 1, "SUCCESS": 1}
-    assert await two.pass_time(DAY_MS) == 1
-    assert (await two.run(flow))["w"] == {"ERRORED": 1, "SUCCESS": 1}
-
-
-async def test_a_graph_that_an_earlier_state_manager_stored_without_its_waits_fails_where_one_was(
-    two: Waiting,
-) -> None:
-    flow = await approval(two)
-    await flow.run("a", {"v": "1", "w": ""})
-
-    def as_it_stores_them(tx: Transaction) -> None:
-        for row in tx.execute("SELECT id, body FROM templates").fetchall():
-            body = from_json(row["body"])
-            body["nodes"] = [{**node, "wait": None} for node in body["nodes"]]
-            tx.execute("UPDATE templates SET body = ? WHERE id = ?", (to_json(body).decode(), row["id"]))
-        tx.execute("UPDATE states SET lane = NULL, event = NULL WHERE lane = 'waiting'")
-        catalog: Any = tx.catalog
-        catalog.clear()
-
-    await two.write(as_it_stores_them)
-    assert await two.pass_time(1) == 1
-    assert (await two.run(flow))["w"] == {"ERRORED": 1}
-    ok(await two.other.get_graph("graph"))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.due import discard
-from tests.support.helpers import node_name, ok, place, refused, run_place
+from tests.support.helpers import node_name, ok, place, refused, run_place, wait_place
 from tests.support.manager import Gate, Manager, held_up, open_manager, recount
 from tests.support.postgres import Database
 from tests.support.statements import noted
@@ -125,23 +125,31 @@ def make_older(tx: Transaction, name: str) -> None:
     tx.execute("UPDATE managers SET schema_version = 6, version = '2.5' WHERE id = ?", (name,))
 
 
-async def test_no_branches_are_stored_while_a_manager_works_that_would_take_all_of_them(world: World) -> None:
+WHEN = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "x"}
+
+
+@pytest.mark.parametrize(
+    ("new", "why"),
+    [(place("b", when=WHEN), "would take"), (wait_place("b", event="approved"), "would never end")],
+)
+async def test_what_is_new_in_graphs_is_not_stored_while_a_manager_works_that_knows_only_version_6(
+    world: World, new: dict[str, Any], why: str
+) -> None:
     api = world.manager.api
-    when = {"of": "${{ a.outputs.v }}", "operator": "==", "value": "x"}
     await world.write(enter, "older", world.now)
     await world.write(make_older, "older")
-    branching = [place("a", "b"), place("b", when=when)]
-    await api.register_for(branching)
-    text = refused(await api.put_graph("other", api.body(branching)), 409)
-    assert "2.5 on this database would take: end that state manager (older) first" in text
-    ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
+    plain, later = [place("a", "b"), place("b")], [place("a", "b"), new]
+    await api.register_for(plain)
+    text = refused(await api.put_graph("other", api.body(later)), 409)
+    assert f"2.5 on this database {why}: end that state manager (older) first" in text
+    ok(await api.put_graph("other", api.body(plain)), 201)
     await world.write(leave, "older")
     await world.write(put_meta, "oldest_version", "6")
-    ok(await api.put_graph("other", api.body([place("a", "b"), place("b")])), 201)
+    ok(await api.put_graph("other", api.body(plain)), 201)
     with patch.object(schema, "VERSION", 6):
         await world.write(enter, "older", world.now)
         await world.write(leave, "older")
-        ok(await api.put_graph("other", api.body(branching)), 201)
+        ok(await api.put_graph("other", api.body(later)), 201)
         with pytest.raises(DatabaseTooNew, match="usable from schema 7 on; this one knows 6"):
             await world.write(enter, "older", world.now)
 

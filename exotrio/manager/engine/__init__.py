@@ -30,7 +30,7 @@
 ``inputs``          the inputs of a new state, built from placeholders
 ``calls``           runs that the nodes of states called, and what came of them
 ``mailbox``         events of runs, and the states that wait for them
-``sending``         send an event to a run; end overdue waits, begin those that earlier managers did not
+``sending``         send an event to a run; end overdue waits
 ``children``        runs that states start: start them, and tell the states of their ends
 ``child_cancellation`` cancel those of states that have ended
 ``run_results``     what runs that have ended give the states that wait for them

@@ -14,8 +14,6 @@ the state is due       ``start_children``: its runs are started, and it waits wi
                        that of a node gets them (``calls``) and, once it has all, is claimed again
 ``children_to_cancel`` ``child_cancellation``: the state ended while it waited, so its runs are cancelled
 ====================== ======================================================================================
-
-A state manager of an earlier version creates such a state as one that can be claimed. It is due then.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from exotrio.manager.engine.due_work import MAX_PER_STEP
 from exotrio.manager.engine.following import need_to_follow
 from exotrio.manager.engine.graphs import pin_graph
 from exotrio.manager.engine.mailbox import end_state, resume
-from exotrio.manager.engine.order import LATER, NEVER, WAITING
+from exotrio.manager.engine.order import NEVER, WAITING
 from exotrio.manager.engine.run_results import results_of
 from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
@@ -68,10 +66,7 @@ MAX_BELOW = 100_000
 transactions start at the same time comes on top."""
 RUNS_ENDED = "its run ended"
 """Why the state of a node goes on, in its history."""
-_NOT_STORED = (
-    "the graph was stored by a state manager of an earlier version, which left out what this place runs:"
-    " store the graph again, and start another run"
-)
+_WAITING = "lane = 'waiting' AND event IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +91,8 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
     names = {(row["namespace"], name) for row in due for name in _graphs_of(tx, row, named)}
     pinned = _pinned(tx, names)
     runs = locked_runs_of(tx, seqs)
-    which = f"{numbered(tx, CREATED)} AND ((lane = 'waiting' AND event IS NULL) OR lane IS NULL OR lane = ?)"
-    which += " AND enqueue_after <= ?"
-    parameters = (tx.items(seqs), LATER, tx.now_ms)
-    states = read_states(tx, runs, which, parameters, tx.for_update("states"))
+    which = f"{numbered(tx, CREATED)} AND {_WAITING} AND enqueue_after <= ?"
+    states = read_states(tx, runs, which, (tx.items(seqs), tx.now_ms), tx.for_update("states"))
     read_texts(tx, "inputs", states)
     changes = Changes(tx, runs.values())
     started_by = {row["seq"]: row["started_by"] for row in due}
@@ -110,9 +103,6 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
     below = _in_flight_below(tx, runs.values())
     ended = set()
     for state in states:
-        if state.calls_size is None and _place(tx, state).graph is None:
-            ended.add(state.seq)
-            _fail(changes, state, _NOT_STORED)
         for child in _children_of(tx, state, calls.get(state.seq, ()), started_by[state.seq]):
             graph = state.run_row.namespace, child.graph
             if problem := _why_not(tx, child, below):
@@ -278,7 +268,7 @@ def deliver_ends(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
     locked = locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted({*parents, *above})),))
     # One that was retried by hand just now goes on.
     ended = [run for run in locked.values() if run.id in parents and run.awaited and not run.pending]
-    which = f"{numbered(tx, CREATED)} AND lane = 'waiting' AND event IS NULL"
+    which = f"{numbered(tx, CREATED)} AND {_WAITING}"
     states = {state.seq: state for state in read_states(tx, locked, which, (seqs,), tx.for_update("states"))}
     changes = Changes(tx, locked.values())
     delivered = [(run, states[parents[run.id]]) for run in ended if parents[run.id] in states]

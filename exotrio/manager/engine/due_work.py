@@ -3,12 +3,12 @@ states that move to another priority, or are retried, and runs that finished lon
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from enum import StrEnum
+from itertools import chain
 
-from exotrio.graph import GRAPH_NODE, WAIT_NODE, WITHOUT_RUNTIME
 from exotrio.manager.engine.moves import KEY
-from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.retry_notes import RETRY, SETTLE
 from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.view import View
@@ -37,17 +37,6 @@ _WAITING = (
     " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
     " ORDER BY enqueue_after, seq"
 )
-_UNADOPTED = (
-    # In a separate SELECT: PostgreSQL might read all states that can be claimed for a join.
-    "seq AS id FROM (SELECT coalesce("
-    "(SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane IS NULL"
-    " ORDER BY priority, turn, seq LIMIT 1),"
-    f" (SELECT seq FROM states WHERE node_id = nodes.id AND status = 'CREATED' AND lane = '{LATER}'"
-    " AND enqueue_after <= ? ORDER BY enqueue_after, seq LIMIT 1)"
-    f") AS seq FROM nodes WHERE name IN {WITHOUT_RUNTIME}) AS found WHERE seq IS NOT NULL"
-)
-"""States of places that wait, or run graphs, which a state manager of an earlier version created: it does not
-know that they wait. Those that it retried, or was to start later, are in the lane ``LATER``."""
 _DUE = {
     Step.ALERT: "run AS id FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run",
     Step.CANCEL: "state AS id FROM children_to_cancel ORDER BY state",
@@ -71,7 +60,6 @@ _DUE = {
     ),
     Step.CLEAR: "run AS id FROM discarded ORDER BY run",
 }
-_OF_EARLIER = {Step.START: GRAPH_NODE, Step.WAIT: WAIT_NODE}
 
 
 def due_work(
@@ -80,41 +68,19 @@ def due_work(
     """Return the numbers of some of the runs and states about which these steps have to do something, by the
     step: the oldest of each. ``keep_ms`` is how long finished runs are kept."""
     now_ms = finished_before(view, keep_ms) if Step.DISCARD in steps else view.now_ms
-    selects = [(f"SELECT '{step}' AS step, {_DUE[step]} LIMIT ?", _DUE[step].count("?")) for step in steps]
-    if of_earlier := [step for step in steps if step in _OF_EARLIER]:
-        selects.append((f"SELECT '' AS step, {_UNADOPTED} LIMIT ?", 1))
-    found: dict[str, list[int]] = {}
-    for step, number in view.execute(
-        " UNION ALL ".join(
-            f"SELECT * FROM ({select}) AS due_{index}" for index, (select, _) in enumerate(selects)
-        ),
-        tuple(value for _, times in selects for value in (*[now_ms] * times, limit)),
+    selects = [f"SELECT '{step}' AS step, {_DUE[step]} LIMIT ?" for step in steps]
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for of_step, number in view.execute(
+        " UNION ALL ".join(f"SELECT * FROM ({each}) AS due_{index}" for index, each in enumerate(selects)),
+        tuple(chain.from_iterable((*[now_ms] * _DUE[step].count("?"), limit) for step in steps)),
     ):
-        found.setdefault(step, []).append(number)
-    if found.pop("", None):
-        for step in of_earlier:
-            if seqs := _claimable(view, _OF_EARLIER[step], limit):
-                found.setdefault(step, []).extend(seqs)
+        found[of_step].append(number)
     return {step: list(dict.fromkeys(found[step])) for step in steps if step in found}
 
 
 def finished_before(view: View, keep_ms: int) -> int:
     """Return the time, in Unix ms, before which a run finished that was kept for so long."""
     return view.now_ms - keep_ms - set_ahead_ms(view, keep_ms)
-
-
-def _claimable(view: View, node_name: str, limit: int) -> list[int]:
-    """Return some states of a node that no runtime runs, which a state manager of an earlier version created
-    as ones that can be claimed."""
-    nodes = view.execute("SELECT id FROM nodes WHERE name = ? ORDER BY id", (node_name,))
-    items = view.items([row["id"] for row in nodes])
-    created = f"{view.any_of('node_id')} AND status = 'CREATED'"
-    rows = view.execute(
-        f"SELECT seq FROM states WHERE {created} AND lane IS NULL UNION ALL"
-        f" SELECT seq FROM states WHERE {created} AND lane = '{LATER}' AND enqueue_after <= ? LIMIT ?",
-        (items, items, view.now_ms, limit),
-    )
-    return [row["seq"] for row in rows]
 
 
 def about(view: View, step: Step, number: int) -> str:

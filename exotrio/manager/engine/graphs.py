@@ -38,9 +38,9 @@ _BUILT_IN = {
 }
 """The nodes of places that no runtime runs, so that their states have one, too."""
 
-BRANCHES_SINCE, ON_FAILURE_SINCE, CHILDREN_SINCE = 7, 8, 8
-"""The versions of the tables of the first state managers that know branches, on_failure, and places that run
-graphs."""
+BRANCHES_SINCE, WAITS_SINCE, ON_FAILURE_SINCE, CHILDREN_SINCE = 7, 7, 8, 8
+"""The versions of the tables of the first state managers that know branches, places that wait, on_failure,
+and places that run graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,9 @@ def upsert(tx: Transaction, namespace: str, name: str, new: Prepared) -> WithEff
     elif template.refs:
         what = "branches, all of which a state manager of exotrio {} on this database would take"
         refuse_at_older_managers(tx, has, BRANCHES_SINCE, what)
+    elif any(place.wait is not None for place in template.places):
+        what = "places that wait, which a state manager of exotrio {} on this database would never end"
+        refuse_at_older_managers(tx, has, WAITS_SINCE, what)
     effects = Effects()
     if template.body.limits:
         before = tx.template(graph["template"]).body.limits if current else ()
