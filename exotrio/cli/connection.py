@@ -189,6 +189,7 @@ def server_connection(function: F) -> F:
         output: str = "table",
         **others: Any,
     ) -> Any:
+        show_warnings()  # such as that the key is sent unencrypted
         chosen = replace(resolve(namespace, uri, key_file, db), form=output)
         return function(*args, connection=chosen, **others)
 
@@ -202,7 +203,6 @@ def server_options(function: F) -> F:
 
 def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
     """Return the state manager that these options and the environment name."""
-    show_warnings()  # such as that the key is sent unencrypted
     settings = read_settings()
     namespace = namespace or settings.namespace or ""
     arguments = ["--namespace", namespace] if namespace != (settings.namespace or "") else []

@@ -150,7 +150,7 @@ def test_mistakes_in_dot_env_are_shown_with_their_lines(cli: Cli) -> None:
 def test_an_unreadable_dot_env_is_a_finding(cli: Cli) -> None:
     (cli.folder / ".env").write_bytes(b"EXOSPHERE_NAMESPACE=\xff\xfe\n")
     cli.set(EXOSPHERE_STATE_MANAGER_URI="http://127.0.0.1:8000", EXOSPHERE_API_KEY="k")
-    says(cli("doctor"), 4, "! the file .env cannot be read: ", "cannot be read\n", "127.0.0.1:8000")
+    says(cli("doctor"), 2, "! the file .env cannot be read: ", "cannot be read\n", "127.0.0.1:8000")
     (cli.folder / ".env").unlink()
     (cli.folder / ".env").mkdir()
     says(cli("doctor"), 4, "is a folder, not read")
@@ -261,7 +261,7 @@ def test_a_refused_key_has_its_own_exit_code(cli: Cli, running: Server) -> None:
 
 def test_without_a_key_nothing_is_sent(cli: Cli, running: Server) -> None:
     end = cli("doctor", "--uri", running.uri)
-    says(end, 2, "no API key is given", "\nexamined only the settings: ")
+    says(end, 2, "no API key: give --key-file", "\nexamined only the settings: ")
 
 
 # -- our state manager

@@ -31,6 +31,7 @@ from exotrio.cli.graphs.draft import read_complete
 from exotrio.cli.graphs.limits import changes_of_limits, limits_of
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about, find_graph, read_graph
+from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import pairs, print_as, print_message
 from exotrio.client import GraphInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
@@ -235,6 +236,7 @@ def check(
     report = check_files(targets, names)
     body, lines, breaks = report.as_json(), report.as_lines(), False
     if against_runs and report.valid:
+        show_warnings()
         manager = resolve(namespace, uri, key_file, db)
         compared = compare_with_runs(manager, report, names)
         body["against_runs"] = compared.model_dump(mode="json")

@@ -15,12 +15,11 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 import exotrio
-from exotrio._http.endpoint import Endpoint, resolve_endpoint
+from exotrio._http.endpoint import Endpoint
 from exotrio._shared.settings import (
     CORS_VARIABLE,
     DATABASE_VARIABLE,
     ENV_FILE,
-    KEY_FILE_VARIABLE,
     KEY_VARIABLE,
     NAMESPACE_VARIABLE,
     PREFIXES,
@@ -35,7 +34,7 @@ from exotrio._shared.settings import (
 )
 from exotrio._util.database_url import is_database_url, parse_database_url, shown_database
 from exotrio._util.words import suggestion
-from exotrio.cli.connection import how_to_give_a_key
+from exotrio.cli.connection import resolve
 from exotrio.cli.folder import DATABASE
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
@@ -79,23 +78,25 @@ class Settings:
 def examine_settings(
     namespace: str | None, uri: str | None, key_file: Path | None, db: str | None = None
 ) -> Settings:
-    """Return the settings: options take precedence, then the environment, then ``.env``."""
+    """Return the settings: options take precedence, then the environment, then ``.env``.
+
+    ``connection.resolve`` chooses the state manager, as for all other commands, and says what is wrong.
+    """
     settings = Settings()
     environment = from_environment()
     file, file_state = _examine_file(settings)
-    options = {} if uri is None else {URI_VARIABLE: (uri, "option --uri")}
-    if namespace is not None:
-        options[NAMESPACE_VARIABLE] = namespace, "option --namespace"
+    options: dict[str, tuple[str, str]] = {}
+    for name, option, given in (
+        (URI_VARIABLE, "--uri", uri),
+        (NAMESPACE_VARIABLE, "--namespace", namespace),
+        (DATABASE_VARIABLE, "--db", db),
+    ):
+        if given is not None:
+            options[name] = given, f"option {option}"
     if key_file is not None:
-        source = f"option --key-file {key_file}"
-        try:
-            options[KEY_VARIABLE] = read_key_file(key_file, "option --key-file"), source
-        except ConfigurationError as error:
-            settings.problems.append(Finding(error.what, error.fix))
-            # Do not use the key of the environment instead.
-            options[KEY_VARIABLE] = "", f"{source}, which cannot be read"
-    if db is not None:
-        options[DATABASE_VARIABLE] = db, "option --db"
+        options[KEY_VARIABLE] = "", f"option --key-file {key_file}"
+        with suppress(ConfigurationError):
+            options[KEY_VARIABLE] = read_key_file(key_file, "option --key-file"), options[KEY_VARIABLE][1]
     path = Path(ENV_FILE).absolute()
     values = {
         **{name: ("", _UNSET.get(name, "")) for name in VARIABLES},
@@ -109,27 +110,16 @@ def examine_settings(
             what = f"{name} is in {ENV_FILE} too, with another value: the one in the environment is used"
             settings.findings.append(info(what))
     settings.shown.append(Setting(ENV_FILE, str(path), file_state))
-    (uri, uri_source), (key, key_source) = values[URI_VARIABLE], values[KEY_VARIABLE]
-    if not key and (key_in := values[KEY_FILE_VARIABLE][0]):
-        try:
-            key, key_source = read_key_file(key_in, KEY_FILE_VARIABLE), f"file {key_in}"
-        except ConfigurationError as error:
-            settings.problems.append(Finding(error.what, error.fix))
     database, database_source = values[DATABASE_VARIABLE]
-    if db is not None or not (uri or key_file):
-        settings.database, uri = database or DATABASE, ""
-        if not is_database_url(settings.database) and not Path(settings.database).is_file():
-            fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}; or run a graph here first"
-            what = f"there is no database {settings.database}"
-            what = what if database else f"no state manager is given, and {what} in this folder"
-            settings.problems.append(Finding(what, f"{fix}: python -m exotrio run FILE"))
-            settings.database = None
-    elif not uri:
-        fix = f"give --uri http://127.0.0.1:8000, or set {URI_VARIABLE}"
-        fix += "; a local one: python -m exotrio server"
-        settings.problems.append(Finding("no state manager is given", fix))
-    if uri and not key:
-        settings.problems.append(Finding("no API key is given", how_to_give_a_key()))
+    try:
+        chosen = resolve(namespace, uri, key_file, db)
+    except ConfigurationError as error:
+        settings.problems += [Finding(problem.replace("\n", " ")) for problem in error.problems] or [
+            Finding(error.what, error.fix)
+        ]
+    else:
+        settings.endpoint = chosen.endpoint
+        settings.database = database or DATABASE if chosen.endpoint is None else None
     settings.namespace = values[NAMESPACE_VARIABLE][0] or None
     if settings.namespace is not None:
         try:
@@ -137,7 +127,7 @@ def examine_settings(
         except ValueError as error:
             settings.problems.append(Finding(f"the namespace {error}", "give another one: --namespace NAME"))
             settings.namespace = None
-    if is_database_url(database) or (database and db is None):
+    if database and (db is None or is_database_url(database)):
         try:
             url = parse_database_url(database, source=f"{DATABASE_VARIABLE} in {database_source}")
             settings.findings += database_url_findings(url)
@@ -145,12 +135,6 @@ def examine_settings(
             finding = Finding(f"{DATABASE_VARIABLE}: {error.what}", error.fix)
             (settings.findings if settings.database is None else settings.problems).append(finding)
             settings.database = None
-    if uri:
-        endpoint, problems = resolve_endpoint(
-            uri, key or "none", uri_source=uri_source, key_source=key_source
-        )
-        settings.problems += [Finding(problem.replace("\n", " ")) for problem in problems]
-        settings.endpoint = endpoint if key else None
     return settings
 
 
