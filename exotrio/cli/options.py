@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -95,7 +95,7 @@ def run_key(
     The API key, which ``server --key`` is, is refused: everyone who sees a run sees the key of the run."""
 
     def add(function: F) -> F:
-        @functools.wraps(function)
+        @wraps(function)
         def with_key(*args: Any, run_key: str | None, **others: Any) -> Any:
             if run_key is not None:
                 try:
@@ -121,7 +121,7 @@ def _with_file(name: str, option: str) -> Callable[[F], F]:
     """Return what adds the option for a file with values to ``option``; the command gets all as ``name``."""
 
     def add(function: F) -> F:
-        @functools.wraps(function)
+        @wraps(function)
         def with_all(*args: Any, **values_of: Any) -> Any:
             from_options, from_file = values_of.pop(name), values_of.pop(f"{name}_file")
             merged = values.merged(from_options, from_file, option, f"--{name}-file")
@@ -147,54 +147,62 @@ def secrets(function: F) -> F:
     return _secrets(_with_file("secrets", "--secret")(function))
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
-    """A number of seconds, no more than ten years."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """What ``parse`` returns for the text of an option; its ValueError says what is wrong."""
 
-    name = "seconds"
-
-    def __init__(self, lowest: float = 0) -> None:
-        self._lowest = lowest
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not self._lowest <= seconds <= MAX_SECONDS:
-            limits = f"{self._lowest:g} to {MAX_SECONDS:,}"
-            self.fail(f"{str(value)!r} is not a number of seconds from {limits}", param, ctx)
-        return seconds
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A duration such as ``2h``, as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Ago(Duration):
-    """How long ago something was, such as ``2h``, as the time of it."""
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return datetime.now(UTC) - timedelta(seconds=super().convert(value, param, ctx))
-
-
-class CodeVersion(click.ParamType):  # type: ignore[type-arg]
-    name = "version"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from exotrio.graph import check_version  # here, since it imports pydantic
-
         try:
-            return check_version(str(value))
+            return self._parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _seconds(text: str, lowest: float = 0) -> float:
+    with suppress(ValueError):
+        if lowest <= (seconds := float(text)) <= MAX_SECONDS:
+            return seconds
+    raise ValueError(f"{text!r} is not a number of seconds from {lowest:g} to {MAX_SECONDS:,}")
+
+
+def _ago(text: str) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+
+
+def _code_version(text: str) -> str:
+    from exotrio.graph import check_version  # here, since it imports pydantic
+
+    return check_version(text)
+
+
+def _database(text: str) -> str:
+    if not text:
+        raise click.UsageError("the name of the database is empty: give one, or leave it out")
+    if not is_database_url(text):
+        check_database(text)
+    elif parse_database_url(text, source="the arguments").secrets:
+        # Refused, not only warned of: the list of processes shows it while this one runs.
+        raise ConfigurationError(
+            "the URL of the database has a password in it",
+            where="it came from the arguments, which other users of this machine can read",
+            fix=f"put the URL into {DATABASE_VARIABLE} instead; or leave the password out, and set"
+            " PGPASSFILE to a file that has it",
+        )
+    return text
+
+
+SECONDS = Parsed("seconds", _seconds)
+"""A number of seconds, no more than ten years."""
+DURATION = Parsed("duration", parse_duration)
+"""A duration such as ``2h``, as seconds."""
+AGO = Parsed("duration", _ago)
+"""How long ago something was, such as ``2h``, as the time of it."""
+CODE_VERSION = Parsed("version", _code_version)
+DATABASE_NAME = Parsed("database", _database)
+"""A database: a file, ``:memory:``, or the URL of a PostgreSQL without a password."""
 
 
 class Port(click.IntRange):
@@ -206,31 +214,9 @@ class Port(click.IntRange):
         super().__init__(0, 65_535)
 
 
-class Database(click.ParamType):  # type: ignore[type-arg]
-    """A database: a file, ``:memory:``, or the URL of a PostgreSQL without a password."""
-
-    name = "database"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        if not text:
-            raise click.UsageError("the name of the database is empty: give one, or leave it out")
-        if not is_database_url(text):
-            check_database(text)
-        elif parse_database_url(text, source="the arguments").secrets:
-            # Refused, not only warned of: the list of processes shows it while this one runs.
-            raise ConfigurationError(
-                "the URL of the database has a password in it",
-                where="it came from the arguments, which other users of this machine can read",
-                fix=f"put the URL into {DATABASE_VARIABLE} instead; or leave the password out, and set"
-                " PGPASSFILE to a file that has it",
-            )
-        return text
-
-
 def database(help: str) -> Callable[[F], F]:
     return click.option(
-        "--db", metavar="FILE_OR_URL", type=Database(), help=help, shell_complete=completion.files
+        "--db", metavar="FILE_OR_URL", type=DATABASE_NAME, help=help, shell_complete=completion.files
     )
 
 
@@ -238,7 +224,8 @@ WHERE_BY_DEFAULT = f"[default: {DATABASE_VARIABLE}, then .exotrio/state.db]"
 
 
 def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Callable[[F], F]:
-    return click.option(name, default=default, show_default=True, type=Seconds(lowest), help=help)
+    kind = Parsed("seconds", partial(_seconds, lowest=lowest))
+    return click.option(name, default=default, show_default=True, type=kind, help=help)
 
 
 def name(*names: str, kind: Kind, help: str) -> Callable[[F], F]:

@@ -32,8 +32,8 @@ def command() -> None:
     help="Only actions that begin with this: run.cancel, or run for all on runs.",
 )
 @click.option("--target", metavar="TARGET", help="Only targets whose name or id begins with this.")
-@click.option("--since", type=options.Ago(), help="How long ago the changes were at most: 45m, 2h, 7d.")
-@click.option("--until", type=options.Ago(), help="How long ago they were at least, too: 45m, 2h.")
+@click.option("--since", type=options.AGO, help="How long ago the changes were at most: 45m, 2h, 7d.")
+@click.option("--until", type=options.AGO, help="How long ago they were at least, too: 45m, 2h.")
 @options.limit(50, "List at most N changes.")
 @options.output
 @server_connection

@@ -31,7 +31,7 @@ from exotrio.cli.terminal.output import print_as
 )
 @click.option(
     "--stale",
-    type=options.Seconds(),
+    type=options.SECONDS,
     default=STALE,
     show_default=True,
     help="Seconds after which a claim without a lease counts as stuck; longer than any node runs.",

@@ -65,7 +65,7 @@ def ls(connection: Connection) -> None:
     " repeatable.",
 )
 @click.option(
-    "--expires", type=options.Duration(), help="How long it is valid: 12h, 90d; by default without end."
+    "--expires", type=options.DURATION, help="How long it is valid: 12h, 90d; by default without end."
 )
 @click.option(
     "--out",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -18,20 +18,16 @@ from exotrio.client import LimitDetail, LimitInfo, StateManager
 _name = click.argument("name", metavar="LIMIT", shell_complete=completion.names("limit"))
 
 
-class AtMost(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
-    """A whole number, or ``unlimited``."""
+def _at_most(text: str) -> int | Literal["unlimited"]:
+    if text == "unlimited":
+        return "unlimited"
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a whole number nor 'unlimited'") from None
 
-    name = "number"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["unlimited"]:
-        if value == "unlimited":
-            return "unlimited"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{str(value)!r} is neither a whole number nor 'unlimited'", param, ctx)
+_AT_MOST = options.Parsed("number", _at_most)
 
 
 @click.group(name="limits", cls=Commands)
@@ -89,11 +85,11 @@ def show(name: str, connection: Connection) -> None:
 
 @command.command(name="set")
 @_name
-@click.option("--at-most", type=AtMost(), metavar="N", help="States at once, for each key; 0 stops all.")
+@click.option("--at-most", type=_AT_MOST, metavar="N", help="States at once, for each key; 0 stops all.")
 @click.option(
-    "--starts", type=AtMost(), metavar="N", help="Starts within --period, for each key; 0 stops all."
+    "--starts", type=_AT_MOST, metavar="N", help="Starts within --period, for each key; 0 stops all."
 )
-@click.option("--period", type=options.Duration(), help="How long: 1s, 5m, 24h; at most 31d.")
+@click.option("--period", type=options.DURATION, help="How long: 1s, 5m, 24h; at most 31d.")
 @connection
 def set_limit(
     name: str,

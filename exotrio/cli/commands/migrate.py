@@ -31,10 +31,10 @@ def command() -> None:
 
 @command.command(name="sqlite-to-postgres")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
-@click.argument("url", metavar="[URL]", required=False, type=options.Database())
+@click.argument("url", metavar="[URL]", required=False, type=options.DATABASE_NAME)
 @options.seconds("--lease-ttl", 30, "How long a claim is valid without a heartbeat; as for `server`.")
 @click.option(
-    "--claim-timeout", type=options.Seconds(), help="How long a v0 claim is valid.  [default: no limit]"
+    "--claim-timeout", type=options.SECONDS, help="How long a v0 claim is valid.  [default: no limit]"
 )
 def to_postgres(file: Path, url: str | None, lease_ttl: float, claim_timeout: float | None) -> None:
     """Move the SQLite FILE of a stopped state manager into the empty PostgreSQL database at URL.

@@ -207,9 +207,9 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
 @command.command(name="repin")
 @click.argument("run_id", metavar="[RUN]", required=False, shell_complete=completion.names("run"))
 @click.option(
-    "--version", metavar="OLD", type=options.CodeVersion(), help="All runs in flight of this version."
+    "--version", metavar="OLD", type=options.CODE_VERSION, help="All runs in flight of this version."
 )
-@click.option("--to", "new", metavar="NEW", type=options.CodeVersion(), required=True, help="The version.")
+@click.option("--to", "new", metavar="NEW", type=options.CODE_VERSION, required=True, help="The version.")
 @connection
 def repin(run_id: str | None, version: str | None, new: str, connection: Connection) -> int:
     """Let a run, or all runs in flight of a version, need another version of the code.

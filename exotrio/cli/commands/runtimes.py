@@ -90,7 +90,7 @@ def ls(connection: Connection) -> None:
 @command.command(name="stops")
 @click.option(
     "--since",
-    type=options.Duration(),
+    type=options.DURATION,
     default="24h",
     show_default=True,
     help="How long ago the stops ended at most: 45m, 2h, 7d.",

@@ -70,13 +70,13 @@ MAX_CONNECTIONS = 4_000
 )
 @click.option(
     "--claim-timeout",
-    type=options.Seconds(),
+    type=options.SECONDS,
     help="How long a v0 claim is valid; longer than any node runs.  [default: no limit]",
 )
 @click.option(
     "--keep",
     metavar="DURATION",
-    type=options.Duration(),
+    type=options.DURATION,
     help="Delete runs that finished longer ago: 30d, 12h, 90m, 45s.  [default: keep all]",
 )
 @click.option("--v0-only", is_flag=True, help="Do not serve the native API.")

@@ -24,7 +24,7 @@ from exotrio.client import StateManager
 @click.option(
     "--start-delay",
     default=0.0,
-    type=options.Seconds(),
+    type=options.SECONDS,
     help="Seconds until the first node may run.  [default: 0]",
 )
 @click.option(

@@ -20,13 +20,13 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 @options.target
 @click.option(
     "--grace",
-    type=options.Seconds(),
+    type=options.SECONDS,
     help="How long running nodes may go on after a first signal.  [default: the Runtime's shutdown_grace]",
 )
 @click.option(
     "--code-version",
     metavar="VERSION",
-    type=options.CodeVersion(),
+    type=options.CODE_VERSION,
     help="The version of the code, for runs of graphs that name one.  [default: that of the Runtime]",
 )
 @click.option(
