@@ -24,9 +24,8 @@ from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import MAX_PER_STEP, Step, about, due_work
 from exotrio.manager.engine.leases import Terms, expire
-from exotrio.manager.engine.moves import move_more
+from exotrio.manager.engine.portions import go_on
 from exotrio.manager.engine.retention import clear, discard, drop_templates, trim_records
-from exotrio.manager.engine.retry_portions import retry_more
 from exotrio.manager.engine.schedules import due_in_ms, fire_schedules
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.base import Store
@@ -234,16 +233,15 @@ class DueWork:
 
 class Deliveries:
     """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), starts
-    those that follow failed ones (``engine.alerts``), moves states (``engine.moves``), and
-    retries them (``engine.retry_portions``)."""
+    those that follow failed ones (``engine.alerts``), and goes on with changes of large runs
+    (``engine.portions``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
         steps: dict[Step, Handles] = {
             Step.ALERT: start_alerts,
             Step.CANCEL: cancel_children,
             Step.DELIVER: deliver_ends,
-            Step.MOVE: move_more,
-            Step.RETRY: retry_more,
+            Step.GO_ON: go_on,
             Step.START: partial(start_children, cipher=cipher),
         }
         self._due = DueWork(store, steps)

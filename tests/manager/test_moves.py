@@ -28,7 +28,7 @@ Two = tuple[Manager, Manager]
 async def two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
     """Two state managers that move 10 states at once, and no more of them by themselves."""
     monkeypatch.setattr(moves, "PORTION", 10)
-    monkeypatch.setattr("exotrio.manager.background.move_more", lambda tx, runs: 0)
+    monkeypatch.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
     b = place("b", inputs={"x": "${{ f.outputs.v }}"})
     async with open_two(request.param) as both:
         await Flow.deploy(both[0].api, place("f", "b"), b, retry_policy=NO_RETRY)
@@ -57,7 +57,7 @@ async def prioritize(manager: Manager, run_id: str, priority: str) -> int:
 async def move(manager: Manager) -> int:
     """Move all that is to be moved; return in how many transactions."""
     portions = 0
-    while await handle_due(manager.service, Step.MOVE):
+    while await handle_due(manager.service, Step.GO_ON):
         portions += 1
         assert portions < 100
     return portions
@@ -79,7 +79,7 @@ async def test_the_states_of_a_large_run_follow_its_priority_in_portions(two: Tw
     assert await runs_of_claim(one.api, 10) == {small: 10}
     held = await claim(one.api, {B: 2}, limit=2)
     assert [state["inputs"]["x"] for state in held] == ["10", "11"]
-    assert await handle_due(one.service, Step.MOVE) == 1
+    assert await handle_due(one.service, Step.GO_ON) == 1
     assert await move(other) == 2
     assert not await other.service.store.read(due_work)
     assert await counts(other, large) == {"CREATED": 33, "QUEUED": 2}
@@ -115,9 +115,9 @@ async def test_a_priority_that_changes_while_states_move_holds_for_all(two: Two,
     one, other = two
     run_id = await fan_out(one.api, 30)
     await prioritize(one, run_id, "high")
-    await handle_due(one.service, Step.MOVE)
+    await handle_due(one.service, Step.GO_ON)
     assert await prioritize(other, run_id, "low") == 20
-    await handle_due(one.service, Step.MOVE)
+    await handle_due(one.service, Step.GO_ON)
     assert await prioritize(one, run_id, last) == (0 if last == "low" else 20)
     await move(other)
     others = {each: await fan_out(one.api, 10, priority=each) for each in ("high", "normal", "low")}
@@ -173,7 +173,7 @@ async def test_states_that_were_to_move_before_a_crash_are_moved_by_the_next_sta
     monkeypatch.setattr(moves, "PORTION", 10)
     database = tmp_path / "work.db"
     with monkeypatch.context() as patched:
-        patched.setattr("exotrio.manager.background.move_more", lambda tx, runs: 0)
+        patched.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
         async with open_manager(database) as crashed:
             await Flow.deploy(crashed.api, place("f", "b"), place("b"))
             run_id = await fan_out(crashed.api, 35)
@@ -195,7 +195,7 @@ async def test_a_run_whose_states_are_being_moved_gets_a_version_without_the_nod
     engine: str, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:
     monkeypatch.setattr(moves, "PORTION", 10)
-    monkeypatch.setattr("exotrio.manager.background.move_more", lambda tx, runs: 0)
+    monkeypatch.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
     async with open_two(engine) as (one, other):
         await Flow.deploy(one.api, place("f", "b"), place("b"), retry_policy=NO_RETRY)
         run_id = await fan_out(one.api, 30)

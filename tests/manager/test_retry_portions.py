@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 import trio
 
+from exotrio._wire.vocabulary import PENDING
 from exotrio.graph import pinned_name
 from exotrio.manager.engine import retries
 from exotrio.manager.engine.due_work import Step, due_work
@@ -30,7 +31,7 @@ C, U = node_name("c"), node_name("u")
 async def two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
     """Two state managers that retry 10 states at once, and no more of them by themselves."""
     monkeypatch.setattr(retries, "PORTION", 10)
-    monkeypatch.setattr("exotrio.manager.background.retry_more", lambda tx, runs: 0)
+    monkeypatch.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
     async with open_two(request.param) as both:
         yield both
 
@@ -80,7 +81,7 @@ async def retry(manager: Manager, run_id: str, request_id: str | None = None) ->
 async def go_on(manager: Manager) -> int:
     """Retry all that is to be retried; return in how many transactions."""
     portions = 0
-    while await handle_due(manager.service, Step.RETRY):
+    while await handle_due(manager.service, Step.GO_ON):
         portions += 1
         await manager.service.store.write(recount)
         assert portions < 100
@@ -91,7 +92,11 @@ async def shown(manager: Manager, run_id: str) -> tuple[str, dict[str, int]]:
     """Return the status of a run, and how many states of b it has by status; the stored numbers are right."""
     await manager.service.store.write(recount)
     run = ok(await manager.api.native_run(run_id))
-    return run["status"], next(node["counts"] for node in run["nodes"] if node["identifier"] == "b")
+    counts = {node["identifier"]: node["counts"] for node in run["nodes"]}
+    # The retry holds the run as one more pending state would, and is none.
+    assert run["pending_count"] == sum(each.get(s, 0) for each in counts.values() for s in PENDING)
+    assert run["total_count"] == sum(sum(each.values()) for each in counts.values())
+    return run["status"], counts["b"]
 
 
 async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) -> None:
@@ -102,7 +107,7 @@ async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) ->
     request_id = str(uuid4())
     assert await retry(one, run_id, request_id) == (10, 25)
     assert await shown(one, run_id) == ("PENDING", {"CREATED": 10, "ERRORED": 25, "RETRY_CREATED": 10})
-    assert await handle_due(other.service, Step.RETRY) == 1
+    assert await handle_due(other.service, Step.GO_ON) == 1
     assert await shown(one, run_id) == ("PENDING", {"CREATED": 20, "ERRORED": 15, "RETRY_CREATED": 20})
     # As often as the request is repeated, nothing more is retried by it.
     assert await retry(other, run_id, request_id) == (10, 25)
@@ -130,7 +135,7 @@ async def test_a_run_neither_ends_nor_unites_while_others_of_its_states_are_stil
         await end_claimed(other.api, C, count)
         await end_claimed(one.api, U, 1 if left == 0 else 0)
         assert (await shown(one, run_id))[0] == "PENDING"
-        await handle_due(one.service, Step.RETRY)
+        await handle_due(one.service, Step.GO_ON)
     await go_on(one)
     assert (await shown(one, run_id))[0] == "SUCCESS"
 
@@ -149,7 +154,7 @@ async def test_what_fails_while_others_are_retried_is_not_retried_and_then_unite
     await end_claimed(other.api, C, 1, "errored")
     await end_claimed(other.api, B, 9, "errored")
     while (await shown(one, run_id))[1].get("CREATED", 0) < 30:
-        assert await handle_due(one.service, Step.RETRY) == 1
+        assert await handle_due(one.service, Step.GO_ON) == 1
     await end_claimed(one.api, B, 30, "errored")
     await end_claimed(one.api, U, 0)
     await go_on(other)
@@ -167,7 +172,7 @@ async def test_a_run_that_fails_again_while_it_is_retried_ends_afterwards(two: T
     run_id = await failed(one.api, 12, strategy="ALL_SUCCESS")
     await retry(one, run_id)
     await end_claimed(one.api, B, 10, "errored")
-    assert await handle_due(one.service, Step.RETRY) == 1
+    assert await handle_due(one.service, Step.GO_ON) == 1
     await end_claimed(one.api, B, 2, "errored")
     assert (await shown(one, run_id))[0] == "PENDING"
     await go_on(one)
@@ -196,7 +201,7 @@ async def test_a_run_that_is_cancelled_or_deleted_meanwhile_ends_at_once(two: Tw
     cancelled = await failed(one.api, 35)
     await retry(one, cancelled)
     for _ in range(portions):
-        await handle_due(one.service, Step.RETRY)
+        await handle_due(one.service, Step.GO_ON)
     await end_claimed(one.api, B, min(35, 10 + 10 * portions))
     await end_claimed(one.api, C, min(35, 10 + 10 * portions))
     ok(await other.api.native("POST", f"run/{cancelled}/cancel"))
@@ -214,7 +219,7 @@ async def test_a_run_that_an_earlier_state_manager_cancelled_meanwhile_ends(two:
     run_id = await failed(one.api, 35)
     await retry(one, run_id)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("exotrio.manager.engine.retry_notes.end", lambda changes, row: None)
+        patched.setattr("exotrio.manager.engine.runs.end_retry", lambda changes, row: None)
         ok(await one.api.native("POST", f"run/{run_id}/cancel"))
     await go_on(other)
     assert (await shown(one, run_id))[0] == "FAILED"
@@ -232,7 +237,7 @@ async def test_another_retry_takes_the_place_of_the_one_that_goes_on(two: Two) -
     # A last one while groups of an earlier one are still to be checked.
     await retry(one, run_id)
     for _ in range(4):
-        assert await handle_due(one.service, Step.RETRY) == 1
+        assert await handle_due(one.service, Step.GO_ON) == 1
     await end_claimed(one.api, B, 35, "errored")
     assert await retry(other, run_id) == (10, 25)
     await go_on(other)
@@ -262,7 +267,7 @@ async def test_two_state_managers_retry_no_state_twice(two: Two) -> None:
             reported.extend(state["inputs"].get("x", "") for state in states)
 
     async def move(manager: Manager) -> None:
-        while await handle_due(manager.service, Step.RETRY):
+        while await handle_due(manager.service, Step.GO_ON):
             pass
 
     async with trio.open_nursery() as nursery:
@@ -302,7 +307,7 @@ async def test_a_retry_that_a_crash_ends_is_continued_by_the_next_state_manager(
     monkeypatch.setattr(retries, "PORTION", 10)
     database = tmp_path / "work.db"
     with monkeypatch.context() as patched:
-        patched.setattr("exotrio.manager.background.retry_more", lambda tx, runs: 0)
+        patched.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
         async with open_manager(database) as crashed:
             run_id = await failed(crashed.api, 35)
             assert await retry(crashed, run_id) == (10, 25)

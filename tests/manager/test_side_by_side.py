@@ -33,7 +33,6 @@ from exotrio._wire.native import (
 )
 from exotrio._wire.v0 import RegisterRequest
 from exotrio._wire.vocabulary import Priority
-from exotrio.manager.background import Handles
 from exotrio.manager.engine import (
     claims,
     deletion,
@@ -54,8 +53,7 @@ from exotrio.manager.engine import (
     workers,
 )
 from exotrio.manager.engine.due_work import Step, due_work
-from exotrio.manager.engine.moves import move_more
-from exotrio.manager.engine.retry_portions import retry_more
+from exotrio.manager.engine.portions import go_on
 from exotrio.manager.rules.errors import Refused
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher, encrypt_again
@@ -277,12 +275,8 @@ class Crowd:
 
     async def go_on(self, random: Random) -> int:
         """Move, or retry, one more portion of each run."""
-        done = 0
-        steps: dict[Step, Handles] = {Step.MOVE: move_more, Step.RETRY: retry_more}
-        for step, numbers in (await self.stores[0].read(due_work, tuple(steps))).items():
-            for number in numbers:
-                done += await self.write(random, steps[step], [number])
-        return done
+        due = await self.stores[0].read(due_work, (Step.GO_ON,))
+        return sum([await self.write(random, go_on, [number]) for number in due.get(Step.GO_ON, ())])
 
     async def retry_state(self, random: Random) -> None:
         for state_id, _ in self.some_held(random):

@@ -11,8 +11,7 @@ from exotrio.manager.engine.alerts import start_alerts
 from exotrio.manager.engine.child_cancellation import cancel_children
 from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import Step, due_work
-from exotrio.manager.engine.moves import move_more
-from exotrio.manager.engine.retry_portions import retry_more
+from exotrio.manager.engine.portions import go_on
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.transaction import Transaction
 
@@ -26,8 +25,7 @@ def use_cases(service: Service) -> dict[Step, Handles]:
         Step.ALERT: start_alerts,
         Step.CANCEL: cancel_children,
         Step.DELIVER: deliver_ends,
-        Step.MOVE: move_more,
-        Step.RETRY: retry_more,
+        Step.GO_ON: go_on,
         Step.START: partial(start_children, cipher=service.cipher),
         Step.WAIT: handle_waits,
     }

@@ -37,8 +37,8 @@
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
 ``due_work``        what is due about waits, children, alerts and moves
-``retry_notes``     how far the retry of a run with many failed states is
-``retry_portions``  go on with such a retry
+``unfinished``      changes of large runs that go on in portions, and how far they are
+``portions``        go on with such a change
 ``moves``           move the states of a run to another priority, or to other nodes
 ``leases``          how long claims hold, and what happens when they end
 ``renewals``        which leases a heartbeat renews, and what it says about states

@@ -1,5 +1,5 @@
 """What is due without a request: about runs that states wait for, runs that failures start, waits for events,
-states that move to another priority, or are retried, and runs that finished long ago."""
+changes of large runs, and runs that finished long ago."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from itertools import chain
 
-from exotrio.manager.engine.moves import KEY
-from exotrio.manager.engine.retry_notes import RETRY, SETTLE
+from exotrio.manager.engine.unfinished import KEY, RUN
 from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.view import View
 
@@ -23,15 +22,14 @@ class Step(StrEnum):
     ALERT = "alert"  # alerts.start_alerts, by the number of the failed run
     CANCEL = "cancel"  # child_cancellation.cancel_children, by that of the state that waited
     DELIVER = "deliver"  # children.deliver_ends, by that of the run that ended
-    MOVE = "move"  # moves.move_more, by that of the run
-    RETRY = "retry"  # retry_portions.retry_more, by that of the run
+    GO_ON = "go on"  # portions.go_on, by that of the run
     START = "start"  # children.start_children, by that of the state that waits
     WAIT = "wait"  # sending.handle_waits, by that of the state that waits
     DISCARD = "discard"  # retention.discard, by that of the run that finished long ago
     CLEAR = "clear"  # retention.clear, by that of the discarded run
 
 
-WITHOUT_RETENTION = (Step.ALERT, Step.CANCEL, Step.DELIVER, Step.MOVE, Step.RETRY, Step.START, Step.WAIT)
+WITHOUT_RETENTION = (Step.ALERT, Step.CANCEL, Step.DELIVER, Step.GO_ON, Step.START, Step.WAIT)
 _WAITING = (
     "seq AS id FROM states INDEXED BY states_deadlines WHERE status = 'CREATED' AND lane = 'waiting'"
     " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
@@ -43,14 +41,7 @@ _DUE = {
     Step.DELIVER: (
         "id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL ORDER BY id"
     ),
-    Step.MOVE: (
-        f"CAST(substr(key, {len(KEY) + 1}) AS BIGINT) AS id FROM meta WHERE key >= '{KEY}' AND key < '{KEY}a'"
-        " ORDER BY key"
-    ),
-    Step.RETRY: (
-        f"CAST(substr(key, {len(RETRY) + 1}) AS BIGINT) AS id FROM meta WHERE key >= '{RETRY}'"
-        f" AND key < '{SETTLE}a' ORDER BY key"
-    ),
+    Step.GO_ON: f"{RUN} AS id FROM meta WHERE key >= '{KEY}' AND key < '{KEY}z' ORDER BY key",
     Step.START: _WAITING.format(""),
     Step.WAIT: _WAITING.format(" NOT"),
     Step.DISCARD: (
@@ -85,7 +76,7 @@ def finished_before(view: View, keep_ms: int) -> int:
 
 def about(view: View, step: Step, number: int) -> str:
     """Return the run about which a step has something to do, for the log."""
-    is_run = step in (Step.ALERT, Step.DELIVER, Step.MOVE, Step.RETRY, Step.DISCARD, Step.CLEAR)
+    is_run = step in (Step.ALERT, Step.DELIVER, Step.GO_ON, Step.DISCARD, Step.CLEAR)
     which = "runs.id = ?" if is_run else "runs.id = (SELECT run FROM states WHERE seq = ?)"
     row = view.row(f"SELECT run_id, name FROM runs JOIN graphs ON graphs.id = graph WHERE {which}", (number,))
     return f"a deleted run ({number})" if row is None else f"run {row['run_id']} of graph {row['name']!r}"

@@ -1,9 +1,7 @@
 """States of a run that move together: to another priority, or to other nodes.
 
 The run and its new states have the new priority from the commit that decides on it. Its pending states follow
-by number, in portions, since a run may have hundreds of thousands: the first portion in that commit, each
-other one in a separate transaction (``due_work``) of any state manager. A row of ``meta`` says how far they
-are. It is written with each portion, so none is lost, and none is moved twice.
+by number, in portions (``unfinished``).
 
 They keep their distance from the virtual time of their node, as it was when that was decided: claims go on
 meanwhile. Those of a fairness key come behind those that wait there, and leave it their turns here.
@@ -12,19 +10,15 @@ meanwhile. Those of a fairness key come behind those that wait there, and leave 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from pydantic_core import from_json, to_json
-
 from exotrio.manager.engine.order import give_turns_back, keyed_turns
-from exotrio.manager.engine.states import RunRow, locked_runs
-from exotrio.manager.store.driver import put_meta
-from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
+from exotrio.manager.engine.states import RunRow
+from exotrio.manager.engine.unfinished import MOVE, drop, keep, kept
+from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
-KEY = "moving "
-"""What the keys of these rows begin with; the number of the run follows."""
 PORTION = 1_000
 """Maximum of states that one transaction moves."""
 
@@ -58,10 +52,10 @@ def move_pending(
     )
     moves = [Move(place, run.priority, after, by[place]) for place, (_, after) in nodes.items()]
     # Of an earlier change, some may still be to be moved; none of places whose nodes this version lacks.
-    _, earlier = _stored(tx, run.id) or (0, ())
+    _, earlier = kept(tx, run.id).get(MOVE, (0, ()))
     moves += [
         move._replace(node_id=nodes[move.place][1], by=move.by + by[move.place])
-        for move in earlier
+        for move in (Move(*each) for each in earlier)
         if move.priority != level and move.place in nodes
     ]
     limit = run.pending + 1 if at_once else PORTION
@@ -70,13 +64,9 @@ def move_pending(
     return WithEffects(run.pending - moved if moved == limit else 0, effects)
 
 
-def move_more(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
-    """Move a portion of the states of the first of these runs, and return 1; 0 if nothing is left to do."""
-    number = numbers[0]
-    for run in locked_runs(tx, "runs.id = ?", (number,)).values():
-        if stored := _stored(tx, number):
-            return WithEffects(1, _move(tx, number, run.priority, *stored, PORTION).effects)
-    return WithEffects(_forget(tx, number), NO_EFFECTS)
+def move_portion(tx: Transaction, run: RunRow, last: int, moves: Iterable[Iterable[int]]) -> Effects:
+    """Move the next states after the number ``last``."""
+    return _move(tx, run.id, run.priority, last, [Move(*each) for each in moves], PORTION).effects
 
 
 def _move(
@@ -102,25 +92,10 @@ def _move(
             )
             effects.reopen(run, move.node_id)
     if len(rows) == limit:
-        put_meta(tx, f"{KEY}{run}", to_json((rows[-1]["seq"], moves)).decode())
-        effects.deliveries = True
+        keep(tx, effects, run, MOVE, (rows[-1]["seq"], moves))
     else:
-        _forget(tx, run)
+        drop(tx, run, [MOVE])
     return WithEffects(len(rows), effects)
-
-
-def _stored(tx: Transaction, run: int) -> tuple[int, list[Move]] | None:
-    """Return up to which number the states of a run have been moved, and how the others are; None if none
-    are."""
-    row = tx.row("SELECT value FROM meta WHERE key = ?", (f"{KEY}{run}",))
-    if row is None:
-        return None
-    last, moves = from_json(row["value"])
-    return last, [Move(*move) for move in moves]
-
-
-def _forget(tx: Transaction, run: int) -> int:
-    return tx.execute("DELETE FROM meta WHERE key = ?", (f"{KEY}{run}",)).rowcount
 
 
 def _begins_in_key(

@@ -1,5 +1,5 @@
 """Retrying by hand: one state that ended badly, or all failed states of a run: many in portions
-(``retry_notes``).
+(``unfinished``).
 
 United nodes that ran without them run again, with all that follows (``unites.Reruns``).
 """
@@ -17,7 +17,6 @@ from exotrio.manager.engine.attempts import copy_of
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
 from exotrio.manager.engine.order import begins_at
-from exotrio.manager.engine.retry_notes import RetryNote, begin, note_of
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import read_shared
 from exotrio.manager.engine.states import (
@@ -39,6 +38,7 @@ from exotrio.manager.engine.states import (
     read_states,
     read_texts,
 )
+from exotrio.manager.engine.unfinished import RETRY, Retry, begin_retry, kept
 from exotrio.manager.engine.unites import REPLACED, Reruns, commit_changes, united_states
 from exotrio.manager.rules.errors import Conflict, NotFound
 from exotrio.manager.rules.template import Place
@@ -140,7 +140,7 @@ def retry_run(
     reply, changes = replace_states(tx, row, failed, fanout_ids, from_beginning=from_beginning)
     if others:
         until = _now_or_later(tx, row)
-        begin(changes, row, RetryNote(request_id, from_beginning, until, failed[-1].seq, others))
+        begin_retry(changes, row, Retry(request_id, from_beginning, until, failed[-1].seq, others))
         reply.others = others
     commit_changes(changes)
     tx.record("run.retry", namespace, run_id, reply.text(verb="to run"))
@@ -162,16 +162,13 @@ def next_failed(tx: Transaction, row: RunRow, last: int, until: int) -> list[Sta
 
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
     """Return what a request under this id retried, as it is now; None if there was none."""
-    rows = [
-        row
-        for row in view.execute(
-            "SELECT seq, retry_of, status, manual_fanout_id, created_at, checkpoint_size FROM states"
-            " WHERE run = ? AND retry_count = 0 AND manual_fanout_id IS NOT NULL AND retry_of IS NOT NULL"
-            " ORDER BY seq",
-            (run.id,),
-        )
-        if row["manual_fanout_id"] == fanout_id(view, request_id, row["retry_of"])
-    ]
+    begin = f"{request_id}:"
+    rows = view.execute(
+        "SELECT seq, retry_of, status, created_at, checkpoint_size, count(*) OVER () AS number FROM states"
+        " WHERE run = ? AND retry_count = 0 AND retry_of IS NOT NULL"
+        f" AND substr(manual_fanout_id, 1, {len(begin)}) = ? ORDER BY seq LIMIT ?",
+        (run.id, begin, PORTION),
+    ).fetchall()
     if not rows:
         return None
     retried = [
@@ -181,22 +178,23 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
             status=row["status"],
             from_checkpoint=row["checkpoint_size"] is not None,
         )
-        for row in rows[:PORTION]
+        for row in rows
     ]
     # All of it happened at one time, at which others may have been retried automatically.
     replaced = view.execute(
-        "SELECT place FROM states WHERE run = ? AND status = 'RETRY_CREATED'"
-        " AND EXISTS (SELECT 1 FROM events WHERE state = seq AND kind = ? AND at = ?)",
+        "SELECT place, count(*) AS number FROM states WHERE run = ? AND status = 'RETRY_CREATED'"
+        " AND EXISTS (SELECT 1 FROM events WHERE state = seq AND kind = ? AND at = ?) GROUP BY place",
         (run.id, REPLACED, rows[0]["created_at"]),
     )
-    places = Counter(row["place"] for row in replaced)
-    others = len(rows) - len(retried)
-    if (note := note_of(view, run.id)) is not None and note.request_id == request_id:
-        others += note.others
+    places = {row["place"]: row["number"] for row in replaced}
+    others = rows[0]["number"] - len(rows)
+    going_on = Retry(*kept(view, run.id).get(RETRY, ("", False, 0, 0, 0)))
+    if going_on.request_id == request_id:
+        others += going_on.others
     return RunRetry(retried=retried, refused=[], runs_again=_by_identifier(run, places), others=others)
 
 
-def _by_identifier(run: RunScope, places: Counter[int]) -> dict[str, int]:
+def _by_identifier(run: RunScope, places: Mapping[int, int]) -> dict[str, int]:
     return {run.template.places[place].identifier: count for place, count in sorted(places.items())}
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
-from exotrio.manager.engine import retry_notes
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.ended_runs import IDLE
 from exotrio.manager.engine.moves import move_pending
@@ -24,6 +23,7 @@ from exotrio.manager.engine.states import (
     get_state,
     locked_runs,
 )
+from exotrio.manager.engine.unfinished import HOLDS, end_retry
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
@@ -31,8 +31,9 @@ from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
 RUNS = (
-    f"SELECT runs.*, graphs.name AS graph_name, {IDLE}, CAST(COALESCE((SELECT sum(counts.pruned) FROM counts"
-    " WHERE run = runs.id), 0) AS BIGINT) AS pruned, (SELECT count(*) FROM states INDEXED BY states_waiting"
+    f"SELECT runs.*, graphs.name AS graph_name, {IDLE}, {HOLDS} AS holds,"
+    " CAST(COALESCE((SELECT sum(counts.pruned) FROM counts WHERE run = runs.id), 0) AS BIGINT) AS pruned,"
+    " (SELECT count(*) FROM states INDEXED BY states_waiting"
     " WHERE status = 'CREATED' AND lane = 'waiting' AND run = runs.id AND event IS NOT NULL) AS for_event,"
     " (SELECT count(*) FROM states INDEXED BY states_waiting WHERE status = 'CREATED' AND lane = 'waiting'"
     " AND run = runs.id AND event IS NULL) AS for_run,"
@@ -65,7 +66,7 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
         # Without groups: no united node of this run will run any more.
         changes.transition(scope, place, "", status, ERRORED, count)
     if run.pending > len(states):
-        retry_notes.end(changes, run)
+        end_retry(changes, run)
     tx.execute(
         # A waiting state has the time of its last claim, too, under which it did not end.
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', finished_at = ?,"

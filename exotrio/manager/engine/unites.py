@@ -24,7 +24,6 @@ from exotrio.manager.engine.failures import record_failures
 from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
-from exotrio.manager.engine.retry_notes import RETRIED, keys_of, of_retried_runs
 from exotrio.manager.engine.slots import end_otherwise
 from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources, read_shared
 from exotrio.manager.engine.states import (
@@ -38,6 +37,7 @@ from exotrio.manager.engine.states import (
     add_events,
     cancel_children_later,
 )
+from exotrio.manager.engine.unfinished import RETRY, RUN, key_of
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.rules.lineage import (
     child_path,
@@ -115,14 +115,15 @@ def _complete(
     with_failed = {seq for _, seq, _ in complete if any(row["failed"] for row in counters[seq])}
     if with_failed:
         # A retry that goes on may replace those; when it has reached all, it lets the group be checked again.
-        ones += f" UNION ALL {of_retried_runs(view)}"
-        parameters.append(keys_of(view, {run.id for run, seq, _ in complete if seq in with_failed}))
+        ones += f" UNION ALL SELECT {RUN}, -1 FROM meta WHERE {view.any_of('key')}"
+        runs = {run.id for run, seq, _ in complete if seq in with_failed}
+        parameters.append(view.items([key_of(RETRY, run) for run in sorted(runs)]))
     existing = set(map(tuple, view.execute(ones, tuple(parameters))))
     missing = [
         group
         for group in complete
         if (group[1], group[2].place) not in existing
-        and not (group[1] in with_failed and (group[0].id, RETRIED) in existing)
+        and not (group[1] in with_failed and (group[0].id, -1) in existing)
     ]
     missing.sort(key=lambda group: (group[2].rank, group[1]))
     innermost: dict[int, tuple[int, int]] = {}

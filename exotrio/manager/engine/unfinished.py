@@ -1,0 +1,82 @@
+"""Changes of a run that go on in portions, since it may have hundreds of thousands of states.
+
+The first portion is in the transaction that decides on the change; each other one has a separate transaction
+of any state manager (``portions``). A row of ``meta`` says how far the change is. It is written with each
+portion, so none is lost, and none happens twice.
+
+While failed states are retried, the run is held (``Changes.hold``), so it cannot end; and no node unites a
+group of which a state failed: it may be about to be retried (``unites``). After the last portion the groups
+of all that failed are checked, in portions, too. Then the run may end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from exotrio.manager.engine.changes import Changes
+from exotrio.manager.engine.states import RunRow
+from exotrio.manager.store.driver import put_meta
+from exotrio.manager.store.effects import Effects
+from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
+
+KEY = "goes on: "
+"""What the keys of these rows begin with; the name of the change and the number of the run follow."""
+CHANGES = MOVE, RETRY, UNITE = "moves", "retry", "unite"
+"""States get another priority, or other nodes (``moves``); failed states are retried; and then their groups
+are checked. All names are equally long, so that one expression finds the number of the run."""
+HOLDS = f"(SELECT count(*) FROM meta WHERE key IN ('{KEY}{RETRY} ' || runs.id, '{KEY}{UNITE} ' || runs.id))"
+"""How many of the pending states of a run are none: 1 if a retry that goes on holds it."""
+RUN = f"CAST(substr(key, {len(KEY) + len(MOVE) + 2}) AS BIGINT)"
+"""The number of the run of such a row."""
+
+
+class Retry(NamedTuple):
+    """A retry that goes on: its request, up to which number it has passed through the states that failed
+    until a time (Unix ms), and about how many it has left."""
+
+    request_id: str
+    from_beginning: bool
+    until: int
+    last: int
+    others: int
+
+
+def key_of(change: str, run: int) -> str:
+    return f"{KEY}{change} {run}"
+
+
+def keep(tx: Transaction, effects: Effects, run: int, change: str, content: Iterable[object]) -> None:
+    """Let a change go on, and keep how far it is: what its next portion takes."""
+    put_meta(tx, key_of(change, run), to_json([*content]).decode())
+    effects.deliveries = True
+
+
+def kept(view: View, run: int) -> dict[str, list[Any]]:
+    """Return what is kept of the changes of a run that go on, by their names."""
+    keys = view.items([key_of(change, run) for change in CHANGES])
+    rows = view.execute(f"SELECT key, value FROM meta WHERE {view.any_of('key')} ORDER BY key", (keys,))
+    return {key.split()[-2]: from_json(value) for key, value in rows}
+
+
+def drop(tx: Transaction, run: int, changes: Iterable[str] = CHANGES) -> int:
+    """Let changes of a run go on no more; return how many did."""
+    keys = tx.items([key_of(change, run) for change in changes])
+    return tx.execute(f"DELETE FROM meta WHERE {tx.any_of('key')}", (keys,)).rowcount
+
+
+def begin_retry(changes: Changes, row: RunRow, retry: Retry) -> None:
+    """Let a retry of a run go on, in place of another one that does."""
+    if not drop(changes.tx, row.id, (RETRY, UNITE)):
+        changes.hold(row.id)
+    changes.reopen(row.id)
+    keep(changes.tx, changes.effects, row.id, RETRY, retry)
+
+
+def end_retry(changes: Changes, row: RunRow) -> None:
+    """End a retry of a run, if one goes on."""
+    if drop(changes.tx, row.id, (RETRY, UNITE)):
+        changes.hold(row.id, -1)
