@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -14,6 +18,7 @@ import trio
 from exotrio.manager.engine.due_work import Step
 from exotrio.manager.engine.leases import Terms, expire, recover
 from exotrio.manager.engine.managers import leave
+from exotrio.manager.store.postgres.pipeline import Pipeline
 from tests.contract.flow import Flow
 from tests.support.due import handle_due
 from tests.support.helpers import FAST_RETRY, NO_RETRY, node_name, ok, place, run_place
@@ -491,6 +496,34 @@ async def test_a_claim_of_many_nodes_takes_postgresql_no_more_searches_than_one_
             searches.append([sql for sql in statements if " FROM states " in sql])
         assert searches[0]
         assert searches[0] == searches[1]
+
+
+async def test_statements_that_do_not_need_each_other_share_a_round_trip() -> None:
+    counts = Counter[int]()
+    settle = Pipeline.settle
+
+    def counting(pipeline: Pipeline) -> None:
+        counts[threading.get_ident()] += bool(pipeline._queue)
+        settle(pipeline)
+
+    async def round_trips(act: Act) -> int:
+        """Return the least of three: other use cases may run in the same thread meanwhile."""
+        taken = []
+        for _ in range(3):
+            counts.clear()
+            ok(await act())
+            taken.append(max(counts.values()))
+        return min(taken)
+
+    async with open_two("PostgreSQL") as (manager, _):
+        await Flow.start(manager.api, place("a", "b"), place("b"), runs=4)
+        batch = await items(manager, "a", 4, **executed(OUTPUT))
+        with mock.patch.object(Pipeline, "settle", counting):
+            # The lock of the run with the state, the numbers with the nodes, then all that is written.
+            assert await round_trips(lambda: manager.api.outcomes(batch.pop())) == 3
+            # Besides, the graph with its lock and the ids that exist, the new run, and the virtual time.
+            start = partial(manager.api.trigger_many, "graph")
+            assert await round_trips(lambda: start({"run_id": str(uuid4())})) <= 5
 
 
 async def test_the_run_of_a_state_is_looked_up_if_another_manager_claimed_it() -> None:

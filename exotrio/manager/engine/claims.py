@@ -220,6 +220,8 @@ def _take(
     fitting = _fitting(due[:limit])
     seqs = [state.seq for state in fitting]
     token, effects = None, limited.effects
+    # Sent with the next statement.
+    read_runs = tx.ask_run_facts({state.run for state in fitting})
     if seqs and claimer.claim_id is not None:
         token = secrets.token_hex(8)
         if not tx.insert_new("claims", ("id", "at"), [(claimer.claim_id, claimer.now)]):
@@ -263,10 +265,8 @@ def _take(
         if claimer.claim_id is None
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
-    return WithEffects(
-        Claimed(claim_replies(tx, claimer.now, claimer.alone_from, seqs, rows), seqs, undo=effects.undo),
-        effects,
-    )
+    replies = claim_replies(tx, claimer.now, claimer.alone_from, seqs, rows, read_runs())
+    return WithEffects(Claimed(replies, seqs, undo=effects.undo), effects)
 
 
 def _lock_due(
@@ -332,7 +332,7 @@ def _claimed_before(tx: Transaction, namespace: str, claimer: Claimer) -> Claime
     # A different value, so that the undo of an earlier reply that fails does not touch these states.
     tx.execute("UPDATE claims SET at = ? WHERE id = ?", (known + 1, claimer.claim_id))
     undo = partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=known + 1)
-    rows = tx.execute(f"SELECT {REPLIED} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),))
-    return Claimed(
-        claim_replies(tx, claimer.now, claimer.alone_from, held, rows.fetchall()), held, spent=True, undo=undo
-    )
+    rows = tx.execute(f"SELECT {REPLIED} FROM states WHERE {tx.any_of('seq')}", (tx.items(held),)).fetchall()
+    runs = tx.run_facts({state["run"] for state in rows})
+    replies = claim_replies(tx, claimer.now, claimer.alone_from, held, rows, runs)
+    return Claimed(replies, held, spent=True, undo=undo)

@@ -29,6 +29,12 @@ def is_followed(run: RunScope, state: State) -> bool:
     return bool(place.next) or place.target
 
 
+def max_created(run: RunScope, state: State, outputs: int) -> int:
+    """Return how many states the outputs of a state create at most: its siblings, and those that follow."""
+    outputs = outputs or 1
+    return outputs - 1 + outputs * len(run.template.places[state.place].next)
+
+
 def need_to_follow(run: RunScope, state: State) -> Need:
     """Return what ``Follow`` reads to create the next states of a state."""
     place = run.template.places[state.place]

@@ -235,14 +235,15 @@ def find_graph(view: View, namespace: str, name: str) -> Row:
 def pin_graph(tx: Transaction, namespace: str, name: str) -> Row:
     """Return a graph as ``find_graph`` does; its current version stays until the end of the transaction."""
     if locked := tx.for_share("graphs"):
-        # In a separate statement: the next one then sees the version that this one waited for.
-        tx.row(f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{locked}", (namespace, name))
+        # In a separate statement: the next one then sees the version that this one waited for. Its row is not
+        # read, so that both are sent together.
+        tx.execute(f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{locked}", (namespace, name))
     return find_graph(tx, namespace, name)
 
 
 def lock_graph(tx: Transaction, namespace: str, name: str) -> Row:
     """Lock a graph, and return it as ``find_graph`` does: no other transaction stores or triggers it."""
-    tx.row(
+    tx.execute(
         f"SELECT id FROM graphs WHERE namespace = ? AND name = ?{tx.for_update('graphs')}", (namespace, name)
     )
     return find_graph(tx, namespace, name)

@@ -29,7 +29,7 @@ from exotrio._wire.vocabulary import MAX_CALLS, ItemResult
 from exotrio.manager.engine.attempts import next_attempt, policy_of
 from exotrio.manager.engine.calls import with_too_many
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.following import Follow, is_followed, need_to_follow
+from exotrio.manager.engine.following import Follow, is_followed, max_created, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
 from exotrio.manager.engine.slots import end_otherwise, free
@@ -93,8 +93,11 @@ def _record(
         if state is not None and _is_open(state, token) and owner in (None, state.owner)
     ]
     read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
-    executed = [(state.scope(tx), state) for state, item in accepted if isinstance(item, ExecutedItem)]
-    shared = read_shared(tx, (need_to_follow(*each) for each in executed if is_followed(*each)))
+    executed = [(state.scope(tx), state, item) for state, item in accepted if isinstance(item, ExecutedItem)]
+    tx.reserve(sum([max_created(run, state, len(item.outputs)) for run, state, item in executed]))
+    shared = read_shared(
+        tx, (need_to_follow(run, state) for run, state, _ in executed if is_followed(run, state))
+    )
     excess = with_too_many(
         tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Literal, NamedTuple
 
 from exotrio._wire.vocabulary import StateStatus
@@ -11,7 +12,7 @@ from exotrio.manager.engine.order import NORMAL, WAITING
 from exotrio.manager.rules.errors import NotFound
 from exotrio.manager.rules.lineage import parent_in
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.driver import Row
+from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from exotrio.manager.store.virtual_times import SHARE
@@ -210,7 +211,11 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
     A use case that changes states of a run does this before it reads them. Claims and heartbeats need not,
     since they change no counter.
     """
-    rows = tx.execute(
+    return {row.id: row for row in starmap(RunRow, _lock_runs(tx, which, parameters))}
+
+
+def _lock_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> Rows:
+    return tx.execute(
         "SELECT runs.id, run_id, graph, runs.template, runs.created_at, finished_at, cancelled_at, pending,"
         " errored, retried, priority, share, fair_key, depth, round, awaited, root, call, graphs.namespace,"
         " name"
@@ -218,15 +223,18 @@ def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> 
         f" WHERE {which} ORDER BY runs.id{tx.for_update('runs')}",
         parameters,
     )
-    return {row[0]: RunRow(*row) for row in rows}
 
 
 def locked_runs_of(tx: Transaction, seqs: Sequence[int]) -> dict[int, RunRow]:
     """Lock the runs of these states, as ``locked_runs`` does."""
+    return {row.id: row for row in starmap(RunRow, _lock_runs_of(tx, seqs))}
+
+
+def _lock_runs_of(tx: Transaction, seqs: Sequence[int]) -> Rows:
     if (runs := tx.catalog.runs_of(seqs)) is not None:
-        return locked_runs(tx, tx.any_of("runs.id"), (tx.items(sorted(runs)),))
+        return _lock_runs(tx, tx.any_of("runs.id"), (tx.items(sorted(runs)),))
     which = f"runs.id IN (SELECT run FROM states WHERE {tx.any_of('seq')})"
-    return locked_runs(tx, which, (tx.items(seqs),))
+    return _lock_runs(tx, which, (tx.items(seqs),))
 
 
 def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> dict[int, State]:
@@ -237,9 +245,12 @@ def states_to_change(tx: Transaction, namespace: str, seqs: Collection[int]) -> 
     if not seqs:
         return {}
     numbers = sorted(seqs)
-    runs = locked_runs_of(tx, numbers)
+    locked = _lock_runs_of(tx, numbers)
+    # Before the runs are read, so that both statements are sent together.
+    rows = _select(tx, tx.any_of("seq"), (tx.items(numbers),), tx.for_update("states"))
+    runs = {row.id: row for row in starmap(RunRow, locked)}
     places = {run.id: run.scope(tx).template.places for run in runs.values()}
-    states = read_states(tx, runs, tx.any_of("seq"), (tx.items(numbers),), tx.for_update("states"))
+    states = _states_of(runs, rows)
     return {state.seq: state for state in states if places[state.run][state.place].namespace == namespace}
 
 
@@ -250,15 +261,22 @@ def read_states(
 
     ``locked`` is what ``Transaction.for_update`` returns, to lock the states as well.
     """
-    rows = view.execute(
+    return _states_of(runs, _select(view, which, parameters, locked))
+
+
+def _select(view: View, which: str, parameters: tuple[object, ...], locked: str) -> Rows:
+    return view.execute(
         "SELECT seq, run, place, node_id, status, error, data, parent, united, groups, path, enqueue_after,"
         " retry_count, manual_fanout_id, token, requeued, claimed_at, trace, finished_at, failed_since,"
         " checkpoint_size, updated_at, priority, turn, limits, event, owner, calls_size"
         f" FROM states WHERE {which} ORDER BY seq{locked}",
         parameters,
     )
+
+
+def _states_of(runs: Mapping[int, RunRow], rows: Iterable[Row]) -> list[State]:
     # Of a deleted run some states may still be there.
-    return [State(runs[row[1]], *row) for row in rows if row[1] in runs]
+    return [State(runs[run], seq, run, *others) for seq, run, *others in rows if run in runs]
 
 
 def is_in(view: View, state: State, namespace: str) -> bool:

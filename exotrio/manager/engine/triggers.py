@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
@@ -130,9 +130,10 @@ def start_runs(
     ``version`` is that of the runs that start them: they have it if the graph names none.
     This locks the graph. In a transaction that also locks runs, ``pin_graph`` has to come before those.
     """
+    existing = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
     # Otherwise the version for the runs could be deleted before they are inserted.
     graph = pin_graph(tx, namespace, graph_name)
-    ids, new = _split_new_from_existing(tx, graph["id"], runs)
+    ids, new = _split_new_from_existing(tx, graph["id"], runs, existing)
     started = [Started(run_id, new.get(run_id) == index) for index, run_id in enumerate(ids)]
     if not new:
         return WithEffects(started, NO_EFFECTS)
@@ -144,6 +145,7 @@ def start_runs(
     if version is not None and template.version is None:
         template = _inherited(tx, template, graph_name, version)
         number = graph["template"] if template.version is None else pin_template(tx, graph["id"], template)
+    tx.reserve(len(new))
     node = tx.registered(template.root.namespace, template.root.node_name)
     assert node is not None, "a valid graph has only registered nodes"
     check = None if cipher is None else RunValues(tx, graph, template, cipher)
@@ -239,10 +241,13 @@ def _inherited(tx: Transaction, template: Template, graph_name: str, version: st
 
 
 def _split_new_from_existing(
-    tx: Transaction, graph: int, runs: Sequence[NewRun]
+    tx: Transaction, graph: int, runs: Sequence[NewRun], existing: Iterable[Row]
 ) -> tuple[list[str], dict[str, int]]:
-    """Return the ids of these runs, and for each id that does not exist yet the first index in the list."""
-    graphs = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
+    """Return the ids of these runs, and for each id that does not exist yet the first index in the list.
+
+    ``existing`` is what ``_graphs_of`` returned.
+    """
+    graphs = dict(map(tuple, existing))
     keyed = _runs_by_key(tx, graph, [run.key for run in runs if run.key is not None])
     known = {*graphs, *(run_id for run_id, _ in keyed.values())}
     ids: list[str] = []
@@ -278,11 +283,12 @@ def _runs_by_key(tx: Transaction, graph: int, keys: Sequence[str]) -> dict[str, 
     return {key: (run_id, digest) for key, run_id, digest in tx.execute(sql, (tx.items(keys), graph))}
 
 
-def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
+def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> Iterable[Row]:
+    """Return (run_id, graph) of those runs that exist. If they are read later, what is executed until then is
+    sent with this statement."""
     if not run_ids:
-        return {}
-    sql = f"SELECT run_id, graph FROM runs WHERE {tx.any_of('run_id')}"
-    return dict(tx.execute(sql, (tx.items(run_ids),)))
+        return ()
+    return tx.execute(f"SELECT run_id, graph FROM runs WHERE {tx.any_of('run_id')}", (tx.items(run_ids),))
 
 
 def _insert(

@@ -11,7 +11,7 @@ from exotrio.manager.rules.access import Caller
 from exotrio.manager.rules.registered import Registered
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.catalog import Catalog, RunFacts
-from exotrio.manager.store.driver import Computed, Connection, Dialect, Insert, Rows, Update
+from exotrio.manager.store.driver import Computed, Connection, Dialect, Insert, Row, Rows, Update
 from exotrio.manager.store.view import View
 
 MAX_TRIMMED = 1_000
@@ -43,12 +43,15 @@ class Transaction(View):
         stamp: str,
         now_ms: int,
         allocate: Callable[[], int],
+        reserve: Callable[[int], None] = lambda count: None,
         waited: bool = False,
         is_repeated: bool = False,
     ) -> None:
         super().__init__(connection=connection, dialect=dialect, catalog=catalog, stamp=stamp, now_ms=now_ms)
         self.allocate: Callable[[], int] = allocate
         """Returns the number of a new state. It is not used again, even if this use case is undone."""
+        self.reserve: Callable[[int], None] = reserve
+        """Asks for the numbers of so many new states, with the statement that is read next."""
         self.heads = catalog.heads
         self.limited_nodes = catalog.limited_nodes
         self.virtual_times = catalog.virtual_times
@@ -71,16 +74,27 @@ class Transaction(View):
 
     def run_facts(self, runs: Collection[int]) -> dict[int, RunFacts]:
         """Return what never changes in these runs, by id; usually read only once."""
+        return self.ask_run_facts(runs)()
+
+    def ask_run_facts(self, runs: Collection[int]) -> Callable[[], dict[int, RunFacts]]:
+        """Ask for the same, with the statement that is read next; return what reads it."""
         facts_by_run = {run: facts for run in runs if (facts := self.catalog.known_run(run)) is not None}
-        if missing := [run for run in runs if run not in facts_by_run]:
-            for run, *facts in self.execute(
+        missing = [run for run in runs if run not in facts_by_run]
+        rows: Iterable[Row] = ()
+        if missing:
+            rows = self.execute(
                 "SELECT runs.id, run_id, runs.template, share, fair_key, graphs.name FROM runs"
                 f" CROSS JOIN graphs ON graphs.id = runs.graph WHERE {self.any_of('runs.id')}",
                 (self.items(missing),),
-            ):
+            )
+
+        def read() -> dict[int, RunFacts]:
+            for run, *facts in rows:
                 facts_by_run[run] = RunFacts(*facts)
                 self.catalog.keep_run(run, facts_by_run[run])
-        return facts_by_run
+            return facts_by_run
+
+        return read
 
     def template_of(self, run: int, facts: RunFacts) -> Template:
         """Return the template of a run, or the one before if it has moved to another version."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import outcome
@@ -16,6 +17,7 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio.manager.store.errors import NotCommitted, UnknownCommit
+from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.connection import Connection
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
@@ -27,7 +29,7 @@ RETRY_FOR = 5.0
 """Seconds from its start after which a use case is not run again: its caller needs an answer."""
 MIN_BLOCK = 8
 MAX_BLOCK = 1_024
-"""Numbers of states that are taken at once."""
+"""Numbers of states that are taken at once, unless they were reserved."""
 DIALECT = PostgresDialect()
 _PAUSES = Backoff(0.01, 0.5)
 _REPEATED = (errors.SerializationFailure, errors.DeadlockDetected, RowChanged)
@@ -62,17 +64,17 @@ class Context:
             now_ms=self.now_ms(),
         )
 
-    def transaction(
-        self, connection: Connection, numbers: Iterator[int], *, waited: bool, is_repeated: bool
-    ) -> Transaction:
+    def transaction(self, connection: Connection, *, waited: bool, is_repeated: bool) -> Transaction:
         """Return what a use case works with on a connection."""
+        numbers = _Numbers(connection)
         return Transaction(
             connection=connection,
             dialect=DIALECT,
             catalog=self.epochs.of(connection).catalog.for_transaction(),
             stamp=self.stamp,
             now_ms=self.now_ms(),
-            allocate=numbers.__next__,
+            allocate=numbers.take,
+            reserve=numbers.reserve,
             waited=waited,
             is_repeated=is_repeated,
         )
@@ -83,7 +85,6 @@ class Writer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._numbers = _Numbers()
         self._connection: Connection | None = None
         self._lost_at: float | None = None
         """Since when no writer has a connection, as far as this one knows."""
@@ -167,8 +168,7 @@ class Writer:
         before = connection.total_changes
         try:
             connection.begin()
-            numbers = self._numbers.of(connection)
-            tx = self._context.transaction(connection, numbers, waited=write.waited, is_repeated=is_repeated)
+            tx = self._context.transaction(connection, waited=write.waited, is_repeated=is_repeated)
             value = write.run(tx)
             connection.settle()  # so that only the commit is measured as such
             is_changed = connection.total_changes != before
@@ -225,22 +225,25 @@ class Writer:
 
 
 class _Numbers:
-    """Gives numbers to new states. For one thread.
+    """Gives numbers to the new states of one transaction.
 
-    A transaction takes some at once, as many as the last one that needed any; the rest is left out, as it
-    would be older than the states of others.
+    Those that it leaves are not used: they would be older than the states of others.
     """
 
-    def __init__(self) -> None:
-        self._taken = 0
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._numbers: Iterator[Row] = iter(())
+        self._block = MIN_BLOCK
 
-    def of(self, connection: Connection) -> Iterator[int]:
-        block = min(max(MIN_BLOCK, self._taken), MAX_BLOCK)
-        self._taken = 0
-        while True:
-            for (number,) in connection.execute(
-                "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (block,)
-            ).fetchall():
-                self._taken += 1
-                yield number
-            block = min(2 * block, MAX_BLOCK)
+    def reserve(self, count: int) -> None:
+        if count:
+            taken = self._connection.execute(
+                "SELECT nextval('states_seq_seq') FROM generate_series(1, ?)", (count,)
+            )
+            self._numbers = chain(self._numbers, taken)
+
+    def take(self) -> int:
+        while (row := next(self._numbers, None)) is None:
+            self.reserve(self._block)
+            self._block = min(2 * self._block, MAX_BLOCK)
+        return int(row[0])
