@@ -65,10 +65,9 @@ Handles = (
 
 
 async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
-    """End overdue leases, and overdue waits for events, again and again. Never returns."""
+    """End overdue leases again and again; say if other work is due (``Deliveries``). Never returns."""
     # When the last committed sweep began: while the database fails or is slow, no heartbeat renews a lease.
     last = clock()
-    waits = DueWork(store, {Step.WAIT: handle_waits})
     while True:
         await trio.sleep(terms.sweep_interval)
         try:
@@ -82,14 +81,9 @@ async def sweep(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
             logger.log(log_level(error), "leases could not be checked: %s", error.what)
             continue
         _log_sweep(swept.late_ms, ended, logging.WARNING, is_shared=store.is_shared)
-        try:
-            # Not in the transaction of the sweep: this locks runs before states.
-            if swept.has_waits:
-                store.on_deliveries()
-                while await waits.handle():
-                    pass
-        except DatabaseError as error:
-            logger.log(log_level(error), "waits for events could not be ended: %s", error.what)
+        # Not in the transaction of the sweep: that locks states, and this locks runs before states.
+        if swept.has_work:
+            store.on_deliveries()
 
 
 async def sweep_at_start(store: Store, manager: str, clock: Clock, terms: Terms) -> None:
@@ -231,101 +225,95 @@ class DueWork:
             return 0
 
 
-class Deliveries:
+class Task:
+    """Something that is done again and again."""
+
+    def __init__(self) -> None:
+        self._notified = trio.Event()
+
+    def notify(self) -> None:
+        """Do at once what is due, since something changed."""
+        self._notified.set()
+
+    async def run(self) -> None:
+        """Do what is due again and again. Never returns."""
+        while True:
+            self._notified = trio.Event()
+            with trio.move_on_after(await self._do()):
+                await self._notified.wait()
+
+    async def _do(self) -> float:
+        """Do what is due, and return after how many seconds to do it again."""
+        raise NotImplementedError
+
+
+class Deliveries(Task):
     """The task that starts, delivers and cancels the runs for which states wait (``engine.children``), starts
-    those that follow failed ones (``engine.alerts``), and goes on with changes of large runs
-    (``engine.portions``)."""
+    those that follow failed ones (``engine.alerts``), goes on with changes of large runs
+    (``engine.portions``), and ends overdue waits for events (``engine.sending``)."""
 
     def __init__(self, store: Store, cipher: Cipher) -> None:
+        super().__init__()
         steps: dict[Step, Handles] = {
             Step.ALERT: start_alerts,
             Step.CANCEL: cancel_children,
             Step.DELIVER: deliver_ends,
             Step.GO_ON: go_on,
             Step.START: partial(start_children, cipher=cipher),
+            Step.WAIT: handle_waits,
         }
         self._due = DueWork(store, steps)
-        self._recorded = trio.Event()
         store.on_deliveries = self.notify
 
-    def notify(self) -> None:
-        """Do at once what was recorded."""
-        self._recorded.set()
-
-    async def run(self) -> None:
-        """Do again and again what was recorded. Never returns."""
-        while True:
-            self._recorded = trio.Event()
-            try:
-                while await self._due.handle():
-                    pass
-            except DatabaseError as error:
-                what = "runs could not be started, or states moved"
-                logger.log(log_level(error), "%s: %s", what, error.what)
-            # After an error, the next sweep says so again.
-            await self._recorded.wait()
+    async def _do(self) -> float:
+        try:
+            while await self._due.handle():
+                pass
+        except DatabaseError as error:
+            what = "runs could not be started, states moved, or waits for events ended"
+            logger.log(log_level(error), "%s: %s", what, error.what)
+        # After an error, the next sweep says so again.
+        return math.inf
 
 
-class Scheduler:
-    """The task that triggers graphs by their schedules."""
+class Scheduler(Task):
+    """The task that triggers graphs by their schedules. Notify it when these change."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store = store
-        self._changed = trio.Event()
 
-    def notify(self) -> None:
-        """Read the schedules again, since they changed."""
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Trigger graphs whenever their schedules are due. Never returns."""
-        while True:
-            self._changed = trio.Event()
-            try:
-                await self._store.measure_clock()
-                for line in await self._store.write(fire_schedules):
-                    logger.info("%s", line)
-                due_in = await self._store.read(due_in_ms)
-                sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))
-                if self._store.is_shared:
-                    # Another state manager may be triggering the due graphs at this moment.
-                    sleep = max(MIN_SLEEP, min(MAX_SLEEP, sleep))
-            except DatabaseError as error:
-                logger.log(log_level(error), "schedules could not be read: %s", error.what)
-                sleep = RETRY_AFTER
-            with trio.move_on_after(sleep):
-                await self._changed.wait()
+    async def _do(self) -> float:
+        try:
+            await self._store.measure_clock()
+            for line in await self._store.write(fire_schedules):
+                logger.info("%s", line)
+            due_in = await self._store.read(due_in_ms)
+        except DatabaseError as error:
+            logger.log(log_level(error), "schedules could not be read: %s", error.what)
+            return RETRY_AFTER
+        sleep = math.inf if due_in is None else min(MAX_SLEEP, from_ms(due_in))
+        # Another state manager may be triggering the due graphs at this moment.
+        return max(MIN_SLEEP, min(MAX_SLEEP, sleep)) if self._store.is_shared else sleep
 
 
-class Retention:
+class Retention(Task):
     """The task that deletes runs once they have been finished for longer than ``keep_ms``; None keeps them.
 
-    It also deletes what belonged to deleted runs, also to those that an earlier process deleted, and lets
-    states fail whose runs were deleted by a state manager of an earlier version.
+    It also deletes what belonged to deleted runs, also to those that an earlier process deleted. Notify it
+    when runs were deleted.
     """
 
     def __init__(self, store: Store, keep_ms: int | None) -> None:
+        super().__init__()
         self._store = store
         self.keep_ms = keep_ms
         self._clear = DueWork(store, {Step.CLEAR: clear}, limit=MAX_DELETED)
         keep_ms = keep_ms or 0
         of_old: dict[Step, Handles] = {Step.DISCARD: partial(discard, keep_ms=keep_ms)}
         self._discard = DueWork(store, of_old, limit=MAX_DELETED, keep_ms=keep_ms)
-        self._discarded = trio.Event()
 
-    def notify(self) -> None:
-        """Delete at once what belonged to runs that were just deleted."""
-        self._discarded.set()
-
-    async def run(self) -> None:
-        """Delete old runs again and again. Never returns."""
-        while True:
-            self._discarded = trio.Event()
-            with trio.move_on_after(await self._delete()):
-                await self._discarded.wait()
-
-    async def _delete(self) -> float:
-        """Delete old runs, and return after how many seconds to do it again."""
+    async def _do(self) -> float:
         store, keep_ms = self._store, self.keep_ms
         try:
             deleted = 0 if keep_ms is None else await _run_to_end(self._discard.handle)

@@ -213,5 +213,5 @@ async def test_a_deadline_passes_while_a_state_manager_of_an_earlier_version_swe
     clock.advance(DAY_MS)
     for manager, name in ((pair.first, "earlier"), (pair.second, "later")):
         swept = await manager.service.store.write(sweep, name, clock(), terms, None)
-    assert swept.has_waits
+    assert swept.has_work
     assert await handling_waits(pair.second) == 1

@@ -21,7 +21,7 @@ import psycopg
 import pytest
 import trio
 
-from exotrio.errors import DatabaseError, DatabaseTooNew
+from exotrio.errors import DatabaseTooNew
 from exotrio.manager import background
 from exotrio.manager.engine import leases, managers
 from exotrio.manager.engine.claims import Claimed, Claimer, claim
@@ -500,28 +500,6 @@ async def test_it_is_not_lost_right_after_the_sweep_that_met_the_clock_set_ahead
         nursery.cancel_scope.cancel()
     assert rows[0].late_ms == pytest.approx(HOUR, abs=SECOND)
     assert "QUEUED" in await shared.statuses(), rows
-
-
-async def test_leases_that_ended_are_logged_although_waits_for_events_cannot_be_ended(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(Terms, "sweep_interval", 0.001)
-    over = trio.Event()
-
-    async def write(use_case: Any, *args: Any) -> Any:
-        return Swept(ended=2, has_waits=True)
-
-    async def read(query: Any, *args: Any) -> Any:
-        over.set()
-        raise DatabaseError("the database is away")
-
-    store = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write, read=read)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(background.sweep, store, "sweeper", lambda: 0, TERMS)
-        await over.wait()
-        nursery.cancel_scope.cancel()
-    assert "2 leases ended without an outcome" in caplog.messages
-    assert "waits for events could not be ended: the database is away" in caplog.messages
 
 
 async def test_a_smaller_step_ahead_is_followed_for_short_leases(world: World) -> None:

@@ -145,11 +145,11 @@ def take_duty(tx: Transaction, name: str) -> int | None:
 @dataclass(frozen=True, slots=True)
 class Swept:
     """How many leases a sweep ended, by how much it was late (below zero if the clock was set back), and
-    whether something is to be done about states that wait for events or for runs (``due_work``)."""
+    whether other work is due (``due_work``)."""
 
     ended: int = 0
     late_ms: int = 0
-    has_waits: bool = False
+    has_work: bool = False
 
 
 def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
@@ -177,7 +177,7 @@ def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> With
     # Another state manager sweeps at this moment, or has just swept. One of an earlier version, which may
     # always be the first, knows of no waits for events.
     if last is None or -MIN_LATENESS_MS < now - last < terms.sweep_interval * 500:
-        return WithEffects(Swept(has_waits=bool(due_work(tx))), NO_EFFECTS)
+        return WithEffects(Swept(has_work=bool(due_work(tx))), NO_EFFECTS)
     tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
     if late := _lateness(now - last, terms):
         if late < 0:
@@ -214,7 +214,7 @@ def _end_overdue(
     forget_claims(tx, now)
     tidy(tx)
     ended, effects = expire(tx, now, terms, sweeper=sweeper)
-    return WithEffects(Swept(ended=ended, has_waits=bool(due_work(tx))), effects)
+    return WithEffects(Swept(ended=ended, has_work=bool(due_work(tx))), effects)
 
 
 def _lateness(passed: int, terms: Terms) -> int:
