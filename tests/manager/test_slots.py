@@ -18,7 +18,7 @@ from exotrio.manager.engine import lanes
 from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
-from exotrio.manager.engine.slots import tidy
+from exotrio.manager.engine.starts import tidy
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, waiting_claim
@@ -534,6 +534,60 @@ async def test_a_claim_that_waits_finds_the_room_that_a_report_left_beyond_what_
         outcomes = await manager.api.outcomes(*map(executed_item, held), {"claim": busy})
         assert ok(outcomes)["states"] == []
     assert [state["run_id"] for state in states] == [runs[2]["run_id"]]
+
+
+async def report_and_claim(manager: Manager, node: str, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    """Report, and claim states of a node with the same request; return these."""
+    along = {"worker_id": "busy", "claim_id": str(uuid4()), "limits": {node: 8}, "limit": 8, "at_once": 8}
+    return list(ok(await manager.api.outcomes(*items, {"claim": along}))["states"])
+
+
+async def test_a_claim_that_comes_with_a_report_finds_the_room_that_it_makes(manager: Manager) -> None:
+    flow = await start(manager, limited(), runs=6, at_most=2)
+    held = await claim(manager.api)
+    for _ in range(2):
+        held = await report_and_claim(manager, A, *map(executed_item, held))
+        assert len(held) == await counted(manager, "slots", "state > 0") == 2
+    for _ in range(3):
+        await flow.trigger()
+    held = await report_and_claim(manager, A, *map(executed_item, held))
+    assert len(held) == await counted(manager, "slots", "state > 0") == 2, (
+        "those that never waited in the lane, too"
+    )
+
+
+@pytest.mark.parametrize("node", [B, node_name("unknown")])
+async def test_a_report_whose_claim_is_of_another_node_makes_room(manager: Manager, node: str) -> None:
+    await start(manager, limited(), runs=2, at_most=1)
+    await Flow.deploy(manager.api, place("b"), graph="without")
+    held = await claim(manager.api)
+    async with waiting_claim(manager.api) as states:
+        assert await report_and_claim(manager, node, *map(executed_item, held)) == []
+    assert len(states) == 1
+
+
+async def test_a_stuck_node_keeps_its_slot_although_a_claim_comes_with_its_outcome(
+    manager: Manager,
+) -> None:
+    await start(manager, limited(), runs=3, at_most=2)
+    stuck, other = await claim(manager.api)
+    late = item_for(stuck, outcome="errored", error="timeout", retry=False, stuck=True)
+    assert len(await report_and_claim(manager, A, late, executed_item(other))) == 1
+    await start_more(manager, 1)
+    assert await claim(manager.api) == []
+
+
+async def test_a_request_that_reports_and_claims_states_of_a_limit_costs_five_statements_more(
+    manager: Manager,
+) -> None:
+    async def statements(*, runs: int, at_most: int) -> list[str]:
+        await start(manager, limited(), runs=runs, at_most=at_most)
+        held = await claim(manager.api, {A: 8}, limit=8)
+        with noted(manager.service.store) as run:
+            assert len(await report_and_claim(manager, A, *map(executed_item, held))) == 8
+        return [sql for sql in run if re.search(r"\b(slots|limits) ", sql) and "FROM nodes" not in sql]
+
+    assert len(await statements(runs=16, at_most=100)) == 5
 
 
 async def test_no_room_is_given_to_a_state_in_a_lane_whose_node_is_paused(manager: Manager) -> None:

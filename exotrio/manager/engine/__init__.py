@@ -66,9 +66,10 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 3. ``Changes.apply``: new states, states that ended, their checkpoints, members of groups, counters of places,
    groups and runs. The dialect of each engine builds these statements (``store.sqlite.dialect``,
    ``store.postgres.dialect``).
-4. ``unites.commit_changes``: the counters of groups that changed. If united nodes run now, what they read,
+4. ``unites.write_changes``: the counters of groups that changed. If united nodes run now, what they read,
    and step 3 again for them; then the groups around those.
 5. ``reported_texts.store_logs``: log lines, if there are any.
+6. ``slots.free``: checks for the limits of states that ended. A claim of the same request does this.
 
 Leases: a native claim holds for a term (30 s) from its last heartbeat; half as long if the runtime closed the
 connection of its heartbeats without a goodbye and sends none in that time (``leases.end_leases``). Deadlines

@@ -20,7 +20,7 @@ from exotrio.manager.engine.calls import CallChanges
 from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.ended_runs import EndedRuns, ended_key
 from exotrio.manager.engine.order import LAST_TURN, LATER, NEW_TURN, NORMAL, WAITING, keyed_turns
-from exotrio.manager.engine.slots import columns_of, free
+from exotrio.manager.engine.slots import columns_of
 from exotrio.manager.engine.states import (
     CREATED,
     ENDED,
@@ -99,18 +99,19 @@ class Changes:
 
     ``runs`` are those that it may end, as they are now: locked. ``effects`` are those that the use case
     returns in the end. ``waiting`` has the states that begin to wait for an event, which may have been sent
-    before: the run and the name, by the number of the state.
+    before: the run and the name, by the number of the state. ``ended`` has those that hold their limits no
+    more, as ``slots.free`` takes them.
     """
 
     def __init__(self, tx: Transaction, runs: Iterable[RunRow] = ()) -> None:
         self.tx = tx
         self.locked = {run.id: run for run in runs}
         self.waiting: dict[int, tuple[int, str]] = {}
+        self.ended: list[tuple[int, str | None]] = []
         self._rows: list[tuple[Any, ...]] = []
         self._full_rows: list[tuple[Any, ...]] = []
         self._gathered = 0
         self._limit_keys: dict[int, tuple[int, Mapping[str, str]]] = {}
-        self._freed: list[tuple[int, str | None]] = []
         self._updates: defaultdict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
         self._virtual_times: dict[tuple[int, int], int] = {}
         self._shares: defaultdict[tuple[int, int], int] = defaultdict(int)
@@ -245,7 +246,7 @@ class Changes:
         self._updates[tuple(values)].append((state.seq, state.status, state.token, *values.values()))
         if state.limits is not None and state.status in (QUEUED, CREATED) and "status" in values:
             # One that waits, since its lease ended, may have been let in.
-            self._freed.append((state.seq, state.limits))
+            self.ended.append((state.seq, state.limits))
 
     def add_execution(self, state: State) -> None:
         """Keep the execution that ended a state, for the united nodes whose groups it may complete."""
@@ -321,7 +322,6 @@ class Changes:
         self._insert_rows()
         for columns, rows in self._updates.items():
             tx.update("states", ("seq", "status", "token"), columns, sorted(rows))
-        free(tx, self.effects, self._freed)
         self.checkpoints.apply(tx)
         self.calls.apply(tx)
         tx.insert("events", ("state", "at", "kind"), self._events)
@@ -344,7 +344,7 @@ class Changes:
             )
         self._apply_to_runs()
         touched, self._touched = self._touched, {}
-        for gathered in (self._updates, self._freed, self._events, self._unite_members):
+        for gathered in (self._updates, self._events, self._unite_members):
             gathered.clear()
         for counters in (self._counts, self._runs, self._unite_counters, self._shares, self._newest):
             counters.clear()

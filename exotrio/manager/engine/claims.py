@@ -23,8 +23,9 @@ from exotrio.manager.engine.candidates import find_candidates, next_due
 from exotrio.manager.engine.claim_replies import REPLIED, Reply, claim_replies
 from exotrio.manager.engine.lanes import LimitedClaim
 from exotrio.manager.engine.order import LATER, WAITING, Candidate
-from exotrio.manager.engine.outcomes import record_batch
+from exotrio.manager.engine.outcomes import record_and_keep
 from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
+from exotrio.manager.engine.slots import Hold, free
 from exotrio.manager.engine.states import CREATED, numbered
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.transaction import Transaction
@@ -144,14 +145,12 @@ def record_and_claim(
     is always busy overtakes no other states. The claim id is sent once: if it is known, it was voided.
     """
     who = claimer()
-    replies, of_outcomes = record_batch(tx, namespace, items, who.owner)
+    (replies, ended), of_outcomes = record_and_keep(tx, namespace, items, who.owner)
     node_limits, versions = _limits_by_id(tx, namespace, limits), _versions(tx, namespace, limits)
     run = _run_to_claim(tx, _run_numbers(tx, namespace, who), node_limits)
-    due, limited = _lock_due(tx, node_limits, versions, limit, run, of_outcomes.freed)
+    due, limited = _lock_due(tx, node_limits, versions, limit, run, ended)
     claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
     claimed = claimed or Claimed()
-    # No other runtime finds the room that this claim has found.
-    of_outcomes.freed -= limited.cleared
     effects.add(of_outcomes)
     for seq in claimed.seqs:
         # Not announced: no other runtime can claim it.
@@ -275,18 +274,19 @@ def _lock_due(
     versions: Mapping[int, int],
     limit: int,
     run: int | None,
-    freed: Collection[int] = (),
+    ended: Sequence[Hold] = (),
 ) -> tuple[list[Candidate], LimitedClaim]:
     """Return states that can be claimed, locked, in their order (``engine.order``): of each node at most its
     limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
-    ``freed``: see ``LimitedClaim.choose``.
+    ``ended``: see ``LimitedClaim.choose``.
     """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
     search = partial(find_candidates, tx, run=run, versions=versions)
     limited = LimitedClaim(tx, search, counts, limit, run, versions)
     if limit <= 0 or run == UNKNOWN_RUN or not counts:
+        free(tx, limited.effects, ended)
         return [], limited
-    return limited.choose(freed), limited
+    return limited.choose(ended), limited
 
 
 def _waits_for(

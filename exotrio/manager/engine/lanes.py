@@ -13,10 +13,14 @@ from exotrio.manager.engine.candidates import CANDIDATE
 from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
+    HAS_WAITING,
     MAX_ROOM,
     ONE_KEY,
+    Hold,
     Pair,
     Slots,
+    drop,
+    free,
     lane_of,
     lanes_of,
     lock,
@@ -48,7 +52,6 @@ class LimitedClaim:
     Attributes:
         effects: What to announce.
         is_unfinished: Whether there may be states with room behind those that were put aside.
-        cleared: Limits of which no check is left that another claim could take.
     """
 
     def __init__(
@@ -62,8 +65,6 @@ class LimitedClaim:
     ) -> None:
         self.effects = Effects()
         self.is_unfinished = False
-        self.cleared: set[int] = set()
-        self._has_all_checks = False
         self._tx = tx
         self._search = search
         self._counts = counts
@@ -72,29 +73,33 @@ class LimitedClaim:
         self._versions = versions
         self._slots: Slots | None = None
         self._next_check: float | None = None
+        self._ended: list[tuple[int, Pair]] = []
         self._from_lanes: dict[int, Candidate] = {}
         self._let_in: dict[int, Candidate] = {}
         self._checks: dict[Pair, int] = {}
         self._full: set[Pair] = set()
 
-    def choose(self, freed: Collection[int]) -> list[Candidate]:
-        """Return those of the first states, and of those behind, for which there is room. For the limits
-        ``freed`` this transaction left checks."""
+    def choose(self, ended: Sequence[Hold]) -> list[Candidate]:
+        """Return those of the first states, and of those behind, for which there is room.
+
+        ``ended`` are holds that this transaction ended, without checks: this claim looks into their lanes.
+        """
         tx = self._tx
         of_nodes = tx.limited_nodes.limits_of(tx, self._counts)
         # Sent with the search.
-        first_check = _first_check(tx, of_nodes) if of_nodes.isdisjoint(freed) else None
+        first_check = _first_check(tx, of_nodes)
         due = self._search(self._counts)
         ids = {limit for state in due if state.limits for limit, _ in pairs_of(state.limits)}
-        if not ids and of_nodes.isdisjoint(freed):
-            self._next_check = _time_of(first_check)
-            if self._next_check > tx.now_ms and not (self._run is not None and of_nodes and not due):
-                return due
+        free(tx, self.effects, self._keep(ended, ids | of_nodes))
+        self._next_check = _time_of(first_check)
+        is_due = self._next_check <= tx.now_ms
+        if not (ids or self._ended or is_due or (self._run is not None and of_nodes and not due)):
+            return due
         slots = self._slots = lock(tx, ids | of_nodes)
-        checks = _take_checks(tx, slots)
         # All three are sent together: nothing was read since the states.
-        slots.load(pair for state in due for pair in pairs_of(state.limits))
-        self._check_lanes(slots, checks.fetchall())
+        checks = _take_checks(tx, slots) if is_due else None
+        slots.load({pair for _, pair in self._ended}.union(*(pairs_of(state.limits) for state in due)))
+        self._check_lanes(slots, () if checks is None else checks.fetchall())
         due = sorted([*due, *self._from_lanes.values()])
         put_aside, ahead = 0, self._limit
         while True:
@@ -135,8 +140,9 @@ class LimitedClaim:
         if slots is None:
             return
         taken = [*states]
+        drop(tx, self._ended)
         pairs = sorted((pair, state.seq) for state in taken for pair in pairs_of(state.limits))
-        put_slots(tx, [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits])
+        held = [(*pair, seq, None) for pair, seq in pairs if pair[0] in slots.limits]
         tx.insert(
             "starts",
             ("limit_id", "key", "slot", "count"),
@@ -145,7 +151,7 @@ class LimitedClaim:
         )
         # Not before: what this claim starts may be what leaves no room.
         self._checks |= {pair: at for pair in self._full if (at := slots.room_at(pair)) is not None}
-        put_slots(tx, [(*pair, ONE_KEY, at) for pair, at in sorted(self._checks.items())])
+        put_slots(tx, sorted([*held, *((*pair, ONE_KEY, at) for pair, at in self._checks.items())]))
         # The others that found room can be claimed from now on, also by other runtimes.
         let_in = self._let_in | self._from_lanes
         for state in taken:
@@ -154,10 +160,11 @@ class LimitedClaim:
         tx.update("states", ("seq", "status"), ("lane",), rows)
         for state in let_in.values():
             self.effects.reopen(state.run, state.node_id)
-        if self._has_all_checks:
-            self.cleared = {*slots.ids} - {limit for limit, _ in self._checks}
-        if _due(self._checks.values(), tx.now_ms):
-            self.effects.announced |= tx.limited_nodes.nodes_of(tx, {limit for limit, _ in self._checks})
+        # Claims that wait learn of what is left to them of the room that holds left which ended just now.
+        of_ended = {limit for _, (limit, _) in self._ended}
+        self.effects.freed |= {
+            limit for (limit, _), at in self._checks.items() if at <= tx.now_ms or limit in of_ended
+        }
 
     def _split(
         self, slots: Slots, due: Sequence[Candidate]
@@ -202,11 +209,22 @@ class LimitedClaim:
             self._full.add(pair)
         tx.update("states", ("seq", "status"), ("lane", "turn"), sorted(rows))
 
-    def _check_lanes(self, slots: Slots, checks: Sequence[Row]) -> None:
-        """Find states with room in lanes where checks were due."""
+    def _keep(self, ended: Iterable[Hold], ids: Collection[int]) -> list[Hold]:
+        """Keep those of the holds whose lanes this claim checks, and return the others."""
+        others, pairs = [], set[Pair]()
+        for seq, limits in ended:
+            of_state = pairs_of(limits)
+            if len(pairs) < MAX_LANES and all(limit in ids for limit, _ in of_state):
+                pairs.update(of_state)
+                self._ended += [(seq, pair) for pair in of_state]
+            else:
+                others.append((seq, limits))
+        return others
+
+    def _check_lanes(self, slots: Slots, checks: Iterable[Row]) -> None:
+        """Find states with room in lanes where holds have ended."""
         tx = self._tx
-        self._has_all_checks = len(checks) < MAX_LANES
-        checked = _lanes_to_check(tx, checks)
+        checked = {pair for _, pair in self._ended if slots.has_waiting(pair)} | _lanes_to_check(tx, checks)
         of_run = set() if self._run is None else self._lanes_of_run(slots)
         slots.load(checked | of_run)
         # A check is taken for the states of all runs.
@@ -284,10 +302,6 @@ class LimitedClaim:
             self.effects.announced.add(node_id if self._run is None else (self._run, node_id))
 
 
-def _due(times: Iterable[int], now_ms: int) -> bool:
-    return any(at <= now_ms for at in times)
-
-
 def _first_check(tx: Transaction, ids: Collection[int]) -> Rows | None:
     """Return the first check of these limits, or None without limits."""
     due = f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL"
@@ -306,8 +320,7 @@ def _take_checks(tx: Transaction, slots: Slots) -> Rows:
         "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
         f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
         f" ORDER BY check_at, limit_id, key LIMIT ?{tx.skip_locked('slots')})"
-        " RETURNING limit_id, key, state, EXISTS (SELECT 1 FROM states"
-        " WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = limit_id || ':' || slots.key)",
+        f" RETURNING limit_id, key, state, {HAS_WAITING}",
         (tx.items(slots.ids), tx.now_ms, MAX_LANES),
     )
 

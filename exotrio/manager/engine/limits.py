@@ -15,7 +15,8 @@ from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange, limit_text
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import LimitModel
-from exotrio.manager.engine.slots import IS_HELD, check_all_keys, keep_starts
+from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, put_slots
+from exotrio.manager.engine.starts import keep_starts
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem
 from exotrio.manager.store.driver import Row
@@ -185,7 +186,7 @@ def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
 
 def _reopen(tx: Transaction, limit: int) -> Effects:
     """Let states in that wait for a limit, as far as it has room, and wake the claims of their nodes."""
-    check_all_keys(tx, limit)
+    put_slots(tx, [(limit, "", ALL_KEYS, 0)])
     waiting = tx.execute(
         "SELECT DISTINCT run, node_id FROM (SELECT run, node_id FROM states WHERE status = 'CREATED'"
         " AND lane IS NOT NULL AND lane >= ? AND lane < ? LIMIT ?) AS waiting",

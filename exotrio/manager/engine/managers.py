@@ -20,7 +20,7 @@ from exotrio.errors import DatabaseTooNew
 from exotrio.manager.engine.due_work import due_work
 from exotrio.manager.engine.leases import MAX_STATES_PER_SWEEP, Terms, expire, extend, limit_held_inside
 from exotrio.manager.engine.releases import forget_claims
-from exotrio.manager.engine.slots import tidy
+from exotrio.manager.engine.starts import tidy
 from exotrio.manager.rules.access import Caller
 from exotrio.manager.store import clock, schema
 from exotrio.manager.store.cipher import Cipher

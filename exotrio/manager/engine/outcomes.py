@@ -32,7 +32,7 @@ from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, is_followed, max_created, need_to_follow
 from exotrio.manager.engine.order import LATER, WAITING, deadline_ms
 from exotrio.manager.engine.reported_texts import NUL, storable_logs, store_logs
-from exotrio.manager.engine.slots import end_otherwise, free
+from exotrio.manager.engine.slots import Hold, end_otherwise, free
 from exotrio.manager.engine.sources import Shared, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -50,7 +50,7 @@ from exotrio.manager.engine.states import (
     states_to_change,
     waits_since,
 )
-from exotrio.manager.engine.unites import commit_changes
+from exotrio.manager.engine.unites import write_changes
 from exotrio.manager.rules.lineage import linked, output_path
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import WithEffects
@@ -63,7 +63,8 @@ def record_v0(
 ) -> WithEffects[tuple[ItemReply, int]]:
     """Record an outcome that came through v0, which knows no tokens; return also when the state may be
     claimed, in Unix ms. ``owner`` is the name of the key of the caller, if it has one (``states.State``)."""
-    ((reply,), (state,)), effects = _record(tx, namespace, [(item, None)], owner)
+    ((reply,), (state,), ended), effects = _record(tx, namespace, [(item, None)], owner)
+    free(tx, effects, ended)
     return WithEffects((reply, 0 if state is None else state.enqueue_after), effects)
 
 
@@ -72,14 +73,25 @@ def record_batch(
 ) -> WithEffects[list[ItemReply]]:
     """Record outcomes together; one that is refused does not affect the others. ``owner`` as of
     ``record_v0``."""
-    (replies, _), effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
+    (replies, ended), effects = record_and_keep(tx, namespace, items, owner)
+    free(tx, effects, ended)
     return WithEffects(replies, effects)
+
+
+def record_and_keep(
+    tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None
+) -> WithEffects[tuple[list[ItemReply], Sequence[Hold]]]:
+    """Record outcomes as ``record_batch`` does, but leave no checks for the limits of the states that ended:
+    return these states, for a claim in the same transaction."""
+    (replies, _, ended), effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
+    return WithEffects((replies, ended), effects)
 
 
 def _record(
     tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], owner: str | None
-) -> WithEffects[tuple[list[ItemReply], list[State | None]]]:
-    """Record outcomes, each with the token of its reporter, one after the other.
+) -> WithEffects[tuple[list[ItemReply], list[State | None], Sequence[Hold]]]:
+    """Record outcomes, each with the token of its reporter, one after the other. The third value is for
+    ``free``.
 
     Everything they need is read first, and everything they change is written last: the number of statements
     is the same for one and for many.
@@ -105,7 +117,7 @@ def _record(
     changes = Changes(tx, (state.run_row for state in states.values()))
     replies: list[ItemReply] = []
     logged: dict[int, str] = {}
-    late: list[tuple[int, str | None]] = []
+    late: list[Hold] = []
     for state, (item, token) in zip(reported_states, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
@@ -131,10 +143,12 @@ def _record(
             logged[state.seq] = storable_logs(item.logs)
     # The nodes of states that ended otherwise have stopped, too.
     free(tx, changes.effects, late)
-    commit_changes(changes)
+    write_changes(changes)
     end_otherwise(tx, changes.effects, stuck)
     store_logs(tx, logged)
-    return WithEffects((replies, reported_states), changes.effects)
+    goes_on = {state["seq"] for state in stuck}
+    ended = [hold for hold in changes.ended if hold[0] not in goes_on] if stuck else changes.ended
+    return WithEffects((replies, reported_states, ended), changes.effects)
 
 
 def _is_stuck(item: OutcomeItem) -> bool:

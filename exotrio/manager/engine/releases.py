@@ -8,7 +8,8 @@ from exotrio._wire.native import ItemReply, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.checkpoints import CheckpointChanges, Saved
 from exotrio.manager.engine.order import LATER
-from exotrio.manager.engine.slots import free, give_back_starts
+from exotrio.manager.engine.slots import free, pairs_of
+from exotrio.manager.engine.starts import give_back_starts
 from exotrio.manager.engine.states import CREATED, QUEUED, add_events, begin_of, numbered
 from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
@@ -173,7 +174,10 @@ def _release(
     for state in states:
         effects.reopen(state["run"], state["node_id"])
     free(tx, effects, [(state["seq"], state["limits"]) for state in states])
-    give_back_starts(tx, [state for state in states if state["seq"] not in handed_over])
+    unused = [state for state in states if state["seq"] not in handed_over]
+    give_back_starts(
+        tx, [(pair, state["claimed_at"]) for state in unused for pair in pairs_of(state["limits"])]
+    )
     return effects
 
 

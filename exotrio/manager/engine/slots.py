@@ -21,12 +21,13 @@ that can be claimed. A later claim does not read it, however many there are. A l
 **Checks.** Whatever ends the hold of states sets ``check_at`` in a row of ``slots`` for each of their limits
 and keys, in the same commit: its lane may have room. The next claim for a node of the limit takes such rows
 away, under the lock, counts, and finds as many states of the lane as there is room, of each node. Those that
-it does not take itself it lets in, so that each runtime can claim them. No check is lost:
+it does not take itself it lets in, so that each runtime can claim them. A claim that comes with a report
+looks into the lanes of the holds that the report ends, which then leave no checks. No check is lost:
 
 - if the hold ended before a claim counted, the claim saw the room;
 - if it ended later, the claim put its states into the lane before it gave up the lock. The check was not
-  committed when the claim looked for checks, so it is still there, and the next claim to get the lock takes
-  it, after it can see the lane.
+  committed when the claim looked for checks, before it had the lock, so it is still there, and the next claim
+  takes it, after it can see the lane.
 
 A state that was let in, and ends without being claimed, leaves a check, too.
 
@@ -36,14 +37,12 @@ the limits that its places ever named (``store.limited_nodes``): claims of other
 A limit that was deleted has room for all. Its row stays while it is named, so that it has the same id if it
 is made again.
 
-**Rates.** ``starts`` counts claims in sixtieths of the period. A start is possible while the sum over the
-last period, including the whole of its oldest part, is below the limit: so no window of that length has more.
-A lane in which states stay gets a check at the time when the next start may be possible.
+**Rates.** ``engine.starts`` counts claims. A lane in which states stay gets a check at the time when the next
+start may be possible.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from functools import cached_property, lru_cache
 
 from pydantic_core import from_json, to_json
 
+from exotrio.manager.engine.starts import length_of_part
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
@@ -58,8 +58,6 @@ from exotrio.manager.store.view import View
 
 MAX_ROOM = 1_000
 """Room of what is not limited, and the maximum that one claim uses."""
-PARTS = 60
-"""Parts of a period in which starts are counted: one of them is the time by which a start may be late."""
 ONE_KEY, ALL_KEYS = 0, -1
 """Instead of a state, in a row of ``slots`` that is only a check. Also ``-1 - state``, with one of the states
 whose holds ended together."""
@@ -67,9 +65,18 @@ MAX_STOPPING_MS = 30_000
 """How long a state that ended while it was held keeps its slots, if its claim had no end."""
 IS_HELD = "state > 0 AND (check_at > ? OR (SELECT status FROM states WHERE seq = slots.state) = 'QUEUED')"
 """Whether a row of ``slots`` counts, given the present time. PostgreSQL would read all states for a join."""
+HAS_WAITING = (
+    "EXISTS (SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
+    " AND lane = limit_id || ':' || slots.key)"
+)
+"""Whether states wait in the lane of a row of ``slots``."""
+NONE_HELD = 0, 0, True
+"""Of a pair without rows in ``slots``: how many hold it, and are stopping, and whether states may wait."""
 
 Pair = tuple[int, str]
 """The id of a limit, and a key."""
+Hold = tuple[int, str | None]
+"""The number of a state that was held, and its column ``limits``."""
 
 
 @lru_cache(maxsize=1_000)
@@ -95,7 +102,7 @@ class Limit:
 
     @property
     def part_ms(self) -> int:
-        return max(1, self.period_ms // PARTS)
+        return length_of_part(self.period_ms)
 
 
 class Slots:
@@ -109,7 +116,7 @@ class Slots:
             f"SELECT id, at_most, starts, period_ms FROM limits WHERE {view.any_of('id')} ORDER BY id{lock}",
             (view.items(self.ids),),
         )
-        self._held: dict[Pair, tuple[int, int]] = {}
+        self._held: dict[Pair, tuple[int, int, bool]] = {}
         self._started: dict[Pair, list[tuple[int, int]]] = {}
 
     @cached_property
@@ -131,13 +138,14 @@ class Slots:
             view.items(sorted({limit for limit, _ in new})),
             view.items(sorted({key for _, key in new})),
         )
-        self._held |= dict.fromkeys(new, (0, 0))
+        self._held |= dict.fromkeys(new, NONE_HELD)
         for limit, key, *counts in view.execute(
-            "SELECT limit_id, key, count(*), count(check_at) FROM slots"
-            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND {IS_HELD} GROUP BY limit_id, key",
-            (*of_new, view.now_ms),
+            f"SELECT limit_id, key, count(*) FILTER (WHERE {IS_HELD}),"
+            f" count(*) FILTER (WHERE state > 0 AND check_at > ?), {HAS_WAITING} FROM slots"
+            f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} GROUP BY limit_id, key",
+            (view.now_ms, view.now_ms, *of_new),
         ):
-            self._held[limit, key] = (counts[0], counts[1])
+            self._held[limit, key] = (counts[0], counts[1], bool(counts[2]))
         if any(limit in self.limits and self.limits[limit].starts is not None for limit, _ in new):
             for limit, key, slot, count in view.execute(
                 "SELECT limit_id, key, slot, count FROM starts"
@@ -148,11 +156,15 @@ class Slots:
 
     def held(self, pair: Pair) -> int:
         """Return how many states hold the limit with this key."""
-        return self._held.get(pair, (0, 0))[0]
+        return self._held.get(pair, NONE_HELD)[0]
 
     def stopping(self, pair: Pair) -> int:
         """Return how many of these have ended, while their nodes have not stopped as far as is known."""
-        return self._held.get(pair, (0, 0))[1]
+        return self._held.get(pair, NONE_HELD)[1]
+
+    def has_waiting(self, pair: Pair) -> bool:
+        """Return whether states may wait in this lane."""
+        return self._held.get(pair, NONE_HELD)[2]
 
     def started(self, pair: Pair) -> int:
         """Return how many starts count now."""
@@ -229,19 +241,19 @@ def put_slots(tx: Transaction, rows: Sequence[tuple[int, str, int, int | None]])
 # -- what ends a hold
 
 
-def free(tx: Transaction, effects: Effects, states: Iterable[tuple[int, str | None]]) -> None:
-    """Leave checks for states that were held: each is (number, column ``limits``).
+def free(tx: Transaction, effects: Effects, states: Iterable[Hold]) -> None:
+    """Leave checks for states that were held.
 
     Call it in the transaction that gives them another status; or, of those that ended while they were held,
     that learns that their nodes have stopped.
     """
-    held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
+    held = [(seq, pair) for seq, limits in states for pair in pairs_of(limits)]
     if not held:
         return
-    together = Counter(pair for pair, _ in held)
+    together = Counter(pair for _, pair in held)
     # One check of each lane is enough. If it is about several states, it is not in the row of one of them:
     # that one may be held again before a claim takes the check, and leaves the room of the others.
-    checks = {pair: seq if together[pair] == 1 else -1 - seq for pair, seq in held}
+    checks = {pair: seq if together[pair] == 1 else -1 - seq for seq, pair in held}
     put_slots(tx, sorted((*pair, state, 0) for pair, state in checks.items()))
     if len(checks) < len(held):
         which, values = _rows_of(tx, held)
@@ -272,10 +284,10 @@ def end_otherwise(tx: Transaction, effects: Effects, states: Iterable[Row]) -> N
     free(tx, effects, [(seq, limits) for limits, seq in claimable.items()])
 
 
-def keep(tx: Transaction, states: Iterable[tuple[int, str | None]], until: int) -> None:
+def keep(tx: Transaction, states: Iterable[Hold], until: int) -> None:
     """Let states that ended while they were held keep their slots until a time in Unix ms, if they still have
-    them: each is (number, column ``limits``)."""
-    held = [(pair, seq) for seq, limits in states for pair in pairs_of(limits)]
+    them."""
+    held = [(seq, pair) for seq, limits in states for pair in pairs_of(limits)]
     if not held:
         return
     which, values = _rows_of(tx, held)
@@ -287,13 +299,20 @@ def keep(tx: Transaction, states: Iterable[tuple[int, str | None]], until: int) 
     put_slots(tx, [(limit, key, seq, until) for limit, key, seq in kept])
 
 
-def _rows_of(tx: Transaction, held: Collection[tuple[Pair, int]]) -> tuple[str, tuple[object, ...]]:
+def drop(tx: Transaction, held: Collection[tuple[int, Pair]]) -> None:
+    """Delete the rows of states that held pairs."""
+    if held:
+        which, values = _rows_of(tx, held)
+        tx.execute(f"DELETE FROM slots WHERE {which}", values)
+
+
+def _rows_of(tx: Transaction, held: Collection[tuple[int, Pair]]) -> tuple[str, tuple[object, ...]]:
     """Return the condition for the rows of states that held pairs, and its parameters."""
     which = f"{tx.any_of('limit_id')} AND {tx.any_of('key')} AND {tx.any_of('state')}"
     return which, (
-        tx.items(sorted({limit for (limit, _), _ in held})),
-        tx.items(sorted({key for (_, key), _ in held})),
-        tx.items(sorted({seq for _, seq in held})),
+        tx.items(sorted({limit for _, (limit, _) in held})),
+        tx.items(sorted({key for _, (_, key) in held})),
+        tx.items(sorted({seq for seq, _ in held})),
     )
 
 
@@ -309,56 +328,7 @@ def extend_holds(tx: Transaction, by_ms: int, term_ms: int) -> None:
     )
 
 
-def give_back_starts(tx: Transaction, states: Iterable[Row]) -> None:
-    """Let the claims of released states (limits, claimed_at) not count as starts.
-
-    Those before the last change of their limit do: it may not have counted starts then.
-    """
-    pairs = [(pair, state["claimed_at"]) for state in states for pair in pairs_of(state["limits"])]
-    if not pairs:
-        return
-    rows = tx.execute(
-        f"SELECT id, period_ms, updated_at FROM limits WHERE {tx.any_of('id')} AND starts IS NOT NULL",
-        (tx.items(sorted({limit for (limit, _), _ in pairs})),),
-    )
-    limits = {number: (max(1, period_ms // PARTS), updated_at) for number, period_ms, updated_at in rows}
-    counts: Counter[tuple[int, str, int]] = Counter()
-    for (limit, key), claimed_at in pairs:
-        part_ms, since = limits.get(limit, (1, math.inf))
-        if claimed_at > since:
-            counts[limit, key, claimed_at - claimed_at % part_ms] += 1
-    tx.executemany(
-        "UPDATE starts SET count = count - ? WHERE limit_id = ? AND key = ? AND slot = ? AND count >= ?",
-        [(count, *key, count) for key, count in sorted(counts.items())],
-    )
-
-
-def tidy(tx: Transaction) -> None:
-    """Forget starts that count no more."""
-    tx.execute(
-        "DELETE FROM starts WHERE slot < ? - 2 * coalesce((SELECT period_ms FROM limits WHERE id = limit_id),"
-        " 0)",
-        (tx.now_ms,),
-    )
-
-
-# -- changes of limits
-
-
-def check_all_keys(tx: Transaction, limit: int) -> None:
-    """Leave a check for all lanes of a limit that was changed, and is locked."""
-    put_slots(tx, [(limit, "", ALL_KEYS, 0)])
-
-
-def keep_starts(tx: Transaction, limit: int, old_ms: int, new_ms: int) -> None:
-    """Let starts count for long enough when the period of a limit changes from ``old_ms``.
-
-    Smaller parts end earlier, and a start was at the end of its part, for all that is known.
-    """
-    if (by := max(1, old_ms // PARTS) - max(1, new_ms // PARTS)) > 0:
-        # Away from the old times first, which others of the same key may have.
-        tx.execute("UPDATE starts SET slot = -slot WHERE limit_id = ?", (limit,))
-        tx.execute("UPDATE starts SET slot = ? - slot WHERE limit_id = ?", (by, limit))
+# -- the limits that states and nodes name
 
 
 def columns_of(tx: Transaction, states: Mapping[int, tuple[int, Mapping[str, str]]]) -> dict[int, str]:

@@ -24,7 +24,7 @@ from exotrio.manager.engine.failures import record_failures
 from exotrio.manager.engine.inputs import Lists, build_for, event_name, group_lists, limit_keys
 from exotrio.manager.engine.mailbox import deliver
 from exotrio.manager.engine.order import begins_at
-from exotrio.manager.engine.slots import end_otherwise
+from exotrio.manager.engine.slots import end_otherwise, free
 from exotrio.manager.engine.sources import InputsError, Need, Shared, Sources, read_shared
 from exotrio.manager.engine.states import (
     CREATED,
@@ -63,6 +63,13 @@ REPLACED = "replaced: a state before it was retried"
 
 
 def commit_changes(changes: Changes) -> None:
+    """Write the changes as ``write_changes`` does, and leave checks for the limits of states that ended."""
+    write_changes(changes)
+    ended, changes.ended = changes.ended, []
+    free(changes.tx, changes.effects, ended)
+
+
+def write_changes(changes: Changes) -> None:
     """Write the changes, give states that begin to wait the events that were sent before, and create the
     state of every united node whose group is complete then. Runs that end with errors are recorded.
 
