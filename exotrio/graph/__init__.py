@@ -36,6 +36,7 @@ from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
 from exotrio.graph.declaration import WAIT_NODE as WAIT_NODE
 from exotrio.graph.declaration import WITHOUT_RUNTIME as WITHOUT_RUNTIME
 from exotrio.graph.declaration import CronTrigger, LimitModel, StoreConfigModel
+from exotrio.graph.declaration import Declaration as Declaration
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import PartByPart as PartByPart
 from exotrio.graph.declaration import check_name as check_name

@@ -164,8 +164,8 @@ def test_a_key_in_a_line_or_an_option_starts_its_run_once(cli: Cli, place: Place
 def test_a_key_has_to_be_valid_and_needs_exotrios_state_manager(cli: Cli, place: Place) -> None:
     before = place.total
     for line, problem in (
-        ({"key": "k" * 257}, "its key has 257 characters; at most 256 are allowed"),
-        ({"key": 17}, "its key is not text"),
+        ({"key": "k" * 257}, "key: has 257 characters; at most 256 are allowed"),
+        ({"key": 17}, "key: Input should be a valid string"),
         ({"key": "k", "run_id": str(uuid4())}, "it has a key and a run_id"),
     ):
         fails(cli("trigger", "g", "--each", "-", stdin=lines({}, line)), 2, f"line 2: {problem}")
@@ -202,12 +202,12 @@ def test_the_api_key_is_not_accepted_as_the_key_of_a_run(cli: Cli, place: Place)
     [
         ("", "it is empty"),
         ("{", "it is not JSON"),
-        ("[]", 'it is not an object such as {"inputs": {"name": "value"}}'),
-        ('{"input": {}}', "a run has no 'input'; it has: inputs, store, key, run_id; did you mean 'inputs'?"),
-        ('{"inputs": []}', "its inputs are not an object"),
-        ('{"store": {"k": 1}}', "the value of 'k' in its store is not text; write it in quotes"),
-        ('{"run_id": "x"}', "its run_id is not a UUID"),
-        ('{"run_id": 5}', "its run_id is not a UUID"),
+        ("[]", "must be an object, with the fields inputs, store, key, run_id"),
+        ('{"input": {}}', "input: there is no such field; did you mean 'inputs'?"),
+        ('{"inputs": []}', "inputs: Input should be a valid dictionary"),
+        ('{"store": {"k": 1}}', "store.k: Input should be a valid string"),
+        ('{"run_id": "x"}', "run_id: badly formed hexadecimal UUID string"),
+        ('{"run_id": 5}', "run_id: Input should be a valid string"),
         ('{"inputs": {"pp": ""}}', "has no input 'pp'; it has: p, q; did you mean 'p'?"),
         ('{"store": {"kk": ""}}', "has no store key 'kk'"),
         ('{"inputs": {"q": "0123456789"}}', "a text, length at most 9; it is a text of 10 characters"),

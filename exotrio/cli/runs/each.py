@@ -13,15 +13,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, Self
 from uuid import UUID, uuid4, uuid5
 
 import click
 import trio
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from exotrio._util.words import listed, plural, suggestion
-from exotrio._wire.vocabulary import check_key, to_ms
+from exotrio._util.words import plural, readable_errors
+from exotrio._wire.body import Uuid
+from exotrio._wire.v0 import RunKey
+from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
 from exotrio.cli.exit_codes import INTERRUPTED, SUCCESS
 from exotrio.cli.lookup import if_native
@@ -31,8 +34,8 @@ from exotrio.cli.terminal.output import print_json, print_message, print_text
 from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, PrivateText, Unreadable, shown, standard_input
 from exotrio.client import NewRun, StateManager
 from exotrio.errors import ConfigurationError, KeyRefused, ManagerError, ManagerUnavailable, RequestRefused
+from exotrio.graph import Declaration
 
-FIELDS = ("inputs", "store", "key", "run_id")
 MAX_NAMED = 10
 """Lines that one error names."""
 IN_MEMORY = 16 * 1024 * 1024
@@ -41,14 +44,22 @@ _BOM = b"\xef\xbb\xbf"
 _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Line:
+_Texts = dict[str, Annotated[str, AfterValidator(PrivateText)]]
+
+
+class _Line(Declaration):
     """The run that a line describes, as in ``NewRun``."""
 
-    inputs: dict[str, str]
-    store: dict[str, str]
-    run_id: str | None
-    key: str | None
+    inputs: _Texts = Field(default_factory=dict)
+    store: _Texts = Field(default_factory=dict)
+    key: RunKey | None = None
+    run_id: Uuid | None = None
+
+    @model_validator(mode="after")
+    def _is_named_once(self) -> Self:
+        if self.key is not None and self.run_id is not None:
+            raise ValueError("it has a key and a run_id; give one of them")
+        return self
 
 
 @dataclass(kw_only=True, eq=False)
@@ -209,40 +220,11 @@ def _parse(line: bytes) -> _Line:
     if len(line) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     try:
-        run = from_json(line)
+        return _Line.model_validate(from_json(line))
+    except ValidationError as error:
+        raise ValueError("; ".join(readable_errors(error))) from None
     except ValueError:
         raise ValueError("it is not JSON" if line.strip() else "it is empty") from None
-    if not isinstance(run, dict):
-        raise ValueError('it is not an object such as {"inputs": {"name": "value"}}')
-    for name in run:
-        if name not in FIELDS:
-            raise ValueError(f"a run has no {name!r}; it has: {listed(FIELDS)}{suggestion(name, FIELDS)}")
-    run_id = run.get("run_id")
-    try:
-        chosen = None if run_id is None else str(UUID(run_id))
-    except (ValueError, AttributeError):  # AttributeError: it is not a string
-        raise ValueError("its run_id is not a UUID") from None
-    key = run.get("key")
-    if key is not None:
-        if not isinstance(key, str):
-            raise ValueError("its key is not text; write it in quotes")
-        try:
-            check_key(key)
-        except ValueError as error:
-            raise ValueError(f"its key {error}") from None
-        if chosen is not None:
-            raise ValueError("it has a key and a run_id; give one of them")
-    return _Line(inputs=_texts(run, "inputs"), store=_texts(run, "store"), run_id=chosen, key=key)
-
-
-def _texts(run: dict[str, object], name: str) -> dict[str, str]:
-    texts = run.get(name, {})
-    if not isinstance(texts, dict):
-        raise ValueError(f'its {name} are not an object such as {{"name": "value"}}')
-    for key, text in texts.items():
-        if not isinstance(text, str):
-            raise ValueError(f"the value of {key!r} in its {name} is not text; write it in quotes")
-    return {key: PrivateText(text) for key, text in texts.items()}
 
 
 @contextmanager
