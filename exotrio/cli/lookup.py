@@ -22,7 +22,6 @@ from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import is_run_id, is_state_id
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import (
-    Change,
     ChangePage,
     Run,
     RunPage,
@@ -31,7 +30,6 @@ from exotrio.client import (
     RuntimeInfo,
     StateManager,
     StatePage,
-    StateSummary,
 )
 from exotrio.errors import InvalidResponse, KeyRefused, NotFound, RequestRefused
 from exotrio.graph import RetryPolicyModel, StoreConfigModel
@@ -213,11 +211,22 @@ async def about_state(name: str, call: Awaitable[T]) -> T:
         raise NotFound(f"there is no state {name!r}", where=error.where, fix=hint) from error
 
 
-async def list_states(
-    call: Callable[..., Awaitable[StatePage]], limit: int
-) -> tuple[list[StateSummary], bool]:
-    """Return the newest states of ``StateManager.states`` with a filter, and whether there may be more."""
-    return await _pages(call, lambda page: page.states, limit)
+async def list_pages(
+    call: Callable[..., Awaitable[P]], entries_of: Callable[[P], list[T]], limit: int
+) -> tuple[list[T], bool]:
+    """Return the newest ``limit`` entries, from as many pages as needed, and whether there may be more.
+
+    ``call`` is a call of the client that returns pages, with its filter, such as ``StateManager.states``.
+    """
+    entries: list[T] = []
+    before: str | None = None
+    while True:
+        # A page may be short, or empty, without being the last: the server limits its search for each page.
+        page = await call(limit=min(PAGE, limit - len(entries)), before=before)
+        entries += entries_of(page)
+        before = page.next
+        if before is None or len(entries) >= limit:
+            return entries, before is not None
 
 
 async def list_runs(
@@ -237,7 +246,7 @@ async def list_runs(
         call = partial(manager.find_runs, graph=graph, status=status, key=key, parent=parent)
         try:
             # An older server of ours does not know the parameter, and returns all runs.
-            return await _pages(
+            return await list_pages(
                 call, lambda page: [run for run in page.runs if parent in (None, run.parent_run_id)], limit
             )
         except RequestRefused as refusal:
@@ -248,21 +257,6 @@ async def list_runs(
         return await _search_v0(manager, graph, status, limit)
 
     return await (search() if graph is None else about(manager, "graph", graph, search()))
-
-
-async def _pages(
-    call: Callable[..., Awaitable[P]], entries_of: Callable[[P], list[T]], limit: int
-) -> tuple[list[T], bool]:
-    """Return up to ``limit`` entries from as many pages as needed, and whether there are more."""
-    entries: list[T] = []
-    before: str | None = None
-    while True:
-        # A page may be short, or empty, without being the last: the server limits its search for each page.
-        page = await call(limit=min(PAGE, limit - len(entries)), before=before)
-        entries += entries_of(page)
-        before = page.next
-        if before is None or len(entries) >= limit:
-            return entries, before is not None
 
 
 async def _search_v0(
@@ -282,14 +276,6 @@ async def _search_v0(
             return runs, False
     print_message(f"only the newest {searched:,} runs were searched: this state manager speaks only v0")
     return runs, True
-
-
-# The record of changes.
-
-
-async def list_changes(call: Callable[..., Awaitable[ChangePage]], limit: int) -> tuple[list[Change], bool]:
-    """Return the newest changes of the record, and whether there are more."""
-    return await _pages(call, lambda page: page.changes, limit)
 
 
 # Runtimes.

@@ -13,9 +13,9 @@ from exotrio._util.words import plural
 from exotrio.cli import options
 from exotrio.cli.connection import Connection, server_connection
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import list_changes
+from exotrio.cli.lookup import list_pages
 from exotrio.cli.terminal.output import table
-from exotrio.client import Change
+from exotrio.client import Change, StateManager
 
 
 @click.group(name="audit", cls=Commands)
@@ -47,9 +47,12 @@ def ls(within: str | None, limit: int, connection: Connection, **filters: Any) -
     JSON: changes (at, who, key_id, address, request_id, action, namespace, target, result), more (whether
     there are more).
     """
-    changes, more = connection.ask(
-        lambda manager: list_changes(partial(manager.audit, namespace=within, **filters), limit)
-    )
+
+    async def ask(manager: StateManager) -> tuple[list[Change], bool]:
+        call = partial(manager.audit, namespace=within, **filters)
+        return await list_pages(call, lambda page: page.changes, limit)
+
+    changes, more = connection.ask(ask)
     count = plural(len(changes), "change") + ("; more with --limit" if more else "")
     body = {"changes": [change.model_dump(mode="json") for change in changes], "more": more}
     connection.print(body, _lines(changes, count))

@@ -18,7 +18,7 @@ from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_run, find_run_id, list_runs, list_states
+from exotrio.cli.lookup import find_run, find_run_id, list_pages, list_runs
 from exotrio.cli.runs.remote import follow
 from exotrio.cli.terminal.output import error_message, print_message, table
 from exotrio.client import (
@@ -133,7 +133,7 @@ def show(run_id: str, connection: Connection) -> None:
         if not run.errored_count:
             return run, [], changes
         call = partial(manager.states, run=run.run_id, status=ERRORED)
-        return run, (await list_states(call, MAX_FAILED))[0], changes
+        return run, (await list_pages(call, lambda page: page.states, MAX_FAILED))[0], changes
 
     run, failed, changes = connection.ask(ask)
     shown = [

@@ -100,7 +100,7 @@ def ls(
             outputs=outputs,
         )
         try:
-            states, more = await lookup.list_states(call, limit)
+            states, more = await lookup.list_pages(call, lambda page: page.states, limit)
         except NotFound as error:
             if graph is not None and f"graph {graph!r}" in error.what:
                 raise await lookup.not_found(manager, "graph", graph, error) from error
