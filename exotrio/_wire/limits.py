@@ -48,12 +48,28 @@ class LimitChange(Body):
         return LimitModel.model_validate({**values, **self.model_dump(exclude_unset=True)})
 
 
-class LimitInfo(Body):
-    """A limit of a namespace.
+class LimitValues(Body):
+    """What a limit limits.
 
     Fields:
         at_most: Maximum number of states at once for each key; None if that is not limited.
         starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
+    """
+
+    at_most: int | None = None
+    starts: int | None = None
+    period: Seconds | None = Field(None, alias="period_ms")
+
+    @property
+    def stops(self) -> bool:
+        """Whether it stops all that names it, as a pause does."""
+        return 0 in (self.at_most, self.starts)
+
+
+class LimitInfo(LimitValues):
+    """A limit of a namespace.
+
+    Fields:
         held: How many states hold it: those that are claimed, and those that ended before their nodes, until
             these have stopped.
         waiting: How many states say that they wait for it; at most 100,000 are counted, and of those that no
@@ -66,9 +82,6 @@ class LimitInfo(Body):
     """
 
     name: str
-    at_most: int | None = None
-    starts: int | None = None
-    period: Seconds | None = Field(None, alias="period_ms")
     updated_at: Moment
     held: int
     waiting: int
@@ -77,14 +90,9 @@ class LimitInfo(Body):
     stopping: int = 0
     created_at: Moment | None = None
 
-    @property
-    def stops(self) -> bool:
-        """Whether it stops all that names it, as a pause does."""
-        return 0 in (self.at_most, self.starts)
-
     def text(self) -> str:
         """Return what it limits, in a few words."""
-        return limit_text(self.at_most, self.starts, self.period) + " for each key" * self.keyed
+        return limit_text(self) + " for each key" * self.keyed
 
     def held_text(self) -> str:
         """Return how many states hold it, and how many of these are stopping."""
@@ -152,11 +160,10 @@ class RemovedLimit(Body):
     graphs: list[str]
 
 
-class LimitWait(Body):
+class LimitWait(LimitValues):
     """The limit that a state waits for.
 
     Fields:
-        at_most, starts, period: As of ``LimitInfo``.
         held: How many states hold it with this key.
         stopping: How many of these have ended, while their nodes have not stopped as far as is known.
         holders: Ids of some of them, those that hold it longest first.
@@ -168,9 +175,6 @@ class LimitWait(Body):
 
     limit: str
     key: str
-    at_most: int | None = None
-    starts: int | None = None
-    period: Seconds | None = Field(None, alias="period_ms")
     held: int
     stopping: int = 0
     holders: list[str] = Field(default_factory=list)
@@ -178,11 +182,6 @@ class LimitWait(Body):
     started: int | None = None
     room_in: Seconds | None = Field(None, alias="room_in_ms")
     before: int
-
-    @property
-    def stops(self) -> bool:
-        """Whether it stops all, as a pause does."""
-        return 0 in (self.at_most, self.starts)
 
     @property
     def name(self) -> str:
@@ -208,15 +207,19 @@ class LimitWait(Body):
                 have = "1 has" if self.stopping == 1 else f"{self.stopping:,} have"
                 why += f", of which {have} ended, but not yet stopped"
         elif self.room_in is not None:
-            why = f"{self.started:,} of {limit_text(None, self.starts, self.period)} used, "
+            why = f"{self.started:,} of {_starts_text(self)} used, "
             why += f"the next in {format_duration(self.room_in)}"
         else:
             why = "it has room for states before it"
         return f"{why}; {self.before:,} before it"
 
 
-def limit_text(at_most: int | None, starts: int | None, period: float | None) -> str:
+def limit_text(limit: LimitValues | LimitModel) -> str:
     """Return what a limit limits, in a few words."""
-    parts = [] if at_most is None else [f"{at_most:,} at once"]
-    parts += [] if starts is None or period is None else [f"{starts:,} starts in {format_duration(period)}"]
+    parts = [] if limit.at_most is None else [f"{limit.at_most:,} at once"]
+    parts += [] if limit.starts is None else [_starts_text(limit)]
     return ", ".join(parts)
+
+
+def _starts_text(limit: LimitValues | LimitModel) -> str:
+    return f"{limit.starts:,} starts in {format_duration(limit.period)}"

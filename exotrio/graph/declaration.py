@@ -207,6 +207,11 @@ class LimitModel(SparseDeclaration):
             raise ValueError("limits nothing: give at_most, or starts with a period")
         return self
 
+    @property
+    def period(self) -> float | None:
+        """The period in seconds."""
+        return None if self.period_ms is None else self.period_ms / 1000
+
 
 class NamedLimit(Protocol):
     @property

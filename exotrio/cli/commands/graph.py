@@ -285,10 +285,7 @@ def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
     lines.append(f"secrets: {', '.join(graph.secrets) or 'none'}")
     lines.append(f"retry policy: {_policy(graph.retry_policy)}")
     for limit in graph.limits:
-        period = None if limit.period_ms is None else limit.period_ms / 1000
-        lines.append(
-            f"limit {limit.name}: {limit_text(limit.at_most, limit.starts, period)}, as declared here"
-        )
+        lines.append(f"limit {limit.name}: {limit_text(limit)}, as declared here")
     if graph.version is not None:
         lines.append(f"version: runs are executed by runtimes of version {graph.version} only")
     if graph.on_failure is not None:

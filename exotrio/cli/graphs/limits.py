@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import limit_text
-from exotrio._wire.vocabulary import from_ms
 from exotrio.client import StateManager
 from exotrio.errors import KeyRefused, RequestRefused
 
@@ -17,9 +16,7 @@ async def limits_of(manager: StateManager, body: GraphBody | None) -> dict[str, 
     if body is None or not body.limits:
         return {}
     with suppress(KeyRefused, RequestRefused):  # the key may store graphs and not read
-        limits = {
-            each.name: limit_text(each.at_most, each.starts, each.period) for each in await manager.limits()
-        }
+        limits = {each.name: limit_text(each) for each in await manager.limits()}
         return {each.name: limits[each.name] for each in body.limits if each.name in limits}
     return {}
 
@@ -29,7 +26,7 @@ def changes_of_limits(
 ) -> Iterator[str]:
     """Yield what a graph changed, or left as it was although the graph declares it otherwise."""
     for limit in [] if body is None else body.limits:
-        declared = limit_text(limit.at_most, limit.starts, limit.period_ms and from_ms(limit.period_ms))
+        declared = limit_text(limit)
         old, new = before.get(limit.name), now.get(limit.name)
         if old is None or new is None:
             continue

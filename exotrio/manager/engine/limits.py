@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange, limit_text
-from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import LimitModel
 from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, put_slots
 from exotrio.manager.engine.starts import keep_starts
@@ -162,8 +161,7 @@ def model_of(row: Row) -> LimitModel:
 def _store(tx: Transaction, namespace: str, limit: LimitModel) -> Effects:
     """Insert a limit, or change it and let states in that may have room now; record the change."""
     values = (limit.at_most, limit.starts, limit.period_ms)
-    text = limit_text(limit.at_most, limit.starts, limit.period_ms and from_ms(limit.period_ms))
-    tx.record("limit.set", namespace, limit.name, text)
+    tx.record("limit.set", namespace, limit.name, limit_text(limit))
     before = tx.row(
         f"SELECT id, period_ms FROM limits WHERE namespace = ? AND name = ?{tx.for_update('limits')}",
         (namespace, limit.name),
