@@ -14,6 +14,7 @@ def test_changes_are_listed_as_the_page_on_production_says(bare: Cli) -> None:
     assert cli("runs", "cancel", run_id).code == 0
     (cancel,) = cli.json("audit", "ls", "--target", run_id[:6], "--since", "2d")["changes"]
     assert (cancel["who"], cancel["action"], cancel["target"]) == ("in process", "run.cancel", run_id)
+    assert cli.json("audit", "ls", "--since", "2d", "--until", "1h")["changes"] == []
     shown = cli("audit", "ls", "--limit", "1").out.splitlines()
     assert shown[0].split() == ["at", "who", "from", "action", "namespace", "target", "result", "request"]
     assert {"run.cancel", run_id} <= {*shown[1].split()}

@@ -216,3 +216,11 @@ def test_the_state_manager_asks_for_its_key_before_it_shows_metrics_unless_they_
     lines = [json.loads(line) for line in end.err.splitlines()]
     # On a Python that a cookie can stop, the start warns of it.
     assert all(line["level"] == "INFO" or "CVE-2024-7592" in line["message"] for line in lines)
+
+
+def test_the_health_of_a_worker_is_served_on_the_address_that_is_given(
+    processes: Processes, tmp_path: Path
+) -> None:
+    _, url = worker(processes, tmp_path, NOWHERE, "--health-host", "127.0.0.2")
+    assert url.startswith("http://127.0.0.2:")
+    assert until(f"{url}/livez", 200) == "ok\n"

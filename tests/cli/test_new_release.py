@@ -119,3 +119,26 @@ def test_the_old_version_ends_what_it_began_next_to_the_new_one_and_exits(
             assert cli.json("runs", "show", run_id)["status"] == "SUCCESS"
     ran = Counter((tmp_path / "journal").read_text("utf-8").splitlines())
     assert ran == {"1 1": STATES + 1, "2 2": STATES + 1}, "nothing on the wrong version"
+
+
+def test_a_worker_until_drained_executes_runs_without_a_version_only_if_it_is_told_to(
+    bare: Cli, tmp_path: Path
+) -> None:
+    with Processes() as processes:
+        running = processes.server(tmp_path)
+        cli = bare.at(running, "Greeter")
+        cli.write("app.py", APP.replace(", version=CODE)", ")"))
+        (tmp_path / "go").touch()
+        worker = ("worker", "app.py", "--until-drained", "--code-version")
+        without = processes.start(*worker, "1", cwd=tmp_path, env=running.env)
+        with_it = processes.start(*worker, "2", "--and-unpinned", cwd=tmp_path, env=running.env)
+        for each in (without, with_it):
+            each.line("running|RUNNING|registered")
+        cli("graph", "apply", "app.py", code=0)
+        run_id = cli.json("trigger", "greeting")["run_id"]
+        cli("runs", "watch", run_id, code=0)
+        versions = {each["worker_id"]: each["version"] for each in cli.json("runtimes", "ls")["runtimes"]}
+        states = cli.json("states", "ls", "--run", run_id, "--limit", "1000")["states"]
+        assert {versions[each["worker"]] for each in states if each["worker"]} == {"2"}
+        for each in (without, with_it):
+            each.stop(code=0)
