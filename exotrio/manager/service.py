@@ -157,7 +157,7 @@ class Service:
 
     async def ask_for_tasks(self, namespace: str, worker_id: str) -> None:
         """Ask a runtime for its task tree, which its next heartbeat contains."""
-        runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id, self.monotonic())
+        runtime = await self.store.read_with_deadline(find_runtime, namespace, worker_id)
         if not runtime.shows_tasks:
             raise Conflict(f"runtime {worker_id!r} shows no tasks; start it with --health-tasks")
         await self.store.write(ask_for_tasks, namespace, worker_id)

@@ -257,7 +257,7 @@ async def serve(
         # Here: an embedded state manager without a port does not load templates.
         from exotrio.manager.web import Dashboard
 
-        metrics = ManagerMetrics(service.store, lambda: limiter.open, service.monotonic)
+        metrics = ManagerMetrics(service.store, lambda: limiter.open)
         app = create_app(
             service,
             key=chosen.text,

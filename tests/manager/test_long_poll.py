@@ -382,7 +382,7 @@ async def test_polls_leave_connections_for_other_requests() -> None:
             await flow.take("b")
             for worker in ("one", "two", "three"):
                 nursery.start_soon(poll, worker)
-                while worker not in {each.worker_id for each in await read(runtimes_of, "tests", 0)}:
+                while worker not in {each.worker_id for each in await read(runtimes_of, "tests")}:
                     await trio.lowlevel.checkpoint()
             answer = await poll("one too many")
             assert (ok(answer)["states"], answer.headers["connection"]) == ([], "close")

@@ -121,7 +121,7 @@ async def test_a_version_that_has_ended_is_in_no_metric(manager: Manager) -> Non
     service = manager.service
 
     async def shown() -> set[str]:
-        metrics = ManagerMetrics(service.store, lease_clock=service.monotonic)
+        metrics = ManagerMetrics(service.store)
         text = (await metrics.render()).decode()
         return {each for each in (NODE, "@1", "@2") if f'{each}"' in text}
 

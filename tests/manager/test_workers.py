@@ -143,7 +143,7 @@ async def test_progress_is_that_of_the_execution_that_runs_and_not_of_one_that_w
 
         async def shown() -> list[float | None]:
             listed = await second.service.store.read_with_deadline(
-                lambda view: progress_of(view, runtimes_of(view, namespace, monotonic()))
+                lambda view: progress_of(view, runtimes_of(view, namespace))
             )
             assert set(listed) <= {state["state_id"]}
             return [each.fraction for each in listed.values()]

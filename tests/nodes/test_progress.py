@@ -180,9 +180,7 @@ async def test_the_state_manager_knows_the_progress_of_what_runs_and_forgets_it_
     async with open_service(":memory:", settings=NO_SETTINGS) as service:
 
         async def known(namespace: str) -> dict[str, HeartbeatProgress]:
-            return await service.store.read(
-                lambda view: progress_of(view, runtimes_of(view, namespace, service.monotonic()))
-            )
+            return await service.store.read(lambda view: progress_of(view, runtimes_of(view, namespace)))
 
         transport = embedded_in(service)
         rt = runtime(transport, Pages)

@@ -39,8 +39,7 @@ WORKER = NS + "/worker/{worker_id:path}"
 class Inspection(Endpoints):
     @get(NS + "/overview", "Show what happens in a namespace", READ, Overview)
     async def overview(self, namespace: str, query: OverviewQuery) -> object:
-        now = self._service.monotonic()
-        return await self._store.read_with_deadline(show_overview, namespace, now, query.runs)
+        return await self._store.read_with_deadline(show_overview, namespace, query.runs)
 
     @get(NS + "/depth", "Count the states of each node that wait", READ, QueueDepth)
     async def depth(self, namespace: str, query: DepthQuery) -> object:
@@ -48,8 +47,8 @@ class Inspection(Endpoints):
 
     @get(NS + "/checkup", "Show the condition of the state manager", READ, Checkup)
     async def checkup(self, caller: Caller, namespace: str) -> object:
-        now, terms, store = self._service.monotonic(), self._service.terms, self._store
-        return await store.read_with_deadline(show_checkup, namespace, terms, now, store.describe, caller)
+        terms, store = self._service.terms, self._store
+        return await store.read_with_deadline(show_checkup, namespace, terms, store.describe, caller)
 
     @get(NS + "/run/{run_id}/export", "Show a run as one page", READ, "text/html")
     async def export(self, namespace: str, run_id: str, query: ExportQuery) -> Response:
@@ -64,8 +63,7 @@ class Inspection(Endpoints):
 
     @get(NS + "/workers", "List runtimes", READ, RuntimeList)
     async def workers(self, namespace: str) -> object:
-        now = self._service.monotonic()
-        return await self._store.read_with_deadline(list_runtimes, namespace, now)
+        return await self._store.read_with_deadline(list_runtimes, namespace)
 
     @get(NS + "/stops", "List how runtimes ended", READ, StopList)
     async def stops(self, namespace: str, query: StopsQuery) -> object:
@@ -84,9 +82,7 @@ class Inspection(Endpoints):
     @get(WORKER + "/tasks", "Show the tasks of a runtime", READ, TasksReply)
     async def show_tasks(self, namespace: str, worker_id: str) -> object:
         """Show the task tree that a runtime sent last; None before the first one."""
-        runtime = await self._store.read_with_deadline(
-            find_runtime, namespace, worker_id, self._service.monotonic()
-        )
+        runtime = await self._store.read_with_deadline(find_runtime, namespace, worker_id)
         return {
             "worker_id": runtime.worker_id,
             "asked": runtime.tasks_requested,

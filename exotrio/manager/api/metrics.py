@@ -21,7 +21,6 @@ from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.queries.load import Backlog, backlog, oldest_graphs, schedules_paused
 from exotrio.manager.queries.versions import load_of_versions, without_ended
 from exotrio.manager.store.base import Store
-from exotrio.manager.store.clock import Clock, monotonic_clock
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.view import View
 
@@ -120,21 +119,19 @@ class Counted(NamedTuple):
 class ManagerMetrics:
     """The metrics of one state manager, in a separate registry. Commits are counted from now on.
 
-    ``connections`` returns how many are open; ``lease_clock`` is the clock of leases.
+    ``connections`` returns how many are open.
     """
 
     def __init__(
         self,
         store: Store,
         connections: Callable[[], int] = lambda: 0,
-        lease_clock: Clock = monotonic_clock,
     ) -> None:
         from prometheus_client import CollectorRegistry, Histogram
         from prometheus_client import Counter as Total
 
         self._store = store
         self._connections = connections
-        self._lease_clock = lease_clock
         self._querying = trio.Lock()
         self._queried_at: float | None = None
         self._counted = Counted()
@@ -280,7 +277,7 @@ class ManagerMetrics:
     def _count(self, view: View) -> tuple[Counted, list[tuple[str, str]]]:
         """Return what gauges show, and the graphs that have counters."""
         nodes = backlog(view)
-        versions = load_of_versions(view, nodes, self._lease_clock(), MAX_LABELS)
+        versions = load_of_versions(view, nodes, MAX_LABELS)
         limits, shown = load_of_limits(view, MAX_LABELS), without_ended(nodes, versions)
         return Counted(shown, schedules_paused(view), limits, versions), oldest_graphs(view, MAX_LABELS)
 

@@ -27,8 +27,7 @@ MAX_LINE = 2_000
 class Releases(Endpoints):
     @get(NS + "/versions", "List versions of code", READ, VersionList)
     async def versions(self, namespace: str) -> object:
-        now = self._service.monotonic()
-        found = await self._store.read_with_deadline(list_versions, namespace, now)
+        found = await self._store.read_with_deadline(list_versions, namespace)
         return {"versions": [each.model_dump(mode="json") for each in found]}
 
     @post(NS + "/release/check", "Say which runs in flight a release would break", READ, ReleaseCheck)

@@ -100,8 +100,7 @@ class Runs(Endpoints):
             show = show_run_once_ended
             with while_valid(request.scope), while_connected(request.scope, max_wait + CLAIM_LIMIT):
                 run = await self._store.write_once_ready(max_wait, show, namespace, run_id)
-        now = None if max_wait > 0 else self._service.monotonic()
-        return run or await self._store.read(show_run, namespace, run_id, now)
+        return run or await self._store.read(show_run, namespace, run_id, reasons=max_wait <= 0)
 
     @post(NS + "/run/{run_id}/cancel", "Cancel a run", GRAPHS, Run)
     async def cancel(self, caller: Caller, namespace: str, run_id: str) -> object:
@@ -162,14 +161,11 @@ class Runs(Endpoints):
 
     @get(NS + "/states", "Search states", READ, operations.StatePage)
     async def states(self, namespace: str, query: operations.StatesQuery) -> object:
-        now = self._service.monotonic()
-        return await self._store.read_with_deadline(state_queries.list_states, namespace, query, now)
+        return await self._store.read_with_deadline(state_queries.list_states, namespace, query)
 
     @get(NS + "/state/{state_id}", "Show the history of a state", READ, StateHistory)
     async def state(self, namespace: str, state_id: str) -> object:
-        return await self._store.read_with_deadline(
-            show_history, namespace, state_id, self._service.monotonic()
-        )
+        return await self._store.read_with_deadline(show_history, namespace, state_id)
 
     @post(NS + "/run/{run_id}/events", "Send an event to a run", GRAPHS, SentEvent)
     async def send_event(self, caller: Caller, namespace: str, run_id: str, body: EventRequest) -> object:

@@ -26,10 +26,10 @@
 ================ ==================================================================================
 
 A run in a list is a ``RunSummary`` and a state a ``StateSummary``, for a page as for the API, the client and
-the command line. Queries change nothing and know nothing of HTML. ``Store.read`` runs the short ones that
-runtimes wait for; ``Store.read_with_deadline`` runs those that people wait for. A query must cost the same
-however long the history is: it reads an index that finished states are not in, or stops after a number of
-rows and says so.
+the command line. Queries change nothing and know nothing of HTML. Ages of runtimes and state managers are
+on the clock of leases (``View.lease_now``). ``Store.read`` runs the short ones that runtimes wait for;
+``Store.read_with_deadline`` runs those that people wait for. A query must cost the same however long the
+history is: it reads an index that finished states are not in, or stops after a number of rows and says so.
 
 A statement means the same on both engines, and its order is complete: equal rows have no defined order
 (``tests/manager/queries`` runs each query on SQLite and PostgreSQL and compares the answers).

@@ -25,13 +25,12 @@ def show_checkup(
     view: View,
     namespace: str,
     terms: Terms,
-    now: int,
     describe: Callable[[View], dict[str, Any]],
     caller: Caller,
 ) -> Checkup:
     """Return the condition of the state manager.
 
-    ``now`` is in ms on the clock of leases, and ``describe`` is that of the store. Only a caller that
+    ``describe`` is that of the store. Only a caller that
     ``sees_database`` is shown the database, which other namespaces share.
     """
     return Checkup(
@@ -39,20 +38,21 @@ def show_checkup(
         version=version("exotrio"),
         lease_ttl_ms=terms.lease_ttl_ms,
         claim_timeout_ms=terms.claim_timeout_ms,
-        claims=_claims(view, namespace, now),
+        claims=_claims(view, namespace),
         leases=_lost_leases(view, namespace),
-        disagreements=disagreements(runtimes_of(view, namespace, now)),
+        disagreements=disagreements(runtimes_of(view, namespace)),
         unstarted=unstarted_in(view, namespace),
         namespaces=all_namespaces(view, caller),
         database=DatabaseState.model_validate(describe(view)) if caller.sees_database else None,
     )
 
 
-def show_managers(view: View, now: int) -> list[dict[str, Any]]:
-    """Return the state managers on the database, the oldest first; ``now`` is on the clock of leases.
+def show_managers(view: View) -> list[dict[str, Any]]:
+    """Return the state managers on the database, the oldest first.
 
     Ages are in ms. ``seen_ms`` has a meaning only where several may share the database.
     """
+    now = view.lease_now
     rows = view.execute(
         "SELECT id, host, version, schema_version, clock_ahead AS clock_ahead_ms, started_at, seen_at"
         " FROM managers ORDER BY started_at, id"
@@ -73,7 +73,8 @@ def last_backup(view: View) -> int | None:
     return None if row is None else int(row["value"])
 
 
-def _claims(view: View, namespace: str, now: int) -> list[HeldClaims]:
+def _claims(view: View, namespace: str) -> list[HeldClaims]:
+    now = view.lease_now
     rows = view.execute(
         "SELECT name AS node, count(*) FILTER (WHERE manager IS NOT NULL) AS local,"
         " count(*) FILTER (WHERE manager IS NULL AND token IS NOT NULL) AS leased,"

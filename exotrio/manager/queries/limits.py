@@ -267,7 +267,7 @@ def count_states(
         " GROUP BY limit_id",
         (view.now_ms, view.items(sorted(ids))),
     )
-    queue = Queue(view, Obstacles(view, namespaces, view.lease_now), ids)
+    queue = Queue(view, Obstacles(view, namespaces), ids)
     waiting = queue.in_lanes()
     for (limit, _), number in queue.moves().items():
         waiting[limit] = min(MAX_COUNTED, max(0, waiting[limit] + number))
@@ -351,7 +351,7 @@ def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
 
 def _keys(view: View, namespace: str, limit: int) -> list[LimitKey]:
     """Return keys in use, those with the most waiting states first."""
-    queue = Queue(view, Obstacles(view, [namespace], view.lease_now), [limit])
+    queue = Queue(view, Obstacles(view, [namespace]), [limit])
     waiting = Counter(queue.in_lanes_by_key(limit))
     for (of_limit, key), number in queue.moves().items():
         waiting[key] += number if of_limit == limit else 0

@@ -13,11 +13,10 @@ from exotrio.manager.store.view import View
 
 
 class Obstacles:
-    """Finds obstacles, for one answer; ``now`` is on the clock of leases, in ms. Of nodes outside the
-    namespaces, the runtimes are not known."""
+    """Finds obstacles, for one answer. Of nodes outside the namespaces, the runtimes are not known."""
 
-    def __init__(self, view: View, namespaces: Collection[str], now: int) -> None:
-        self._view, self._namespaces, self._now = view, namespaces, now
+    def __init__(self, view: View, namespaces: Collection[str]) -> None:
+        self._view, self._namespaces = view, namespaces
 
     # Each is read only if something waits.
 
@@ -28,7 +27,7 @@ class Obstacles:
 
     @cached_property
     def offers(self) -> Mapping[Node, Sequence[Offer]]:
-        return offered_in(self._view, self._namespaces, self._now)
+        return offered_in(self._view, self._namespaces)
 
     def find(self, node: Node, run_id: str) -> str | None:
         """Return the kind of ``WaitReason`` of an obstacle for the states of a node in a run, or None."""

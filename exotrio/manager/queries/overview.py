@@ -47,19 +47,16 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
     }
 
 
-def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, Any]:
-    """Return what happens in a namespace, with its newest runs, in the wire format of ``Overview``.
-
-    ``now`` is in ms on the clock of leases.
-    """
+def show_overview(view: View, namespace: str, runs: int) -> dict[str, Any]:
+    """Return what happens in a namespace, with its newest runs, in the wire format of ``Overview``."""
     node_ids = nodes_of(view, namespace)
     held = count_held(view, namespace)
     backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
     hour = trend(view, "1h", nodes=node_ids)
     hour_of_runs = trend(view, "1h", graphs=graphs_of(view, namespace), runs=True)
-    offers = offered(view, namespace, now)
-    runtimes = list[RuntimeInfo](runtimes_of(view, namespace, now, held))
-    versions = _versions(view, namespace, now, node_ids.values())
+    offers = offered(view, namespace)
+    runtimes = list[RuntimeInfo](runtimes_of(view, namespace, held))
+    versions = _versions(view, namespace, node_ids.values())
     current_nodes = without_ended(backlogs.values(), {(namespace, each["version"]) for each in versions})
     shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
     return {
@@ -75,17 +72,17 @@ def show_overview(view: View, namespace: str, now: int, runs: int) -> dict[str, 
         ],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
-        "v0_runtimes": len(live_v0_runtimes(view, namespace, now)),
+        "v0_runtimes": len(live_v0_runtimes(view, namespace)),
         "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
         "limits": [limit.model_dump(mode="json") for limit in list_limits(view, namespace)],
         "versions": versions,
     }
 
 
-def _versions(view: View, namespace: str, now: int, nodes: Iterable[str]) -> list[dict[str, Any]]:
+def _versions(view: View, namespace: str, nodes: Iterable[str]) -> list[dict[str, Any]]:
     if not any("@" in node for node in nodes):
         return []  # no statement, if nothing has a version
-    return [each.model_dump(mode="json") for each in list_versions(view, namespace, now)]
+    return [each.model_dump(mode="json") for each in list_versions(view, namespace)]
 
 
 def _throughput(hour: Trend) -> dict[str, Any]:

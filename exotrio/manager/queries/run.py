@@ -127,21 +127,21 @@ def failed_with_checkpoint(view: View, run: Row) -> int:
     return int(view.one(f"SELECT count(*) AS number FROM states WHERE {which}", (run["id"],))["number"])
 
 
-def show_run(view: View, namespace: str, run_id: str, now: int | None = None) -> dict[str, Any]:
+def show_run(view: View, namespace: str, run_id: str, *, reasons: bool = False) -> dict[str, Any]:
     """Return one run with its counts per place, in the order of the template, in the wire format of
     ``Run``.
 
-    With ``now``, on the clock of leases in ms, it has the reasons why states wait.
+    With ``reasons`` it says why states wait.
     """
-    return _shown(view, find_run(view, namespace, run_id), now)
+    return _shown(view, find_run(view, namespace, run_id), has_reasons=reasons)
 
 
-def _shown(view: View, run: Row, now: int | None = None) -> dict[str, Any]:
+def _shown(view: View, run: Row, *, has_reasons: bool = False) -> dict[str, Any]:
     counts = counts_of(view, run["id"])
     paused, further = paused_places(view, run, counts), further_of(view, run)
     unreached = {index: why.text for index, why in unreached_in(view, run, counts).items() if why.is_final}
-    reasons = {} if now is None else reasons_in(view, run, counts, now)
-    events = {} if now is None else event_reasons_in(view, run, counts)
+    reasons = reasons_in(view, run, counts) if has_reasons else {}
+    events = event_reasons_in(view, run, counts) if has_reasons else {}
     template = view.template(run["template"])
     nodes = [
         {

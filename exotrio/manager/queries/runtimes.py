@@ -66,32 +66,32 @@ class RuntimeRow(RuntimeInfo):
         return self.shows_tasks or self.tasks is not None
 
 
-def runtimes_of(view: View, namespace: str, now: int, held: Held | None = None) -> list[RuntimeRow]:
+def runtimes_of(view: View, namespace: str, held: Held | None = None) -> list[RuntimeRow]:
     """Return the runtimes of a namespace that sent a request lately: the live ones first, by name and id.
 
-    ``now`` is in ms on the clock of leases, as in all these functions. ``held`` is what ``count_held``
-    returned; without it, the counts of states are 0.
+    ``held`` is what ``count_held`` returned; without it, the counts of states are 0.
     """
     rows = view.execute(
         f"SELECT * FROM workers WHERE namespace = ? AND {_REMEMBERED} ORDER BY runtime, worker_id",
-        (namespace, *_remembered_since(now)),
+        (namespace, *_remembered_since(view)),
     )
-    runtimes = [_runtime(row, now, held or Held()) for row in rows]
+    runtimes = [_runtime(row, view.lease_now, held or Held()) for row in rows]
     return sorted(runtimes, key=lambda runtime: not runtime.live)
 
 
-def find_runtime(view: View, namespace: str, worker_id: str, now: int) -> RuntimeRow:
+def find_runtime(view: View, namespace: str, worker_id: str) -> RuntimeRow:
     """Return a runtime; raise NotFound if it sent no request lately."""
     row = view.row(
         f"SELECT * FROM workers WHERE namespace = ? AND worker_id = ? AND {_REMEMBERED}",
-        (namespace, worker_id, *_remembered_since(now)),
+        (namespace, worker_id, *_remembered_since(view)),
     )
     if row is None:
         raise NotFound(f"no runtime {worker_id!r} was heard of in namespace {namespace!r}")
-    return _runtime(row, now, Held())
+    return _runtime(row, view.lease_now, Held())
 
 
-def _remembered_since(now: int) -> tuple[int, int]:
+def _remembered_since(view: View) -> tuple[int, int]:
+    now = view.lease_now
     return now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
 
 
@@ -130,8 +130,9 @@ def _runtime(row: Row, now: int, held: Held) -> RuntimeRow:
     )
 
 
-def v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
+def v0_runtimes(view: View, namespace: str) -> list[V0Runtime]:
     """Return which nodes were claimed through v0, the latest claim first."""
+    now = view.lease_now
     rows = view.execute(
         "SELECT nodes, seen_at FROM v0_runtimes WHERE namespace = ? AND seen_at >= ?"
         " ORDER BY seen_at DESC, id DESC",
@@ -140,14 +141,14 @@ def v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
     return [V0Runtime(nodes=from_json(row["nodes"]), polled_ms=max(0, now - row["seen_at"])) for row in rows]
 
 
-def live_v0_runtimes(view: View, namespace: str, now: int) -> list[V0Runtime]:
+def live_v0_runtimes(view: View, namespace: str) -> list[V0Runtime]:
     """Return which nodes were claimed through v0 within the last minute."""
-    return [each for each in v0_runtimes(view, namespace, now) if each.polled_ago * 1000 < SILENT_AFTER_MS]
+    return [each for each in v0_runtimes(view, namespace) if each.polled_ago * 1000 < SILENT_AFTER_MS]
 
 
-def list_runtimes(view: View, namespace: str, now: int) -> RuntimeList:
-    runtimes = runtimes_of(view, namespace, now, count_held(view, namespace))
-    return RuntimeList(workers=list[RuntimeInfo](runtimes), v0=v0_runtimes(view, namespace, now))
+def list_runtimes(view: View, namespace: str) -> RuntimeList:
+    runtimes = runtimes_of(view, namespace, count_held(view, namespace))
+    return RuntimeList(workers=list[RuntimeInfo](runtimes), v0=v0_runtimes(view, namespace))
 
 
 def list_stops(view: View, namespace: str, within_ms: int, limit: int = MAX_STOPS) -> StopList:
@@ -203,15 +204,15 @@ def offer_texts(offers: Iterable[Offer]) -> list[str]:
     return [name if count == 1 else f"{name} ({count:,} processes)" for name, count in processes.items()]
 
 
-def offered(view: View, namespace: str, now: int) -> Offers:
+def offered(view: View, namespace: str) -> Offers:
     """Return which live runtimes have each node."""
-    return {name: offers for (_, name), offers in offered_in(view, [namespace], now).items()}
+    return {name: offers for (_, name), offers in offered_in(view, [namespace]).items()}
 
 
-def offered_in(view: View, namespaces: Collection[str], now: int) -> Mapping[Node, Sequence[Offer]]:
+def offered_in(view: View, namespaces: Collection[str]) -> Mapping[Node, Sequence[Offer]]:
     """Return which live runtimes have each node of some namespaces."""
     offers: defaultdict[Node, list[Offer]] = defaultdict(list)
-    of_these = view.any_of("namespace"), (view.items(sorted(namespaces)), now - SILENT_AFTER_MS)
+    of_these = view.any_of("namespace"), (view.items(sorted(namespaces)), view.lease_now - SILENT_AFTER_MS)
     for row in view.execute(
         # Without their heartbeats: pages need this often.
         "SELECT namespace, runtime, worker_id, nodes, run_id, phase FROM workers"

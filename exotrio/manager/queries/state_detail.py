@@ -56,17 +56,17 @@ def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_i
     return shown
 
 
-def show_history(view: View, namespace: str, state_id: str, now: int) -> StateHistory:
-    """Return a state with its history, found by its id alone. ``now`` is on the clock of leases, in ms."""
-    return history_of(view, get_state(view, namespace, state_id), now)
+def show_history(view: View, namespace: str, state_id: str) -> StateHistory:
+    """Return a state with its history, found by its id alone."""
+    return history_of(view, get_state(view, namespace, state_id))
 
 
-def history_of(view: View, state: Row, now: int) -> StateHistory:
-    """Return a state with its history. ``now`` is on the clock of leases, in ms."""
+def history_of(view: View, state: Row) -> StateHistory:
+    """Return a state with its history."""
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
     spent = at.spent(view.now_ms).fields()
     place = view.template(state["template"]).places[state["place"]]
-    reason = wait_reasons(view, state["namespace"], [state], now).get(state["seq"])
+    reason = wait_reasons(view, state["namespace"], [state]).get(state["seq"])
     return StateHistory(
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent,
@@ -81,7 +81,7 @@ def history_of(view: View, state: Row, now: int) -> StateHistory:
         deadline=from_unix_ms(at.deadline),
         finished_at=from_unix_ms(state["finished_at"]),
         worker=state["worker"],
-        holder=_holder_of(state, now) if state["status"] == QUEUED else None,
+        holder=_holder_of(view, state) if state["status"] == QUEUED else None,
         stage=(at.stage or "RUNNING").lower() if state["status"] == QUEUED else None,
         paused_at=reason.at if reason and reason.kind == "paused" else None,
         waits_for=reason,
@@ -166,13 +166,13 @@ def _checkpoint_of(view: View, state: Row) -> StateCheckpoint | None:
     )
 
 
-def _holder_of(state: Row, now: int) -> StateHolder:
+def _holder_of(view: View, state: Row) -> StateHolder:
     until = state["lease_until"]
     return StateHolder(
         native=state["token"] is not None,
         worker=state["worker"],
         local=state["manager"] is not None,
-        ttl_ms=None if until is None else max(0, until - now),
+        ttl_ms=None if until is None else max(0, until - view.lease_now),
     )
 
 

@@ -93,9 +93,9 @@ def was_cancelled(status: str, error: str | None) -> bool:
     return status == ERRORED and error == "cancelled"
 
 
-def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dict[str, Any]:
+def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
     """Return one page of the states whose node is of a namespace, newest first, in the wire format of
-    ``StatePage``. ``now`` is on the clock of leases, in ms.
+    ``StatePage``.
 
     The page may be short, or empty, and yet have a next one: if hardly any state matches, searching all of
     them would take seconds; and outputs may be large.
@@ -135,7 +135,7 @@ def list_states(view: View, namespace: str, query: StatesQuery, now: int) -> dic
     page = rows[: max(1, sum(size <= MAX_OUTPUTS for size in sizes))]
     following = page[-1]["seq"] if len(rows) > len(page) else _newest_below(view, floor) + 1
     at = times_among(view, page)
-    reasons = wait_reasons(view, namespace, page, now)
+    reasons = wait_reasons(view, namespace, page)
     states = []
     for row in page:
         reason = reasons.get(row["seq"])

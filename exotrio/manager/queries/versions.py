@@ -26,14 +26,11 @@ MAX_GRAPHS = 10
 """Graphs that are named of each version."""
 
 
-def list_versions(view: View, namespace: str, now: int) -> list[VersionInfo]:
-    """Return the versions that a live runtime has or something needs, the one with the oldest run first.
-
-    ``now`` is in ms on the clock of leases.
-    """
+def list_versions(view: View, namespace: str) -> list[VersionInfo]:
+    """Return the versions that a live runtime has or something needs, the one with the oldest run first."""
     nodes, graphs = nodes_of_versions(view, namespace), graphs_of_versions(view, namespace)
     runs = {row["version"]: row for row in runs_of_versions(view, namespace=namespace)}
-    live = _live(view, now)
+    live = _live(view)
     listed = []
     for version in sorted({*nodes, *graphs, *runs}):
         run = runs.get(version)
@@ -53,14 +50,14 @@ def list_versions(view: View, namespace: str, now: int) -> list[VersionInfo]:
 
 
 def load_of_versions(
-    view: View, nodes: Iterable[Backlog], now: int, limit: int
+    view: View, nodes: Iterable[Backlog], limit: int
 ) -> dict[tuple[str, str], tuple[int, int]]:
     """Return how many runs in flight are pinned to the versions of all namespaces, and how many live runtimes
     have each; ``nodes`` are the registered ones."""
     if not any("@" in each.node for each in nodes):
         return {}  # no statement, if nothing has a version
     runs = {(row["namespace"], row["version"]): row["runs"] for row in runs_of_versions(view)}
-    live = _live(view, now)
+    live = _live(view)
     keys = islice(dict.fromkeys([*sorted(runs), *sorted(live)]), limit)
     return {key: (runs.get(key, 0), live[key]) for key in keys}
 
@@ -79,14 +76,14 @@ def without_ended(backlogs: Iterable[Backlog], versions: Collection[tuple[str, s
     ]
 
 
-def _live(view: View, now: int) -> Counter[tuple[str, str]]:
+def _live(view: View) -> Counter[tuple[str, str]]:
     """Count the live runtimes by namespace and version: by the nodes that they claim."""
     live = Counter[tuple[str, str]]()
     for row in view.execute(
         # Without their heartbeats: pages need this often.
         "SELECT namespace, nodes FROM workers WHERE seen_at > ? AND phase <> 'stopped' AND heard > 0"
         " AND nodes LIKE '%@%'",
-        (now - SILENT_AFTER_MS,),
+        (view.lease_now - SILENT_AFTER_MS,),
     ):
         live.update({(row["namespace"], version) for version in versions_of(from_json(row["nodes"]))})
     return live

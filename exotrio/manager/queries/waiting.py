@@ -56,19 +56,18 @@ def sentence_of(reason: WaitReason) -> str:
 
 
 class Waiting:
-    """Finds the reasons that one answer has; ``now`` is on the clock of leases, in ms. Runtimes of other
-    namespaces are not known."""
+    """Finds the reasons that one answer has. Runtimes of other namespaces are not known."""
 
-    def __init__(self, view: View, namespace: str, now: int) -> None:
-        self._view, self._namespace, self._now = view, namespace, now
-        self.obstacles = Obstacles(view, [namespace], now)
+    def __init__(self, view: View, namespace: str) -> None:
+        self._view, self._namespace = view, namespace
+        self.obstacles = Obstacles(view, [namespace])
         self._found: dict[str, list[RuntimeRow]] = {}
 
     # Each is read only if something waits.
 
     @cached_property
     def _runtimes(self) -> list[RuntimeRow]:
-        return runtimes_of(self._view, self._namespace, self._now)
+        return runtimes_of(self._view, self._namespace)
 
     @cached_property
     def _claimed(self) -> Counter[str]:
@@ -126,10 +125,10 @@ def waiting_nodes(template: Template, counts: Mapping[int, Mapping[str, int]]) -
 
 
 def reasons_in(
-    view: View, run: Row, counts: Mapping[int, Mapping[str, int]], now: int, limit: int | None = None
+    view: View, run: Row, counts: Mapping[int, Mapping[str, int]], limit: int | None = None
 ) -> dict[Node, WaitReason]:
     """Return why states of a run wait, by their node; of so many nodes at most."""
-    waiting, reasons = Waiting(view, run["namespace"], now), {}
+    waiting, reasons = Waiting(view, run["namespace"]), {}
     for node in islice(waiting_nodes(view.template(run["template"]), counts), limit):
         first = _first_waiting(view, run, node)
         wait = None if first is None else waits_of(view, [first], waiting.obstacles).get(first["seq"])
@@ -163,13 +162,10 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     return reasons
 
 
-def wait_reasons(view: View, namespace: str, states: Sequence[Row], now: int) -> dict[int, WaitReason]:
-    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed.
-
-    ``now`` is on the clock of leases, in ms.
-    """
+def wait_reasons(view: View, namespace: str, states: Sequence[Row]) -> dict[int, WaitReason]:
+    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed."""
     shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
-    waiting, reasons = Waiting(view, namespace, now), dict[int, WaitReason]()
+    waiting, reasons = Waiting(view, namespace), dict[int, WaitReason]()
     limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED], waiting.obstacles)
     awaited = awaited_by(view, [each["seq"] for each in states if waits_for_run(each)])
     for state in states:

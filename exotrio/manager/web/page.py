@@ -102,18 +102,13 @@ class PageRequest:
         """Run a use case in this namespace for the caller."""
         return await self.service.store.write_as(self.caller, use_case, self.namespace, *args, **kwargs)
 
-    @property
-    def monotonic(self) -> int:
-        """Now, on the clock of leases, in ms."""
-        return self.service.monotonic()
-
     def runtimes(self, view: View, held: Held | None = None) -> list[RuntimeRow]:
         """Return the runtimes that sent a request lately; ``held`` is as in ``runtimes_of``."""
-        return runtimes_of(view, self.namespace, self.monotonic, held)
+        return runtimes_of(view, self.namespace, held)
 
     def offers(self, view: View) -> Offers:
         """Return the live runtimes that offer each node."""
-        return offered(view, self.namespace, self.monotonic)
+        return offered(view, self.namespace)
 
     def link(self, *parts: str, **query: object) -> str:
         """Return the address of a page of this namespace."""

@@ -277,7 +277,7 @@ async def both(folder: Path) -> AsyncIterator[Both]:
             (schedules_paused, (), {}),
             (oldest_graphs, (9,), {}),
             (load_of_limits, (9,), {}),
-            (lambda view, now: load_of_versions(view, backlog(view), now, 9), (clock(),), {}),
+            (lambda view: load_of_versions(view, backlog(view), 9), (), {}),
             (is_drained, (NAMESPACE, "2"), {}),
             (is_drained, (NAMESPACE, "1"), {}),
             (newest_event, (), {}),
@@ -286,13 +286,16 @@ async def both(folder: Path) -> AsyncIterator[Both]:
         queries_run.append((check_registration, (NAMESPACE, former), {}))
         # Those of the page of the system, except the condition of the database; and what is read if states
         # wait although runtimes claim them.
-        queries_run += [(show_managers, (clock(),), {}), (last_backup, (), {}), (claimed_by, ("shop",), {})]
+        queries_run += [(show_managers, (), {}), (last_backup, (), {}), (claimed_by, ("shop",), {})]
         file = folder / "db"
         async with site.service.store.copied() as (size, read):
             file.write_bytes(await read(size))
     # Without a service, which would change leases and times.
     with database() as empty:
-        async with open_store(file, clock=clock) as sqlite, copied(file, empty, clock) as postgres:
+        async with (
+            open_store(file, clock=clock, lease_clock=clock) as sqlite,
+            copied(file, empty, clock) as postgres,
+        ):
             yield Both(queries_run, sqlite, postgres, empty)
 
 

@@ -27,7 +27,7 @@ FAILURES_SHOWN = 10
 def _list(view: View, request: PageRequest) -> Data:
     backlogs = backlog(view, namespace=request.namespace)
     if any("@" in each.node for each in backlogs):
-        listed = list_versions(view, request.namespace, request.monotonic)
+        listed = list_versions(view, request.namespace)
         backlogs = without_ended(backlogs, {(request.namespace, each.version) for each in listed})
     offers = request.offers(view)
     return {

@@ -38,7 +38,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         if "runtimes" in parts:
             data["runtimes"] = {
                 "workers": request.runtimes(view, held),
-                "anonymous": len(live_v0_runtimes(view, request.namespace, request.monotonic)),
+                "anonymous": len(live_v0_runtimes(view, request.namespace)),
             }
     if "trend" in parts:
         span = span_of(request)["span"]

@@ -76,7 +76,7 @@ class _Run:
         self.to_state = partial(request.link, "states")
 
     def summary(self) -> Data:
-        reasons = reasons_in(self.view, self.run, self.counts, self.request.monotonic, MAX_REASONS)
+        reasons = reasons_in(self.view, self.run, self.counts, MAX_REASONS)
         events = event_reasons_in(self.view, self.run, self.counts)
         return {
             "reasons": [*reasons.values(), *islice(events.values(), MAX_REASONS)],
@@ -238,7 +238,7 @@ def _obstacles(
     view: View, request: PageRequest, run: Row, counts: Mapping[int, Mapping[str, int]]
 ) -> dict[Node, WaitReason]:
     """Return why no state of waiting nodes can be claimed."""
-    waiting = Waiting(view, request.namespace, request.monotonic)
+    waiting = Waiting(view, request.namespace)
     nodes = waiting_nodes(view.template(run["template"]), counts)
     reasons = {node: waiting.obstacle(node, run["run_id"]) for node in nodes}
     return {node: reason for node, reason in reasons.items() if reason}

@@ -39,9 +39,9 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             ],
             "held": len(chosen),
             "of_worker": one,
-            "anonymous": v0_runtimes(view, request.namespace, request.monotonic),
+            "anonymous": v0_runtimes(view, request.namespace),
             "disagreements": disagreements(runtimes.values()),
-            "versions": list_versions(view, request.namespace, request.monotonic),
+            "versions": list_versions(view, request.namespace),
         }
     if "stops" in parts:
         stops = list_stops(view, request.namespace, DAY_MS)

@@ -18,17 +18,17 @@ from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     data: dict[str, Data] = {"page": {"title": "System", "sees_changes": request.may("admin")}}
     if "system" in parts:
-        service, now = request.service, request.monotonic
+        service = request.service
         describe, caller = service.store.describe, request.caller
-        checkup = show_checkup(view, request.namespace, service.terms, now, describe, caller)
-        overview = Overview.model_validate(show_overview(view, request.namespace, now, 0))
+        checkup = show_checkup(view, request.namespace, service.terms, describe, caller)
+        overview = Overview.model_validate(show_overview(view, request.namespace, 0))
         findings = [
             *checkup_findings(checkup, VERSION, STALE),
             *overview_findings(overview, checkup.lease_ttl),
         ]
         data["system"] = {
             "findings": sorted(findings, key=lambda finding: not finding.attention),
-            "managers": show_managers(view, now),
+            "managers": show_managers(view),
             "own_id": service.manager,
             "is_shared": service.store.is_shared,
             "place": service.database,
