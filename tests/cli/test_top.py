@@ -11,9 +11,9 @@ import pytest
 from rich.text import Text
 
 from exotrio._wire.overview import Overview
+from exotrio.cli.terminal.table import Column, table_lines
 from exotrio.cli.top.live import Rate
 from exotrio.cli.top.screen import Screen, screen_lines
-from exotrio.cli.top.table import Column, table_lines
 from tests.support import stock
 from tests.support.commands import Cli, fails
 from tests.support.overviews import node, overview, run, runtime

@@ -101,20 +101,14 @@ def _result_errors(fix: str = "") -> Iterator[None]:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of a table, or none if it has no rows. It is not fitted to the terminal: ids must not
     be shortened."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text  # here, as rich takes long to import
 
-    shown = Table(box=None, pad_edge=False)
-    for head in heads:
-        shown.add_column(head, no_wrap=True)
-    for row in rows:
-        shown.add_row(*(Text(one_line(cell)) for cell in row))  # a name may look like rich's markup
-    if shown.row_count:
-        console = Console(file=io.StringIO(), width=10_000, color_system=None)
-        with console.capture() as captured:
-            console.print(shown)
-        yield from (line.rstrip() for line in captured.get().splitlines())
+    from exotrio.cli.terminal.table import Column, table_lines  # here, as above
+
+    cells = [[Text(one_line(cell)) for cell in row] for row in rows]  # a name may look like rich's markup
+    if cells:
+        lines = table_lines([Column(head, right=False) for head in heads], cells, width=10_000)
+        yield from (line.plain.rstrip() for line in lines)
 
 
 def error_message(error: str | None) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from exotrio._util.times import format_coarse, format_duration, format_quantile
 from exotrio._util.words import one_line, percent
-from exotrio.cli.top.table import Column, table_lines
+from exotrio.cli.terminal.table import Column, table_lines
 from exotrio.client import NodeLoad, Overview, RunSummary, RuntimeInfo
 
 MIN_ROWS = 3
