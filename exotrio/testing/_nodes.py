@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -160,10 +161,10 @@ def continuing(node: type[BaseNode], stored: Mapping[str, CheckpointText]) -> ty
         begin(self)
         return node.execute(self)
 
-    body = {
-        "__module__": node.__module__,
-        "__qualname__": node.__qualname__,
-        "__doc__": node.__doc__,
-        "execute": execute_in_loop if inspect.iscoroutinefunction(node.execute) else execute,
-    }
-    return type(node.__name__, (node,), body)
+    return derived(node, execute=execute_in_loop if inspect.iscoroutinefunction(node.execute) else execute)
+
+
+def derived(node: type[BaseNode], **attributes: object) -> type[BaseNode]:
+    """Return a class like ``node``, also in messages, but with these attributes."""
+    attributes |= {name: getattr(node, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return types.new_class(node.__name__, (node,), exec_body=lambda body: body.update(attributes))

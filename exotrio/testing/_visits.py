@@ -27,6 +27,7 @@ from exotrio._link.port import Claim
 from exotrio._nodes.base import BaseNode, Stopping, runs_in_of
 from exotrio._nodes.outcome import Signal
 from exotrio._util.exceptions import single_leaf
+from exotrio.testing._nodes import derived
 from exotrio.testing._points import NO_WORK, Moment, Place, Work
 
 Coroutine = Any
@@ -201,18 +202,10 @@ def observed(node: type[BaseNode], observer: Observer) -> type[BaseNode]:
     def set_checkpoint(self: Any, value: BaseModel) -> None:
         self.checkpoint = value  # it cannot wait: this is not a separate thread
 
-    body: dict[str, Any] = {
-        "__module__": node.__module__,
-        "__qualname__": node.__qualname__,
-        "__doc__": node.__doc__,
-        "runs_in": "trio",
-        "execute": execute,
-        "stopping": property(stopping),
-    }
+    changed: dict[str, object] = {"runs_in": "trio", "execute": execute, "stopping": property(stopping)}
     if runs_in_of(node) in ("thread", "process"):
-        body["save_checkpoint_sync"] = set_checkpoint
-    fill: Callable[[dict[str, Any]], None] = lambda namespace: namespace.update(body)  # noqa: E731
-    return types.new_class(node.__name__, (node,), exec_body=fill)
+        changed["save_checkpoint_sync"] = set_checkpoint
+    return derived(node, **changed)
 
 
 def checkpoint_number(claim: Claim) -> int:
