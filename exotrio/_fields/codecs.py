@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AwareDatetime, NaiveDatetime, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, NaiveDatetime, TypeAdapter
 from pydantic_core import from_json, to_json
 
 from exotrio._util.words import readable_errors
@@ -201,7 +201,7 @@ def text_of(plain: Any) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return what is wrong, without the value."""
-    return "; ".join(readable_errors(error)) if isinstance(error, ValidationError) else str(error)
+    return "; ".join(readable_errors(error))
 
 
 # -- types

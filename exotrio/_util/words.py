@@ -8,10 +8,6 @@ import heapq
 import re
 import signal
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 # C0, C1 and DEL; characters that change the direction of text; those that some programs treat as line ends.
 # Tabs and line ends are kept; one_line escapes them, too.
@@ -88,11 +84,16 @@ def signal_name(code: int) -> str:
         return f"signal {-code}"
 
 
-def readable_errors(error: ValidationError) -> list[str]:
-    """Return each problem in one line, ``field.0: what is wrong``.
+def readable_errors(error: Exception) -> list[str]:
+    """Return each problem of a ValidationError in one line, ``field.0: what is wrong``; of any other
+    error its text.
 
-    Never ``str(error)`` instead: that quotes the values, which may be secret.
+    Never ``str`` of a ValidationError instead: that quotes the values, which may be secret.
     """
+    from pydantic import ValidationError  # here, since most of what imports this module needs no pydantic
+
+    if not isinstance(error, ValidationError):
+        return [str(error)]
     details = error.errors(include_url=False, include_input=False, include_context=False)
     return [
         ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from exotrio._util.words import readable_errors
 from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
@@ -144,8 +144,7 @@ class AdministrationCalls(EventCalls):
                 expires_in_ms=None if expires is None else round(expires * 1000),
             )
         except (OverflowError, ValueError) as error:
-            problems = readable_errors(error) if isinstance(error, ValidationError) else [str(error)]
-            raise ConfigurationError(f"key {name!r} cannot be added", problems) from None
+            raise ConfigurationError(f"key {name!r} cannot be added", readable_errors(error)) from None
         path = f"{KEYS_PATH}/{made.id}"
         added = await self._calls.fetch_native(KeyInfo, "PUT", path, body=body)
         return AddedKey.model_construct(**dict(added), text=made.text)

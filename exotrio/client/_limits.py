@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import ValidationError
-
 from exotrio._util.words import readable_errors
 from exotrio._wire.limits import DeletionOfLimit, LimitChange, LimitDetail, LimitInfo, LimitList, RemovedLimit
 from exotrio.client._states import StateCalls
@@ -65,8 +63,7 @@ class LimitCalls(StateCalls):
                 change["period_ms"] = period_in_ms(period)
             body = LimitChange.model_validate(change)
         except ValueError as error:
-            problems = readable_errors(error) if isinstance(error, ValidationError) else [str(error)]
-            raise ConfigurationError(f"limit {name!r} cannot be set", problems) from None
+            raise ConfigurationError(f"limit {name!r} cannot be set", readable_errors(error)) from None
         changed = body.model_dump(mode="json", exclude_unset=True)
         return await self._calls.fetch_native(LimitDetail, "PUT", ("limit", _named(name)), body=changed)
 

@@ -12,7 +12,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -129,7 +128,7 @@ class GraphParts(Declaration):
             if known and (text is None or config.default_values.get(key) == text):
                 return StoreReference(key)
             if known:
-                raise ValueError("was declared before, with another default or none")
+                raise ValueError("it was declared before, with another default or none")
             update: dict[str, Any]
             if text is None:
                 update = {"required_keys": [*config.required_keys, key]}
@@ -137,12 +136,9 @@ class GraphParts(Declaration):
                 update = {"default_values": {**config.default_values, key: text}}
             # A new object: other graphs may use the present one too.
             self.store_config = StoreConfigModel(**{**dict(config), **update})
-        except ValidationError as error:
-            raise GraphInvalid(
-                f"store key {key!r} of graph {self.name!r} cannot be declared", readable_errors(error)
-            ) from None
         except ValueError as error:
-            raise GraphInvalid(f"store key {key!r} of graph {self.name!r} {error}") from None
+            what = f"store key {key!r} of graph {self.name!r}"
+            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
         return StoreReference(key)
 
     def limit(
@@ -174,10 +170,8 @@ class GraphParts(Declaration):
                 return Limit(LimitModel(name=name, at_most=0).name, namespace=self.namespace)
             period_ms = None if period is None else period_in_ms(period)
             limit = LimitModel(name=name, at_most=at_most, starts=starts, period_ms=period_ms)
-        except ValidationError as error:
-            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
         except ValueError as error:
-            raise GraphInvalid(f"{what} cannot be declared", [str(error)]) from None
+            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
         if limit not in self.limits:
             if any(other.name == limit.name for other in self.limits):
                 raise GraphInvalid(f"{what} was declared before, with other values")
@@ -197,19 +191,15 @@ class GraphParts(Declaration):
             GraphInvalid: a value is not one, or the output was declared before.
         """
         __tracebackhide__ = True
-        what, inputs = (
-            f"output {name!r} of graph {self.name!r}",
-            Inputs("", {}, self._added, self.store_config),
-        )
+        what = f"output {name!r} of graph {self.name!r}"
+        inputs = Inputs("", {}, self._added, self.store_config)
         if name in self._types:
             raise GraphInvalid(f"{what} was declared before")
         try:
             texts = [inputs.output(each) for each in (value, *others)]
             self.outputs = TypeAdapter(Outputs).validate_python({**self.outputs, name: texts})
-        except ValidationError as error:
-            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
         except ValueError as error:
-            raise GraphInvalid(f"{what}: {error}") from None
+            raise GraphInvalid(f"{what} cannot be declared", readable_errors(error)) from None
         types = [each.annotation if isinstance(each, OutputReference) else str for each in (value, *others)]
         # That of this graph, where it runs itself, is this one.
         known = [each for each in types if each is not UNKNOWN] or [UNKNOWN]

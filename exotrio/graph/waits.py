@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from exotrio._fields.allowed import field_problems
@@ -50,12 +50,10 @@ def wait_of(
             on_timeout=to_text(on_timeout) if isinstance(on_timeout, BaseModel) else on_timeout,
         )
         return GraphNodeModel(node_name=WAIT_NODE, namespace=namespace, identifier=identifier, wait=wait), []
-    except ValidationError as error:
-        return None, readable_errors(error)
     except FieldsInvalid as error:
         return None, [f"on_timeout=: {problem}" for problem in error.problems]
     except ValueError as error:
-        return None, [str(error)]
+        return None, readable_errors(error)
 
 
 def _wrong_arguments(fields: Any, on_timeout: Any) -> Iterator[str]:

@@ -342,7 +342,10 @@ OTHER = audit()[1]
             "it has no namespace: give namespace= to Graph(...)",
         ),
         (lambda g, p, s, d: Graph("g", g.nodes).add("B", namespace="n"), "nodes were given as a list"),
-        (lambda g, p, s, d: g.store("root", "/etc"), "store key 'root' of graph 'audit' was declared before"),
+        (
+            lambda g, p, s, d: g.store("root", "/etc"),
+            "store key 'root' of graph 'audit' cannot be declared:\n  - it was declared before",
+        ),
         (lambda g, p, s, d: g.store("a.b"), "cannot contain '.'"),
         (
             lambda g, p, s, d: g.add("B", a=f"{d.line!r}", after=d),
