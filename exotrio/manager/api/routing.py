@@ -86,17 +86,24 @@ get, post, put, delete = (partial(ApiRoute, method) for method in ("GET", "POST"
 
 def routes_of(api: object) -> list[ApiRoute]:
     """Return the routes of an object whose class has marked endpoints."""
-    routes = []
-    for name, member in vars(type(api)).items():
-        if isinstance(marked := getattr(member, _MARK, None), ApiRoute):
-            hints = _hints(member)
-            models = {each: hints[each] for each in ("body", "query") if each in hints}
-            takes = frozenset(hints) & {"request", "caller", "body"}
-            routes.append(replace(marked, endpoint=getattr(api, name), takes=takes, **models))
-    return routes
+    return [
+        replace(_complete(member), endpoint=getattr(api, name))
+        for name, member in vars(type(api)).items()
+        if isinstance(getattr(member, _MARK, None), ApiRoute)
+    ]
 
 
-_hints = cache(get_type_hints)
+@cache
+def _complete(endpoint: Endpoint) -> ApiRoute:
+    marked: ApiRoute = getattr(endpoint, _MARK)
+    hints = get_type_hints(endpoint)
+    models = {each: hints[each] for each in ("body", "query") if each in hints}
+    return replace(marked, takes=frozenset(hints) & {"request", "caller", "body"}, **models)
+
+
+@cache
+def _regex(path: str) -> re.Pattern[str]:
+    return re.compile(compile_path(path)[0].pattern.removesuffix("$") + "/?$")
 
 
 class _Match(NamedTuple):
@@ -123,10 +130,7 @@ class Api:
         by_path: dict[str, dict[str, ApiRoute]] = {}
         for route in table:
             by_path.setdefault(route.path, {})[route.method] = route
-        self._paths = [
-            (re.compile(compile_path(path)[0].pattern.removesuffix("$") + "/?$"), path, methods)
-            for path, methods in by_path.items()
-        ]
+        self._paths = [(_regex(path), path, methods) for path, methods in by_path.items()]
         # Runtimes and clients call few paths again and again; those of runs, once or twice.
         self._find_short = lru_cache(maxsize=64)(self._find)
 
