@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -142,7 +143,8 @@ class Database:
         )
 
     def _sessions(self, condition: str, *parameters: str) -> list[int]:
-        where = f"datname = %s AND backend_type = 'client backend' AND {condition}"
+        # Without those of the superuser, which are kept.
+        where = f"datname = %s AND usename <> 'postgres' AND {condition}"
         statement = f"SELECT pid FROM pg_stat_activity WHERE {where} ORDER BY pid"
         return [pid for (pid,) in self.server.execute(statement, (self.name, *parameters))]
 
@@ -163,6 +165,7 @@ class Server:
         self._numbers = count(1)
         self._empty: list[Database] = []
         self._with_tables: list[tuple[Database, str]] = []
+        self._idle: dict[str, psycopg.Connection] = {}
         self.folder = _new_folder()
         try:
             self.binaries = _runnable(binaries, self.folder)
@@ -233,10 +236,22 @@ class Server:
 
     @contextmanager
     def connected(self, database: str) -> Iterator[psycopg.Connection]:
-        """Give a session of the superuser."""
-        where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
-        with psycopg.connect(where, autocommit=True) as connection:
-            yield connection
+        """Give a session of the superuser, as good as new: to begin one takes longer than most statements."""
+        session = self._idle.pop(database, None)
+        if session is not None and select.select([session], [], [], 0)[0]:
+            session.close()  # the server ended it meanwhile
+            session = None
+        if session is None:
+            where = f"host={self.folder} port={self.port} user=postgres dbname={database}"
+            session = psycopg.connect(where, autocommit=True, prepare_threshold=None)
+        try:
+            yield session
+            session.execute("DISCARD ALL")
+        except BaseException:
+            session.close()
+            raise
+        if self._idle.setdefault(database, session) is not session:
+            session.close()  # another thread needed one, too
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = (), *, database: str = "postgres"
@@ -296,6 +311,8 @@ class Server:
 
     def close(self) -> None:
         """End it and remove its folder."""
+        for session in self._idle.values():
+            session.close()
         self._process.close()
 
     def _initialize(self) -> None:
