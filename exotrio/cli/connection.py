@@ -56,12 +56,10 @@ _key_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"File that holds the API key.  [default: the key {KEY_VARIABLE}]",
 )
-db_option = options.database(
+_db_option = options.database(
     "Instead of a URI, the database: a PostgreSQL; or a SQLite file, also one that `server`, `dev` or"
     f" `run --serve` has open.  {options.WHERE_BY_DEFAULT}"
 )
-
-DB_ALONE = "--db needs no state manager: leave out --uri and --key-file"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,7 +183,7 @@ def server_connection(function: F) -> F:
         namespace: str | None = "default",
         uri: str | None,
         key_file: Path | None,
-        db: str | None = None,
+        db: str | None,
         output: str = "table",
         **others: Any,
     ) -> Any:
@@ -193,12 +191,17 @@ def server_connection(function: F) -> F:
         chosen = replace(resolve(namespace, uri, key_file, db), form=output)
         return function(*args, connection=chosen, **others)
 
-    return server_options(db_option(cast("F", connected)))
+    return _server_options(cast("F", connected))
 
 
-def server_options(function: F) -> F:
-    """Add the options that say which state manager; the command gets ``uri`` and ``key_file``."""
-    return _uri_option(_key_option(function))
+def _server_options(function: F) -> F:
+    return _uri_option(_key_option(_db_option(function)))
+
+
+def named_options(function: F) -> F:
+    """Add the options that name a namespace and a state manager; the command gets the arguments of
+    ``resolve``."""
+    return namespace_option(_server_options(function))
 
 
 def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: str | None) -> Connection:
@@ -208,7 +211,7 @@ def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: s
     arguments = ["--namespace", namespace] if namespace != (settings.namespace or "") else []
     if db is not None:
         if uri or key_file:
-            raise click.UsageError(DB_ALONE)
+            raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
         if not is_database_url(db) and not Path(db).is_file():
             raise ConfigurationError("the database cannot be used", [f"there is no database {db}"])
         return Connection(namespace=namespace, db=db, arguments=(*arguments, "--db", db))

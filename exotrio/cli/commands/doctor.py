@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
 from exotrio._wire.checkup import STALE
 from exotrio.cli import options
-from exotrio.cli.connection import DB_ALONE, db_option, namespace_option, server_options
+from exotrio.cli.connection import named_options
 from exotrio.cli.doctor.examine import examine
 from exotrio.cli.doctor.report import Report, as_json, as_text
 from exotrio.cli.doctor.settings import examine_settings
@@ -18,9 +19,7 @@ from exotrio.cli.terminal.output import print_as
 
 
 @click.command(name="doctor")
-@namespace_option
-@server_options
-@db_option
+@named_options
 @click.option(
     "--outbox",
     "outboxes",
@@ -38,13 +37,10 @@ from exotrio.cli.terminal.output import print_as
 )
 @options.output
 def command(
-    namespace: str | None,
-    uri: str | None,
-    key_file: Path | None,
-    db: str | None,
     outboxes: tuple[Path, ...],
     stale: float,
     output: str,
+    **named: Any,
 ) -> int:
     """Diagnose settings, the state manager and stuck work; print what is wrong, why, and what to do.
 
@@ -64,9 +60,7 @@ def command(
     # Its warnings about .env are among the findings, with the name of the file.
     logging.getLogger("dotenv").addHandler(logging.NullHandler())
     logging.getLogger("dotenv").propagate = False
-    if db is not None and (uri or key_file):
-        raise click.UsageError(DB_ALONE)
-    settings = examine_settings(namespace, uri, key_file, db)
+    settings = examine_settings(**named)
     report = examine(settings, outboxes, stale=stale)
     print_as(output, as_json(report), as_text(report).split("\n"))
     return _exit_code(report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,14 +15,7 @@ from exotrio._wire.graphs import GraphBody, GraphReply
 from exotrio._wire.limits import limit_text
 from exotrio._wire.vocabulary import Priority
 from exotrio.cli import completion, options
-from exotrio.cli.connection import (
-    Connection,
-    connection,
-    db_option,
-    namespace_option,
-    resolve,
-    server_options,
-)
+from exotrio.cli.connection import Connection, connection, named_options, resolve
 from exotrio.cli.exit_codes import FAILED, INVALID, SUCCESS
 from exotrio.cli.graphs.against_runs import compare_with_runs, lines_of
 from exotrio.cli.graphs.check import check_files
@@ -205,18 +197,9 @@ def resume(graph: str, connection: Connection) -> None:
     help="Also compare the nodes with the runs in flight of a state manager; exit 1 if one would break.",
 )
 @options.output
-@namespace_option
-@server_options
-@db_option
+@named_options
 def check(
-    targets: tuple[str, ...],
-    secrets: tuple[str, ...],
-    against_runs: bool,
-    output: str,
-    namespace: str | None,
-    uri: str | None,
-    key_file: Path | None,
-    db: str | None,
+    targets: tuple[str, ...], secrets: tuple[str, ...], against_runs: bool, output: str, **named: Any
 ) -> int:
     """Check graphs by the state manager's rules, without a state manager, and print every problem.
 
@@ -237,7 +220,7 @@ def check(
     body, lines, breaks = report.as_json(), report.as_lines(), False
     if against_runs and report.valid:
         show_warnings()
-        manager = resolve(namespace, uri, key_file, db)
+        manager = resolve(**named)
         compared = compare_with_runs(manager, report, names)
         body["against_runs"] = compared.model_dump(mode="json")
         lines += lines_of(compared, manager.namespace)
