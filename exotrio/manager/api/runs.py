@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 
 from pydantic_core import to_json
@@ -169,8 +168,7 @@ class Runs(Endpoints):
 
     @post(NS + "/run/{run_id}/events", "Send an event to a run", GRAPHS, SentEvent)
     async def send_event(self, caller: Caller, namespace: str, run_id: str, body: EventRequest) -> object:
-        sent = await self._store.write_as(caller, sending.send, namespace, run_id, body.name, body.value)
-        return SentEvent(run_id=run_id, name=body.name, **asdict(sent))
+        return await self._store.write_as(caller, sending.send, namespace, run_id, body.name, body.value)
 
     @get(NS + "/run/{run_id}/events", "Show events, and what the run waits for", READ, RunEvents)
     async def events(self, namespace: str, run_id: str) -> object:

@@ -30,15 +30,6 @@ _TOO_LARGE = f"its outputs have {{:,}} bytes; all children of a state may have {
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A run that is to be started."""
-
-    key: str
-    graph: str
-    inputs: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """What came of a call: ``outputs`` or ``error``; ``run`` is the id of its run, if it was started."""
 
@@ -96,10 +87,10 @@ _UNSTARTED = (
 )
 
 
-def unstarted(view: View, seqs: Collection[int], limit: int) -> tuple[dict[int, list[Call]], set[int]]:
+def unstarted(view: View, seqs: Collection[int], limit: int) -> tuple[dict[int, list[CalledChild]], set[int]]:
     """Return up to ``limit`` calls of these states that have no run, by the number of the state, and the
     states that may have more of them."""
-    found: dict[int, list[Call]] = {}
+    found: dict[int, list[CalledChild]] = {}
     if not seqs:
         return found, set()
     for seq, key, graph, inputs in view.execute(
@@ -107,7 +98,8 @@ def unstarted(view: View, seqs: Collection[int], limit: int) -> tuple[dict[int, 
         " ORDER BY state, key LIMIT ?",
         (view.items(sorted(seqs)), limit),
     ):
-        found.setdefault(seq, []).append(Call(key, graph, from_json(inputs)))
+        call = CalledChild.model_construct(id=key, graph=graph, inputs=from_json(inputs))
+        found.setdefault(seq, []).append(call)
     is_full = sum(map(len, found.values())) == limit
     return found, {seq for seq in seqs if is_full and seq >= max(found)}
 

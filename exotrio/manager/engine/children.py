@@ -24,9 +24,10 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json
 
+from exotrio._wire.children import CalledChild
 from exotrio._wire.vocabulary import ValidationStatus
 from exotrio.manager.engine.attempts import next_attempt
-from exotrio.manager.engine.calls import Call, Result, add_results, unstarted
+from exotrio.manager.engine.calls import Result, add_results, unstarted
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.due_work import MAX_PER_STEP
 from exotrio.manager.engine.following import need_to_follow
@@ -148,18 +149,18 @@ def _place(view: View, state: State) -> Place:
     return state.scope(view).template.places[state.place]
 
 
-def _graphs_of(tx: Transaction, row: Row, calls: Mapping[int, Sequence[Call]]) -> Iterable[str]:
+def _graphs_of(tx: Transaction, row: Row, calls: Mapping[int, Sequence[CalledChild]]) -> Iterable[str]:
     """Return the names of the graphs that a state runs, or calls."""
     graph = tx.template(row["template"]).places[row["place"]].graph
     return (call.graph for call in calls.get(row["seq"], ())) if graph is None else (graph.name,)
 
 
 def _children_of(
-    tx: Transaction, state: State, calls: Sequence[Call], started_by: str | None
+    tx: Transaction, state: State, calls: Sequence[CalledChild], started_by: str | None
 ) -> Iterable[Child]:
     """Return the runs that a state wants and does not have."""
     for call in calls:
-        yield Child(state, call.key, call.graph, call.inputs, started_by)
+        yield Child(state, call.id, call.graph, call.inputs, started_by)
     graph = _place(tx, state).graph
     if graph is not None:
         yield Child(state, "", graph.name, from_json(state.inputs), started_by)

@@ -14,13 +14,13 @@ node that waits is claimed again, and ``event`` stays: a claim brings the value,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from pydantic_core import from_json, to_json
 
 from exotrio._util.times import format_duration, timestamp
 from exotrio._util.words import closest, listed, suggestion
+from exotrio._wire.events import SentEvent
 from exotrio._wire.vocabulary import MAX_EVENT, from_ms
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.following import Follow, need_to_follow
@@ -53,15 +53,6 @@ _WAITING = "status = 'CREATED' AND lane = 'waiting'"
 _OVERDUE = f"run = ? AND event = ? AND {_WAITING} AND enqueue_after <= ?"
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What sending an event did, as ``SentEvent`` says."""
-
-    created: bool
-    woken: int
-    similar: str | None = None
-
-
 def find_event(view: View, run_id: int, name: str) -> tuple[Texts | None, int | None]:
     """Return the value of an event, if it was sent, and the last deadline that has passed of the states that
     still wait for it."""
@@ -81,7 +72,7 @@ def put_event(
     value: Texts,
     earlier: Texts | None,
     overdue: int | None,
-) -> Sent:
+) -> SentEvent:
     """Put an event into the mailbox of a run, which is locked, and wake the states that wait for it.
 
     ``earlier`` is its value if it was sent before. ``overdue`` is the deadline of states that were woken just
@@ -94,7 +85,7 @@ def put_event(
     tx, run = changes.tx, changes.locked[run_id]
     if earlier is not None:
         if is_same_event(template, name, earlier, value):
-            return Sent(created=False, woken=0)
+            return SentEvent(run_id=run.run_id, name=name, created=False, woken=0)
         raise Conflict(f"the event {name!r} of the run {run.run_id} was sent before, with another value")
     if not run.pending and overdue is not None:
         # It ends in this transaction, which a refusal undoes: until a sweep comes, it is shown as pending.
@@ -111,7 +102,8 @@ def put_event(
     tx.insert("mailbox", ("run", "name", "value", "sent_at"), [(run_id, name, text, tx.now_ms)])
     states = _waiting(changes, f"run = ? AND event = ? AND {_WAITING}", (run_id, name))
     _wake(changes, [(state, value) for state in states])
-    return Sent(created=True, woken=len(states), similar=None if states else _similar(template, name))
+    similar = None if states else _similar(template, name)
+    return SentEvent(run_id=run.run_id, name=name, created=True, woken=len(states), similar=similar)
 
 
 def _similar(template: Template, name: str) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from exotrio._wire.events import SentEvent
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.mailbox import Sent, end_overdue, end_waiting, find_event, put_event
+from exotrio.manager.engine.mailbox import end_overdue, end_waiting, find_event, put_event
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.states import locked_runs_of
 from exotrio.manager.engine.unites import commit_changes
@@ -15,7 +16,7 @@ from exotrio.manager.store.transaction import Transaction
 
 def send(
     tx: Transaction, namespace: str, run_id: str, name: str, value: Mapping[str, str]
-) -> WithEffects[Sent]:
+) -> WithEffects[SentEvent]:
     """Send an event to a run: it is kept, and the states that wait for it go on, in the same commit.
 
     The first value under a name wins. The same one is accepted again, also after the run has ended. States
