@@ -535,24 +535,6 @@ async def test_a_runtime_with_one_worker_is_never_shown_with_two_busy_ones(
             assert (run.status, rounded(run.ran)) == ("SUCCESS", (1.6,))
 
 
-async def test_the_begin_that_an_older_state_manager_left_of_an_earlier_claim_does_not_count(
-    manager: Manager, clock: SettableClock
-) -> None:
-    await Flow.start(manager.api, place("a"))
-    state = await claim_one(manager.api)
-    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=0)]))
-    clock.advance(5 * SECOND)
-    # As one of the version before does it, which knows no begin.
-    await manager.service.store.write(
-        lambda tx: tx.execute("UPDATE states SET claimed_at = ?", (clock.now_ms,))
-    )
-    clock.advance(2 * SECOND)
-    history = await history_of(manager.api, state)
-    assert (history.begun_at, history.ran, history.held) == (None, None, 2)
-    ok(await manager.api.heartbeat("w", states=[item_for(state, running=True, buffered_ms=1 * SECOND)]))
-    assert (await history_of(manager.api, state)).ran == 1
-
-
 async def test_a_claim_in_the_millisecond_of_an_earlier_one_has_its_own_begin(manager: Manager) -> None:
     await Flow.start(manager.api, place("a"))
     state = await claim_one(manager.api)

@@ -33,7 +33,6 @@ from exotrio.manager.engine.states import (
     QUEUED,
     RunRow,
     add_events,
-    begin_of,
     locked_runs_of,
     numbered,
     waits_since,
@@ -175,7 +174,7 @@ def _end_as_poison(tx: Transaction, runs: Mapping[int, RunRow], states: Sequence
         rows.append((state["seq"], QUEUED, ERRORED, text, lost, tx.now_ms))
         run = runs[state["run"]].scope(tx)
         changes.transition(run, state["place"], state["groups"], state["status"], ERRORED)
-        claimed_at, begun_at = state["claimed_at"], begin_of(state)
+        claimed_at, begun_at = state["claimed_at"], state["begun_at"]
         changes.tally(
             runs[state["run"]].graph,
             state["node_id"],

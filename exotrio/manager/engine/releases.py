@@ -10,7 +10,7 @@ from exotrio.manager.engine.checkpoints import CheckpointChanges, Saved
 from exotrio.manager.engine.order import LATER
 from exotrio.manager.engine.slots import free, pairs_of
 from exotrio.manager.engine.starts import give_back_starts
-from exotrio.manager.engine.states import CREATED, QUEUED, add_events, begin_of, numbered
+from exotrio.manager.engine.states import CREATED, QUEUED, add_events, numbered
 from exotrio.manager.rules.lineage import linked
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects, WithEffects
@@ -167,7 +167,7 @@ def _release(
         )
     kinds: dict[str, list[Row]] = {"released": [], "cut": [], "handed over": []}
     for state in states:
-        begun = "released" if begin_of(state) is None else "cut"
+        begun = "released" if state["begun_at"] is None else "cut"
         kinds["handed over" if state["seq"] in handed_over else begun].append(state)
     for kind, alike in kinds.items():
         add_events(tx, kind, alike)

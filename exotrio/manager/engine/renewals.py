@@ -10,7 +10,7 @@ from exotrio._wire.vocabulary import HeartbeatResult
 from exotrio.manager.engine.checkpoints import CheckpointChanges
 from exotrio.manager.engine.leases import Terms
 from exotrio.manager.engine.slots import Pair, keep, lock, pairs_of, put_slots
-from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, begin_of, numbered
+from exotrio.manager.engine.states import CREATED, QUEUED, RETRY_CREATED, add_events, numbered
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.transaction import Transaction
 
@@ -116,8 +116,9 @@ def _news(beat: HeartbeatState, state: Row, now_ms: int) -> Execution | None:
     if not beat.running and beat.ran_ms is None:
         return None
     begun_at, claimed_at = state["begun_at"], state["claimed_at"]
-    if begun_at is None or begun_at < claimed_at:
-        begun_at = None if beat.buffered_ms is None else min(claimed_at + beat.buffered_ms, now_ms)
+    if begun_at is None and beat.buffered_ms is not None:
+        # A clock may have been set back by a little.
+        begun_at = max(claimed_at, min(claimed_at + beat.buffered_ms, now_ms))
     new = (1, begun_at, beat.ran_ms)
     return None if new == (state["begun"], state["begun_at"], state["ran_ms"]) else new
 
@@ -182,7 +183,7 @@ def _write_begins(tx: Transaction, ended: Sequence[tuple[HeartbeatState, Row]]) 
     rows = {}
     for beat, state in ended:
         claimed, finished = state["claimed_at"], state["finished_at"]
-        if finished is None or claimed is None or begin_of(state) is not None or state["ran_ms"] is not None:
+        if None in (claimed, finished) or (state["begun_at"], state["ran_ms"]) != (None, None):
             continue
         begun = beat.running or beat.ran_ms is not None
         if not begun or beat.buffered_ms is not None:

@@ -198,13 +198,6 @@ def waits_since(enqueue_after: int, updated_at: int, claimed_at: int | None) -> 
     return enqueue_after if is_end else max(enqueue_after, updated_at)
 
 
-def begin_of(state: Row) -> int | None:
-    """Return when ``execute`` began under the last claim of a state, as far as that was reported."""
-    claimed, begun = state["claimed_at"], state["begun_at"]
-    # A state manager of an earlier version claimed it again, and left what was reported before.
-    return None if claimed is None or begun is None or begun < claimed else begun
-
-
 def locked_runs(tx: Transaction, which: str, parameters: tuple[object, ...]) -> dict[int, RunRow]:
     """Lock the runs that meet a condition until the end of the transaction, and return them by number.
 

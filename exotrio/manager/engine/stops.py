@@ -19,7 +19,6 @@ from exotrio._util.times import from_unix_ms
 from exotrio._wire.heartbeats import HeartbeatRequest
 from exotrio._wire.stops import StopReceipt, StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND
-from exotrio.manager.engine.states import begin_of
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, Effects
 from exotrio.manager.store.transaction import Transaction
@@ -177,9 +176,9 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
     except ValidationError:
         report = None
     report = _report(report, row["drain_asked"])
-    cut = [state for state in held if begin_of(state) is not None]
+    cut = [state for state in held if state["begun_at"] is not None]
     report.cut += len(cut)
-    unclear = sum(begin_of(state) is None and state["ran_ms"] is None for state in held)
+    unclear = sum(state["begun_at"] is None and state["ran_ms"] is None for state in held)
     busy = sum(state["ran_ms"] is None for state in cut)
     report.work_lost += sum(work_lost_ms(state, row["beat_at"]) for state in cut) / 1000
     return _receipt(
@@ -196,7 +195,7 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
 def work_lost_ms(state: Row, until: int) -> int:
     """Return how long the execution of a claimed state had worked, by a time in Unix ms or until its end,
     since its last checkpoint was stored. ``at`` is the time of that; None without one."""
-    begun_at = begin_of(state)
+    begun_at: int | None = state["begun_at"]
     if begun_at is None:
         return 0  # as far as is known
     if state["ran_ms"] is not None:

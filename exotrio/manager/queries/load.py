@@ -30,17 +30,13 @@ MAX_HELD = 20_000
 """Maximum of states that are read."""
 
 
-_ENDED = "(ran_ms IS NOT NULL AND (begun_at IS NULL OR begun_at >= claimed_at))"
-"""Whether a heartbeat has said that the node of a state has ended. State managers of earlier versions leave
-the times of an earlier claim."""
-
-
 def _held(condition: str) -> str:
     return (
         "(SELECT states.seq, run, place, node_id, worker, claimed_at, begun, checkpoint_size,"
-        " nodes.namespace, CASE WHEN begun_at >= claimed_at THEN begun_at ELSE claimed_at END AS begun_at,"
-        f" CASE WHEN {_ENDED} THEN 'REPORTING' WHEN worker IS NULL OR begun_at >= claimed_at OR begun = 0"
-        f" AND row_number() OVER (PARTITION BY nodes.namespace, worker, {_ENDED}"
+        " nodes.namespace, coalesce(begun_at, claimed_at) AS begun_at,"
+        # A heartbeat has said how long it ran: its node has ended.
+        " CASE WHEN ran_ms IS NOT NULL THEN 'REPORTING' WHEN worker IS NULL OR begun_at IS NOT NULL"
+        " OR begun = 0 AND row_number() OVER (PARTITION BY nodes.namespace, worker, ran_ms IS NOT NULL"
         " ORDER BY begun DESC, claimed_at, enqueue_after, states.seq) <= slots"
         " THEN 'QUEUED' ELSE 'BUFFERED' END AS stage"
         " FROM states INDEXED BY states_held JOIN nodes ON nodes.id = node_id"
@@ -140,7 +136,7 @@ def claimed_by(view: View, namespace: str) -> Counter[str]:
     """
     claimed = view.execute(
         "SELECT worker, count(*) AS number FROM states INDEXED BY states_held WHERE status = 'QUEUED'"
-        f" AND worker IS NOT NULL AND NOT {_ENDED} AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)"
+        " AND worker IS NOT NULL AND ran_ms IS NULL AND node_id IN (SELECT id FROM nodes WHERE namespace = ?)"
         " GROUP BY worker",
         (namespace,),
     )

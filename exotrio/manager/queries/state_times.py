@@ -16,7 +16,6 @@ from exotrio.manager.engine.states import (
     CREATED,
     NEXT_CREATED_ERROR,
     SUCCESS,
-    begin_of,
     shown_status,
     waits_since,
 )
@@ -120,7 +119,7 @@ class Times:
         if self.begun is None:
             return replace(spent, buffered=held if self.is_buffered else None)
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
-        return replace(spent, buffered=self.begun - self.claimed, ran=ran)
+        return replace(spent, buffered=max(0, self.begun - self.claimed), ran=ran)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +193,7 @@ def _earlier(begin: int, end: int, waits: Sequence[Phase]) -> Iterator[Phase]:
 def _times(state: Row, stage: str | None, waited_before: Sequence[Phase]) -> Times:
     claimed = None if state["status"] == CREATED else state["claimed_at"]
     finished = state["finished_at"]
-    begun = None if claimed is None else begin_of(state)
+    begun = None if claimed is None else state["begun_at"]
     never_began = finished is not None and begun == finished and state["ran_ms"] is None
     if never_began:
         begun = None

@@ -51,8 +51,7 @@ ORDERS = ("", "newest", "oldest", "slowest", "node")
 SORTED = {
     # By the time that a running state has taken so far, or since its claim; those that never ran are last.
     "slowest": "CASE WHEN claimed_at IS NULL OR status = 'CREATED' THEN 1 ELSE 0 END,"
-    " -COALESCE(ran_ms, COALESCE(finished_at, {now}) - CASE WHEN begun_at >= claimed_at THEN begun_at"
-    " ELSE claimed_at END)",
+    " -COALESCE(ran_ms, COALESCE(finished_at, {now}) - COALESCE(begun_at, claimed_at))",
     "node": "place",
 }
 """The orders that no index has."""

@@ -203,8 +203,7 @@ CREATE TABLE states (
     size INTEGER NOT NULL DEFAULT 0,     -- of the inputs, in bytes
     trace TEXT,                          -- W3C trace contexts (rules.lineage), if runtimes trace
     failed_since INTEGER,                -- when the first of the attempts that it replaces failed
-    -- When its execute began, and how long it took, as its last holder reported. Earlier managers leave
-    -- the times of an earlier claim here.
+    -- When its execute began, and how long it took, as its last holder reported.
     begun_at INTEGER,
     ran_ms INTEGER,
     checkpoint_size INTEGER,             -- of the value in its row of checkpoints, bytes; NULL: it has none
