@@ -128,6 +128,7 @@ class LimitHolder(Body):
         held_for: Seconds since its claim.
         worker: Id of the process that claimed it, if that was through the native API.
         stopping: Whether it has ended, and its node has not stopped as far as is known.
+        stage: ``buffered`` or ``reporting``, as in ``Overview``, if it is claimed and does not run.
     """
 
     state_id: str
@@ -136,6 +137,7 @@ class LimitHolder(Body):
     held_for: Seconds = Field(alias="held_ms")
     worker: str | None
     stopping: bool = False
+    stage: str | None = None
 
 
 class LimitDetail(LimitInfo):
@@ -167,6 +169,7 @@ class LimitWait(LimitValues):
         held: How many states hold it with this key.
         stopping: How many of these have ended, while their nodes have not stopped as far as is known.
         holders: Ids of some of them, those that hold it longest first.
+        stages: The ``stage`` of those that have one, by id, as in ``LimitHolder``.
         held_for: Seconds since the claim of the first of them.
         started: Starts within the last period that count.
         room_in: Seconds until the next start is possible, if those of the period are used up.
@@ -178,6 +181,7 @@ class LimitWait(LimitValues):
     held: int
     stopping: int = 0
     holders: list[str] = Field(default_factory=list)
+    stages: dict[str, str] = Field(default_factory=dict)
     held_for: Seconds | None = Field(None, alias="held_ms")
     started: int | None = None
     room_in: Seconds | None = Field(None, alias="room_in_ms")
@@ -200,7 +204,7 @@ class LimitWait(LimitValues):
             why = f"{self.held:,} of {self.at_most:,} held"
             if self.holders:
                 longest = ", the longest" if self.held > 1 else ""
-                why += f" by {listed(map(short_id, self.holders))}"
+                why += f" by {listed(map(self._holder, self.holders))}"
                 why += f" and {self.held - len(self.holders):,} more" if self.held > len(self.holders) else ""
                 why += f"{longest} for {format_duration(self.held_for)}"
             if self.stopping:
@@ -212,6 +216,10 @@ class LimitWait(LimitValues):
         else:
             why = "it has room for states before it"
         return f"{why}; {self.before:,} before it"
+
+    def _holder(self, state_id: str) -> str:
+        stage = self.stages.get(state_id)
+        return f"{short_id(state_id)} ({stage})" if stage else short_id(state_id)
 
 
 def limit_text(limit: LimitValues | LimitModel) -> str:

@@ -147,7 +147,7 @@ async def test_it_is_shown_what_holds_a_limit_and_why_a_state_waits_for_it(api: 
     flow = await Flow.deploy(api, place("a", limits=[key]), limits=[limit], store_config=store)
     runs = [await flow.trigger(store={"customer": customer}) for customer in ("17", "17", "17", "18")]
     ok(await api.heartbeat("w", runtime="r", phase="running", workers=9))
-    held = {state["run_id"]: state for state in await claim(api, worker_id="w")}
+    held = {state["run_id"]: state for state in await claim(api, worker_id="w", announces=True)}
     (holder,) = (held[run]["state_id"] for run in runs[:3] if run in held)
     assert (len(held), runs[3] in held) == (2, True), "one of each customer"
     detail = await shown(api, "customer")

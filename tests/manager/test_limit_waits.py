@@ -13,7 +13,7 @@ from exotrio._wire.overview import Overview
 from exotrio.manager.queries.limits import load_of_limits
 from exotrio.manager.rules.findings import overview_findings
 from tests.contract.flow import Flow
-from tests.contract.native import A, claim, executed_item, report
+from tests.contract.native import A, claim, executed_item, item_for, report
 from tests.support import postgres
 from tests.support.helpers import SettableClock, ok, place
 from tests.support.manager import ENGINES
@@ -40,6 +40,8 @@ CASES = {
     "second is full": Case("limit", "other", "1 of 1 held by "),
     "second is full, the first has room again": Case("limit", "other", "1 of 1 held by "),
     "holder is stopping": Case("limit", "service", "of which 1 has ended, but not yet stopped"),
+    "holder is buffered": Case("limit", "service", " (buffered) for "),
+    "holder is reporting": Case("limit", "service", " (reporting) for "),
     "other key": Case(None),
     "room again": Case(None),
     "paused": Case("paused"),
@@ -70,8 +72,8 @@ async def set_to(site: Site, name: str, **values: int) -> None:
     ok(await site.api.native("PUT", f"limit/{name}", json=values))
 
 
-async def beat(site: Site, phase: str = "running") -> None:
-    ok(await site.api.heartbeat("w", runtime="r", phase=phase, workers=9))
+async def beat(site: Site, phase: str = "running", **fields: Any) -> None:
+    ok(await site.api.heartbeat("w", **{"runtime": "r", "phase": phase, "workers": 9} | fields))
 
 
 async def reach(site: Site, clock: SettableClock, case: str) -> str:
@@ -108,6 +110,10 @@ async def reach(site: Site, clock: SettableClock, case: str) -> str:
             await report(site.api, executed_item(held))
         case "holder is stopping":
             ok(await site.api.native("POST", f"run/{first}/cancel"))
+        case "holder is buffered":
+            await beat(site, workers=0)
+        case "holder is reporting":
+            await beat(site, states=[item_for(held, running=True, buffered_ms=1, ran_ms=5)])
         case "paused":
             ok(await site.api.native("POST", f"node/{A}/pause"))
         case "no runtime":
@@ -145,5 +151,12 @@ async def test_all_say_the_same_about_why_a_state_waits(site: Site, clock: Setta
     for name in NAMES:
         shown = ok(await site.api.native("GET", f"limit/{name}"))
         assert (shown["waiting"], sum(key["waiting"] for key in shown["keys"])) == (waiting[name],) * 2
+        stage = (
+            case.removeprefix("holder is ") if case in ("holder is buffered", "holder is reporting") else None
+        )
+        page = text_of(await site.browser.page(f"/ns/{site.api.namespace}/limits/{name}"))
+        for holder in shown["holders"]:
+            assert holder["stage"] == stage
+            assert stage is None or f"{stage}</span>" in page
     found = [each.what for each in overview_findings(Overview.model_validate(overview), 60.0)]
     assert any("1 state waits" in what and "limit " in what for what in found) == (expected.limit is not None)

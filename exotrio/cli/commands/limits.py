@@ -77,7 +77,7 @@ def show(name: str, connection: Connection) -> None:
     """Show a limit: the states that hold it, and how many wait for it, by key; at most 100 of each.
 
     JSON: as in `limits ls`, and set_by, keys (key, held, waiting, started, room_at), holders (state_id,
-    run_id, key, held_ms, worker, stopping).
+    run_id, key, held_ms, worker, stopping, stage).
     """
     limit = connection.ask(lambda manager: about(manager, "limit", name, manager.limit(name)))
     connection.print(limit.model_dump(mode="json"), _as_lines(limit))
@@ -161,6 +161,7 @@ def _as_lines(limit: LimitDetail) -> list[str]:
         of_key = f", key {holder.key}" if holder.key else ""
         by = f", by {holder.worker}" if holder.worker else ""
         since = format_duration(holder.held_for)
-        ends = ", stopping" if holder.stopping else ""
+        stage = "stopping" if holder.stopping else holder.stage
+        ends = f", {stage}" if stage else ""
         lines.append(f"  {short_id(holder.state_id)} of run {holder.run_id}{of_key}, since {since}{by}{ends}")
     return lines

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from exotrio._util.times import from_unix_ms
@@ -31,7 +32,9 @@ from exotrio.manager.engine.slots import (
     lanes_of,
     pairs_of,
 )
+from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.queries.audit import last_changes
+from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.obstacles import Obstacles
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -59,6 +62,7 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
     row = find_limit(view, namespace, name)
     (fields,) = _fields_of_info(view, namespace, [row])
     holders = _holders(view, row["id"], MAX_SHOWN)
+    stages = _stages(view, holders)
     found = view.execute(
         "SELECT seq, run_id, worker FROM states CROSS JOIN runs ON runs.id = states.run"
         f" WHERE {view.any_of('seq')}",
@@ -79,6 +83,7 @@ def show_limit(view: View, namespace: str, name: str) -> LimitDetail:
                 held_ms=max(0, view.now_ms - each["claimed_at"]),
                 worker=states[each["state"]]["worker"],
                 stopping=each["check_at"] is not None,
+                stage=stages.get(each["state"]),
             )
             for each in holders
         ],
@@ -113,6 +118,12 @@ def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[
         " WHERE claimed_at IS NOT NULL ORDER BY claimed_at, state LIMIT ?",
         (view.now_ms, limit, *keys, most),
     ).fetchall()
+
+
+def _stages(view: View, holders: Iterable[Row]) -> dict[int, str]:
+    """Return ``buffered`` and ``reporting`` of those holders to which they apply, by number."""
+    claimed = {each["state"]: QUEUED for each in holders if each["check_at"] is None}
+    return {seq: stage.lower() for seq, stage in stages_among(view, claimed).items()}
 
 
 class Queue:
@@ -322,17 +333,20 @@ def waits_of(view: View, states: Iterable[Row], obstacles: Obstacles) -> dict[in
     for pair, waiting in others.items():
         found[pair] = queue.before(lane_of(pair), waiting) | found.get(pair, {})
     waits: dict[int, LimitWait] = {}
-    for pair, of_pair in found.items():
-        if of_pair and pair[0] in names:
-            wait = _wait(view, queue.slots, names[pair[0]], pair)
-            waits |= {seq: wait.model_copy(update={"before": number}) for seq, number in of_pair.items()}
+    shown = [pair for pair, of_pair in found.items() if of_pair and pair[0] in names]
+    holders = {pair: _holders(view, pair[0], MAX_HOLDERS, pair[1]) for pair in shown}
+    stages = _stages(view, chain.from_iterable(holders.values()))
+    for pair in shown:
+        wait = _wait(view, queue.slots, names[pair[0]], pair, holders[pair], stages)
+        waits |= {seq: wait.model_copy(update={"before": number}) for seq, number in found[pair].items()}
     return waits
 
 
-def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
+def _wait(
+    view: View, slots: Slots, name: str, pair: Pair, holders: Sequence[Row], stages: Mapping[int, str]
+) -> LimitWait:
     """Return why states wait for a limit with a key, as of the first of them."""
     limit, room_at = slots.limits[pair[0]], slots.room_at(pair)
-    holders = _holders(view, pair[0], MAX_HOLDERS, pair[1])
     return LimitWait(
         limit=name,
         key=pair[1],
@@ -342,6 +356,7 @@ def _wait(view: View, slots: Slots, name: str, pair: Pair) -> LimitWait:
         held=slots.held(pair),
         stopping=slots.stopping(pair),
         holders=[view.state_id(row["state"]) for row in holders],
+        stages={view.state_id(seq): stages[seq] for row in holders if (seq := row["state"]) in stages},
         held_ms=max(0, view.now_ms - holders[0]["claimed_at"]) if holders else None,
         started=None if limit.starts is None else slots.started(pair),
         room_in_ms=None if room_at is None else max(0, room_at - view.now_ms),
