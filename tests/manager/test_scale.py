@@ -24,6 +24,7 @@ from tests.support.manager import Manager, open_manager
 from tests.support.postgres import Database, empty_database
 from tests.support.query_plans import (
     add_history,
+    bitmap_scans,
     indexes_by_number,
     planned,
     refuses_scans,
@@ -256,6 +257,14 @@ def test_states_named_by_number_are_found_by_it_on_postgresql_though_nothing_wai
     scans = indexes_by_number(*on_postgres)
     assert len([sql for sql in scans if sql.startswith("UPDATE")]) > 10, "hardly anything was watched"
     assert {sql: indexes for sql, indexes in scans.items() if indexes != {"states_pkey"}} == {}
+
+
+def test_no_statement_reads_slots_again_that_were_deleted(on_postgres: tuple[Database, set[str]]) -> None:
+    """As a scan through a bitmap does, which marks no entries of deleted rows in the index."""
+    database, statements = on_postgres
+    of_slots = [sql for sql in statements if re.search(r"\bslots\b", sql)]
+    assert len(of_slots) > 5, "hardly anything was watched"
+    assert bitmap_scans(database, of_slots) == []
 
 
 async def test_a_start_reads_held_states_and_not_all_states(manager: Manager) -> None:

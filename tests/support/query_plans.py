@@ -157,17 +157,26 @@ BY_NUMBER = re.compile(r"\bstates\b.*\bseq = (ANY|new\.)|\bstates\.seq = ")
 
 
 def indexes_by_number(database: Database, statements: Iterable[str]) -> dict[str, set[str]]:
-    """Return through which indexes statements find states that they name by their numbers.
+    """Return through which indexes statements find states that they name by their numbers."""
+    plans = _plans_of_writers(database, filter(BY_NUMBER.search, statements))
+    return {sql: set(_indexes_of_states(plan)) for sql, plan in plans.items()}
 
-    They are planned as the sessions that write plan them, for any parameters: with statistics of now.
-    """
+
+def bitmap_scans(database: Database, statements: Iterable[str]) -> list[str]:
+    """Return the statements that read one index through a bitmap."""
+    plans = _plans_of_writers(database, [sql for sql in statements if sql.startswith(_PLANNED)])
+    return [sql for sql, plan in plans.items() if "Bitmap" in str(plan) and "BitmapOr" not in str(plan)]
+
+
+def _plans_of_writers(database: Database, statements: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Plan statements as the sessions that write plan them, for any parameters: with statistics of now."""
     connection = Server(database.url).connect()
     try:
         plans = {}
-        for sql in sorted(filter(BY_NUMBER.search, statements)):
+        for sql in sorted(statements):
             cursor = connection.driver.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {sql}".encode())
             ((explained,),) = cursor.fetchall()
-            plans[sql] = set(_indexes_of_states(explained[0]["Plan"]))
+            plans[sql] = explained[0]["Plan"]
         return plans
     finally:
         connection.close()

@@ -217,6 +217,7 @@ async def test_settings_of_the_role_do_not_end_sessions_that_listen(database: Da
         ("idle_in_transaction_session_timeout", "10s"),
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
+        ("random_page_cost", "1"),
         ("jit", "off"),
     ],
 )

@@ -50,6 +50,9 @@ _SETTINGS = {
     # worth compiling. Statements on many rows would be planned each time, for the values of their arrays.
     "enable_seqscan": "off",
     "plan_cache_mode": "force_generic_plan",
+    # What is read is in memory. A bitmap scan, which would seem cheaper otherwise, marks no index entries of
+    # deleted rows: it reads all of them again, in ``slots`` thousands, until the next vacuum.
+    "random_page_cost": "1",
     "jit": "off",
     # The server ends a statement that takes longer; this process waits a little longer (``connection``).
     "statement_timeout": f"{STATEMENT_LIMIT:g}s",
