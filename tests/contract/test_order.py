@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 from uuid import uuid4
 
@@ -11,25 +10,13 @@ import pytest
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, item_for, report
+from tests.contract.sharing import fan_out, runs_of_claim
 from tests.contract.target import Target
 from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, ok, place
 
 
-async def fan_out(api: Api, states: int, **in_order: Any) -> str:
-    """Trigger a run with so many states of b, and return its id."""
-    run_id = str(uuid4())
-    ok(await api.native_trigger("graph", run_id, **in_order))
-    await Flow(api, "graph", run_id).run("f", *[{"v": str(number)} for number in range(states)])
-    return run_id
-
-
 async def deploy(api: Api, **fields: Any) -> None:
     await Flow.deploy(api, place("f", "b"), place("b"), **fields)
-
-
-async def runs_of_claim(api: Api, limit: int) -> Counter[str]:
-    """Claim states of b, and count them by run."""
-    return Counter(state["run_id"] for state in await claim(api, {B: limit}, limit=limit))
 
 
 async def test_a_run_that_begins_during_a_large_one_gets_its_first_state_in_the_next_batch(api: Api) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import trio
@@ -14,9 +11,9 @@ import trio
 from exotrio.graph import pinned_name
 from exotrio.manager.engine import moves
 from exotrio.manager.engine.due_work import Step, due_work
-from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, executed_item, item_for, report
+from tests.contract.sharing import fan_out, runs_of_claim
 from tests.support.due import handle_due
 from tests.support.helpers import NO_RETRY, declare, eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
@@ -33,18 +30,6 @@ async def two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     async with open_two(request.param) as both:
         await Flow.deploy(both[0].api, place("f", "b"), b, retry_policy=NO_RETRY)
         yield both
-
-
-async def fan_out(api: Api, states: int, **in_order: Any) -> str:
-    """Trigger a run with so many states of b, and return its id."""
-    run_id = str(uuid4())
-    ok(await api.native_trigger("graph", run_id, **in_order))
-    await Flow(api, "graph", run_id).run("f", *[{"v": str(number)} for number in range(states)])
-    return run_id
-
-
-async def runs_of_claim(api: Api, limit: int) -> Counter[str]:
-    return Counter(state["run_id"] for state in await claim(api, {B: limit}, limit=limit))
 
 
 async def prioritize(manager: Manager, run_id: str, priority: str) -> int:

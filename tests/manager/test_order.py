@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -16,6 +15,7 @@ from exotrio.manager.store import virtual_times
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import OK, A, B, claim, executed_item, item_for, report
+from tests.contract.sharing import fan_out, runs_of_claim
 from tests.support import postgres
 from tests.support.helpers import NO_RETRY, SettableClock, eventually, node_name, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, tallied
@@ -34,19 +34,6 @@ async def opened(engine: str, clock: SettableClock) -> AsyncIterator[Manager]:
     with postgres.database() as database:
         async with open_manager(database.url, clock=clock) as manager:
             yield manager
-
-
-async def fan_out(api: Api, states: int, **in_order: Any) -> str:
-    """Trigger a run with so many states of b, and return its id."""
-    run_id = str(uuid4())
-    ok(await api.native_trigger("graph", run_id, **in_order))
-    await Flow(api, "graph", run_id).run("f", *[{"v": str(number)} for number in range(states)])
-    return run_id
-
-
-async def runs_of_claim(api: Api, limit: int) -> Counter[str]:
-    """Claim states of b, and count them by run."""
-    return Counter(state["run_id"] for state in await claim(api, {B: limit}, limit=limit))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
