@@ -72,9 +72,9 @@ class LimitInfo(LimitValues):
     Fields:
         held: How many states hold it: those that are claimed, and those that ended before their nodes, until
             these have stopped.
-        waiting: How many states say that they wait for it; at most 100,000 are counted, and of those that no
-            claim has looked at yet, at most 10,000 of a node. What waits for something else is not counted:
-            for a node that is paused, a runtime, or a time.
+        waiting: How many states wait for it: at most 100,000 are counted, and at most 10,000 of one node that
+            no claim has tried to take yet. States that wait for something else, such as a paused node, a
+            runtime or a time, are not counted.
         graphs: The graphs whose next runs name it.
         keyed: Whether one of these gives it a key, so that it applies to each key separately.
         stopping: How many of those that hold it ended otherwise, and have not stopped as far as is known.

@@ -216,8 +216,12 @@ class RunRetry(Body):
     others: int = 0
 
     def text(self, where: str = "", *, verb: str = "will run") -> str:
-        """Return what will run, as a sentence without a full stop; ``where`` follows the number of states,
-        and ``verb`` is another one for a text that is read later."""
+        """Return what will run, as a sentence without a full stop.
+
+        Args:
+            where: What follows the number of states, such as ``" of run 7"``.
+            verb: Another verb, for a text that is read when the states run already.
+        """
         text = f"{plural(len(self.retried) + self.others, 'state')}{where} {verb} again"
         if self.others:
             text += f", the first {len(self.retried):,} now, the others soon"

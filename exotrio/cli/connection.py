@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import click
 import trio
@@ -129,20 +129,13 @@ class Connection:
         """Print a result: the body for programs, or the lines for people."""
         print_as(self.form, body, lines)
 
-    def print_pause(self, what: str, command: str, paused_at: datetime | None, **name: str) -> None:
-        """Print since when something is paused, and how to resume it.
-
-        Args:
-            what: What is paused, as ``node``.
-            command: The command group that resumes it.
-            paused_at: None if it is not paused.
-            name: One argument, whose name is the key of the paused thing's name in JSON.
-        """
-        (text,) = name.values()
+    def print_pause(self, kind: Literal["node", "graph"], name: str, paused_at: datetime | None) -> None:
+        """Print since when a node, or the schedule of a graph, is paused, and how to resume it."""
+        what, group = ("node", "nodes") if kind == "node" else ("the schedule of graph", "graph")
         since = paused_at and iso_time(paused_at)
-        resume = command_line([command, "resume", text, *self.arguments])
+        resume = command_line([group, "resume", name, *self.arguments])
         state = f"is paused since {since}; resume it with: {resume}" if since else "is not paused any more"
-        self.print({"namespace": self.namespace, **name, "paused_at": since}, [f"{what} {text} {state}"])
+        self.print({"namespace": self.namespace, kind: name, "paused_at": since}, [f"{what} {name} {state}"])
 
     def print_list(
         self, heads: Sequence[str], rows: Sequence[Sequence[str]], *more: str, hint: str = "", **body: Any

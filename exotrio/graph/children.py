@@ -31,8 +31,8 @@ def input_problems(
 def given_problems(
     child: str, store: StoreConfigModel, inputs: Iterable[str], given: Collection[str]
 ) -> Iterator[tuple[str, str | None]]:
-    """Yield the same of a graph with this store and these inputs of its first node, and the name that each
-    problem is about, if it was given."""
+    """Yield what is wrong with the names that a graph is given, each with the wrong name; None if one is
+    missing. ``store`` and ``inputs`` are what it takes: its store, and the inputs of its first node."""
     known = list(dict.fromkeys((*store.known_keys, *inputs)))
     for name in given:
         if name not in known:

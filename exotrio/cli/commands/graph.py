@@ -165,7 +165,7 @@ def pause(graph: str, connection: Connection) -> None:
     JSON: namespace, graph, paused_at.
     """
     paused_at = connection.ask(lambda manager: about(manager, "graph", graph, manager.pause_schedule(graph)))
-    connection.print_pause("the schedule of graph", "graph", paused_at, graph=graph)
+    connection.print_pause("graph", graph, paused_at)
 
 
 @command.command(name="resume")
@@ -177,7 +177,7 @@ def resume(graph: str, connection: Connection) -> None:
     JSON: namespace, graph, paused_at (null).
     """
     connection.ask(lambda manager: about(manager, "graph", graph, manager.resume_schedule(graph)))
-    connection.print_pause("the schedule of graph", "graph", None, graph=graph)
+    connection.print_pause("graph", graph, None)
 
 
 @command.command(name="check")

@@ -51,7 +51,7 @@ def pause(node: str, connection: Connection) -> None:
     JSON: namespace, node, paused_at.
     """
     paused_at = connection.ask(lambda manager: about(manager, "node", node, manager.pause_node(node)))
-    connection.print_pause("node", "nodes", paused_at, node=node)
+    connection.print_pause("node", node, paused_at)
 
 
 @command.command(name="resume")
@@ -63,7 +63,7 @@ def resume(node: str, connection: Connection) -> None:
     JSON: namespace, node, paused_at (null).
     """
     connection.ask(lambda manager: about(manager, "node", node, manager.resume_node(node)))
-    connection.print_pause("node", "nodes", None, node=node)
+    connection.print_pause("node", node, None)
 
 
 def _row(node: RegisteredNode) -> tuple[str, ...]:
