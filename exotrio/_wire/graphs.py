@@ -228,7 +228,12 @@ class GraphBody(Body):
                 for node in self.nodes
                 if node.node_name == name and getattr(node, field) is None
             )
-        return problems
+        return problems + [
+            f"node {node.identifier!r}, limit {limit.name!r}: the key {limit.key_problem}"
+            for node in self.nodes
+            for limit in node.limits
+            if limit.key_problem
+        ]
 
 
 class GraphRequest(GraphBody):

@@ -110,7 +110,10 @@ class Inputs:
                 key = self._text(what, None, limit.key)
                 if "${{" not in key and len(key) > MAX_LIMIT_KEY:
                     raise ValueError(f"it is longer than {MAX_LIMIT_KEY} characters")
-                models.append(NodeLimitModel(name=limit.name, key=key))
+                model = NodeLimitModel(name=limit.name, **({"key": key} if key else {}))
+                if problem := model.key_problem:
+                    raise ValueError(f"it {problem}")
+                models.append(model)
             except ValueError as error:
                 self.problems.append(f"{what}: {error}")
         return models

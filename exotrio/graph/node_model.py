@@ -26,6 +26,7 @@ from exotrio.graph.declaration import (
     no_repeats,
     trimmed,
 )
+from exotrio.graph.placeholders import lacks_dollar
 from exotrio.graph.retry_policy import RetryPolicyModel
 
 
@@ -65,8 +66,8 @@ class NodeLimitModel(SparseDeclaration):
 
     Args:
         name: Its name in the namespace of the graph.
-        key: Text, as of an input: the limit applies to states with the same key. Defaults to an empty text,
-            which is a key, too.
+        key: Text, as of an input, but not empty: the limit applies to states with the same key. Left out by
+            default: all states without a key share the limit.
     """
 
     LEFT_OUT: ClassVar[Mapping[str, Any]] = {"key": ""}
@@ -74,6 +75,15 @@ class NodeLimitModel(SparseDeclaration):
     name: Name
     # Any, as in inputs.
     key: Any = ""
+
+    @property
+    def key_problem(self) -> str | None:
+        """Why all states share the key, although one was given; earlier graphs may have that."""
+        if self.key == "" and "key" in self.model_fields_set:
+            return "is empty: leave it out, if all states share the limit"
+        if isinstance(self.key, str) and lacks_dollar(self.key):
+            return "has '{{' without '$': a reference is '${{ identifier.outputs.field }}'"
+        return None
 
 
 class WaitModel(SparseDeclaration):

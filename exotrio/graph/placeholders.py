@@ -47,6 +47,11 @@ def parse_placeholders(text: str) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
+def lacks_dollar(text: str) -> bool:
+    """Whether a text has ``{{`` that does not open a placeholder, as ``${{`` would."""
+    return "{{" in text.replace("${{", " ")
+
+
 def _reference(content: str) -> OutputRef | StoreRef:
     parts = [part.strip() for part in content.split(".")]
     if parts[0] == "store" and (len(parts) == 2 or (len(parts) == 3 and parts[1] == "outputs")):

@@ -150,6 +150,8 @@ def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], 
         ([], [{"name": "l"}, {"name": "l"}], "g.json: node 'a', limits: repeated: l"),
         ([], [{"name": "l", "key": "${{ x"}], "g.json: node 'a', limit 'l': '${{' is not closed"),
         ([], [{"name": "l", "key": 5}], "g.json: node 'a', limit 'l': must be a string, not int"),
+        ([], [{"name": "l", "key": ""}], "g.json: node 'a', limit 'l': the key is empty: leave it out"),
+        ([], [{"name": "l", "key": "{{ x }}"}], "g.json: node 'a', limit 'l': the key has '{{' without '$'"),
         (
             [{"name": "calls", "at_most": 1}],
             [{"name": "other"}, {"name": "cals"}],

@@ -128,6 +128,12 @@ def test_a_key_makes_the_edge_as_an_input_does() -> None:
             "the key of limit 'stripe': it is longer than 256 characters",
         ),
         (
+            lambda graph, order: graph.add(
+                Charge, card="1", limits=graph.limit("stripe").for_key("{{ order.outputs.customer }}")
+            ),
+            "the key of limit 'stripe': it has '{{' without '$': a reference is '${{",
+        ),
+        (
             lambda graph, order: graph.add(Charge, card="1", limit=1),
             "no input 'limit'; did you mean 'limits'?",
         ),

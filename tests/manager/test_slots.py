@@ -29,6 +29,10 @@ from tests.support.statements import noted
 LIMIT = "service"
 NOW_AND_THEN = re.compile(r"nextval|^SELECT id, limits FROM nodes|FROM turns")
 """Statements that take numbers of states in blocks, or run once a second."""
+OF_WHO: dict[str, Any] = {
+    "store_config": {"required_keys": ["who"], "default_values": {}},
+    "limits": [{"name": LIMIT, "at_most": 1}],
+}
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def manager(two: tuple[Manager, Manager]) -> Manager:
 
 
 def limited(identifier: str = "a", *next_nodes: str, key: str = "", name: str = LIMIT) -> dict[str, Any]:
-    return place(identifier, *next_nodes, limits=[{"name": name, "key": key}])
+    return place(identifier, *next_nodes, limits=[{"name": name, **({"key": key} if key else {})}])
 
 
 async def set_to(manager: Manager, name: str = LIMIT, **values: int | None) -> None:
@@ -636,7 +640,11 @@ async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: Se
 
 async def test_a_key_that_cannot_be_built_is_an_error_like_an_input(manager: Manager) -> None:
     await start(manager, place("a", "b"), limited("b", key="${{a.outputs.v}}"), at_most=1)
-    for value, why in (({"w": "w"}, "gave no output 'v'"), ({"v": "x" * 300}, "300 characters; at most 256")):
+    for value, why in (
+        ({"w": "w"}, "gave no output 'v'"),
+        ({"v": "x" * 300}, "300 characters; at most 256"),
+        ({"v": ""}, "it is empty, so the state would share the limit with those that have no key"),
+    ):
         await start_more(manager, 1)
         [state, *_] = await claim(manager.api, limit=1)
         await report(manager.api, executed_item(state, value))
@@ -644,6 +652,42 @@ async def test_a_key_that_cannot_be_built_is_an_error_like_an_input(manager: Man
         assert shown["status"] == "NEXT_CREATED_ERROR"
         assert f"the key of limit '{LIMIT}' of 'b': " in shown["error"]
         assert why in shown["error"]
+
+
+async def test_a_run_whose_first_state_has_an_empty_key_is_refused(manager: Manager) -> None:
+    flow = await Flow.deploy(manager.api, limited(key="${{ store.who }}"), **OF_WHO)
+    reply = await manager.api.trigger(flow.graph, {}, {"who": ""})
+    assert reply.status_code == 400
+    assert f"the key of limit '{LIMIT}' of 'a': it is empty" in reply.text
+
+
+async def test_a_united_state_with_an_empty_key_fails(manager: Manager) -> None:
+    united = limited("c", key="${{ store.who }}") | {"unites": {"identifier": "a"}}
+    flow = await Flow.deploy(manager.api, place("a", "b"), place("b", "c"), united, **OF_WHO)
+    run = await flow.trigger(store={"who": ""})
+    for node in (A, B):
+        [state] = await claim(manager.api, {node: 1})
+        await report(manager.api, executed_item(state, {"v": "v", "w": "w"}))
+    [failed] = ok(await manager.api.states(run_id=run, status="ERRORED"))["states"]
+    assert f"cannot run: the key of limit '{LIMIT}' of 'c': it is empty" in failed["error"]
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("", "the key is empty: leave it out, if all states share the limit"),
+        (
+            "c-{{ store.who }}",
+            "the key has '{{' without '$': a reference is '${{ identifier.outputs.field }}'",
+        ),
+    ],
+)
+async def test_a_graph_with_a_key_for_all_by_mistake_is_refused(manager: Manager, key: str, why: str) -> None:
+    places = [place("a", limits=[{"name": LIMIT, "key": key}])]
+    limits = [{"name": LIMIT, "at_most": 1}]
+    reply = await manager.api.put_graph("graph", manager.api.body(places, limits=limits))
+    assert reply.status_code == 422
+    assert f"node 'a', limit '{LIMIT}': {why}" in reply.text
 
 
 async def test_the_first_that_waits_comes_first_when_there_is_room(manager: Manager) -> None:

@@ -64,7 +64,7 @@ def check_draft(
 
 
 def _broken_rules(body: GraphBody, nodes: Nodes) -> Iterator[Problem]:
-    yield from map(Problem, body.problems())
+    yield from map(Problem.read, body.problems())
     try:
         template = Template(body)
     except RulesBroken as error:

@@ -98,12 +98,15 @@ def limit_keys(place: Place, sources: Sources, current: str, outputs: Outputs) -
     """Return the key of each limit that a new state takes part in; arguments as in ``build``.
 
     Raises:
-        InputsError: a value is missing or not a string, or a key is too long.
+        InputsError: a value is missing or not a string, or a key is empty or too long.
     """
     keys: dict[str, str] = {}
     for name, pieces in place.limits.items() if place.limits else ():
         try:
             key = "".join(resolve(piece, sources, current, outputs) for piece in pieces)
+            if pieces and not key:  # those without a key have the key ''
+                why = "it is empty, so the state would share the limit with those that have no key"
+                raise InputsError(f"{why}: give it a text")
             if len(key) > MAX_LIMIT_KEY:
                 raise InputsError(f"it has {len(key):,} characters; at most {MAX_LIMIT_KEY} are possible")
             if "\0" in key:
