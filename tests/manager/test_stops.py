@@ -212,37 +212,6 @@ async def test_what_a_vanished_runtime_may_have_run_without_telling_is_not_said_
         assert receipt.work_lost == 3.0
 
 
-async def test_a_runtime_whose_heartbeats_go_to_a_state_manager_of_the_version_before_has_not_vanished() -> (
-    None
-):
-    async with lab() as at:
-        await at.beat("w")
-        at.pass_time(50)
-        await at.manager.service.store.write(
-            lambda tx: tx.execute("UPDATE workers SET seen_at = ?, heard = heard + 1", (at.clock(),))
-        )
-        at.pass_time(50)
-        await at.sweep()
-        assert await at.receipts() == []
-        at.pass_time(10)
-        await at.sweep()
-        assert [receipt.worker_id for receipt in await at.receipts()] == ["w"]
-
-
-async def test_a_runtime_that_told_a_state_manager_of_the_version_before_that_it_stops_has_not_vanished() -> (
-    None
-):
-    async with lab() as at:
-        await at.beat("w")
-        await at.manager.service.store.write(
-            lambda tx: tx.execute("UPDATE workers SET phase = 'stopped', heard = heard + 1")
-        )
-        at.pass_time(60)
-        await at.sweep()
-        (receipt,) = await at.receipts()
-        assert (receipt.vanished, receipt.reason) == (False, "")
-
-
 async def test_of_many_vanished_runtimes_those_are_first_whose_states_are_taken_back_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -107,15 +107,13 @@ def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = Non
     """
     lost = [] if sweeper is None else [_held_in_lost_managers(sweeper)]
     overdue: Cause = ("lease_until <= ?", (now,))
-    return _lose(tx, terms, [overdue, *lost], silent_since=now - terms.lease_ttl_ms)
+    return _lose(tx, terms, [overdue, *lost])
 
 
-def _lose(
-    tx: Transaction, terms: Terms, causes: Sequence[Cause], *, silent_since: int | None = None
-) -> WithEffects[int]:
+def _lose(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEffects[int]:
     """Take some states back from lost runtimes, and record which of these vanished; return how many states
     those were."""
-    vanished = find_vanished(tx, causes, silent_since=silent_since)
+    vanished = find_vanished(tx, causes)
     count, effects = _take_back(tx, terms, causes)
     stops = record_vanished(tx, vanished)
     if stops is not NO_EFFECTS:

@@ -61,21 +61,17 @@ def record_stop(tx: Transaction, namespace: str, beat: HeartbeatRequest, drain_a
     return _store(tx, [(namespace, tx.now_ms, receipt)], is_latest=True)
 
 
-def find_vanished(
-    tx: Transaction, causes: Iterable[Cause], *, silent_since: int | None = None
-) -> list[Vanished]:
+def find_vanished(tx: Transaction, causes: Iterable[Cause]) -> list[Vanished]:
     """Return the runtimes that vanished, before the states that they held are taken back.
 
     They come in the order in which their states are taken back: of many, some are left for the next time.
-    ``silent_since`` leaves out those that sent a request since then, on the clock of leases, unless a lease
-    of theirs is over: a state manager of the version before may have got their heartbeats.
     """
     rows = [
         row
         for which, parameters in causes
         for row in tx.execute(
-            "SELECT id, namespace, worker_id, runtime, phase, beat, beat_at, seen_at, drain_asked, slots,"
-            f" lease_until FROM workers WHERE {which} ORDER BY lease_until, id LIMIT ?",
+            "SELECT id, namespace, worker_id, runtime, beat, beat_at, drain_asked, slots"
+            f" FROM workers WHERE {which} ORDER BY lease_until, id LIMIT ?",
             (*parameters, MAX_VANISHED),
         )
     ]
@@ -87,10 +83,6 @@ def find_vanished(
             row["id"], row["namespace"], row["beat_at"], _receipt_of_vanished(row, held[row["worker_id"]])
         )
         for row in rows
-        if silent_since is None
-        or row["lease_until"] is None
-        or row["seen_at"] <= silent_since
-        or any((state["lease_until"] or 0) <= row["lease_until"] for state in held[row["worker_id"]])
     ]
 
 
@@ -160,7 +152,7 @@ def _held_by(tx: Transaction, workers: Sequence[str]) -> defaultdict[str, list[R
     """Return the states that some runtimes hold, by runtime."""
     held: defaultdict[str, list[Row]] = defaultdict(list)
     for state in tx.execute(
-        "SELECT worker, claimed_at, begun_at, ran_ms, lease_until, at FROM states INDEXED BY states_held"
+        "SELECT worker, claimed_at, begun_at, ran_ms, at FROM states INDEXED BY states_held"
         f" LEFT JOIN checkpoints ON state = seq WHERE status = 'QUEUED' AND {tx.any_of('worker')}",
         (tx.items(workers),),
     ):
@@ -187,8 +179,7 @@ def _receipt_of_vanished(row: Row, held: Sequence[Row]) -> StopReceipt:
         worker_id=row["worker_id"],
         runtime=row["runtime"],
         ended_at=row["beat_at"],
-        # Otherwise a state manager of the version before got its last heartbeat.
-        vanished=row["phase"] != "stopped",
+        vanished=True,
     )
 
 
