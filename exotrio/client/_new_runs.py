@@ -11,16 +11,14 @@ from os import urandom
 from typing import Any
 
 import anyio
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from exotrio._fields.models import NONE, NoneText, Values, texts_of
-from exotrio._util.words import readable_errors
 from exotrio._wire.graphs import GraphReply
 from exotrio._wire.v0 import NodesReply
 from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority
 from exotrio.client._calls import Calls
-from exotrio.client._graphs import get_graph
-from exotrio.errors import ConfigurationError, InvalidResponse, RequestRefused
+from exotrio.errors import ConfigurationError, RequestRefused
 from exotrio.graph.values import ValueCheck, check_of
 
 MAX_NAMED = 10
@@ -136,11 +134,7 @@ class NoneCheck:
 
 
 async def _fetch_check(calls: Calls, graph_name: str) -> tuple[GraphReply, ValueCheck | None]:
-    try:
-        graph = GraphReply.model_validate(await get_graph(calls, graph_name))
-    except ValidationError as error:
-        what = f"the graph {graph_name!r} cannot be read: {'; '.join(readable_errors(error))}"
-        raise InvalidResponse(what) from error
+    graph = await calls.fetch(GraphReply, "GET", calls.v0("graph", graph_name))
     nodes = (await calls.fetch_list(NodesReply, "nodes", "")).nodes
     schemas = {(node.namespace, node.name): node.inputs_schema for node in nodes}
     return graph, check_of(graph_name, graph.nodes, graph.store_config, schemas)
