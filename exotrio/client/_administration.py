@@ -54,16 +54,8 @@ class AdministrationCalls(EventCalls):
         Raises:
             ConfigurationError: an argument is out of range, or a time has no time zone; nothing was sent.
         """
-        query = checked_query(
-            ChangesQuery,
-            who=who,
-            action=action,
-            target=target,
-            since=since,
-            until=until,
-            limit=limit,
-            before=before,
-        )
+        filters = {"who": who, "action": action, "target": target, "since": since, "until": until}
+        query = checked_query(ChangesQuery, **filters, limit=limit, before=before)
         return await self._calls.fetch_native(ChangePage, "GET", ("changes",), query)
 
     async def audit(
@@ -93,17 +85,8 @@ class AdministrationCalls(EventCalls):
         Raises:
             ConfigurationError: as for ``changes``.
         """
-        query = checked_query(
-            AuditQuery,
-            who=who,
-            action=action,
-            target=target,
-            since=since,
-            until=until,
-            namespace=namespace,
-            limit=limit,
-            before=before,
-        )
+        filters = {"who": who, "action": action, "target": target, "since": since, "until": until}
+        query = checked_query(AuditQuery, **filters, namespace=namespace, limit=limit, before=before)
         return await self._calls.fetch_native(ChangePage, "GET", AUDIT_PATH, query)
 
     async def keys(self) -> KeyList:

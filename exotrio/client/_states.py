@@ -56,17 +56,9 @@ class StateCalls(RunCalls):
             limit: Maximum number of states in the page, up to 1,000.
             before: ``next`` of the page before, for the following one.
         """
-        query = checked_query(
-            StatesQuery,
-            run=run,
-            graph=graph,
-            node=node,
-            identifier=identifier,
-            status=[status] if isinstance(status, str) else list(status),
-            outputs=outputs,
-            limit=limit,
-            before=before,
-        )
+        statuses = [status] if isinstance(status, str) else list(status)
+        filters = {"run": run, "graph": graph, "node": node, "identifier": identifier, "status": statuses}
+        query = checked_query(StatesQuery, **filters, outputs=outputs, limit=limit, before=before)
         return await self._calls.prefer_native(
             lambda: self._filled_page(query), lambda: self._states_of_run(query)
         )
