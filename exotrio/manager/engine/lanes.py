@@ -170,8 +170,9 @@ class LimitedClaim:
         self, slots: Slots, due: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[tuple[Candidate, Pair]], list[Candidate]]:
         """Return the states to take, those without room, each with what it lacks, and the others."""
-        slots.load(pair for state in due for pair in pairs_of(state.limits))
-        used: Counter[Pair] = Counter()
+        pairs_of_due = {pair for state in due for pair in pairs_of(state.limits)}
+        slots.load(pairs_of_due)
+        room = {pair: slots.room(pair) for pair in pairs_of_due}
         of_node: Counter[int] = Counter()
         taken: list[Candidate] = []
         blocked: list[tuple[Candidate, Pair]] = []
@@ -184,12 +185,13 @@ class LimitedClaim:
             elif any(limit not in slots.ids for limit, _ in pairs):
                 # To lock one more limit now might wait in a circle: this state is left to the next claim.
                 others.append(state)
-            elif full := [pair for pair in pairs if used[pair] >= slots.room(pair)]:
+            elif full := [pair for pair in pairs if room[pair] <= 0]:
                 blocked.append((state, full[0]))
                 # In its other lanes this state took the room for one that is behind it.
                 self._checks |= {pair: 0 for pair in pairs if pair not in full and pair[0] in slots.limits}
             else:
-                used.update(pairs)
+                for pair in pairs:
+                    room[pair] -= 1
                 of_node[node_id] += 1
                 taken.append(state)
         return taken, blocked, others
