@@ -66,7 +66,8 @@ class Outage:
         if self.failures > 1 and type(error) is self._last and not is_repeated:
             level = logging.DEBUG
         self._last = type(error)
-        what = then if isinstance(then, str) else f"next attempt in {then:.1f} s"
+        soon = "at once" if isinstance(then, str) or then < 0.05 else f"in {then:.1f} s"
+        what = then if isinstance(then, str) else f"next attempt {soon}"
         # One record, one line: our errors have up to three.
         self.log.log(level, "%s fails; %s: %s", self.doing, what, str(error).replace("\n", "; "))
 

@@ -172,6 +172,7 @@ class Checkup(Body):
         claims: The QUEUED states of the namespace, by node.
         unstarted: What failures could not start, newest first, and graphs whose failures could start nothing.
         namespaces: Those with nodes, graphs or limits that the key may read; none from an earlier server.
+        unwritable: Why the last commit of this state manager failed; empty if it did not.
         database: None if the key may neither read all namespaces nor has the scope ``admin``.
     """
 
@@ -184,4 +185,5 @@ class Checkup(Body):
     disagreements: list[Disagreement] = Field(default_factory=list)
     unstarted: list[UnstartedRun] = Field(default_factory=list)
     namespaces: list[str] = Field(default_factory=list)
+    unwritable: str = ""
     database: DatabaseState | None

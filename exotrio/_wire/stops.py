@@ -76,9 +76,13 @@ class StopReport(Body):
     def text(self) -> str:
         """Return how the stop went, as one line."""
         about = "; ".join(filter(None, (self.reason, self.phases)))
+        undelivered = [(self.abandoned, "abandoned, to run again"), (self.unknown, "unknown, may run again")]
+        lost = [f"{plural(count, 'state')} {text}" for count, text in undelivered if count]
+        if self.work_lost or not lost:
+            lost.insert(0, work_lost_text(self.work_lost))
         return (
             f"after {format_duration(self.took)} ({about}): {plural(self.finished, 'node')} finished,"
-            f" {self.handed_over:,} handed over, {self.cut:,} cut, {work_lost_text(self.work_lost)}"
+            f" {self.handed_over:,} handed over, {self.cut:,} cut, {', '.join(lost)}"
         )
 
     @property

@@ -164,6 +164,14 @@ def test_an_unusual_runtime_is_named(fields: dict[str, object], attention: bool,
     one(of_nodes(runtimes=[runtime(**fields)]), "Greeter (w-1)", message, attention=attention)
 
 
+@pytest.mark.parametrize("fields", [{"heard_ms": 41_000}, {"live": False, "heard_ms": 90_000}])
+def test_heartbeats_that_cannot_be_stored_are_not_blamed_on_the_runtime(fields: dict[str, object]) -> None:
+    silent = overview(errored=0, nodes=[], runtimes=[runtime(**fields)])
+    (finding,) = overview_findings(silent, TTL, "d.db could not be written: disk is full; free it")
+    assert finding.attention
+    assert finding.fix == "the state manager could not store its heartbeats: its database cannot be written"
+
+
 def test_a_stopped_runtime_without_claims_has_no_finding() -> None:
     assert of_nodes(runtimes=[runtime(phase="stopped", live=False, holds=0)]) == []
 

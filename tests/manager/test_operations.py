@@ -163,6 +163,7 @@ async def test_a_database_that_fails_ends_the_readiness_until_it_works_again(
         answer = await manager.outside.get("/readyz")
         assert answer.status_code == 503
         assert answer.text == "the database cannot be written (DatabaseError)\n"
+        assert manager.service.store.unwritable
     await trio.sleep(1)
     assert (await manager.outside.get("/readyz")).text == "ok\n"
 

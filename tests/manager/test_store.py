@@ -20,7 +20,7 @@ from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, nodes, triggers
 from exotrio.manager.engine.claims import Claimer, claim
-from exotrio.manager.store.base import Store
+from exotrio.manager.store.base import LOG_RELAPSE, Store
 from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.sqlite.store import open_store
@@ -361,6 +361,24 @@ async def test_commits_that_fail_for_one_reason_are_one_line_in_the_log_and_thei
         "the database can be written again"
     ]
     assert [line.split(";")[0].rpartition(": ")[2] for line in errors_logged] == ["no time", "no date"]
+
+
+async def test_a_database_that_fails_again_is_said_again_and_its_last_word_is_true(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    caplog.set_level(logging.INFO, logger="exotrio.manager.store")
+    clock = Clock()
+    async with open_store(":memory:", clock=clock) as store:
+        for key in "ab":
+            clock.broken = "disk is full"
+            with pytest.raises(DatabaseError):
+                await store.write(put, key)
+            assert "disk is full" in store.unwritable
+            clock.broken = ""
+            await store.write(put, key)
+            assert store.unwritable == ""
+            await trio.sleep(LOG_RELAPSE)
+    assert [each.levelname for each in caplog.records] == ["ERROR", "INFO"] * 2
 
 
 async def test_items_put_back_at_the_end_are_not_taken_by_a_waiting_use_case(

@@ -229,3 +229,18 @@ async def test_the_log_has_the_receipt_also_where_it_cannot_be_delivered(
             "1 node finished, 0 handed over, 0 cut, no work lost; completed 1, errored attempts 0, released 0"
         )
     assert took[1] == pytest.approx(took[0], abs=0.5), "it is no reason to wait longer"
+
+
+async def test_outcomes_that_do_not_arrive_are_not_called_work_that_is_not_lost(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    Works.seconds = 1
+    server = NativeServer(Works=1)
+    server.before = Fails(("outcomes", "release"), lambda: reply(503))
+    async with running(server, Works) as rt:
+        await server.until(QUEUED=1)
+        await trio.sleep(2)
+        rt.stop(5)
+    line = [record.getMessage() for record in caplog.records if " stopped " in record.getMessage()][-1]
+    assert "0 cut, 1 state abandoned, to run again; completed 0" in line

@@ -135,7 +135,7 @@ async def _examine_native(report: Report, server: Server, manager: StateManager,
         checkup = checkup.model_copy(update={"claims": []})
     else:
         report.overview = await manager.overview(runs=0)
-        report.findings += overview_findings(report.overview, checkup.lease_ttl)
+        report.findings += overview_findings(report.overview, checkup.lease_ttl, checkup.unwritable)
     with suppress(KeyRefused, RequestRefused):  # most keys may not list keys, and earlier servers have none
         named = await manager.keys()
         report.findings += findings.of_keys(named.keys, named.held_by_root or 0)

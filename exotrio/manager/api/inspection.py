@@ -48,7 +48,8 @@ class Inspection(Endpoints):
     @get(NS + "/checkup", "Show the condition of the state manager", READ, Checkup)
     async def checkup(self, caller: Caller, namespace: str) -> object:
         terms, store = self._service.terms, self._store
-        return await store.read_with_deadline(show_checkup, namespace, terms, store.describe, caller)
+        parameters = namespace, terms, store.describe, caller, store.unwritable
+        return await store.read_with_deadline(show_checkup, *parameters)
 
     @get(NS + "/run/{run_id}/export", "Show a run as one page", READ, "text/html")
     async def export(self, namespace: str, run_id: str, query: ExportQuery) -> Response:

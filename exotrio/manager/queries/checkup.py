@@ -27,10 +27,11 @@ def show_checkup(
     terms: Terms,
     describe: Callable[[View], dict[str, Any]],
     caller: Caller,
+    unwritable: str,
 ) -> Checkup:
     """Return the condition of the state manager.
 
-    ``describe`` is that of the store. Only a caller that
+    ``describe`` and ``unwritable`` are those of the store. Only a caller that
     ``sees_database`` is shown the database, which other namespaces share.
     """
     return Checkup(
@@ -43,6 +44,7 @@ def show_checkup(
         disagreements=disagreements(runtimes_of(view, namespace)),
         unstarted=unstarted_in(view, namespace),
         namespaces=all_namespaces(view, caller),
+        unwritable=unwritable,
         database=DatabaseState.model_validate(describe(view)) if caller.sees_database else None,
     )
 

@@ -98,12 +98,15 @@ def database_url_findings(url: DatabaseUrl) -> list[Finding]:
     return [info(what, "add ?sslmode=verify-full&sslrootcert=FILE to the URL, or at least sslmode=require")]
 
 
-def overview_findings(overview: Overview, lease_ttl: float) -> list[Finding]:
-    """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat."""
+def overview_findings(overview: Overview, lease_ttl: float, unwritable: str = "") -> list[Finding]:
+    """Return findings about nodes and runtimes; a lease holds ``lease_ttl`` seconds without a heartbeat.
+
+    ``unwritable`` is as in ``Checkup``.
+    """
     candidates = [_of_node(node, overview.runtimes) for node in overview.nodes]
     candidates += [_of_limit(limit) for limit in overview.limits]
     candidates += [_of_version(version) for version in overview.versions]
-    candidates += [_of_runtime(runtime, lease_ttl) for runtime in overview.runtimes]
+    candidates += [_of_runtime(runtime, lease_ttl, unwritable) for runtime in overview.runtimes]
     findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
         what = f"{plural(failed, 'state')} failed for good within 24 h"
@@ -196,13 +199,16 @@ def _why(runtimes: Sequence[RuntimeInfo]) -> str:
     return ": all their workers are busy"
 
 
-def _of_runtime(runtime: RuntimeInfo, lease_ttl: float) -> Finding | None:
+def _of_runtime(runtime: RuntimeInfo, lease_ttl: float, unwritable: str) -> Finding | None:
     name = f"runtime {one_line(runtime.runtime)} ({one_line(runtime.worker_id)})"
     last_heard = f"was last heard of {format_coarse(runtime.heard_ago)} ago"
     holds = f" and holds {plural(runtime.holds, 'state')}" if runtime.holds else ""
     later = "its states run elsewhere once their leases have ended"
     if runtime.phase == "stopped":
         return Finding(f"{name} stopped{holds}", later, page=_RUNTIMES) if holds else None
+    if unwritable and (runtime.heard_ago > lease_ttl * LATE or not runtime.live):
+        fix = "the state manager could not store its heartbeats: its database cannot be written"
+        return Finding(f"{name} {last_heard}{holds}", fix, page=_RUNTIMES)
     if not runtime.live:
         fix = "was it killed, suspended or disconnected, or its key refused?" + (f" {later}" if holds else "")
         return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds), page=_RUNTIMES)
@@ -220,6 +226,9 @@ def checkup_findings(checkup: Checkup, version: str, stale: float) -> list[Findi
     findings += _of_leases(checkup.leases)
     findings += map(_of_disagreement, checkup.disagreements)
     findings += map(_of_unstarted, checkup.unstarted)
+    if checkup.unwritable:
+        what, _, fix = checkup.unwritable.partition("; ")
+        findings.append(Finding(one_line(what), one_line(fix)))
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
         findings.append(info(what, "upgrade the older one"))

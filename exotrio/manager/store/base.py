@@ -42,6 +42,8 @@ RETRY_AFTER = 1.0
 """Seconds after which a write that is repeated is tried again."""
 LOG_AGAIN = 60.0
 """Seconds between two lines in the log about commits that fail for the same reason."""
+LOG_RELAPSE = 10.0
+"""The same, if commits worked between and the log says so: else its last word would be wrong for a minute."""
 
 
 class Copy(NamedTuple):
@@ -93,6 +95,8 @@ class Store:
         self._now = now
         self._written_at = -math.inf
         """When a commit last changed something; never if one has failed since."""
+        self.unwritable: str = ""
+        """Why the last commit failed; empty if it did not."""
         self._logged, self._logged_at, self._is_outage = "", -math.inf, False
         # ``_closed``: callers are refused. ``_ended``: all writes are.
         self._closed = self._ended = False
@@ -296,8 +300,10 @@ class Store:
         """Give the writes of a commit their results, and let its effects happen."""
         if commit.error is not None:
             self._written_at = -math.inf
+            self.unwritable = f"{commit.error.what}; {commit.error.fix}"
             self._log(commit.error)
         elif commit.changes:
+            self.unwritable = ""
             self.written += commit.changes
             self._written_at = self._now()
             if self._is_outage:
@@ -320,9 +326,10 @@ class Store:
             self._put_tally()
 
     def _log(self, error: DatabaseError) -> None:
-        """Log why a commit failed; the same reason only after ``LOG_AGAIN``: others may work between."""
+        """Log why a commit failed; the same reason only after a while: others may work between."""
         now = trio.current_time()
-        is_known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
+        pause = LOG_AGAIN if self._is_outage else LOG_RELAPSE
+        is_known = error.what == self._logged and now - self._logged_at < pause
         logger.log(logging.DEBUG if is_known else logging.ERROR, "%s; %s", error.what, error.fix)
         if not is_known:
             self._logged, self._logged_at, self._is_outage = error.what, now, True

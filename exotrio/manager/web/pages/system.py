@@ -19,12 +19,14 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     data: dict[str, Data] = {"page": {"title": "System", "sees_changes": request.may("admin")}}
     if "system" in parts:
         service = request.service
-        describe, caller = service.store.describe, request.caller
-        checkup = show_checkup(view, request.namespace, service.terms, describe, caller)
+        store, caller = service.store, request.caller
+        checkup = show_checkup(
+            view, request.namespace, service.terms, store.describe, caller, store.unwritable
+        )
         overview = Overview.model_validate(show_overview(view, request.namespace, 0))
         findings = [
             *checkup_findings(checkup, VERSION, STALE),
-            *overview_findings(overview, checkup.lease_ttl),
+            *overview_findings(overview, checkup.lease_ttl, checkup.unwritable),
         ]
         data["system"] = {
             "findings": sorted(findings, key=lambda finding: not finding.attention),
