@@ -8,7 +8,7 @@ import click
 
 from exotrio._util.new_file import require_place, write_new
 from exotrio.cli import completion, options
-from exotrio.cli.connection import Connection, namespace_option, server_connection
+from exotrio.cli.connection import Connection, connection
 from exotrio.cli.lookup import find_run
 from exotrio.cli.terminal.output import print_bytes
 from exotrio.client import StateManager
@@ -19,15 +19,13 @@ STANDARD_OUTPUT = "-"
 @click.command(name="export")
 @options.run
 @click.argument("file", metavar="[FILE]", required=False, shell_complete=completion.files)
-@options.output
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option(
     "--no-values",
     is_flag=True,
     help="Leave out inputs, outputs, the store and what nodes logged.",
 )
-@namespace_option
-@server_connection
+@connection
 def command(run_id: str, file: str | None, overwrite: bool, no_values: bool, connection: Connection) -> None:
     """Save a run as one HTML page: its graph, timeline, counts, errors with their tracebacks and logs, states
     with their values, events and store.
