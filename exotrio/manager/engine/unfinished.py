@@ -28,7 +28,10 @@ KEY = "goes on: "
 CHANGES = MOVE, RETRY, UNITE = "moves", "retry", "unite"
 """States get another priority, or other nodes (``moves``); failed states are retried; and then their groups
 are checked. All names are equally long, so that one expression finds the number of the run."""
-HOLDS = f"(SELECT count(*) FROM meta WHERE key IN ('{KEY}{RETRY} ' || runs.id, '{KEY}{UNITE} ' || runs.id))"
+HOLDS = (
+    "CASE WHEN runs.pending > 0 THEN (SELECT count(*) FROM meta"
+    f" WHERE key IN ('{KEY}{RETRY} ' || runs.id, '{KEY}{UNITE} ' || runs.id)) ELSE 0 END"
+)
 """How many of the pending states of a run are none: 1 if a retry that goes on holds it."""
 RUN = f"CAST(substr(key, {len(KEY) + len(MOVE) + 2}) AS BIGINT)"
 """The number of the run of such a row."""

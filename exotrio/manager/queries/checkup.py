@@ -31,8 +31,8 @@ def show_checkup(
 ) -> Checkup:
     """Return the condition of the state manager.
 
-    ``describe`` and ``unwritable`` are those of the store. Only a caller that
-    ``sees_database`` is shown the database, which other namespaces share.
+    ``describe`` and ``unwritable`` are those of the store. Only a caller that ``sees_database`` is shown the
+    database, which other namespaces share.
     """
     return Checkup(
         at_ms=from_unix_ms(view.now_ms),
