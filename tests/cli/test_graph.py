@@ -467,12 +467,20 @@ def test_a_limit_that_a_graph_changes_is_said_with_its_values(cli: Cli, running:
         limits = [{"name": "shared-by-two", "at_most": at_most}]
         return cli("graph", "apply", cli.write("l.json", fan(name=name, limits=limits)), code=0).err
 
-    assert "shared-by-two" not in apply("one-limit", 3)
+    made = "limit shared-by-two is made by graph one-limit: 3 at once, also for states of earlier runs"
+    assert made in apply("one-limit", 3)
     assert "shared-by-two" not in apply("other-limit", 3)
     changed = "limit shared-by-two is changed by graph other-limit: from 3 at once to 5 at once"
     assert changed in apply("other-limit", 5)
     kept = "limit shared-by-two stays as it was set: 5 at once; graph one-limit declares 3 at once, as before"
     assert kept in apply("one-limit", 3)
+    shown = "\nlimit shared-by-two: set to 5 at once; 3 at once is declared here\n"
+    assert shown in cli("graph", "show", "one-limit").out
+    assert "\nlimit shared-by-two: 5 at once, as declared here\n" in cli("graph", "show", "other-limit").out
+    cli("limits", "rm", "shared-by-two", "--force", code=0)
+    gone = "limit shared-by-two: 3 at once declared here, but it was deleted: nothing limits the states"
+    assert gone in cli("graph", "show", "one-limit").out
+    assert made in apply("one-limit", 3)
 
 
 def test_nothing_of_a_graph_is_left_out_when_it_is_applied(cli: Cli, running: Server) -> None:

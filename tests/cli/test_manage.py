@@ -510,11 +510,16 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     assert end.out == f"limit work is deleted; {still}\n"
     assert cli.json("limits", "ls") == {"namespace": "n", "limits": []}
     assert "graph limited names limit work, which was deleted: nothing limits it" in cli("doctor").out
-    assert "\n  work (Work) limited by work\n" in cli("graph", "show", "limited").out
+    shown = cli("graph", "show", "limited").out
+    assert "\n  work (Work) limited by work\n" in shown
+    assert "\nlimit work: it was deleted: nothing limits the states that name it\n" in shown
     fails(
         cli("graph", "apply", "limited.json"),
         3,
         "limited.json: node 'work', limit 'work': there is no limit",
+    )
+    assert cli("limits", "set", "work", "--at-most", "1", code=0).out == (
+        "limit work: 1 at once for each key\nit is made again: states of limited take part again\n"
     )
 
 

@@ -12,7 +12,6 @@ from exotrio._util.cron import local_time, next_occurrence_ms, occurrences, part
 from exotrio._util.times import iso_time, moment_ms, timestamp
 from exotrio._util.words import listed, plural
 from exotrio._wire.graphs import GraphBody, GraphReply
-from exotrio._wire.limits import limit_text
 from exotrio._wire.vocabulary import Priority
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection, named_options, resolve
@@ -20,7 +19,7 @@ from exotrio.cli.exit_codes import FAILED, INVALID, SUCCESS
 from exotrio.cli.graphs.against_runs import compare_with_runs, lines_of
 from exotrio.cli.graphs.check import check_files
 from exotrio.cli.graphs.draft import read_complete
-from exotrio.cli.graphs.limits import changes_of_limits, limits_of
+from exotrio.cli.graphs.limits import changes_of_limits, limits_of, lines_of_limits
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about, find_graph, read_graph
 from exotrio.cli.terminal.logs import show_warnings
@@ -77,7 +76,8 @@ def apply(
             name, body = draft.name or "", draft.body
             before = await limits_of(manager, body)
             stored = read_graph(name, await draft.declare(manager, timeout))
-            for line in changes_of_limits(name, body, before, await limits_of(manager, body)):
+            declared = () if body is None else body.limits
+            for line in changes_of_limits(name, declared, before, await limits_of(manager, body)):
                 print_message(line)
             # Read only if need be: the key may store graphs and not read them.
             if body is None or _settings(stored) != _settings(body):
@@ -122,9 +122,14 @@ def show(graph: str, connection: Connection) -> None:
     begins with CRON_TZ=ZONE if it is not in UTC. `graph apply` accepts it; give the secrets with --secret,
     since only their names are shown.
     """
-    reply = connection.ask(lambda manager: find_graph(manager, graph))
+
+    async def read(manager: StateManager) -> tuple[GraphReply, dict[str, str] | None]:
+        reply = await find_graph(manager, graph)
+        return reply, await limits_of(manager, reply)
+
+    reply, limits = connection.ask(read)
     named = (graph, connection.namespace, reply)
-    connection.print(_as_json(*named), _as_lines(*named))
+    connection.print(_as_json(*named), _as_lines(*named, limits))
 
 
 @command.command(name="delete")
@@ -260,15 +265,14 @@ def _as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
     }
 
 
-def _as_lines(name: str, namespace: str, graph: GraphReply) -> list[str]:
+def _as_lines(name: str, namespace: str, graph: GraphReply, limits: dict[str, str] | None) -> list[str]:
     """Return the lines for a graph: nodes with their next nodes, settings, and every problem."""
     lines = [_headline(name, namespace, graph), f"updated: {iso_time(graph.updated_at)}", "nodes:"]
     for node in graph.nodes:
         lines += _node(node, namespace)
     lines.append(f"secrets: {', '.join(graph.secrets) or 'none'}")
     lines.append(f"retry policy: {_policy(graph.retry_policy)}")
-    for limit in graph.limits:
-        lines.append(f"limit {limit.name}: {limit_text(limit)}, as declared here")
+    lines += lines_of_limits(graph, limits)
     if graph.version is not None:
         lines.append(f"version: runs are executed by runtimes of version {graph.version} only")
     if graph.on_failure is not None:

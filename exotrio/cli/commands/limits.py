@@ -110,8 +110,10 @@ def set_limit(
 
     async def change(manager: StateManager) -> tuple[LimitDetail, list[str]]:
         limit = await manager.set_limit(name, at_most=at_most, starts=starts, period=period)
-        if limit.graphs or limit.created_at != limit.updated_at:
+        if limit.created_at != limit.updated_at:
             return limit, []
+        if limit.graphs:  # a graph that names a limit is stored only if there is one
+            return limit, [f"it is made again: states of {listed(limit.graphs, 3)} take part again"]
         others = [each.name for each in await manager.limits() if each.name != limit.name]
         return limit, [f"it is new, and no graph names it yet{suggestion(limit.name, others)}"]
 
