@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import processes
-from tests.support.processes import ended
+from tests.support.processes import Process, ended
 
 SCRIPT = """
 import os, signal, sys, threading, warnings
@@ -36,3 +37,12 @@ def test_a_fork_sees_the_same_as_a_started_process(tmp_path: Path, monkeypatch: 
     assert both[0] == both[1]
     assert both[0].code == -signal.SIGTERM, both[0]
     assert "'graph', 'check', 'look.py', '--secret', " in both[0].err
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_what_a_process_leaves_open_is_named_at_its_end(
+    forks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "FORKS", forks)
+    with Process([sys.executable, "-c", "left = open('/dev/null'); raise SystemExit(3)"], cwd=tmp_path) as it:
+        assert "ResourceWarning: unclosed file" in it.wait(code=3).err
