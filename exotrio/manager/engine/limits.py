@@ -55,8 +55,16 @@ def declare_limits(
     return effects
 
 
-def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> WithEffects[list[str]]:
+def remove_limit(
+    tx: Transaction,
+    namespace: str,
+    name: str,
+    *,
+    force: bool,
+    how: str = "force its deletion (--force, or force=True)",
+) -> WithEffects[list[str]]:
     """Delete a limit, and return the graphs that name it; without ``force``, these are a reason to refuse.
+    ``how`` is how the caller forces it.
 
     While graphs or waiting states name it, or states hold it, its row stays, and limits nothing: if the limit
     is made again, all of these take part again.
@@ -67,12 +75,12 @@ def remove_limit(tx: Transaction, namespace: str, name: str, *, force: bool) -> 
         if graphs:
             raise Conflict(
                 f"limit {name!r} is named by {plural(len(graphs), 'graph')}: {listed(graphs)}; store them "
-                "without it first, or force its deletion (--force, or force=True): nothing limits them then"
+                f"without it first, or {how}: nothing limits them then"
             )
         if _is_named_by_waiting_states(tx, limit):
             raise Conflict(
                 f"limit {name!r} is named by waiting states of earlier versions of graphs; delete it when "
-                "they have run, or force its deletion (--force, or force=True): nothing limits them then"
+                f"they have run, or {how}: nothing limits them then"
             )
     effects = _reopen(tx, limit)
     tx.execute("UPDATE limits SET at_most = NULL, starts = NULL, period_ms = NULL WHERE id = ?", (limit,))

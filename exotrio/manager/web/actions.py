@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
-from exotrio._util.words import plural, readable_errors
+from exotrio._util.words import plural, suggestion
 from exotrio._wire.limits import LimitChange
 from exotrio._wire.vocabulary import Priority
-from exotrio.graph import check_name
+from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, check_name
 from exotrio.manager.engine import limits, pausing, retries, runs, schedules, sending, triggers, workers
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
+from exotrio.manager.queries.limits import list_limits
 from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, Refused
 from exotrio.manager.store.transaction import Transaction
@@ -24,6 +25,12 @@ from exotrio.manager.web.page import FormRejected, PageRequest
 from exotrio.manager.web.pages.runs import filters_of, matching
 from exotrio.manager.web.start_form import sent_form
 
+_LIMIT_FIELDS = {
+    "at_most": f"\u201cAt once, at most\u201d takes a whole number from 0 to {MAX_LIMIT:,}",
+    "starts": f"\u201cStarts, at most\u201d takes a whole number from 0 to {MAX_LIMIT:,}",
+    "period_ms": f"\u201cin seconds\u201d takes a number from 1 to {MAX_PERIOD_MS // 1000:,}",
+}
+"""What the fields of the form of a limit take, by those of ``LimitChange``."""
 MAX_AT_ONCE = 1_000
 """Runs that one form retries or cancels."""
 
@@ -211,28 +218,40 @@ _write("/nodes/{node}/resume", pausing.resume_node, "States of the node are clai
 async def set_limit(request: PageRequest, form: Form) -> Done:
     """Make a limit, or replace what it allows; an empty field is for no limit."""
     name = request.params.get("limit") or field(form, "name").strip()
-    values: dict[str, object] = {each: field(form, each) or None for each in ("at_most", "starts")}
+    values: dict[str, object] = {each: field(form, each).strip() or None for each in ("at_most", "starts")}
     try:
         check_name(name)
     except ValueError as error:
         raise InvalidRequest(f"the name {error}") from None
     try:
-        seconds = field(form, "period")
+        seconds = field(form, "period").strip()
         values["period_ms"] = round(float(seconds) * 1000) if seconds else None
     except (ValueError, OverflowError):
-        raise InvalidRequest("the period is not a number of seconds") from None
+        raise InvalidRequest(_LIMIT_FIELDS["period_ms"]) from None
+    if values["at_most"] is values["starts"] is None:
+        raise InvalidRequest("a limit needs a number of states at once, or of starts with their seconds")
+    if (values["starts"] is None) is not (values["period_ms"] is None):
+        raise InvalidRequest("a number of starts and their seconds belong together: give both, or neither")
     try:
         change = LimitChange.model_validate(values)
     except ValidationError as error:
-        raise InvalidRequest("; ".join(readable_errors(error))) from None
+        problems = [_LIMIT_FIELDS[str(each["loc"][0])] for each in error.errors(include_url=False)]
+        raise InvalidRequest("; ".join(problems)) from None
     await request.write(limits.set_limit, name, change)
-    return (f"Limit {name} is set.", request.link("limits", name))
+    flash, known = f"Limit {name} is set.", []
+    if "limit" not in request.params:  # it may be mistyped
+        known = await request.service.store.read_with_deadline(list_limits, request.namespace)
+    if any(each.name == name and each.created_at == each.updated_at and not each.graphs for each in known):
+        likely = suggestion(name, (each.name for each in known if each.name != name))
+        flash = f"Limit {name} is new, and no graph names it yet{likely or '.'}"
+    return (flash, request.link("limits", name))
 
 
 @action("/limits/{limit}/delete", Permission.GRAPHS)
 async def delete_limit(request: PageRequest, form: Form) -> Done:
     name = request.params["limit"]
-    await request.write(limits.remove_limit, name, force="force" in form)
+    how = "tick \u201cDelete it anyway\u201d"
+    await request.write(limits.remove_limit, name, force="force" in form, how=how)
     return (f"Limit {name} was deleted.", request.link("limits"))
 
 

@@ -536,7 +536,7 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
     assert "There is no limit in this namespace." in await site.browser.page("/ns/shop/limits")
     values = {"name": "calls <b>", "at_most": "0", "starts": "", "period": ""}
     html = await site.browser.do("/ns/shop/limits", values)
-    assert "Limit calls &lt;b&gt; is set." in html
+    assert "Limit calls &lt;b&gt; is new, and no graph names it yet." in html
     assert "stopped: it is 0" in html
     assert 'name="at_most" min="0" max="1000000" value="0"' in html
     named = [{"name": "calls <b>", "key": "<i>"}]
@@ -558,20 +558,24 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
     assert "&lt;i&gt;" in html
     assert "<i>" not in html
     for wrong, problem in (
-        ({"at_most": "-1"}, "at_most: Input should be greater than or equal to 0"),
-        ({"at_most": "x"}, "at_most: Input should be a valid integer"),
+        ({"at_most": "-1"}, "“At once, at most” takes a whole number from 0 to 1,000,000"),
+        ({"at_most": "x"}, "“At once, at most” takes a whole number from 0 to 1,000,000"),
+        ({"starts": "1.5", "period": "1"}, "“Starts, at most” takes a whole number from 0 to 1,000,000"),
         (
             {"at_most": "", "starts": "", "period": ""},
-            "limits nothing: give at_most, or starts with a period",
+            "a limit needs a number of states at once, or of starts with their seconds",
         ),
-        ({"starts": "5"}, "starts and the period belong together"),
-        ({"starts": "5", "period": "nan"}, "the period is not a number of seconds"),
+        ({"starts": "5"}, "a number of starts and their seconds belong together"),
+        ({"starts": "5", "period": "nan"}, "“in seconds” takes a number from 1 to 2,678,400"),
+        ({"starts": "5", "period": "0.5"}, "“in seconds” takes a number from 1 to 2,678,400"),
     ):
         html = await site.browser.do(page, wrong)
         assert re.search(f"Nothing changed: .*{problem}", html), html
-    assert "Nothing changed: limit &#39;calls &lt;b&gt;&#39; is named by 1 graph" in await site.browser.do(
-        f"{page}/delete"
-    )
+    html = await site.browser.do(f"{page}/delete")
+    assert "Nothing changed: limit &#39;calls &lt;b&gt;&#39; is named by 1 graph" in html
+    assert "or tick “Delete it anyway”: nothing limits them then" in html
+    html = await site.browser.do("/ns/shop/limits", values | {"name": "cals <b>"})
+    assert "no graph names it yet; did you mean &#39;calls &lt;b&gt;&#39;?" in html
     html = await site.browser.do(f"{page}/delete", {"force": "on"})
     assert "Limit calls &lt;b&gt; was deleted." in html
     assert (await site.browser.post(f"{page}/delete")).status_code == 404
