@@ -10,7 +10,7 @@ from exotrio._wire.limits import DeletionOfLimit, LimitChange, LimitDetail, Limi
 from exotrio.client._states import StateCalls
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
-from exotrio.graph.limits import period_in_ms
+from exotrio.graph.limits import check_whole, period_in_ms
 
 Unlimited = Literal["unlimited"]
 
@@ -52,6 +52,7 @@ class LimitCalls(StateCalls):
             It may have been changed all the same.
         """
         change: dict[str, int | None] = {}
+        numbers = {"at_most": at_most, "starts": starts}
         if at_most is not None:
             change["at_most"] = None if at_most == "unlimited" else at_most
         if starts == "unlimited":
@@ -59,6 +60,7 @@ class LimitCalls(StateCalls):
         elif starts is not None:
             change["starts"] = starts
         try:
+            check_whole(**{each: value for each, value in numbers.items() if value != "unlimited"})
             if period is not None:
                 change["period_ms"] = period_in_ms(period)
             body = LimitChange.model_validate(change)

@@ -19,7 +19,7 @@ from exotrio.graph.inputs import Inputs, models_of, node_name, unites_of
 from exotrio.graph.limits import Limit
 from exotrio.graph.node_model import GraphNodeModel, RunGraphModel, UnitesStrategyEnum
 from exotrio.graph.nodes import GraphNode, followed
-from exotrio.graph.parts import GraphParts, Parts, wrong_limits
+from exotrio.graph.parts import GraphParts, Parts, list_of_limits, wrong_limits
 from exotrio.graph.references import AddedNode, OutputReference, StoreReference, node_of
 from exotrio.graph.retry_policy import RetryPolicyModel
 from exotrio.graph.versions import Version
@@ -208,7 +208,7 @@ class Graph(GraphParts):
                 name = words.lower() if child is None else identifier_of(words)
             model_of_outputs = models_of(node)[1] if isinstance(node, type) else None
             others = after if unites is None else [*after, unites]
-            limits = [limits] if isinstance(limits, Limit | str) else list(limits)
+            limits = list_of_limits(limits)
             problems = list(dict.fromkeys(self._wrong_arguments(name, namespace, others, limits)))
             if strategy is not None and unites is None:
                 problems.append("strategy= is only for a node with unites=")

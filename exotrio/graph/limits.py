@@ -29,8 +29,11 @@ class Limit:
             key: A reference (``order.customer``), a value, or text with references, by an f-string.
 
         Raises:
-            GraphInvalid: it is None or empty.
+            GraphInvalid: it is None or empty, or the limit has a key already.
         """
+        if not isinstance(self.key, str) or self.key:
+            fix = 'call for_key() once, with both in one text: for_key(f"{one}-{other}")'
+            raise GraphInvalid(f"limit {self.name!r} has a key already", fix=fix)
         if key is None or (isinstance(key, str) and not key):  # a reference has its own ==
             what = f"{key!r} is not a key of limit {self.name!r}"
             raise GraphInvalid(what, fix="leave out for_key(), if all states share the limit")
@@ -40,9 +43,17 @@ class Limit:
         return f"<limit {self.name!r}{'' if isinstance(self.key, str) and not self.key else ' for a key'}>"
 
 
+def check_whole(**values: object) -> None:
+    """Raise ValueError if a value is neither a whole number nor None: True and "5" are mistakes."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{name} is a whole number, not {value!r}")
+
+
 def period_in_ms(period: float | timedelta) -> int:
     """Return the period of a limit, which is given in seconds or as a ``timedelta``; raise ValueError."""
     seconds = period.total_seconds() if isinstance(period, timedelta) else period
-    if not isinstance(seconds, int | float) or not MIN_PERIOD_MS <= seconds * 1000 <= MAX_PERIOD_MS:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not MIN_PERIOD_MS <= seconds * 1000 <= MAX_PERIOD_MS:
         raise ValueError(f"the period is from 1 s to {MAX_PERIOD_MS // 86_400_000} days, not {period!r}")
     return round(seconds * 1000)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from exotrio._fields.models import plain_text
-from exotrio._util.words import readable_errors
+from exotrio._util.words import named_as, readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.conditions import UNKNOWN
 from exotrio.graph.declaration import (
@@ -31,7 +31,7 @@ from exotrio.graph.declaration import (
     no_repeated_limits,
 )
 from exotrio.graph.inputs import Inputs
-from exotrio.graph.limits import Limit, period_in_ms
+from exotrio.graph.limits import Limit, check_whole, period_in_ms
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.references import OutputReference, StoreReference
 from exotrio.graph.retry_policy import RetryPolicyModel
@@ -64,6 +64,7 @@ class Parts(TypedDict, total=False):
     version: str | None
 
 
+@named_as("Graph")
 class GraphParts(Declaration):
     """The base of ``Graph``, which documents the fields."""
 
@@ -166,6 +167,7 @@ class GraphParts(Declaration):
         __tracebackhide__ = True
         what = f"limit {name!r} of graph {self.name!r}"
         try:
+            check_whole(at_most=at_most, starts=starts)
             if at_most is starts is period is None:
                 return Limit(LimitModel(name=name, at_most=0).name, namespace=self.namespace)
             period_ms = None if period is None else period_in_ms(period)
@@ -206,12 +208,17 @@ class GraphParts(Declaration):
         self._types[name] = known[0] if all(each == known[0] for each in known) else UNKNOWN
 
 
+def list_of_limits(given: Limit | Iterable[Limit]) -> list[Limit]:
+    """Return what ``limits=`` has, one limit or several, as a list; a mistake, too: see ``wrong_limits``."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+
+
 def wrong_limits(limits: Iterable[object], namespace: str | None) -> Iterator[str]:
     """Yield which of the limits given to a node of a graph are none, or of another namespace."""
     for limit in limits:
         if not isinstance(limit, Limit):
             shown = f"graph.limit({limit!r})" if isinstance(limit, str) else "graph.limit(NAME)"
-            yield f"limits= takes what limit() returned, not a {type(limit).__name__}: write {shown}"
+            yield f"limits= takes what limit() returned, and no {type(limit).__name__}: write {shown}"
         elif limit.namespace != namespace and None not in (limit.namespace, namespace):
             what = f"limit {limit.name!r} is one of namespace {limit.namespace!r}, not of {namespace!r}"
             yield f"{what}: write graph.limit({limit.name!r})"

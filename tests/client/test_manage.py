@@ -312,11 +312,20 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
         assert server.calls() == [], "nothing was sent"
 
 
+async def test_errors_of_wrong_arguments_name_the_class_that_users_know() -> None:
+    mistyped: Any = {"at_mots": 2}
+    with pytest.raises(TypeError, match=r"^StateManager\.set_limit\(\) got an unexpected keyword"):
+        await Server(native=True).client.set_limit("l", **mistyped)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ({}, "give at_most, or starts with a period"),
         ({"at_most": -1}, "at_most: Input should be greater than or equal to 0"),
+        ({"at_most": True}, "at_most is a whole number, not True"),
+        ({"at_most": "2"}, "at_most is a whole number, not '2'"),
+        ({"starts": "2", "period": 1}, "starts is a whole number, not '2'"),
         ({"period": 0.5, "starts": 1}, "the period is from 1 s to 31 days, not 0.5"),
         ({"period": math.nan, "starts": 1}, "the period is from 1 s to 31 days, not nan"),
         ({"period": "1m", "starts": 1}, "the period is from 1 s to 31 days, not '1m'"),

@@ -92,16 +92,28 @@ def test_a_key_makes_the_edge_as_an_input_does() -> None:
             ),
             "limit 'calls' is one of namespace 'other', not of 'shop': write graph.limit('calls')",
         ),
+        (lambda graph, order: graph.limit("x", at_most=True), "at_most is a whole number, not True"),
+        (lambda graph, order: graph.limit("x", at_most="2"), "at_most is a whole number, not '2'"),
+        (lambda graph, order: graph.limit("x", starts=2.0, period=9), "starts is a whole number, not 2.0"),
+        (lambda graph, order: graph.limit("x", starts=2, period=True), "the period is from 1 s to 31 days"),
+        (
+            lambda graph, order: graph.limit("stripe").for_key("a").for_key("b"),
+            "limit 'stripe' has a key already",
+        ),
+        (
+            lambda graph, order: graph.add(Charge, card="1", limits=2),
+            "limits= takes what limit() returned, and no int: write graph.limit(NAME)",
+        ),
         (lambda graph, order: graph.limit("x/y", at_most=5), "name: cannot stand in a URL path"),
         (lambda graph, order: graph.limit(" "), "name: cannot be blank"),
         (lambda graph, order: graph.limit("stripe", at_most=4), "was declared before, with other values"),
         (
             lambda graph, order: graph.add(Charge, card="1", limits=["stripe"]),
-            "limits= takes what limit() returned, not a str: write graph.limit('stripe')",
+            "limits= takes what limit() returned, and no str: write graph.limit('stripe')",
         ),
         (
             lambda graph, order: graph.add(Charge, card="1", limits="stripe"),
-            "limits= takes what limit() returned, not a str: write graph.limit('stripe')",
+            "limits= takes what limit() returned, and no str: write graph.limit('stripe')",
         ),
         (
             lambda graph, order: graph.add(Charge, card="1", limits=[graph.limit("stripe")] * 2),
@@ -167,6 +179,12 @@ def test_a_limit_that_is_not_an_object_is_refused_by_its_fields() -> None:
     with pytest.raises(ValidationError) as refusal:
         GraphNodeModel.model_validate(place)
     assert readable_errors(refusal.value) == ["limits.0: must be an object, with the fields name, key"]
+
+
+def test_errors_of_wrong_arguments_name_the_class_that_users_know() -> None:
+    mistyped: Any = {"at_mots": 2}
+    with pytest.raises(TypeError, match=r"^Graph\.limit\(\) got an unexpected keyword argument 'at_mots'"):
+        orders()[0].limit("x", **mistyped)
 
 
 def test_the_models_refuse_fields_that_do_not_exist() -> None:
