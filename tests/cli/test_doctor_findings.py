@@ -73,6 +73,17 @@ def test_work_of_runs_that_no_runtime_works_on_is_stuck() -> None:
     assert of_nodes({**waits, "unserved": 0}) == []
 
 
+def test_work_is_stuck_if_all_runtimes_that_have_it_drain() -> None:
+    waits = node("Scan", waiting=7, eligible=7, oldest_ms=1_000)
+    what = "7 states of Scan wait, and all runtimes that have it drain"
+    drains = runtime(phase="draining")
+    for waiting in (waits, node("Scan", waiting=7)):  # those in the second one wait for limits
+        one(of_nodes(waiting, runtimes=[drains])[:1], what, "start another", "worker FILE")
+    for also, runtimes in (("r", [drains, runtime(phase="starting")]), ("a client of v0", [drains])):
+        served = of_nodes({**waits, "offered_by": ["r", also]}, runtimes=runtimes)
+        assert [finding.attention for finding in served] == [False], "one claims its states"
+
+
 def test_runs_of_a_version_that_no_runtime_has_need_attention_and_a_version_may_be_stopped() -> None:
     def of(**fields: object) -> list[Finding]:
         version = {"version": "1", "runtimes": 2, "runs": 3, "oldest_ms": None, "graphs": [], "needed": True}
@@ -136,7 +147,7 @@ def test_limits_for_which_states_wait_are_named_and_those_of_0_need_attention() 
             [runtime(busy=4, nodes=["Scan"]), runtime(busy=0, nodes=["Scan"], run_id="1")],
             ": all their workers are busy",
         ),
-        ([runtime(phase="draining")], ": no runtime that has it claims new states"),
+        ([runtime(phase="draining"), runtime(run_id="1")], ": no runtime that has it claims new states"),
         # As far as is known: it is offered through v0.
         ([runtime(busy=0, nodes=["B"])], ""),
     ],

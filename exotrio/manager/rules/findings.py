@@ -110,7 +110,11 @@ def overview_findings(overview: Overview, lease_ttl: float, unwritable: str = ""
     findings = [finding for finding in candidates if finding is not None]
     if failed := overview.errored:
         what = f"{plural(failed, 'state')} failed for good within 24 h"
-        fix = "`runs ls --status FAILED` lists their runs; see `runs show RUN` and `runs retry RUN`"
+        # Their runs may not have ended, and are not FAILED before that.
+        fix = (
+            "`states ls --status ERRORED --status NEXT_CREATED_ERROR` lists them, `states show STATE` its run;"
+            " then see `runs retry RUN`"
+        )
         findings.append(info(what, fix, _FAILED_RUNS))
     return findings
 
@@ -175,16 +179,26 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
             f"{plural(node.unserved, 'state')} of {name} {wait}, and the runtimes that have it only work on"
         )
         return Finding(f"{what} other runs", f"start one that works on all: {_WORKER}", page=page)
+    offering = [runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes]
+    if node.waiting and offering and _all_drain(node, offering):
+        wait = "waits" if node.waiting == 1 else "wait"
+        what = f"{plural(node.waiting, 'state')} of {name} {wait}, and all runtimes that have it drain"
+        return Finding(what, f"start another runtime that has it: {_WORKER}", page=page)
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
         return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, dict.fromkeys(node.offered_by)), 5)
-        offering = [runtime for runtime in runtimes if runtime.live and node.name in runtime.nodes]
         why = _why([runtime for runtime in offering if runtime.run_id is None] or offering)
         what = f"{due}, although {offers} has it{why}"
         return Finding(what, "start more runtimes, or give them more workers", page=page)
     return None
+
+
+def _all_drain(node: NodeLoad, offering: Sequence[RuntimeInfo]) -> bool:
+    """Whether no runtime claims states of a node any more, as far as these are all that have it."""
+    claiming = ("starting", "running")
+    return len(offering) == len(node.offered_by) and all(each.phase not in claiming for each in offering)
 
 
 def _why(runtimes: Sequence[RuntimeInfo]) -> str:
