@@ -238,7 +238,7 @@ class Case:
         run_id = await start(manager, graph, self.scenario.graphs, self.scenario.inputs, self.scenario.store)
         if self.events.begin(run_id):
             await self.events.send_early(manager, run_id)
-        status = await wait(manager, graph, run_id, timeout, self.events)
+        status = await wait(manager, run_id, timeout, self.events)
         for process in self._processes:
             await process.resumed.wait()
             if not process.killed:

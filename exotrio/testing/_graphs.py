@@ -162,8 +162,8 @@ async def run_graph(
         NotFound: the graph has no node that ``checkpoints`` names.
         GraphInvalid: the graph is not valid; ``problems`` names each reason.
         RequestRefused: inputs or store do not fit the graph and its nodes.
-        trio.TooSlowError: the run did not end in time; the message says which states have not ended. Or all
-            that is left waits without a limit for events that are not in ``events``.
+        trio.TooSlowError: the run did not end in time; the message says which states have not ended, and
+            why they wait. Or all that is left waits without a limit for events that are not in ``events``.
 
     Cancellation:
         Cancels running nodes, which have 5 s to clean up; then nothing is left.
@@ -189,7 +189,7 @@ async def run_graph(
                 sender = EventSender(events or {}, None, clock, [])
                 for name in events or ():
                     await sender.send(manager, run_id, name)
-                status = await wait(manager, graph, run_id, timeout, sender)
+                status = await wait(manager, run_id, timeout, sender)
                 runtime.stop()
         return await result(manager, graph, run_id, status)
 
@@ -246,7 +246,6 @@ async def start(
 
 async def wait(
     manager: StateManager,
-    graph: Graph,
     run_id: str,
     timeout: float,
     sender: EventSender,
@@ -267,11 +266,15 @@ async def wait(
     except NothingLeft as error:
         raise trio.TooSlowError(str(error)) from None
     except trio.TooSlowError:
-        states = (await result(manager, graph, run_id, RunStatus.PENDING)).states
-        waiting = Counter(
-            f"{state.identifier} is {state.status.value}" for state in states if state.status in PENDING
-        )
-        parts = [text if count == 1 else f"{text} ({count} states)" for text, count in waiting.items()]
+        states = [each for each in (await manager.run(run_id)).nodes if each.status in PENDING]
+        waiting = Counter(f"{state.identifier} is {state.status}" for state in states)
+        # Of those that wait alike, the reason of the first.
+        first = {f"{state.identifier} is {state.status}": state.id for state in reversed(states)}
+        parts = []
+        for text, count in waiting.items():
+            why = (await manager.history(first[text])).waits_for
+            text += f" ({count} states)" * (count > 1)
+            parts.append(f"{text}: {why.text}" if why else text)
         raise trio.TooSlowError(f"the run did not end in {timeout:g} s: {listed(parts)}") from None
 
 

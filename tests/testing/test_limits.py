@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import ClassVar
 
+import pytest
 import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
@@ -73,3 +74,9 @@ async def test_faults_leave_no_call_without_its_slot(autojump_clock: MockClock) 
 
     found = await explore(made, [Fan, Call], check=check)
     assert not found.failures
+
+
+async def test_a_run_that_a_limit_stops_says_so(autojump_clock: MockClock) -> None:
+    why = r"call is CREATED \(2 states\): waits for limit service: it is 0, which stops all; 0 before it$"
+    with pytest.raises(trio.TooSlowError, match=why):
+        await run_graph(graph(2, at_most=0), [Fan, Call])

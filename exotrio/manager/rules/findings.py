@@ -111,10 +111,8 @@ def overview_findings(overview: Overview, lease_ttl: float, unwritable: str = ""
     if failed := overview.errored:
         what = f"{plural(failed, 'state')} failed for good within 24 h"
         # Their runs may not have ended, and are not FAILED before that.
-        fix = (
-            "`states ls --status ERRORED --status NEXT_CREATED_ERROR` lists them, `states show STATE` its run;"
-            " then see `runs retry RUN`"
-        )
+        listing = "`states ls --status ERRORED --status NEXT_CREATED_ERROR`"
+        fix = f"{listing} lists them, `states show STATE` names a run; see `runs retry RUN`"
         findings.append(info(what, fix, _FAILED_RUNS))
     return findings
 
