@@ -11,10 +11,13 @@ The lock file next to the database says which process has it open, and where tha
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger("exotrio.database")
 
 GITIGNORE = "# Made by exotrio: do not commit this folder.\n*\n"
 COMPANIONS = ("-wal", "-shm", "-journal")
@@ -59,6 +62,8 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.name == ".exotrio":
         (folder / ".gitignore").write_text(GITIGNORE, "utf-8")
+    else:
+        log.info("the folder %s did not exist, and was made", folder)
 
 
 def real_path(path: Path) -> Path:

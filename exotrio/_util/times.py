@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError(
-            f"{text!r} is not a duration: write a whole number and s, m, h or d, as in 30d or 12h"
+            f"{text!r} is not a duration: write a whole number and s, m, h or d, as in 60s, 5m, 12h or 30d"
         )
     seconds = float(int(match[1]) * _SECONDS[match[2]])
     if not 0 < seconds <= MAX_DURATION:

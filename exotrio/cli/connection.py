@@ -148,13 +148,17 @@ class Connection:
         self.print({"namespace": self.namespace, **body}, chain(table(heads, rows), more))
         if rows or self.form == "json":
             return
+        self.doubt_namespace()
+        if hint:
+            print_message(hint)
+
+    def doubt_namespace(self) -> None:
+        """Print which namespaces there are, if this one has no nodes: its name may be mistyped."""
         others: list[str] = []
-        with suppress(ExotrioError):  # the list was printed already
+        with suppress(ExotrioError):  # the result was printed already
             others = self.ask(StateManager.namespaces)
         if others and self.namespace not in others:
             print_message(f"no node is registered in namespace {self.namespace}; there are {listed(others)}")
-        if hint:
-            print_message(hint)
 
 
 def connection(function: F) -> F:

@@ -122,7 +122,10 @@ def running(folder: Path) -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ("server --keep 30", 2, ["'30' is not a duration", "30d or 12h"]),
+        ("server --keep 30", 2, ["'30' is not a duration", "60s, 5m, 12h or 30d"]),
+        ("trigger g --weight abc", 2, ["'--weight'", "'abc' is not a number from 0.01 to 100"]),
+        ("trigger g --weight 101", 2, ["'--weight'", "'101' is not a number from 0.01 to 100"]),
+        ("trigger g --fair-key=", 2, ["'--fair-key'", "the fair key is empty, or has blanks at its ends"]),
         ("rnu ok.py", 2, ["No such command 'rnu'"]),
         ("run", 2, ["FILE_OR_MODULE"]),
         ("run ok.py --inptu a=b", 2, ["--inptu", "--input"]),

@@ -483,6 +483,16 @@ def test_a_limit_that_a_graph_changes_is_said_with_its_values(cli: Cli, running:
     assert made in apply("one-limit", 3)
 
 
+def test_graphs_that_are_checked_together_and_declare_a_limit_differently_are_named(cli: Cli) -> None:
+    for name, at_most in (("one", 2), ("same", 2), ("other", 5)):
+        limits = [{"name": "shared", "at_most": at_most}]
+        cli.write(f"{name}.json", fan(name=name, limits=limits))
+    assert "limits.shared" not in cli("graph", "check", "one.json", "same.json", code=0).out
+    end = cli("graph", "check", "one.json", "same.json", "other.json", code=0)
+    differs = "5 at once, and graph one declares 2 at once: the one that is applied last counts"
+    assert differs in end.out + end.err
+
+
 def test_nothing_of_a_graph_is_left_out_when_it_is_applied(cli: Cli, running: Server) -> None:
     cli.at(running)
     cli("graph", "apply", cli.write("told.json", fan(name="told-all")), code=0)

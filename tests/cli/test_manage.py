@@ -282,6 +282,8 @@ def test_a_run_is_cancelled_where_that_is_possible(cli: Cli, place: Place) -> No
     assert "priority" not in cli("runs", "ls", "--status", "SUCCESS").out
     end = cli("runs", "cancel", run_id[:8], code=0)
     assert ", cancelled 2" in end.out
+    changed = cli("runs", "priority", run_id, "low", code=0)
+    assert "the run has ended: the priority counts if it is retried" in changed.out
     row = next(line for line in cli("runs", "ls").out.splitlines() if line.startswith(run_id))
     assert row.split()[1:4] == ["fan", "FAILED", "(cancelled)"]
     assert cli.json("runs", "cancel", run_id)["cancelled_at"]
@@ -461,6 +463,9 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     )
     assert cli("limits", "set", "wrok", "--at-most", "2", code=0).out == "limit wrok: 2 at once\n"
     assert cli("limits", "rm", "wrok").code == 0
+    mistyped = cli("limits", "set", "work", "--at-most", "1", "-n", "nothere", code=0)
+    assert "no node is registered in namespace nothere; there are " in mistyped.err
+    assert cli("limits", "rm", "work", "-n", "nothere").code == 0
     cli.write(
         "limited.json",
         json.dumps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_a_database_that_all_users_can_change_is_refused(db: Path) -> None:
     db.touch()
     db.chmod(0o666)
     assert "can be changed by every user" in refusal(db)
+
+
+def test_a_folder_that_is_made_for_a_database_is_said(db: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="exotrio.database")
+    mistyped = db.parent / "mistyped"
+    for _ in range(2):
+        opened(mistyped / "state.db")
+    assert caplog.messages == [f"the folder {mistyped} did not exist, and was made"]
 
 
 def test_a_pipe_does_not_block_the_start(db: Path) -> None:

@@ -89,7 +89,7 @@ def show(name: str, connection: Connection) -> None:
 @click.option(
     "--starts", type=_AT_MOST, metavar="N", help="Starts within --period, for each key; 0 stops all."
 )
-@click.option("--period", type=options.DURATION, help="How long: 1s, 5m, 24h; at most 31d.")
+@click.option("--period", type=options.DURATION, help="How long: 60s, 1m, 24h; at most 31d.")
 @connection
 def set_limit(
     name: str,
@@ -119,6 +119,8 @@ def set_limit(
 
     limit, is_new = connection.ask(change)
     connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}", *is_new])
+    if is_new and not limit.graphs:
+        connection.doubt_namespace()
 
 
 @command.command(name="rm")

@@ -200,8 +200,11 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
         return await manager.set_priority(await find_run_id(manager, run_id), priority)
 
     run = connection.ask(ask)
-    others = f"{plural(run.to_move, 'more state')} will have this priority soon: they are moved in portions"
-    connection.print(run.model_dump(mode="json"), chain(_as_lines(run), [others] if run.to_move else []))
+    moved = f"{plural(run.to_move, 'more state')} will have this priority soon: they are moved in portions"
+    notes = [moved] if run.to_move else []
+    if run.finished_at is not None:
+        notes.append("the run has ended: the priority counts if it is retried")
+    connection.print(run.model_dump(mode="json"), chain(_as_lines(run), notes))
 
 
 @command.command(name="repin")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import click
 
-from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority
+from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority, check_key
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
@@ -15,6 +16,20 @@ from exotrio.cli.runs.each import RunsOfFile
 from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import StateManager
+
+
+def _weight(text: str) -> float:
+    with suppress(ValueError):
+        if MIN_WEIGHT <= (weight := float(text)) <= MAX_WEIGHT:
+            return weight
+    raise ValueError(f"{text!r} is not a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
+
+
+def _fair_key(text: str) -> str:
+    try:
+        return check_key(text)
+    except ValueError as error:
+        raise ValueError(f"the fair key {error}") from None
 
 
 @click.command(name="trigger")
@@ -35,11 +50,16 @@ from exotrio.client import StateManager
 )
 @click.option(
     "--weight",
-    type=click.FloatRange(MIN_WEIGHT, MAX_WEIGHT),
+    type=options.Parsed("number", _weight),
     default=1.0,
     help="Its share among runs of its priority, 0.01 to 100.  [default: 1]",
 )
-@click.option("--fair-key", metavar="TEXT", help="Runs with the same text share as one run.")
+@click.option(
+    "--fair-key",
+    type=options.Parsed("text", _fair_key),
+    metavar="TEXT",
+    help="Runs with the same text share as one run.",
+)
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
 @click.option(
     "--each",

@@ -15,10 +15,11 @@ from exotrio import Runtime
 from exotrio._nodes.checks import declare, returns_list
 from exotrio._util.words import listed, suggestion
 from exotrio._wire.graphs import GraphBody
+from exotrio._wire.limits import limit_text
 from exotrio.cli.graphs.draft import Draft, FileProblem, draft_of, is_json, read_draft
 from exotrio.cli.load import load, users_line
 from exotrio.errors import ExotrioError, GraphInvalid, ProblemsError
-from exotrio.graph import WITHOUT_RUNTIME, Graph
+from exotrio.graph import WITHOUT_RUNTIME, Graph, LimitModel
 from exotrio.graph.placeholders import PlaceholderError, parse_placeholders
 from exotrio.manager.rules.problems import Problem, RulesBroken
 from exotrio.manager.rules.registered import Registered, check_registered
@@ -204,7 +205,24 @@ def check_files(targets: Sequence[str], secrets: Sequence[str] = ()) -> Report:
         check_draft(draft, nodes, secrets, fan_outs)
         used = () if draft.body is None else draft.body.nodes
         report.unknown_namespaces |= {node.namespace for node in used} - {namespace for namespace, _ in nodes}
+    _compare_limits(report.drafts)
     return report
+
+
+def _compare_limits(drafts: Iterable[Draft]) -> None:
+    """Warn of graphs that declare a limit of a namespace otherwise than one before them."""
+    known: dict[tuple[str, str], tuple[Draft, LimitModel]] = {}
+    for draft in drafts:
+        if (body := draft.body) is None:
+            continue
+        for limit in body.limits:
+            for namespace in dict.fromkeys(node.namespace for node in body.nodes):
+                other, same = known.setdefault((namespace, limit.name), (draft, limit))
+                if same != limit:
+                    text = f"{limit_text(limit)}, and graph {other.name} declares {limit_text(same)}: the one"
+                    problem = Problem(f"{text} that is applied last counts", None, f"limits.{limit.name}")
+                    draft.problems.append(draft.located(problem, "warning"))
+                    break
 
 
 def _load_problems(target: str, error: ExotrioError) -> list[FileProblem]:
