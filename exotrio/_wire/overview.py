@@ -169,6 +169,7 @@ class NodeLoad(Body):
         waiting: Waiting states, those that are due later included; counted up to 100,000.
         for_event: States that wait for events or runs, not among the waiting ones; counted as these are.
         eligible: Those of the waiting ones that are due; 0 if the node is paused.
+        limited: Those that are due and for which a claim found no room in a limit.
         oldest_due: Seconds for which the first of those has been due; 0 without any.
         running: States whose ``execute`` runs. A heartbeat says which have begun; until the next one, those
             that a runtime claimed first count as running, as many as it has workers for them. Of states that
@@ -197,6 +198,7 @@ class NodeLoad(Body):
     waiting: int
     for_event: int = 0
     eligible: int
+    limited: int = 0
     oldest_due: Seconds = Field(alias="oldest_ms")
     running: int
     buffered: int = 0

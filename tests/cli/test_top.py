@@ -70,6 +70,7 @@ def test_limits_are_shown_if_states_wait_for_them_or_they_stop_all() -> None:
     assert re.search(r"^full +5 at once +5 +118$", text, re.MULTILINE)
     assert re.search(r"^off +0 at once +$", text, re.MULTILINE)
     assert "free" not in text
+    assert f"1,200 waiting   {full['waiting']} of them for limits   1 errored" in text
     text = shown(overview(limits=[{**full, "keyed": True, "stopping": 2}]))
     assert re.search(r"^full +5 at once for each key +5, 2 stopping +118$", text, re.MULTILINE)
 

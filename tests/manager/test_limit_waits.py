@@ -160,3 +160,25 @@ async def test_all_say_the_same_about_why_a_state_waits(site: Site, clock: Setta
             assert stage is None or f"{stage}</span>" in page
     found = [each.what for each in overview_findings(Overview.model_validate(overview), 60.0)]
     assert any("1 state waits" in what and "limit " in what for what in found) == (expected.limit is not None)
+
+
+async def test_the_overview_says_that_what_waits_waits_for_a_limit(site: Site, clock: SettableClock) -> None:
+    await reach(site, clock, "full")
+    for others, says in (
+        ("", "1 waits for a limit"),
+        ("delayed", "none of the others is due; 1 waits for a limit"),
+    ):
+        if others:
+            ok(await site.api.trigger("graph", store={"key": "1"}, start_delay=3_600_000))
+        now = text_of(await site.browser.fragments(f"/ns/{site.api.namespace}", "now"))
+        assert f'<span class="more">{says}<' in re.sub(r"<a [^>]*>|</a>", "", now)
+    shown = Overview.model_validate(ok(await site.api.overview()))
+    (load,) = shown.nodes
+    assert (load.waiting, load.eligible, load.limited) == (2, 0, 1)
+    await beat(site, "stopped")
+    now = text_of(await site.browser.fragments(f"/ns/{site.api.namespace}", "now"))
+    assert "no runtime claims" in now
+    assert "for a limit" not in now
+    stopped = Overview.model_validate(ok(await site.api.overview()))
+    found = [each.what for each in overview_findings(stopped, 60) if each.attention]
+    assert any("1 state of Node_a is due, and waited for a limit: no live runtime" in each for each in found)

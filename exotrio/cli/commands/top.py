@@ -29,7 +29,8 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     once, and exits.
 
     \b
-    DUE      waiting states that may run now; OLDEST: how long the first of them has been due
+    DUE      waiting states that may run now, without those for which a limit had no room;
+             OLDEST: how long the first of them has been due
     BUFFERED states that runtimes have claimed and not begun: they wait for a worker, or for the
              start of their process; RUNNING: those whose execute runs;
              reporting (in the head, if there are any): those that have ended, and whose outcome is

@@ -103,11 +103,13 @@ def _title(screen: Screen, width: int) -> Text:
 
 def _now(overview: Overview) -> Text:
     more = "+" if overview.waiting_is_more else ""
+    for_limits = sum(limit.waiting for limit in overview.limits)
     line = _figures(
         (f"{overview.running:,}", "running", "blue"),
         *([(f"{overview.buffered:,}", "buffered", "")] if overview.buffered else []),
         *([(f"{overview.reporting:,}", "reporting", "")] if overview.reporting else []),
         (f"{overview.waiting:,}{more}", "waiting", ""),
+        *([(f"{for_limits:,}", "of them for limits", "")] if for_limits else []),
         *([(f"{overview.for_event:,}", "waiting for events or runs", "")] if overview.for_event else []),
         (f"{overview.errored:,}", "errored within 24 h", "red" if overview.errored else ""),
     )

@@ -72,6 +72,7 @@ class Backlog:
         for_event: States that wait for events, which are CREATED, too; at most ``MAX_COUNTED``.
         eligible: Those of the waiting ones that a runtime could claim now; 0 if the node is paused.
         oldest: Seconds for which the first of those is due; 0 without any.
+        limited: Those of the waiting ones that a claim found no room for in a limit.
         running: Claimed ones that run; of those that were claimed through v0, all.
         buffered: Claimed ones that have not begun.
         reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
@@ -87,6 +88,7 @@ class Backlog:
     for_event: int
     eligible: int
     oldest: float
+    limited: int
     running: int
     buffered: int
     reporting: int
@@ -228,6 +230,7 @@ def backlog(
                 for_event=row["for_event"],
                 eligible=due if is_eligible else 0,
                 oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
+                limited=row["limited"],
                 running=held[QUEUED, row["id"]],
                 buffered=held[BUFFERED, row["id"]],
                 reporting=held[REPORTING, row["id"]],

@@ -95,6 +95,7 @@ def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[st
         "name": backlog.node,
         **{name: getattr(backlog, name) for name in COUNTS},
         "eligible": backlog.eligible,
+        "limited": backlog.limited,
         "oldest_ms": round(backlog.oldest * 1000),
         "work_at_risk_ms": round(backlog.work_at_risk * 1000),
         "work_at_risk_is_more": backlog.work_at_risk_is_more,

@@ -184,6 +184,12 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
         return Finding(what, f"start another runtime that has it: {_WORKER}", page=page)
     if node.waiting and not node.offered_by:
         what = f"{plural(node.waiting, 'state')} of {name} will be due later: no live runtime has {name}"
+        if node.limited:
+            what = (
+                f"{plural(node.limited, 'state')} of {name} {are(node.limited)} due, and waited for a limit"
+            )
+            fix = f"start a runtime that has it: {_WORKER}"
+            return Finding(f"{what}: no live runtime has {name}", fix, page=page)
         return info(what, f"start a runtime that has it before: {_WORKER}", page)
     if node.eligible and node.oldest_due >= LONG_DUE:
         offers = listed(map(one_line, dict.fromkeys(node.offered_by)), 5)

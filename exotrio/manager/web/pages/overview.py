@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from exotrio.manager.queries.graphs import last_failures
+from exotrio.manager.queries.limits import list_limits
 from exotrio.manager.queries.load import (
     HOUR,
     Held,
@@ -56,9 +57,13 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
     backlogs = backlog(view, namespace=request.namespace, held=held)
     present = current(view, nodes, backlogs)
     offers = request.offers(view)
+    limits = list_limits(view, request.namespace) if any(each.limited for each in backlogs) else []
     return {
         "current": present,
-        "unserved": [each.node for each in backlogs if each.eligible and unserved(view, each, offers)],
+        "for_limits": sum(limit.waiting for limit in limits),
+        "unserved": [
+            each.node for each in backlogs if (each.eligible or each.limited) and unserved(view, each, offers)
+        ],
         "paused": [each for each in backlogs if each.paused_at is not None],
     }
 
