@@ -14,7 +14,7 @@ from exotrio.manager.engine.due_work import Step, due_work
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, executed_item, item_for, report
 from tests.contract.sharing import fan_out, runs_of_claim
-from tests.support.due import handle_due
+from tests.support.due import handle_due, unfinished
 from tests.support.helpers import NO_RETRY, declare, eventually, ok, place
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
 
@@ -164,6 +164,8 @@ async def test_states_that_were_to_move_before_a_crash_are_moved_by_the_next_sta
             run_id = await fan_out(crashed.api, 35)
             assert await prioritize(crashed, run_id, "low") == 25
             assert await crashed.service.store.read(due_work), "a sweep of any state manager says so"
+            # As state managers of earlier versions write and read it.
+            assert await crashed.service.store.read(unfinished) == ["moving 1"]
     async with open_manager(database) as following:
 
         async def is_moved() -> None:

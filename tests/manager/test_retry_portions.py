@@ -19,7 +19,7 @@ from exotrio.manager.store.transaction import Transaction
 from tests.contract.api import Api
 from tests.contract.flow import Flow
 from tests.contract.native import B, claim, executed_item, item_for, report
-from tests.support.due import handle_due
+from tests.support.due import handle_due, unfinished
 from tests.support.helpers import NO_RETRY, declare, eventually, node_name, ok, place, refused
 from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
 
@@ -312,6 +312,8 @@ async def test_a_retry_that_a_crash_ends_is_continued_by_the_next_state_manager(
             run_id = await failed(crashed.api, 35)
             assert await retry(crashed, run_id) == (10, 25)
             assert await crashed.service.store.read(due_work), "a sweep of any state manager says so"
+            # As state managers of earlier versions write and read it.
+            assert await crashed.service.store.read(unfinished) == ["retry 1 1"]
     async with open_manager(database) as following:
 
         async def is_retried() -> None:

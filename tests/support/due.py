@@ -14,6 +14,7 @@ from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.portions import go_on
 from exotrio.manager.engine.sending import handle_waits
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 CHILDREN = (Step.CANCEL, Step.DELIVER, Step.START)
 MANY = 1_000
@@ -39,6 +40,12 @@ async def handle_due(service: Service, *steps: Step) -> int:
         for numbers in due.values():
             count += await service.store.write(use_cases(service)[step], numbers)
     return count
+
+
+def unfinished(view: View) -> list[str]:
+    """Return the keys of the rows that say how far the changes are that go on in portions."""
+    rows = view.execute("SELECT key FROM meta WHERE key LIKE 'moving %' OR key LIKE 'retry %' ORDER BY key")
+    return [key for (key,) in rows]
 
 
 def discard(tx: Transaction, keep_ms: int) -> int:

@@ -17,7 +17,6 @@ import trio
 
 from exotrio._shared.settings import Settings
 from exotrio.manager import Service, create_app, open_service
-from exotrio.manager.engine.unfinished import MOVE
 from exotrio.manager.engine.workers import ClaimsKept
 from exotrio.manager.queries.state_detail import chain
 from exotrio.manager.security.access import local
@@ -233,9 +232,8 @@ def recount(view: View) -> None:
     )
     # Those of earlier versions were not counted.
     assert _table(view, "counts", ("run", "place"), ("further",)) <= further
-    for (key,) in view.execute("SELECT key FROM meta WHERE key LIKE 'goes on: %'").fetchall():
-        # A retry in portions holds its run.
-        totals[int(key.split()[-1]), "pending"] += key.split()[-2] != MOVE
+    for (key,) in view.execute("SELECT key FROM meta WHERE key LIKE 'retry %'").fetchall():
+        totals[int(key.split()[-1]), "pending"] += 1  # a retry in portions holds its run
     assert _table(view, "runs", ("id",), ("pending", "success", "errored", "retried")) == totals
     cancelled = {state["seq"] for state in states if runs[state["run"]]["cancelled_at"] is not None}
     counted = _table(view, "unite_counters", ("target_state", "place"), ("pending", "failed", "succeeded"))

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from itertools import chain
 
-from exotrio.manager.engine.unfinished import KEY, RUN
+from exotrio.manager.engine.unfinished import ARE_ROWS, RUN
 from exotrio.manager.store.clock import set_ahead_ms
 from exotrio.manager.store.view import View
 
@@ -41,7 +41,7 @@ _DUE = {
     Step.DELIVER: (
         "id FROM runs INDEXED BY runs_to_deliver WHERE awaited = 1 AND finished_at IS NOT NULL ORDER BY id"
     ),
-    Step.GO_ON: f"{RUN} AS id FROM meta WHERE key >= '{KEY}' AND key < '{KEY}z' ORDER BY key",
+    Step.GO_ON: f"{RUN} AS id FROM meta WHERE {ARE_ROWS} ORDER BY key",
     Step.START: _WAITING.format(""),
     Step.WAIT: _WAITING.format(" NOT"),
     Step.DISCARD: (

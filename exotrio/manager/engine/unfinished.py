@@ -23,18 +23,18 @@ from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
-KEY = "goes on: "
-"""What the keys of these rows begin with; the name of the change and the number of the run follow."""
-CHANGES = MOVE, RETRY, UNITE = "moves", "retry", "unite"
+CHANGES = MOVE, RETRY, UNITE = "moving", "retry 1", "retry 2"
 """States get another priority, or other nodes (``moves``); failed states are retried; and then their groups
-are checked. All names are equally long, so that one expression finds the number of the run."""
+are checked. Keys of these rows are such a word and the number of the run: state managers of an earlier version
+read and write them, too."""
+ARE_ROWS = "(key >= 'moving ' AND key < 'moving!' OR key >= 'retry ' AND key < 'retry!')"
+RUN = f"CAST(substr(key, {len(RETRY) + 1}) AS BIGINT)"
+"""The number of the run of such a row, possibly after a space."""
 HOLDS = (
     "CASE WHEN runs.pending > 0 THEN (SELECT count(*) FROM meta"
-    f" WHERE key IN ('{KEY}{RETRY} ' || runs.id, '{KEY}{UNITE} ' || runs.id)) ELSE 0 END"
+    f" WHERE key IN ('{RETRY} ' || runs.id, '{UNITE} ' || runs.id)) ELSE 0 END"
 )
 """How many of the pending states of a run are none: 1 if a retry that goes on holds it."""
-RUN = f"CAST(substr(key, {len(KEY) + len(MOVE) + 2}) AS BIGINT)"
-"""The number of the run of such a row."""
 
 
 class Retry(NamedTuple):
@@ -49,7 +49,7 @@ class Retry(NamedTuple):
 
 
 def key_of(change: str, run: int) -> str:
-    return f"{KEY}{change} {run}"
+    return f"{change} {run}"
 
 
 def keep(tx: Transaction, effects: Effects, run: int, change: str, content: Iterable[object]) -> None:
@@ -62,7 +62,7 @@ def kept(view: View, run: int) -> dict[str, list[Any]]:
     """Return what is kept of the changes of a run that go on, by their names."""
     keys = view.items([key_of(change, run) for change in CHANGES])
     rows = view.execute(f"SELECT key, value FROM meta WHERE {view.any_of('key')} ORDER BY key", (keys,))
-    return {key.split()[-2]: from_json(value) for key, value in rows}
+    return {key.rpartition(" ")[0]: from_json(value) for key, value in rows}
 
 
 def drop(tx: Transaction, run: int, changes: Iterable[str] = CHANGES) -> int:
