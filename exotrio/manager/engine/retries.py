@@ -163,14 +163,17 @@ def next_failed(tx: Transaction, row: RunRow, last: int, until: int) -> list[Sta
 def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | None:
     """Return what a request under this id retried, as it is now; None if there was none."""
     begin = f"{request_id}:"
+    of_request = (
+        "FROM states WHERE run = ? AND retry_count = 0 AND retry_of IS NOT NULL"
+        f" AND substr(manual_fanout_id, 1, {len(begin)}) = ?"
+    )
     rows = view.execute(
-        "SELECT seq, retry_of, status, created_at, checkpoint_size, count(*) OVER () AS number FROM states"
-        " WHERE run = ? AND retry_count = 0 AND retry_of IS NOT NULL"
-        f" AND substr(manual_fanout_id, 1, {len(begin)}) = ? ORDER BY seq LIMIT ?",
+        f"SELECT seq, retry_of, status, created_at, checkpoint_size {of_request} ORDER BY seq LIMIT ?",
         (run.id, begin, PORTION),
     ).fetchall()
     if not rows:
         return None
+    count = view.one(f"SELECT count(*) AS number {of_request}", (run.id, begin))["number"]
     retried = [
         RetriedState(
             state_id=view.state_id(row["retry_of"]),
@@ -187,7 +190,7 @@ def _retried_before(view: View, run: RunScope, request_id: str) -> RunRetry | No
         (run.id, REPLACED, rows[0]["created_at"]),
     )
     places = {row["place"]: row["number"] for row in replaced}
-    others = rows[0]["number"] - len(rows)
+    others = count - len(rows)
     going_on = Retry(*kept(view, run.id).get(RETRY, ("", False, 0, 0, 0)))
     if going_on.request_id == request_id:
         others += going_on.others

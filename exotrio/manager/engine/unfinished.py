@@ -25,7 +25,7 @@ from exotrio.manager.store.view import View
 
 CHANGES = MOVE, RETRY, UNITE = "moving", "retry 1", "retry 2"
 """States get another priority, or other nodes (``moves``); failed states are retried; and then their groups
-are checked. Keys of these rows are such a word and the number of the run: state managers of an earlier version
+are checked. The key of a row is such a word and the number of the run: state managers of an earlier version
 read and write them, too."""
 ARE_ROWS = "(key >= 'moving ' AND key < 'moving!' OR key >= 'retry ' AND key < 'retry!')"
 RUN = f"CAST(substr(key, {len(RETRY) + 1}) AS BIGINT)"
