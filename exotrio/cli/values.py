@@ -77,11 +77,20 @@ def values_file(ctx: click.Context, parameter: click.Parameter, value: str | Non
         # Only the line: the text of the error could quote a secret.
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise click.BadParameter(f"{name} is not JSON{line}") from None
+    try:
+        return private_texts(texts)
+    except ValueError as error:
+        raise click.BadParameter(f"{name}: {error}") from None
+
+
+def private_texts(texts: object) -> dict[str, str]:
+    """Return an object of texts; raise ValueError, which quotes none and names only the first that is wrong:
+    there may be a million."""
     if not isinstance(texts, dict):
-        raise click.BadParameter(f'{name} is not a JSON object such as {{"name": "value"}}')
+        raise ValueError('it is not a JSON object such as {"name": "value"}')
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise click.BadParameter(f"{name}: the value of {key!r} is not text; write it in quotes")
+            raise ValueError(f"the value of {key!r} is not text; write it in quotes")
     return {key: PrivateText(text) for key, text in texts.items()}
 
 

@@ -18,10 +18,10 @@ from uuid import UUID, uuid4, uuid5
 
 import click
 import trio
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import from_json
 
-from exotrio._util.words import plural, readable_errors
+from exotrio._util.words import listed, plural, readable_errors
 from exotrio._wire.body import Uuid
 from exotrio._wire.v0 import RunKey
 from exotrio._wire.vocabulary import to_ms
@@ -31,20 +31,20 @@ from exotrio.cli.lookup import if_native
 from exotrio.cli.program import run_until_stopped
 from exotrio.cli.runs.remote import Check, find_valid_graph
 from exotrio.cli.terminal.output import print_json, print_message, print_text
-from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, PrivateText, Unreadable, shown, standard_input
+from exotrio.cli.values import MAX_BYTES, STANDARD_INPUT, Unreadable, private_texts, shown, standard_input
 from exotrio.client import NewRun, StateManager
 from exotrio.errors import ConfigurationError, KeyRefused, ManagerError, ManagerUnavailable, RequestRefused
 from exotrio.graph import Declaration
 
 MAX_NAMED = 10
-"""Lines that one error names."""
+"""Lines that one error names, and problems of one line."""
 IN_MEMORY = 16 * 1024 * 1024
 """Bytes of a pipe that are kept in memory; if there are more, all are copied into a temporary file."""
 _BOM = b"\xef\xbb\xbf"
 _INDEX = re.compile(r"^runs\[(\d+)\]", re.MULTILINE)
 
 
-_Texts = dict[str, Annotated[str, AfterValidator(PrivateText)]]
+_Texts = Annotated[dict[str, str], PlainValidator(private_texts)]
 
 
 class _Line(Declaration):
@@ -222,7 +222,7 @@ def _parse(line: bytes) -> _Line:
     try:
         return _Line.model_validate(from_json(line))
     except ValidationError as error:
-        raise ValueError("; ".join(readable_errors(error))) from None
+        raise ValueError(listed(readable_errors(error), MAX_NAMED, "; ")) from None
     except ValueError:
         raise ValueError("it is not JSON" if line.strip() else "it is empty") from None
 
