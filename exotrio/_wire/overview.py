@@ -121,7 +121,7 @@ class TasksReply(Body):
 
 
 class OverviewQuery(Body):
-    """Query of the route that shows an overview, with that many of the newest runs."""
+    """Query of the route that shows an overview, with that many runs."""
 
     runs: Annotated[int, Field(ge=0, le=MAX_RUNS)] = 10
 
@@ -232,7 +232,7 @@ class Overview(Body):
         nodes: By name.
         runtimes: The live ones first; ``MAX_RUNTIMES`` of ``runtime_count``.
         v0_runtimes: Kinds of clients that claim through v0, which does not identify them.
-        runs: The newest ones.
+        runs: Those that have not ended, then others; of each the newest first.
         limits: By name.
     """
 

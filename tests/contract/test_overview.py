@@ -49,6 +49,18 @@ async def test_waiting_running_and_failed_states_are_counted_in_total_and_by_nod
     assert (await overview(api.elsewhere())).running == 0
 
 
+async def test_runs_that_have_not_ended_come_before_newer_ones_that_have(api: Api) -> None:
+    flow = await Flow.start(api, place("a"))
+    runs = [flow.run_id, *[await flow.trigger() for _ in range(3)]]
+    for run in runs[1:3]:
+        ok(await api.native("POST", f"run/{run}/cancel"))
+    first, second, third, last = runs
+    assert [each.run_id for each in (await overview(api)).runs] == [last, first, third, second]
+    assert [each.run_id for each in (await overview(api, runs=2)).runs] == [last, first]
+    assert (await overview(api, runs=0)).runs == []
+    assert (await overview(api.elsewhere())).runs == []
+
+
 async def test_the_depth_of_each_queue_is_counted_up_to_a_limit(api: Api) -> None:
     assert ok(await api.depth()) == {"nodes": {}}
     await Flow.start(api, place("a", "b"), place("b"), runs=3)

@@ -20,7 +20,7 @@ from exotrio.manager.queries.load import (
     nodes_of,
     performance,
 )
-from exotrio.manager.queries.runs import newest_runs, summarize_run
+from exotrio.manager.queries.runs import summarize_run, unfinished_first
 from exotrio.manager.queries.runtimes import Offers, live_v0_runtimes, offered, runtimes_of, unserved
 from exotrio.manager.queries.trends import Trend, trend
 from exotrio.manager.queries.versions import list_versions, without_ended
@@ -73,7 +73,7 @@ def show_overview(view: View, namespace: str, runs: int) -> dict[str, Any]:
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace)),
-        "runs": [summarize_run(row) for row in newest_runs(view, namespace, runs)],
+        "runs": [summarize_run(row) for row in unfinished_first(view, namespace, runs)],
         "limits": [limit.model_dump(mode="json") for limit in list_limits(view, namespace)],
         "versions": versions,
     }

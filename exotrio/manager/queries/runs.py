@@ -43,6 +43,8 @@ def status_of(run: Row) -> RunStatus:
     return run_status(pending=run["pending"], errored=run["errored"], ended=ended)
 
 
+MAX_UNFINISHED = 1_000
+"""Runs that have not ended, besides the newest ones, of which an overview shows the newest."""
 STATUSES = ("running", "failed", "success", "cancelled", "errored")
 """What pages call the status of a run; ``errored`` are runs with failed states, which may still run."""
 
@@ -268,4 +270,21 @@ def newest_runs(view: View, namespace: str, limit: int, offset: int = 0) -> list
     return view.execute(
         RUNS + " WHERE runs.namespace = ? ORDER BY runs.created_at DESC, runs.id DESC LIMIT ? OFFSET ?",
         (namespace, limit, offset),
+    ).fetchall()
+
+
+def unfinished_first(view: View, namespace: str, limit: int) -> list[Row]:
+    """Return the newest runs, selected by ``RUNS``: first those that have not ended. Of these, all are found
+    unless there are more than ``MAX_UNFINISHED``."""
+    order = (
+        "ORDER BY CASE WHEN runs.finished_at IS NULL THEN 0 ELSE 1 END, runs.created_at DESC, runs.id DESC"
+    )
+    return view.execute(
+        f"{RUNS} WHERE runs.id IN (SELECT runs.id FROM runs WHERE runs.id IN"
+        " (SELECT id FROM (SELECT runs.id FROM graphs CROSS JOIN templates ON templates.graph = graphs.id"
+        " CROSS JOIN runs ON runs.template = templates.id WHERE graphs.namespace = ?"
+        " AND runs.finished_at IS NULL LIMIT ?) AS unfinished UNION ALL"
+        " SELECT id FROM (SELECT id FROM runs WHERE namespace = ? ORDER BY created_at DESC, id DESC LIMIT ?)"
+        f" AS newest) {order} LIMIT ?) {order}",
+        (namespace, MAX_UNFINISHED, namespace, limit, limit),
     ).fetchall()
