@@ -14,7 +14,7 @@ import click
 from exotrio._shared.settings import DATABASE_VARIABLE, KEY_VARIABLE, read_key_file
 from exotrio._util.database_url import check_database, is_database_url, parse_database_url
 from exotrio._util.times import parse_duration
-from exotrio._wire.vocabulary import check_key
+from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, check_key
 from exotrio.cli import completion, values
 from exotrio.cli.folder import DATABASE, keys_of
 from exotrio.errors import ConfigurationError
@@ -161,11 +161,14 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic in older
             self.fail(str(error), param, ctx)
 
 
-def _seconds(text: str, lowest: float = 0) -> float:
+def _number(text: str, lowest: float, highest: float, of: str = "") -> float:
     with suppress(ValueError):
-        if lowest <= (seconds := float(text)) <= MAX_SECONDS:
-            return seconds
-    raise ValueError(f"{text!r} is not a number of seconds from {lowest:g} to {MAX_SECONDS:,}")
+        if lowest <= (number := float(text)) <= highest:
+            return number
+    raise ValueError(f"{text!r} is not a number{of} from {lowest:g} to {highest:,.12g}")
+
+
+_seconds = partial(_number, highest=MAX_SECONDS, of=" of seconds")
 
 
 def _ago(text: str) -> datetime:
@@ -194,8 +197,9 @@ def _database(text: str) -> str:
     return text
 
 
-SECONDS = Parsed("seconds", _seconds)
+SECONDS = Parsed("seconds", partial(_seconds, lowest=0))
 """A number of seconds, no more than ten years."""
+WEIGHT = Parsed("number", partial(_number, lowest=MIN_WEIGHT, highest=MAX_WEIGHT))
 DURATION = Parsed("duration", parse_duration)
 """A duration such as ``2h``, as seconds."""
 AGO = Parsed("duration", _ago)

@@ -52,7 +52,6 @@ class LimitCalls(StateCalls):
             It may have been changed all the same.
         """
         change: dict[str, int | None] = {}
-        numbers = {"at_most": at_most, "starts": starts}
         if at_most is not None:
             change["at_most"] = None if at_most == "unlimited" else at_most
         if starts == "unlimited":
@@ -60,7 +59,7 @@ class LimitCalls(StateCalls):
         elif starts is not None:
             change["starts"] = starts
         try:
-            check_whole(**{each: value for each, value in numbers.items() if value != "unlimited"})
+            check_whole(**change)
             if period is not None:
                 change["period_ms"] = period_in_ms(period)
             body = LimitChange.model_validate(change)

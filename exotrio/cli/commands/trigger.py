@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import click
 
-from exotrio._wire.vocabulary import MAX_WEIGHT, MIN_WEIGHT, Priority, check_key
+from exotrio._wire.vocabulary import Priority, check_key
 from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import SUCCESS
@@ -16,13 +15,6 @@ from exotrio.cli.runs.each import RunsOfFile
 from exotrio.cli.runs.remote import follow, is_new, start_run
 from exotrio.cli.terminal.output import print_message
 from exotrio.client import StateManager
-
-
-def _weight(text: str) -> float:
-    with suppress(ValueError):
-        if MIN_WEIGHT <= (weight := float(text)) <= MAX_WEIGHT:
-            return weight
-    raise ValueError(f"{text!r} is not a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
 
 
 def _fair_key(text: str) -> str:
@@ -50,7 +42,7 @@ def _fair_key(text: str) -> str:
 )
 @click.option(
     "--weight",
-    type=options.Parsed("number", _weight),
+    type=options.WEIGHT,
     default=1.0,
     help="Its share among runs of its priority, 0.01 to 100.  [default: 1]",
 )
