@@ -24,7 +24,7 @@ from exotrio._runtime.options import Options
 from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemFailures, ServerErrors
 from exotrio._runtime.stop import Stop
-from exotrio._util.backoff import OUTAGE, REFUSED, Outage
+from exotrio._util.backoff import OUTAGE, REFUSED, WITHIN_CALL, Outage
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox
@@ -369,7 +369,9 @@ class Reporter:
         failures.key_refused = settlement.fate is Fate.KEY_REFUSED
         # An item with which the server fails is settled soon, or it would take all the time of a stop.
         no_backoff = self.stop.arrived if settlement.fate is Fate.FAILED else self.stop.flushing
-        backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (OUTAGE, logging.WARNING)
+        # A stop has only seconds, and may have to use the few in which the state manager answers.
+        outage = WITHIN_CALL if self.stop.arrived.is_set() else OUTAGE
+        backoff, level = (REFUSED, logging.ERROR) if failures.key_refused else (outage, logging.WARNING)
         delay = backoff.pause(failures.count, settlement.retry_after)
         if failures.count == 0 and isinstance(held.report, Errored):
             log_unreported_error(held, held.report)

@@ -32,7 +32,7 @@ class Backoff:
 
 
 WITHIN_CALL = Backoff(0.25, 2.0)
-"""For attempts that a caller waits for."""
+"""For attempts that a caller, or a stop, waits for."""
 OUTAGE = Backoff(0.25, 10.0)
 """For attempts that continue until one succeeds: a server that is back is soon used, and not flooded."""
 REFUSED = Backoff(2.0, 30.0)

@@ -305,6 +305,27 @@ async def test_the_flush_tries_again_soon_whatever_the_next_answers_ask_for(
     assert rt.summary.completed == 1
 
 
+async def test_a_stop_uses_the_seconds_in_which_the_state_manager_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server = V0Server()
+    server.add("Sleeps", seconds="1")
+    server.add("Sleeps", seconds="60")
+    asked_at: list[float] = []
+
+    async def answers_for_three_seconds(call: Call) -> httpx.Response | None:
+        if call.route == "executed" and not 10 <= trio.current_time() - asked_at[0] < 13:
+            return reply(503)
+        return None
+
+    server.before = answers_for_three_seconds
+    async with running(server, Sleeps, shutdown_grace=20):
+        await server.until(QUEUED=2)
+        asked_at.append(trio.current_time())
+    assert server.statuses()["EXECUTED"] == 1
+
+
 def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
     assert deadlines.max_stop() <= 28.5
     assert inspect.signature(Runtime).parameters["shutdown_grace"].default == deadlines.GRACE
