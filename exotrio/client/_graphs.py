@@ -26,7 +26,10 @@ _UNREGISTERED = re.compile(
     r"is not registered in namespace|^Node .* in namespace .* does not exist", re.DOTALL
 )
 """The problem of a node that no runtime has registered, in the words of our state manager and a stock one."""
-_REFERENCE = re.compile(r"\$\{\{\s*([^.}]*?)\s*\.\s*outputs\s*\.")
+OUR_UNITES = (
+    "if a node that unites branches refers to outputs in them: only exotrio's own state manager gives these"
+    " (python -m exotrio server)"
+)
 FIRST_PAUSE, MAX_PAUSE = 0.05, 1.0
 
 
@@ -94,8 +97,9 @@ async def _put(
     answer = await calls.repeat(
         lambda: calls.http.ask("PUT", path, body=content, accept=REFUSED, close_after=True)
     )
-    if answer.status in REFUSED and (problems := _branch_references(body)) and not await calls.is_native():
-        raise GraphInvalid(f"graph {name!r} needs exotrio's own state manager", problems)
+    unites = any(node.unites is not None for node in body.nodes)
+    if answer.status in REFUSED and unites and not await calls.is_native():
+        raise GraphInvalid(f"graph {name!r} is refused", problems_in(answer.body), fix=OUR_UNITES)
     graph = _as_graph(answer, name)
     # Soon at first: until the second PUT of a graph that has grown, no next states can be created.
     waits = pauses(polling_interval)
@@ -174,32 +178,6 @@ def _is_stale(graph: Mapping[str, Any], body: GraphBody) -> bool:
     names = "|".join(re.escape(node.identifier.strip()) for node in body.nodes)
     unknown = re.compile(rf"(?<!\w)({names})(?!\w).*\bnot (exist|found)\b", re.DOTALL)
     return any(unknown.search(problem) for problem in _problems_of(graph))
-
-
-def _branch_references(body: GraphBody) -> list[str]:
-    """Return which united nodes refer to outputs of branches that they unite: only our server allows it."""
-    before: dict[str, set[str]] = {}
-    for node in body.nodes:
-        for identifier in node.next_nodes or ():
-            before.setdefault(identifier, set()).add(node.identifier)
-    problems = []
-    for node in body.nodes:
-        if node.unites is None:
-            continue
-        allowed, left = {"store"}, [node.unites.identifier]
-        while left:
-            identifier = left.pop()
-            if identifier not in allowed:
-                allowed.add(identifier)
-                left += before.get(identifier, ())
-        texts = [text for text in node.inputs.values() if isinstance(text, str)]
-        referred = {each for text in texts for each in _REFERENCE.findall(text)}
-        problems += [
-            f"node {node.identifier!r} unites branches and refers to outputs of {each!r} in them: only "
-            "exotrio's own state manager gives these, as a JSON array (python -m exotrio server)"
-            for each in sorted(referred - allowed)
-        ]
-    return problems
 
 
 def _problems_of(graph: Mapping[str, Any]) -> list[str]:
