@@ -7,11 +7,7 @@ import difflib
 import heapq
 import re
 import signal
-from collections.abc import Callable, Iterable
-from types import FunctionType
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterable
 
 # C0, C1 and DEL; characters that change the direction of text; those that some programs treat as line ends.
 # Tabs and line ends are kept; one_line escapes them, too.
@@ -78,18 +74,6 @@ def percent(part: int, whole: int) -> str:
     if 99.9 < share < 100:
         return "> 99.9 %"
     return f"{share:.1f} %" if part and part != whole else f"{share:.0f} %"
-
-
-def named_as(public: str) -> Callable[[type[T]], type[T]]:
-    """Let errors of wrong arguments name the methods of a base as those of the class that users know."""
-
-    def rename(base: type[T]) -> type[T]:
-        for name, method in vars(base).items():
-            if isinstance(method, FunctionType) and not name.startswith("_"):
-                method.__qualname__ = f"{public}.{name}"
-        return base
-
-    return rename
 
 
 def signal_name(code: int) -> str:

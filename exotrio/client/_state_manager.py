@@ -10,7 +10,6 @@ from pathlib import Path
 import anyio
 
 from exotrio._http.event_loop import event_loop
-from exotrio._util.words import named_as
 from exotrio._wire.checkup import Checkup
 from exotrio._wire.graphs import GraphInfo
 from exotrio._wire.operations import SIGN_IN_PATH, DeletedGraph, DeletionQuery, PauseReply, SignInLink
@@ -314,7 +313,3 @@ class StateManager(AdministrationCalls):
             Safe; what was written so far is removed.
         """
         return await fetch_backup(self._calls, Path(path), overwrite=overwrite)
-
-
-for _base in StateManager.__mro__[1:-1]:
-    named_as("StateManager")(_base)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from exotrio._fields.models import plain_text
-from exotrio._util.words import named_as, readable_errors
+from exotrio._util.words import readable_errors
 from exotrio.errors import GraphInvalid
 from exotrio.graph.conditions import UNKNOWN
 from exotrio.graph.declaration import (
@@ -64,7 +64,6 @@ class Parts(TypedDict, total=False):
     version: str | None
 
 
-@named_as("Graph")
 class GraphParts(Declaration):
     """The base of ``Graph``, which documents the fields."""
 

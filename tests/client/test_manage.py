@@ -312,12 +312,6 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
         assert server.calls() == [], "nothing was sent"
 
 
-async def test_errors_of_wrong_arguments_name_the_class_that_users_know() -> None:
-    mistyped: Any = {"at_mots": 2}
-    with pytest.raises(TypeError, match=r"^StateManager\.set_limit\(\) got an unexpected keyword"):
-        await Server(native=True).client.set_limit("l", **mistyped)
-
-
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -181,12 +181,6 @@ def test_a_limit_that_is_not_an_object_is_refused_by_its_fields() -> None:
     assert readable_errors(refusal.value) == ["limits.0: must be an object, with the fields name, key"]
 
 
-def test_errors_of_wrong_arguments_name_the_class_that_users_know() -> None:
-    mistyped: Any = {"at_mots": 2}
-    with pytest.raises(TypeError, match=r"^Graph\.limit\(\) got an unexpected keyword argument 'at_mots'"):
-        orders()[0].limit("x", **mistyped)
-
-
 def test_the_models_refuse_fields_that_do_not_exist() -> None:
     with pytest.raises(ValidationError, match="there is no such field; did you mean 'at_most'"):
         LimitModel.model_validate({"name": "x", "at_msot": 5})
