@@ -61,6 +61,8 @@ _db_option = options.database(
     f" `run --serve` has open.  {options.WHERE_BY_DEFAULT}"
 )
 
+NO_DATABASE = "run a graph here first (python -m exotrio run FILE), or name a database with --db"
+
 
 @dataclass(slots=True, kw_only=True)
 class Connection:
@@ -210,15 +212,15 @@ def resolve(namespace: str | None, uri: str | None, key_file: Path | None, db: s
         if uri or key_file:
             raise click.UsageError("--db needs no state manager: leave out --uri and --key-file")
         if not is_database_url(db) and not Path(db).is_file():
-            raise ConfigurationError("the database cannot be used", [f"there is no database {db}"])
+            raise ConfigurationError(f"there is no database {db}", fix=NO_DATABASE)
         return Connection(namespace=namespace, db=db, arguments=(*arguments, "--db", db))
     if not (uri or key_file or settings.state_manager_uri):
         if settings.database_url or DATABASE.is_file():
             return Connection(namespace=namespace, arguments=tuple(arguments))
         raise ConfigurationError(
             f"no state manager is given, and there is no database {DATABASE} in this folder",
-            fix="run a graph here first (python -m exotrio run FILE); or name a database with --db, or a"
-            f" state manager with --uri and --key-file, or in {URI_VARIABLE} and {KEY_VARIABLE}",
+            fix=f"{NO_DATABASE}, or a state manager with --uri and --key-file, or in {URI_VARIABLE} and"
+            f" {KEY_VARIABLE}",
         )
     problems = []
     chosen_uri = uri or settings.state_manager_uri

@@ -310,7 +310,7 @@ def test_doctor_examines_the_database_of_the_folder_and_counts_its_notes(cli: Cl
         in cli("doctor", "-n", "m", code=1).out
     )
     fails(cli("doctor", "--db", "x.db", "--uri", "http://x"), 2, "--db needs no state manager")
-    assert "! there is no database gone.db\n" in cli("doctor", "--db", "gone.db", code=2).out
+    assert "! there is no database gone.db\n    run a graph" in cli("doctor", "--db", "gone.db", code=2).out
 
 
 @pytest.mark.parametrize("env", [{}, {"STATE_MANAGER_SECRET": "a-key-of-enough-length"}], ids=len)
@@ -342,7 +342,7 @@ def test_a_folder_without_a_database_is_an_error(bare: Cli) -> None:
     end = bare("runs", "ls")
     fails(end, 2, "no state manager is given", "no database .exotrio/state.db", "run FILE", "--db")
     assert list(bare.folder.iterdir()) == []
-    fails(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db")
+    fails(bare("runs", "ls", "--db", "gone.db"), 2, "there is no database gone.db", "run FILE")
     (bare.folder / ".exotrio").mkdir(mode=0o700)
     (bare.folder / ".exotrio/state.db").touch(0o600)
     fails(bare("runs", "ls"), 2, ".exotrio/state.db has no namespace: nothing was ever run there")

@@ -10,6 +10,7 @@ import trio
 from exotrio._shared.settings import read_settings
 from exotrio._util.database_url import is_database_url
 from exotrio.cli import options
+from exotrio.cli.connection import NO_DATABASE
 from exotrio.cli.exit_codes import SUCCESS, bare_errors
 from exotrio.cli.folder import client_at, endpoint_in_use, keys_of
 from exotrio.cli.program import run_until_stopped
@@ -58,8 +59,7 @@ def _existing(db: str | None) -> str | Path:
 
     database = choose_database(db, read_settings())
     if not is_database_url(database) and not Path(database).is_file():
-        fix = "run a graph here first (python -m exotrio run FILE), or name a database with --db"
-        raise ConfigurationError(f"there is no database {database}", fix=fix)
+        raise ConfigurationError(f"there is no database {database}", fix=NO_DATABASE)
     return database
 
 
