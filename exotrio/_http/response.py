@@ -165,7 +165,8 @@ def _problem(item: Any) -> str:
             place += f"[{part}]"
         elif part != "body" or place:
             place += f".{part}" if place else str(part)
-    return f"{place or 'body'}: {item.get('msg', 'invalid')}"
+    message = str(item.get("msg", "invalid")).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

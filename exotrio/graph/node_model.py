@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.words import listed
@@ -76,11 +76,17 @@ class NodeLimitModel(SparseDeclaration):
     # Any, as in inputs.
     key: Any = ""
 
+    @field_validator("key")
+    @classmethod
+    def _is_not_empty(cls, key: Any) -> Any:
+        # Here, since an empty one is left out of what is sent and stored.
+        if key == "":
+            raise ValueError("it is empty: leave it out, if all states share the limit")
+        return key
+
     @property
     def key_problem(self) -> str | None:
         """Why all states share the key, although one was given; earlier graphs may have that."""
-        if self.key == "" and "key" in self.model_fields_set:
-            return "is empty: leave it out, if all states share the limit"
         if isinstance(self.key, str) and lacks_dollar(self.key):
             return "has '{{' without '$': a reference is '${{ identifier.outputs.field }}'"
         return None

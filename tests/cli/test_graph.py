@@ -150,7 +150,7 @@ def test_the_rules_of_the_state_manager_are_applied(cli: Cli, nodes: list[Any], 
         ([], [{"name": "l"}, {"name": "l"}], "g.json: node 'a', limits: repeated: l"),
         ([], [{"name": "l", "key": "${{ x"}], "g.json: node 'a', limit 'l': '${{' is not closed"),
         ([], [{"name": "l", "key": 5}], "g.json: node 'a', limit 'l': must be a string, not int"),
-        ([], [{"name": "l", "key": ""}], "g.json: node 'a', limit 'l': the key is empty: leave it out"),
+        ([], [{"name": "l", "key": ""}], "g.json: node 'a', limits.0.key: it is empty: leave it out"),
         ([], [{"name": "l", "key": "{{ x }}"}], "g.json: node 'a', limit 'l': the key has '{{' without '$'"),
         (
             [{"name": "calls", "at_most": 1}],
@@ -328,6 +328,21 @@ def test_secrets_in_a_file_are_never_shown(cli: Cli) -> None:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with with_worker(tmp_path_factory.mktemp("graphs")) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "node 'a', limits.0.key: it is empty: leave it out"),
+        ("{{ x }}", "node 'a', limit 'l': the key has '{{' without '$'"),
+    ],
+)
+def test_a_key_for_all_by_mistake_is_refused_when_it_is_applied_too(
+    cli: Cli, running: Server, key: str, message: str
+) -> None:
+    nodes = [node("a", limits=[{"name": "l", "key": key}])]
+    cli.at(running).write("g.json", {"secrets": {}, "nodes": nodes, "limits": [{"name": "l", "at_most": 1}]})
+    fails(cli("graph", "apply", "g.json", "--name", "g"), 3, f"  - g.json: {message}")
 
 
 def test_a_json_graph_is_applied_and_shown(cli: Cli, running: Server) -> None:
