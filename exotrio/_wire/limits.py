@@ -49,12 +49,7 @@ class LimitChange(Body):
 
 
 class LimitValues(Body):
-    """What a limit limits.
-
-    Fields:
-        at_most: Maximum number of states at once for each key; None if that is not limited.
-        starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
-    """
+    """What a limit limits; ``LimitInfo`` says what its fields are."""
 
     at_most: int | None = None
     starts: int | None = None
@@ -70,6 +65,8 @@ class LimitInfo(LimitValues):
     """A limit of a namespace.
 
     Fields:
+        at_most: Maximum number of states at once for each key; None if that is not limited.
+        starts: Maximum number of starts within ``period`` seconds for each key; None if that is not limited.
         held: How many states hold it: those that are claimed, and those that ended before their nodes, until
             these have stopped.
         waiting: How many states wait for it: at most 100,000 are counted, and at most 10,000 of one node that
