@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -498,7 +497,10 @@ async def test_a_claim_of_many_nodes_takes_postgresql_no_more_searches_than_one_
         assert searches[0] == searches[1]
 
 
-async def test_statements_that_do_not_need_each_other_share_a_round_trip() -> None:
+@pytest.fixture
+def round_trips(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Act]], Awaitable[int]]:
+    """Count the round trips to PostgreSQL of requests that do the same; return the least: other use cases may
+    run in the same thread meanwhile."""
     counts = Counter[int]()
     settle = Pipeline.settle
 
@@ -506,24 +508,48 @@ async def test_statements_that_do_not_need_each_other_share_a_round_trip() -> No
         counts[threading.get_ident()] += bool(pipeline._queue)
         settle(pipeline)
 
-    async def round_trips(act: Act) -> int:
-        """Return the least of three: other use cases may run in the same thread meanwhile."""
+    async def least(acts: Sequence[Act]) -> int:
         taken = []
-        for _ in range(3):
+        for act in acts:
             counts.clear()
             ok(await act())
             taken.append(max(counts.values()))
         return min(taken)
 
+    monkeypatch.setattr(Pipeline, "settle", counting)
+    return least
+
+
+async def test_statements_that_do_not_need_each_other_share_a_round_trip(
+    round_trips: Callable[[Sequence[Act]], Awaitable[int]],
+) -> None:
     async with open_two("PostgreSQL") as (manager, _):
         await Flow.start(manager.api, place("a", "b"), place("b"), runs=4)
         batch = await items(manager, "a", 4, **executed(OUTPUT))
-        with mock.patch.object(Pipeline, "settle", counting):
-            # The lock of the run with the state, the numbers with the nodes, then all that is written.
-            assert await round_trips(lambda: manager.api.outcomes(batch.pop())) == 3
-            # Besides, the graph with its lock and the ids that exist, the new run, and the virtual time.
-            start = partial(manager.api.trigger_many, "graph")
-            assert await round_trips(lambda: start({"run_id": str(uuid4())})) <= 5
+        # The lock of the run with the state, the numbers with the nodes, then all that is written.
+        assert await round_trips([partial(manager.api.outcomes, item) for item in batch[:3]]) == 3
+        # Besides, the graph with its lock and the ids that exist, the new run, and the virtual time.
+        start = partial(manager.api.trigger_many, "graph")
+        assert await round_trips([lambda: start({"run_id": str(uuid4())})] * 3) <= 5
+
+
+async def test_many_new_attempts_take_no_more_round_trips_than_few(
+    round_trips: Callable[[Sequence[Act]], Awaitable[int]],
+) -> None:
+    async def taken(count: int) -> tuple[int, int]:
+        """Return those of a report of so many errors, and of the retry of a run with as many."""
+        reports, retries = list[Act](), list[Act]()
+        async with open_two("PostgreSQL") as (manager, _):
+            for _ in range(3):
+                await siblings(manager, count, FAST_RETRY)
+                batch = await items(manager, "b", count, outcome="errored", error="no")
+                reports.append(partial(manager.api.outcomes, *batch))
+                flow = await siblings(manager, count)
+                await report(manager, "b", count, outcome="errored", error="no")
+                retries.append(partial(manager.api.retry_run, flow.run_id))
+            return await round_trips(reports), await round_trips(retries)
+
+    assert await taken(40) == await taken(5)
 
 
 async def test_the_run_of_a_state_is_looked_up_if_another_manager_claimed_it() -> None:

@@ -104,9 +104,11 @@ def _record(
         for state, (item, token) in zip(reported_states, items, strict=True)
         if state is not None and _is_open(state, token) and owner in (None, state.owner)
     ]
-    read_texts(tx, "inputs", [state for state, item in accepted if _is_copied(tx, state, item)])
+    copied = [(state, item) for state, item in accepted if _is_copied(tx, state, item)]
+    read_texts(tx, "inputs", [state for state, _ in copied])
     executed = [(state.scope(tx), state, item) for state, item in accepted if isinstance(item, ExecutedItem)]
-    tx.reserve(sum([max_created(run, state, len(item.outputs)) for run, state, item in executed]))
+    attempts = sum([isinstance(item, ErroredItem) for _, item in copied])
+    tx.reserve(attempts + sum([max_created(run, state, len(item.outputs)) for run, state, item in executed]))
     shared = read_shared(
         tx, (need_to_follow(run, state) for run, state, _ in executed if is_followed(run, state))
     )

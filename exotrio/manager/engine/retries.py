@@ -15,7 +15,7 @@ from exotrio._wire.operations import RefusedState, RetriedState, RunRetry
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.attempts import copy_of
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.following import Follow, need_to_follow
+from exotrio.manager.engine.following import Follow, max_created, need_to_follow
 from exotrio.manager.engine.order import begins_at
 from exotrio.manager.engine.runs import lock_run
 from exotrio.manager.engine.sources import read_shared
@@ -276,8 +276,9 @@ def _replace(
     ``nodes`` has the nodes of the places, if the run is pinned.
     """
     tx = changes.tx
-    read_texts(tx, "inputs", [state for state in states if state.seq not in rebuilt])
     followed = [state for state in states if state.status == NEXT_CREATED_ERROR]
+    tx.reserve(len(states) + sum(max_created(run, state, 1) for state in followed))
+    read_texts(tx, "inputs", [state for state in states if state.seq not in rebuilt])
     read_texts(tx, "outputs", followed)
     shared = read_shared(tx, (need_to_follow(run, state) for state in followed))
     retried = []
