@@ -197,12 +197,18 @@ class DueWork:
             self._failed[step] = {number: until for number, until in failed.items() if until > now}
         limit = self._limit + max(map(len, self._failed.values()))
         due = await self._store.read(due_work, tuple(self._steps), limit, self._keep_ms)
-        done = 0
+        done, refusal = 0, None
         for step, numbers in due.items():
             failed = self._failed[step]
             left = [number for number in numbers if number not in failed]
-            if left := left[: min(self._limit, MAX_FAILED - len(failed))]:
-                done += await self._handle(step, left)
+            left = left[: min(self._limit, MAX_FAILED - len(failed))]
+            try:
+                done += await self._handle(step, left) if left else 0
+            except DatabaseError as error:
+                # Another transaction may lock a run for long: the other steps do not wait for that.
+                refusal = error
+        if refusal is not None and not done:
+            raise refusal
         return done
 
     async def _handle(self, step: Step, numbers: Sequence[int]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +24,7 @@ from exotrio.manager.engine.triggers import NewRun, Parent, start_runs
 from exotrio.manager.queries.related import children_of
 from exotrio.manager.rules.errors import EntriesRefused
 from exotrio.manager.service import Service
+from exotrio.manager.store.errors import NotCommitted
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.api import Api
@@ -38,7 +41,8 @@ from tests.support.helpers import (
     refused,
     run_place,
 )
-from tests.support.manager import ENGINES, open_two, recount
+from tests.support.manager import ENGINES, open_manager, open_two, recount
+from tests.support.stores import new_database
 
 RETRIES = [str(uuid4()) for _ in range(3)]
 STORE = {"required_keys": ["k"]}
@@ -648,6 +652,32 @@ async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
     monkeypatch.setattr(trio, "current_time", lambda: now + 61)
     assert await handling.handle()
     assert await two.read(due_work, (step,)) == {}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_a_step_that_the_database_refuses_delays_no_other_step(engine: str, tmp_path: Path) -> None:
+    def refused(tx: Transaction, numbers: Sequence[int]) -> int:
+        raise NotCommitted("another transaction locks the run", fix="wait")
+
+    clock = SettableClock()
+    # Of one state manager: another one would do what this one is told not to do.
+    with ExitStack() as stack:
+        async with open_manager(new_database(engine, tmp_path, stack), clock=clock) as one:
+            store = one.service.store
+            store.on_deliveries = lambda: None
+            two = Two(one.service, one.api, one.api, clock, store.write, store.read)
+            await child(two.api)
+            flow = await deploy(two.api, "parent", *PARENT, AFTER)
+            await flow.trigger()
+            await flow.run("a", {"v": "one", "w": ""})
+            await two.delivered()
+            await ends(two, await the_child(two))
+            await flow.trigger()
+            await flow.run("a", {"v": "two", "w": ""})
+            handling = DueWork(store, {Step.START: refused, Step.DELIVER: deliver_ends})
+            assert await handling.handle() == 1
+            with pytest.raises(NotCommitted, match="locks the run"):
+                await handling.handle()
 
 
 async def test_what_failed_is_left_out_up_to_a_number(
