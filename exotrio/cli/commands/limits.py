@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import click
@@ -14,6 +15,7 @@ from exotrio.cli.connection import Connection, connection
 from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about
 from exotrio.client import LimitDetail, LimitInfo, StateManager
+from exotrio.errors import ExotrioError
 
 _name = click.argument("name", metavar="LIMIT", shell_complete=completion.names("limit"))
 
@@ -114,7 +116,9 @@ def set_limit(
             return limit, []
         if limit.graphs:  # a graph that names a limit is stored only if there is one
             return limit, [f"it is made again: states of {listed(limit.graphs, 3)} take part again"]
-        others = [each.name for each in await manager.limits() if each.name != limit.name]
+        others: list[str] = []
+        with suppress(ExotrioError):  # the limit is set, and the key may not be allowed to read
+            others = [each.name for each in await manager.limits() if each.name != limit.name]
         return limit, [f"it is new, and no graph names it yet{suggestion(limit.name, others)}"]
 
     limit, is_new = connection.ask(change)
