@@ -115,10 +115,11 @@ async def test_pages_scan_only_waiting_and_held_states(manager: Manager) -> None
     async with planned(manager.service.store) as plans:
         await looked_at(manager, flow)
     assert len(plans) > 15, "hardly anything was watched"
-    # What is held, in a subquery, too, and the newest events: both bounded. And the names of namespaces.
+    # What is held, in a subquery, too, the newest events, and runs that have not ended: all bounded. And the
+    # names of namespaces.
     allowed = re.compile(
-        r"SCAN (states USING INDEX states_held|\(subquery-\d+\)|events|newest|failed|waits|waiting|held"
-        r"|(nodes|graphs|limits) USING COVERING INDEX \w+"
+        r"SCAN (states USING INDEX states_held|\(subquery-\d+\)|events|newest|unfinished|failed|waits|waiting"
+        r"|held|(nodes|graphs|limits) USING COVERING INDEX \w+"
         r"|json_each.*)$"
     )
     for sql, plan in refuses_scans(plans).items():

@@ -334,7 +334,7 @@ async def test_a_drain_waits_for_a_database_that_is_away(stock: Stock, autojump_
         await trio.sleep(15)
         probes = len(stock.answered)
         stock.database_away = False
-    assert probes < 50
+    assert probes < 100
     assert rt.summary.completed == 1
     assert began == {"0": 1}
 
@@ -357,5 +357,5 @@ async def test_a_drain_waits_for_a_state_manager_that_fails_with_every_outcome(
         rt.stop(20)
         sent = len(server.calls)
         await trio.sleep(14)
-        assert len(server.calls) - sent < 30
+        assert len(server.calls) - sent < 60
     assert rt.summary.completed == 1

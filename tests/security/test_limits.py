@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from exotrio import BaseNode, Graph, RetryPolicyModel
 from exotrio._httpd import MAX_VALUES, Limits
 from exotrio._wire.graphs import MAX_EDGES, MAX_TRIGGERS, GraphBody
-from exotrio._wire.native import ItemReply, OutcomeItem
+from exotrio._wire.native import OutcomeItem
 from exotrio._wire.v0 import ExecutedRequest
 from exotrio._wire.vocabulary import MAX_BATCH, MAX_OUTPUTS
 from exotrio.graph import MAX_NODES
@@ -27,7 +27,6 @@ from exotrio.manager.api import native as native_api
 from exotrio.manager.engine import claims, graphs, outcomes, workers
 from exotrio.manager.rules.errors import Unavailable
 from exotrio.manager.rules.template import Template
-from exotrio.manager.store.effects import WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.testing import run_graph
 from tests.contract.api import Api
@@ -350,16 +349,18 @@ async def test_outcomes_with_many_outputs_together_are_recorded_in_steps(
 ) -> None:
     steps: list[int] = []
 
-    def counted(
-        tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None
-    ) -> WithEffects[list[ItemReply]]:
-        steps.append(len(items))
-        return record_batch(tx, namespace, items, owner)
+    def count(module: Any, name: str) -> None:
+        record = getattr(module, name)
 
-    record_batch = outcomes.record_batch
+        def counted(tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None) -> Any:
+            steps.append(len(items))
+            return record(tx, namespace, items, owner)
+
+        monkeypatch.setattr(module, name, counted)
+
     monkeypatch.setattr(native_api, "MAX_OUTPUTS", 5)
-    for module in (outcomes, claims):
-        monkeypatch.setattr(module, "record_batch", counted)
+    count(outcomes, "record_batch")
+    count(claims, "record_and_keep")
     await Flow.start(api, place("a"), runs=6)
     counts = (2, 2, 2, 6, 1, 4)
     items: list[dict[str, Any]] = [
