@@ -79,7 +79,8 @@ def _graph(at_most: int | None, key: str, name: str = FAN.name) -> Graph:
     if at_most is None:
         return Graph(name, [first, step])
     limit = LimitModel(name=f"limit of {name}", at_most=at_most)
-    named = {**step.model_dump(), "limits": [{"name": limit.name, "key": key}]}
+    of_key = {"key": key} if key else {}
+    named = {**step.model_dump(), "limits": [{"name": limit.name, **of_key}]}
     return Graph(name, [first, GraphNodeModel.model_validate(named)], limits=[limit])
 
 
