@@ -66,10 +66,10 @@ class Outage:
         if self.failures > 1 and type(error) is self._last and not is_repeated:
             level = logging.DEBUG
         self._last = type(error)
-        soon = "at once" if isinstance(then, str) or then < 0.05 else f"in {then:.1f} s"
-        what = then if isinstance(then, str) else f"next attempt {soon}"
+        if not isinstance(then, str):
+            then = "next attempt at once" if then < 0.05 else f"next attempt in {then:.1f} s"
         # One record, one line: our errors have up to three.
-        self.log.log(level, "%s fails; %s: %s", self.doing, what, str(error).replace("\n", "; "))
+        self.log.log(level, "%s fails; %s: %s", self.doing, then, str(error).replace("\n", "; "))
 
     def worked(self) -> None:
         """Log that it works again, if it failed before."""

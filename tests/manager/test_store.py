@@ -20,7 +20,7 @@ from exotrio._wire.graphs import GraphRequest
 from exotrio._wire.v0 import RegisterRequest
 from exotrio.manager.engine import graphs, nodes, triggers
 from exotrio.manager.engine.claims import Claimer, claim
-from exotrio.manager.store.base import LOG_RELAPSE, Store
+from exotrio.manager.store.base import LOG_AGAIN, Store
 from exotrio.manager.store.clock import WatchedClock
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.sqlite.store import open_store
@@ -377,7 +377,7 @@ async def test_a_database_that_fails_again_is_said_again_and_its_last_word_is_tr
             clock.broken = ""
             await store.write(put, key)
             assert store.unwritable == ""
-            await trio.sleep(LOG_RELAPSE)
+            await trio.sleep(LOG_AGAIN)
     assert [each.levelname for each in caplog.records] == ["ERROR", "INFO"] * 2
 
 

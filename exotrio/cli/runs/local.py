@@ -79,8 +79,7 @@ class LocalRun:
             namespace = self.runtime.namespace
             schemas = {(namespace, node.__name__): declare(node).inputs_schema for node in self.runtime.nodes}
             check_of_values(graph.name, graph.nodes, graph.store_config, schemas)(self.inputs, self.store)
-        self._db = ["--db", self.db] if self.db else []
-        """Its option in printed commands."""
+        self._db_option = ["--db", self.db] if self.db else []
         self._run_id = self.resume
         self._may_have_begun = self._had_failed = False
         self._waits_for: list[tuple[RunSummary, EventWait]] = []
@@ -222,7 +221,7 @@ class LocalRun:
                             answer = self._how_to_answer(run.run_id)
                             self.progress.print_message("\n".join([*answer, then]))
                         if self._embedded and self.private and self.db != MEMORY and self.output == "table":
-                            again = command_line(["ui", *self._db])
+                            again = command_line(["ui", *self._db_option])
                             self.progress.print_message(f"see it again with: {again}")
         if run is None:
             self.progress.print_message(self._how_to_continue(self._what_is_kept()))
@@ -232,7 +231,7 @@ class LocalRun:
         if run.status is RunStatus.FAILED and run.cancelled_at is None and self.db != MEMORY:
             self.progress.print_message(self._how_to_retry(run.run_id))
             if (other := self._started_by_failing(run)) is not None:
-                dev = command_line(["dev", self.target, *self._db])
+                dev = command_line(["dev", self.target, *self._db_option])
                 self.progress.print_message(f"it starts a run of graph {other!r}, executed by:\n  {dev}")
         return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
 
@@ -327,12 +326,12 @@ class LocalRun:
         return f"{kept}. Continue with:\n  {command}"
 
     def _how_to_answer(self, run_id: str) -> list[str]:
-        arguments = ["--namespace", self.runtime.namespace, *self._db]
+        arguments = ["--namespace", self.runtime.namespace, *self._db_option]
         return waiting_lines(self._waits_for, run_id, arguments)
 
     def _how_to_retry(self, run_id: str) -> str:
         retry = ["runs", "retry", run_id, "--namespace", self.runtime.namespace]
-        commands = [command_line([*retry, *self._db])]
+        commands = [command_line([*retry, *self._db_option])]
         if self._embedded:
             commands.append(self._command_to_resume(run_id, self.target))
         before = "the run had failed before, and nothing ran now; " if self._had_failed else ""
@@ -395,7 +394,7 @@ class LocalRun:
 
     def _command_to_resume(self, run_id: str, target: str) -> str:
         """Return the command that continues a run; it can be copied, and works in the same folder."""
-        command = ["run", target, *self._db]
+        command = ["run", target, *self._db_option]
         command += ["-o", self.output] if self.output != "table" else []
         command += ["--serve", str(self.port)] if self.port is not None else []
         return command_line([*command, "--resume", run_id])

@@ -40,10 +40,8 @@ TALLY_INTERVAL_MS = 1_000
 an idle store. Counts that are not written are lost if the process is killed."""
 RETRY_AFTER = 1.0
 """Seconds after which a write that is repeated is tried again."""
-LOG_AGAIN = 60.0
-"""Seconds between two lines in the log about commits that fail for the same reason."""
-LOG_RELAPSE = 10.0
-"""The same, if commits worked between and the log says so: else its last word would be wrong for a minute."""
+LOG_AGAIN = 10.0
+"""Seconds between two lines in the log about commits that fail for one reason: others may work between."""
 
 
 class Copy(NamedTuple):
@@ -326,10 +324,9 @@ class Store:
             self._put_tally()
 
     def _log(self, error: DatabaseError) -> None:
-        """Log why a commit failed; the same reason only after a while: others may work between."""
+        """Log why a commit failed; the same reason only after ``LOG_AGAIN``."""
         now = trio.current_time()
-        pause = LOG_AGAIN if self._is_outage else LOG_RELAPSE
-        is_known = error.what == self._logged and now - self._logged_at < pause
+        is_known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
         logger.log(logging.DEBUG if is_known else logging.ERROR, "%s; %s", error.what, error.fix)
         if not is_known:
             self._logged, self._logged_at, self._is_outage = error.what, now, True
