@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import trio
 
-from exotrio import Graph, GraphNodeModel, LimitModel
+from exotrio import Graph, GraphNodeModel, LimitModel, StateManager
 from exotrio.manager import embedded
 from tests.bench.figures import Plan, Sample
 from tests.bench.history import executed, timed
@@ -32,10 +32,13 @@ LIMITS = {
 }
 """By what is measured: states at once, the key of each state, and the size of batches."""
 COMPARED = {
+    "no limit": "no limit",
     "a limit with room": "no limit",
     "a limit, a key of each state": "no limit",
     "a limit of 4, all wait": "no limit, batch 4",
 }
+"""And next to what; the first pair says how far a ratio goes without a cause."""
+TURNS = 5
 WAITING = 100_000
 ENGINES = "SQLite", "PostgreSQL"
 
@@ -43,14 +46,13 @@ ENGINES = "SQLite", "PostgreSQL"
 def limits(plan: Plan) -> Iterator[Sample]:
     """CPU per state of a fan-out in process, on both engines; and of claims while many states wait."""
     for engine in ENGINES:
-        costs = {}
-        for what, (at_most, key, batch) in LIMITS.items():
-            with _database(plan, engine) as (db, used):
-                costs[what] = trio.run(_cost, db, used, _graph(at_most, key), batch, plan.states)
-            yield Sample(f"CPU per state, {what}, {engine}", costs[what], "us")
         for what, base in COMPARED.items():
-            name = f"CPU per state, {what}, over {base}, {engine}"
-            yield Sample(name, costs[what] / costs[base], "x", max_goal=1.25)
+            with _database(plan, engine) as one, _database(plan, engine) as other:
+                pairs = trio.run(_compare, [(what, one), (base, other)], plan.states // 2)
+            name = f"CPU per state, {what}, {engine}"
+            yield Sample(name, statistics.median(cost for cost, _ in pairs), "us")
+            ratio = statistics.median(cost / next_to for cost, next_to in pairs)
+            yield Sample(f"{name}, over {base}", ratio, "x", max_goal=1.25)
     waiting = min(WAITING, plan.histories[-1])
     for engine in ENGINES:
         what, turns = f"claim and report {BATCH} of a node, {engine}", []
@@ -84,16 +86,27 @@ def _graph(at_most: int | None, key: str, name: str = FAN.name) -> Graph:
     return Graph(name, [first, GraphNodeModel.model_validate(named)], limits=[limit])
 
 
-async def _cost(db: str, used: Database | None, graph: Graph, batch: int, states: int) -> float:
-    """Return the microseconds that one state costs runtime, state manager and database."""
-    async with (
-        embedded(db) as transport,
-        working({"transport": transport}, graph, batch_size=batch) as manager,
-    ):
-        await fan_out(manager, batch)
-        begin = _seconds(used)
-        await fan_out(manager, states)
-        return (_seconds(used) - begin) / states * 1e6
+async def _compare(
+    arms: list[tuple[str, tuple[str, Database | None]]], states: int
+) -> list[tuple[float, ...]]:
+    """Return the microseconds of processor time that a state costs in each arm, by turns."""
+    async with AsyncExitStack() as live:
+        managers = []
+        for what, (db, used) in arms:
+            at_most, key, batch = LIMITS[what]
+            where = {"transport": await live.enter_async_context(embedded(db))}
+            worker = working(where, _graph(at_most, key), batch_size=batch)
+            manager = await live.enter_async_context(worker)
+            await fan_out(manager, batch)
+            managers.append((manager, used))
+        return [tuple([await _cost(*arm, states) for arm in managers]) for _ in range(TURNS)]
+
+
+async def _cost(manager: StateManager, used: Database | None, states: int) -> float:
+    """Return what one state costs runtime, state manager and database."""
+    begin = _seconds(used)
+    await fan_out(manager, states)
+    return (_seconds(used) - begin) / states * 1e6
 
 
 def _seconds(used: Database | None) -> float:
