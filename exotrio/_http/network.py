@@ -31,8 +31,6 @@ CONNECT_TIMEOUT = 5.0
 MAX_HEAD = 100 * 1024
 """Bytes of the head of an answer."""
 READ_SIZE = 64 * 1024
-SMALL = 64 * 1024
-"""Bytes of a body that is sent together with its head."""
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -133,16 +131,11 @@ class Connection:
         if exchange.content is not None or exchange.method not in ("GET", "DELETE"):
             headers.append((b"content-length", b"%d" % len(content)))
         request = h11.Request(method=exchange.method, target=base + exchange.path.encode(), headers=headers)
-        head = self._http.send(request) or b""
-        body = self._http.send(h11.Data(data=content)) or b""
-        end = self._http.send(h11.EndOfMessage()) or b""
+        events = (request, h11.Data(data=content), h11.EndOfMessage())
+        data = b"".join(self._http.send(event) or b"" for event in events)
         exchange.is_sent = True
         try:
-            if len(body) <= SMALL:
-                await self._stream.send_all(head + body + end)
-            else:
-                for part in (head, body, end):
-                    await self._stream.send_all(part)
+            await self._stream.send_all(data)
         except _BROKEN as error:
             # A server may refuse a body before it has read all of it, and close: its answer says why.
             if not content:
