@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from exotrio._http.response import invalid_response
@@ -21,6 +22,7 @@ class ConnectionFailed(Exception):
     """There is no answer; the text says why. ``Exchange.is_sent``: whether the request may have arrived."""
 
 
+@dataclass(eq=False, slots=True)
 class Exchange:
     """A request, and what came of its answer so far.
 
@@ -31,7 +33,9 @@ class Exchange:
         path: Encoded, below the base URI, with the query.
         headers: By names in lower case; without ``host`` and those about the length of the body.
         content: The body; None if there is none.
+        at, request_line: Names of the server and of the request, for messages.
         limit: The scope that bounds the exchange.
+        sink, chunk_timeout: As in ``HttpClient.ask``.
         is_sent: Something of the request may have left.
         status: Of the answer; None before it began.
         answer_headers: By names in lower case.
@@ -40,36 +44,23 @@ class Exchange:
         is_complete: The whole answer is there.
     """
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        content: bytes | None,
-        *,
-        at: str,
-        request_line: str,
-        loop: EventLoop,
-        limit: Scope,
-        sink: Sink | None = None,
-        chunk_timeout: float | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.content = content
-        self.limit = limit
-        self.is_sent = False
-        self.status: int | None = None
-        self.answer_headers: Mapping[str, str] = {}
-        self.chunks: list[bytes] = []
-        self.received = 0
-        self.is_complete = False
-        self.sink = sink
-        self._at = at
-        self._request_line = request_line
-        self._loop = loop
-        self._chunk_timeout = chunk_timeout
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    content: bytes | None
+    _: KW_ONLY
+    at: str
+    request_line: str
+    loop: EventLoop
+    limit: Scope
+    sink: Sink | None = None
+    chunk_timeout: float | None = None
+    is_sent: bool = False
+    status: int | None = None
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: list[bytes] = field(default_factory=list)
+    received: int = 0
+    is_complete: bool = False
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Take the head of the answer; raise InvalidResponse if the body has a content coding.
@@ -80,7 +71,7 @@ class Exchange:
         coding = headers.get("content-encoding", "identity")[:50]
         if coding.lower() != "identity":
             raise invalid_response(
-                f"{self._at} answered in the coding {coding!r}, which was not requested", self._request_line
+                f"{self.at} answered in the coding {coding!r}, which was not requested", self.request_line
             )
         # An error is no part of what the sink is for.
         if not 200 <= status < 300 or headers.get("content-type") != self.headers.get("accept"):
@@ -93,7 +84,7 @@ class Exchange:
         if self.sink is None:
             if self.received > MAX_ANSWER:
                 raise invalid_response(
-                    f"{self._at} answered with more than {MAX_ANSWER} bytes", self._request_line
+                    f"{self.at} answered with more than {MAX_ANSWER} bytes", self.request_line
                 )
             self.chunks.append(chunk)
         else:
@@ -110,8 +101,8 @@ class Exchange:
         return ConnectionFailed(why)
 
     def _await_next(self) -> None:
-        if self._chunk_timeout is not None:
-            self.limit.deadline = self._loop.current_time() + self._chunk_timeout
+        if self.chunk_timeout is not None:
+            self.limit.deadline = self.loop.current_time() + self.chunk_timeout
 
 
 @runtime_checkable

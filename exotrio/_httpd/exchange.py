@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import h11
@@ -76,45 +76,35 @@ async def respond(peer: Peer, status: int, content: Mapping[str, object], *, wit
         await peer.write(json_response(status, content, with_body=with_body))
 
 
+@dataclass(eq=False, slots=True)
 class Exchange:
     """One request and its response."""
 
-    def __init__(
-        self,
-        request: h11.Request,
-        *,
-        http: h11.Connection,
-        peer: Peer,
-        server: ServerState,
-        connection: OpenConnection,
-    ) -> None:
-        self.server = server
-        self.connection = connection
-        self._http = http
-        self._peer = peer
-        self._limits = server.limits
-        self._in_flight = server.in_flight
-        self._request = request
-        self._is_head = request.method == b"HEAD"
-        # The request body: the parts that were parsed and not yet received by the app.
-        self._parts: list[bytes | bytearray] = []
-        self._received = 0
-        self._chunks = 0
-        # The announced length of the body, and what was reserved for it: bytes, and values in it.
-        self._announced = 0
-        self._reserved = 0
-        self._reserved_values = 0
-        self._whole = False
-        self._all_received = False
-        self._body_time = server.limits.body
-        # The response: its head waits for the first part of the body, to leave in the same packet.
-        self._head: h11.Response | None = None
-        self._composed = False
-        self._started = False
-        self._complete = False
-        self._refused = False
-        # Whether the app knows that it cannot respond: an exception of the app is then not a failure.
-        self._knows_gone = False
+    request: h11.Request
+    _: KW_ONLY
+    http: h11.Connection
+    peer: Peer
+    server: ServerState
+    connection: OpenConnection
+    # The request body: the parts that were parsed and not yet received by the app.
+    _parts: list[bytes | bytearray] = field(default_factory=list)
+    _received: int = 0
+    _chunks: int = 0
+    # The announced length of the body, and what was reserved for it: bytes, and values in it.
+    _announced: int = 0
+    _reserved: int = 0
+    _reserved_values: int = 0
+    _whole: bool = False
+    _all_received: bool = False
+    _body_time: float = 0.0
+    # The response: its head waits for the first part of the body, to leave in the same packet.
+    _head: h11.Response | None = None
+    _composed: bool = False
+    _started: bool = False
+    _complete: bool = False
+    _refused: bool = False
+    # Whether the app knows that it cannot respond: an exception of the app is then not a failure.
+    _knows_gone: bool = False
 
     async def run(self, connection_scope: Mapping[str, Any]) -> bool:
         """Run the app on this request, and return whether another one may follow on the connection.
@@ -122,10 +112,11 @@ class Exchange:
         All requests of a connection share the keys of ``connection_scope``.
         """
         try:
-            head, self._announced = read_head(self._request, self._limits)
+            head, self._announced = read_head(self.request, self.server.limits)
         except Refusal as refusal:
             await self._refuse(refusal)
             return False
+        self._body_time = self.server.limits.body
         failed = False
         try:
             scope = {**connection_scope, **head, "extensions": {EXTENSION: self}}
@@ -136,31 +127,35 @@ class Exchange:
             self._log(failures.exceptions[0] if len(failures.exceptions) == 1 else failures)
         finally:
             if self._reserved:
-                self._in_flight.bodies.release(self._reserved)
+                self.server.in_flight.bodies.release(self._reserved)
             if self._reserved_values:
-                self._in_flight.values.release(self._reserved_values)
+                self.server.in_flight.values.release(self._reserved_values)
         if not self._over:
             if not failed:
                 logger.error("%s: the app returned before its response was complete", self._name)
             if not self._started:
-                await respond(self._peer, 500, FAILED, with_body=not self._is_head)
-        both_done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+                await respond(self.peer, 500, FAILED, with_body=not self.is_head)
+        both_done = self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
         return self._complete and both_done and not self.server.stopping.is_set()
+
+    @property
+    def is_head(self) -> bool:
+        return self.request.method == b"HEAD"
 
     @property
     def is_cut(self) -> bool:
         """Whether the client closed the connection before it had its response."""
-        return self._peer.gone and not (self._complete or self._refused)
+        return self.peer.gone and not (self._complete or self._refused)
 
     @property
     def _over(self) -> bool:
-        return self._complete or self._refused or self._peer.gone
+        return self._complete or self._refused or self.peer.gone
 
     @property
     def _name(self) -> str:
         # Without the query, which may contain private texts.
-        path = self._request.target.partition(b"?")[0]
-        return f"{self._request.method.decode('ascii')} {path.decode('ascii')}"
+        path = self.request.target.partition(b"?")[0]
+        return f"{self.request.method.decode('ascii')} {path.decode('ascii')}"
 
     def _log(self, failure: Exception) -> None:
         if self._knows_gone:
@@ -180,9 +175,9 @@ class Exchange:
     @contextmanager
     def cancelled_when_over(self, waiting: trio.CancelScope) -> Iterator[None]:
         """Cancel a scope if the client disconnects or the server begins to stop during the block."""
-        if self._peer.gone or self.server.stopping.is_set():
+        if self.peer.gone or self.server.stopping.is_set():
             waiting.cancel()
-        scopes = (self._peer.waits, self.server.waits)
+        scopes = (self.peer.waits, self.server.waits)
         for each in scopes:
             each.add(waiting)
         try:
@@ -206,7 +201,7 @@ class Exchange:
             # An app that loops over receive must not stop everything.
             await trio.lowlevel.checkpoint()
         while not self._over:
-            await self._peer.changed.park()
+            await self.peer.changed.park()
         self._knows_gone = self._knows_gone or not self._complete
         return {"type": "http.disconnect"}
 
@@ -215,11 +210,11 @@ class Exchange:
             await self._reserve_room()
         self._parse_body()
         if not (self._parts or self._whole):
-            if self._http.they_are_waiting_for_100_continue:
+            if self.http.they_are_waiting_for_100_continue:
                 # Before h11 takes it as sent, or a cancelled receive would leave the client waiting.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 response = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                await self._peer.write(self._http.send(response))
+                await self.peer.write(self.http.send(response))
             await self._wait_for_body()
         body = b"".join(self._parts)
         self._parts.clear()
@@ -228,33 +223,33 @@ class Exchange:
 
     async def _reserve_room(self) -> None:
         """Wait until a large body fits among those of all requests; without a length, one of the largest."""
-        size = self._announced or self._limits.max_body
-        with trio.move_on_after(self._limits.body):
-            await self._in_flight.bodies.acquire(size)
+        size = self._announced or self.server.limits.max_body
+        with trio.move_on_after(self.server.limits.body):
+            await self.server.in_flight.bodies.acquire(size)
             self._reserved = size
         if not self._reserved:
             raise Refusal(503, "the bodies of other requests use all memory for bodies; try again")
 
     async def reserve_values(self, count: int) -> None:
         """Wait until ``count`` values fit among those of all requests."""
-        await self._in_flight.values.acquire(count)
+        await self.server.in_flight.values.acquire(count)
         self._reserved_values += count
 
     async def _wait_for_body(self) -> None:
-        began = trio.current_time()
+        began, limits = trio.current_time(), self.server.limits
         try:
             with trio.fail_after(max(0.0, self._body_time)):
                 while not (self._parts or self._whole):
-                    chunk = await self._peer.more()
+                    chunk = await self.peer.more()
                     if not chunk:
                         raise ClientDisconnected("the client closed the connection within its request")
-                    self._http.receive_data(chunk)
+                    self.http.receive_data(chunk)
                     self._parse_body()
         except trio.TooSlowError:
             raise Refusal(
                 408,
-                f"the request body came too slowly: it may take {self._limits.body:g} s, and one second more"
-                f" for each {self._limits.body_rate} bytes",
+                f"the request body came too slowly: it may take {limits.body:g} s, and one second more"
+                f" for each {limits.body_rate} bytes",
             ) from None
         finally:
             self._body_time -= trio.current_time() - began
@@ -262,12 +257,12 @@ class Exchange:
     def _parse_body(self) -> None:
         """Take all that h11 has of the body, so that many small chunks make one message."""
         while not self._whole:
-            event = parse(self._http)
+            event = parse(self.http)
             if isinstance(event, h11.Data):
                 self._received += len(event.data)
-                self._body_time += len(event.data) / self._limits.body_rate
-                if self._received > self._limits.max_body:
-                    raise too_large(self._limits)
+                self._body_time += len(event.data) / self.server.limits.body_rate
+                if self._received > self.server.limits.max_body:
+                    raise too_large(self.server.limits)
                 # Each chunk takes h11 as long as some kilobytes, even a short one.
                 self._chunks += event.chunk_start
                 if self._chunks > MIN_CHUNKS + self._received // MIN_CHUNK:
@@ -285,7 +280,7 @@ class Exchange:
         self._parts.clear()
         if not self._started:
             content = {"detail": refusal.detail}
-            await respond(self._peer, refusal.status, content, with_body=not self._is_head)
+            await respond(self.peer, refusal.status, content, with_body=not self.is_head)
 
     # --- the response
 
@@ -307,7 +302,7 @@ class Exchange:
             if self._head is not None:
                 raise RuntimeError("http.response.start was sent twice")
             self._head = self._make_head(message)
-            if self._peer.gone:
+            if self.peer.gone:
                 self._knows_gone = True
                 raise ClientDisconnected("the client closed the connection")
         elif kind == "http.response.body":
@@ -319,7 +314,7 @@ class Exchange:
             last = not message.get("more_body", False)
             body = message.get("body", b"")
             is_large = len(body) > LARGE
-            if is_large and not (self._in_flight.has_room(len(body)) or self._started):
+            if is_large and not (self.server.in_flight.has_room(len(body)) or self._started):
                 detail = "the responses to other requests use all memory for responses; try again"
                 await self._refuse(Refusal(503, detail))
                 self._knows_gone = True
@@ -327,19 +322,19 @@ class Exchange:
             parts = self._compose(self._head, body, last=last)
             self._started = True
             try:
-                await (self._write_large(parts) if is_large else self._peer.write(*parts))
+                await (self._write_large(parts) if is_large else self.peer.write(*parts))
             except ClientDisconnected:
                 self._knows_gone = True
                 raise
             if last:
                 self._complete = True
-                self._peer.changed.unpark_all()
+                self.peer.changed.unpark_all()
         else:
             raise RuntimeError(f"this server does not support the ASGI message {kind!r}")
 
     async def _write_large(self, parts: list[bytes]) -> None:
-        with self._in_flight.response(sum(map(len, parts))) as write:
-            await self._peer.write(*parts)
+        with self.server.in_flight.response(sum(map(len, parts))) as write:
+            await self.peer.write(*parts)
         if write.cancelled_caught:
             raise ClientDisconnected(
                 "the client did not read its response in time, and others needed its memory"
@@ -361,23 +356,23 @@ class Exchange:
 
     def _read_ready_body(self) -> None:
         if not self.connection.is_authenticated and any(
-            name == b"transfer-encoding" for name, _ in self._request.headers
+            name == b"transfer-encoding" for name, _ in self.request.headers
         ):
             # The connection is closed after this response anyway, and chunks take long to parse.
             return
         with suppress(Refusal):
             self._parse_body()
-            if not self._whole and (chunk := self._peer.ready()):
-                self._http.receive_data(chunk)
+            if not self._whole and (chunk := self.peer.ready()):
+                self.http.receive_data(chunk)
                 self._parse_body()
 
     def _compose(self, head: h11.Response, body: bytes, *, last: bool) -> list[bytes]:
-        compose = self._http.send_with_data_passthrough
+        compose = self.http.send_with_data_passthrough
         parts: list[bytes] = []
         if not self._composed:
             parts += compose(head) or ()
             self._composed = True
-        if body and not self._is_head and head.status_code not in (204, 304):
+        if body and not self.is_head and head.status_code not in (204, 304):
             parts += compose(h11.Data(data=body)) or ()
         if last:
             parts += compose(h11.EndOfMessage()) or ()
