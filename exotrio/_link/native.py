@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -45,37 +46,29 @@ RELEASE_TIMEOUT = 3.0
 """Bound of releasing a claim that was given up; after it the leases expire."""
 
 
+@dataclass(eq=False, slots=True)
 class NativeLink:
     """Work with our state manager.
 
-    Args:
+    Attributes:
         v0: For claims that were made without a lease.
         version: That of the code: states of the nodes of that version are claimed, too.
+        pinned_only: Only these are.
+        run_id: The only run whose states are claimed; None for any.
         on_unregistered: Called when the state manager does not know a node of which states are claimed.
     """
 
-    def __init__(
-        self,
-        http: HttpClient,
-        namespace: str,
-        *,
-        worker_id: str,
-        v0: V0Link,
-        on_unregistered: Callable[[], object] = lambda: None,
-        version: str | None = None,
-        pinned_only: bool = False,
-    ) -> None:
-        self._http = http
-        self._namespace = namespace
-        self._worker_id = worker_id
-        self._v0 = v0
-        self._on_unregistered = on_unregistered
-        self._version = version
-        self._names: dict[str, str] = {}
-        """Nodes by their names with the version."""
-        self._pinned_only = pinned_only
-        self.run_id: str | None = None
-        self._shields = v0.shields
+    http: HttpClient
+    namespace: str
+    _: KW_ONLY
+    worker_id: str
+    v0: V0Link
+    on_unregistered: Callable[[], object] = lambda: None
+    version: str | None = None
+    pinned_only: bool = False
+    run_id: str | None = None
+    _names: dict[str, str] = field(default_factory=dict)
+    """Nodes by their names with the version."""
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim states under a lease, as ``Link.claim`` says; waits up to ``wait`` for a first one."""
@@ -84,7 +77,7 @@ class NativeLink:
             return []
         called_at = trio.current_time()
         request = NativeClaimRequest(
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             limits=self._with_version(limits),
             limit=limit,
             wait_ms=min(to_ms(max(wait, 0.0)), MAX_WAIT_MS),
@@ -141,7 +134,7 @@ class NativeLink:
             send = partial(self._deliver, "release", b'{"states":[%s]}')
             settlements |= await send_or_shorten(send, released)
         if unleased:
-            results = await self._v0.report(list(unleased.values()))
+            results = await self.v0.report(list(unleased.values()))
             settlements |= zip(unleased, results, strict=True)
         return [settlements[index] for index in range(len(items))]
 
@@ -156,7 +149,7 @@ class NativeLink:
             request = heartbeat.model_copy(update={"states": batch})
             if start > 0:
                 request.tasks = None
-            answer = await self._http.ask("POST", self._path("heartbeat"), body=request, timeout=timeout)
+            answer = await self.http.ask("POST", self._path("heartbeat"), body=request, timeout=timeout)
             reply = answer.parse(HeartbeatReply)
             if [item.state_id for item in reply.items] != [state.state_id for state in batch]:
                 what = "the answer to a heartbeat is not about the same states"
@@ -174,21 +167,21 @@ class NativeLink:
 
     def _with_version(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Return the limits of a claim: a node and its version share theirs."""
-        if self._version is None:
+        if self.version is None:
             return dict(limits)
-        pinned = {name: pinned_name(name, self._version) for name in limits}
+        pinned = {name: pinned_name(name, self.version) for name in limits}
         self._names |= {named: name for name, named in pinned.items()}
         named = {pinned[name]: limit for name, limit in limits.items()}
-        return named if self._pinned_only else {**limits, **named}
+        return named if self.pinned_only else {**limits, **named}
 
     def _path(self, route: str) -> str:
-        return native_path(self._namespace, route)
+        return native_path(self.namespace, route)
 
     # -- claiming
 
     async def _claim_once(self, request: NativeClaimRequest, called_at: float) -> list[Claim]:
         delay = trio.current_time() - called_at
-        answer = await self._http.ask(
+        answer = await self.http.ask(
             "POST",
             self._path("claim"),
             body=request,
@@ -196,7 +189,7 @@ class NativeLink:
         )
         reply = answer.parse(_ClaimReply)
         if reply.register_nodes:
-            self._on_unregistered()
+            self.on_unregistered()
         return await self._usable(reply.states, delay)
 
     async def _usable(self, states: Sequence[object], delay: float = 0.0) -> list[Claim]:
@@ -228,7 +221,7 @@ class NativeLink:
         if held:
             request = {"states": held, "delay_ms": UNUSABLE_DELAY_MS}
             try:
-                await self._http.ask("POST", self._path("release"), body=request)
+                await self.http.ask("POST", self._path("release"), body=request)
             except ManagerError as error:
                 log.warning("these states could not be released; their leases have to expire: %s", error)
 
@@ -236,10 +229,10 @@ class NativeLink:
         """Release whatever a claim took, or will take when it arrives late, even if cancelled."""
         path, body = self._path("release"), ReleaseRequest(claim_id=claim_id)
         why, attempt = "no time was left", 0
-        with self._shields.shield(RELEASE_TIMEOUT) as shield, shield:
+        with self.v0.shields.shield(RELEASE_TIMEOUT) as shield, shield:
             while True:
                 try:
-                    await self._http.ask("POST", path, body=body)
+                    await self.http.ask("POST", path, body=body)
                 except ManagerError as error:  # a refusal, too: it may come from something in between
                     why = error.what
                     await trio.sleep(WITHIN_CALL.pause(attempt))
@@ -265,7 +258,7 @@ class NativeLink:
         if unleased or len(items) >= MAX_BATCH or sum(len(item.content) for item in encoded) > BATCH_BYTES:
             return None
         claim = PiggybackedClaim(
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             limits=self._with_version(room.limits),
             limit=room.limit,
             at_once=room.at_once,
@@ -276,7 +269,7 @@ class NativeLink:
         outcomes = b",".join(item.content for item in encoded)
         content = b'[%s,{"claim":%s}]' % (outcomes, claim.model_dump_json().encode())
         try:
-            answer = await self._http.ask("POST", self._path("outcomes"), body=content)
+            answer = await self.http.ask("POST", self._path("outcomes"), body=content)
             reply = answer.parse(_OutcomesReply)
             settlements = settlements_of(answer, reply.items, encoded)
             if settlements is not None:
@@ -310,7 +303,7 @@ class NativeLink:
                 encoded.append(BatchItem(index, claim.state_id, item_of(claim, report)))
             except NotJson as error:
                 settlements[index] = Settlement(Fate.REFUSED, f"it cannot be sent as JSON: {error}")
-        return settlements | await deliver(self._http, self._path(route), encoded, frame)
+        return settlements | await deliver(self.http, self._path(route), encoded, frame)
 
 
 class _ClaimReply(BaseModel):

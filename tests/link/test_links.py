@@ -741,7 +741,7 @@ async def test_native_a_cancelled_claim_leaves_in_bounded_time_with_the_server_a
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancelled, lambda: link.claim({"A": 2}, 5), 1)
         await trio.sleep(2)
-        link._v0.shields.settle_by(trio.current_time() + 0.5)
+        link.v0.shields.settle_by(trio.current_time() + 0.5)
     assert trio.current_time() == pytest.approx(4 + 2.5)
 
 
