@@ -34,7 +34,7 @@ def node_problems(nodes: Sequence[Any]) -> list[str]:
     for position, node in enumerate(nodes):
         if not isinstance(node, type):
             hint = "pass the class itself, not an instance" if isinstance(node, BaseNode) else "pass classes"
-            problems.append(f"nodes[{position}] is {_short(node)}, not a class: {hint}")
+            problems.append(f"nodes[{position}] is {shown(node)}, not a class: {hint}")
             continue
         seen[node.__name__] = seen.get(node.__name__, 0) + 1
         if not issubclass(node, BaseNode):
@@ -106,7 +106,10 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
             f"{node.__name__} cannot be created without arguments: give those of __init__ defaults"
         )
     problems += _place_problems(node)
-    problems += _limit_problems(node)
+    if node.timeout is not None:
+        problems += seconds_problems(f"{node.__name__}.timeout", node.timeout)
+    if node.concurrency is not None:
+        problems += count_problems(f"{node.__name__}.concurrency", node.concurrency)
     problems += _no_retry_problems(node)
     parts = ["Inputs", "Outputs", "Secrets"]
     if checkpoint_class_of(node) is not None:
@@ -118,13 +121,10 @@ def _class_problems(node: type[BaseNode]) -> list[str]:
 
 def _place_problems(node: type[BaseNode]) -> list[str]:
     problems = []
-    if (loop := getattr(node, "event_loop", None)) is not None:
-        instead = 'write runs_in = "asyncio"' if loop == "asyncio" else "leave it out"
-        problems.append(f"{node.__name__}.event_loop has no effect: {instead}")
     place: Any = node.runs_in
     if place is not None and place not in get_args(RunsIn):
         known = ", ".join(f'"{each}"' for each in get_args(RunsIn))
-        problems.append(f"{node.__name__}.runs_in is {_short(place)}: it must be one of {known}, or None")
+        problems.append(f"{node.__name__}.runs_in is {shown(place)}: it must be one of {known}, or None")
     # A decorator may have made a plain function of a coroutine function.
     elif place in ("trio", "asyncio") and not inspect.iscoroutinefunction(inspect.unwrap(node.execute)):
         problems.append(
@@ -146,37 +146,16 @@ def _place_problems(node: type[BaseNode]) -> list[str]:
     return problems
 
 
-def _limit_problems(node: type[BaseNode]) -> list[str]:
-    problems = []
-    timeout: Any = node.timeout
-    if timeout is not None:
-        number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-        if not number or not math.isfinite(timeout) or timeout <= 0:
-            problems.append(
-                f"{node.__name__}.timeout is {_short(timeout)}: "
-                "it must be a finite number of seconds above zero, or None"
-            )
-    concurrency: Any = node.concurrency
-    if concurrency is not None:
-        number = isinstance(concurrency, int) and not isinstance(concurrency, bool)
-        if not number or concurrency < 1:
-            problems.append(
-                f"{node.__name__}.concurrency is {_short(concurrency)}: "
-                "it must be a whole number, at least 1, or None"
-            )
-    return problems
-
-
 def _no_retry_problems(node: type[BaseNode]) -> list[str]:
     listed: Any = node.no_retry
     if not isinstance(listed, tuple):
         example = f"({listed.__name__},)" if _is_exception(listed) else "(ValueError,)"
         return [
-            f"{node.__name__}.no_retry is {_short(listed)}: "
+            f"{node.__name__}.no_retry is {shown(listed)}: "
             f"it must be a tuple of exception classes, such as {example}"
         ]
     return [
-        f"{node.__name__}.no_retry[{at}] is {_short(one)}: it must be an exception class"
+        f"{node.__name__}.no_retry[{at}] is {shown(one)}: it must be an exception class"
         for at, one in enumerate(listed)
         if not _is_exception(one)
     ]
@@ -191,7 +170,7 @@ def _execute_problems(node: type[BaseNode]) -> list[str]:
     if isinstance(execute, staticmethod | classmethod):
         return [f"{node.__name__}.execute must be a plain method, not a {type(execute).__name__}"]
     if not callable(execute):
-        return [f"{node.__name__}.execute is {_short(execute)}, not a method: write async def execute(self)"]
+        return [f"{node.__name__}.execute is {shown(execute)}, not a method: write async def execute(self)"]
     if inspect.isasyncgenfunction(execute) or inspect.isgeneratorfunction(execute):
         return [f"{node.__name__}.execute is a generator (it has a yield): return a list of Outputs instead"]
     if not _callable_with(execute, 1):
@@ -204,7 +183,7 @@ def _execute_problems(node: type[BaseNode]) -> list[str]:
 
 def _model_problems(title: str, model: Any) -> list[str]:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return [f"{title} must be a class that inherits from pydantic.BaseModel, not {_short(model)}"]
+        return [f"{title} must be a class that inherits from pydantic.BaseModel, not {shown(model)}"]
     if title.endswith(".Secrets"):
         problems = [
             f"{title}.{field}: must be of type str, not {name_of(info.annotation)}: secrets are text"
@@ -231,7 +210,27 @@ def _callable_with(function: Any, count: int) -> bool:
     return True
 
 
-def _short(value: Any) -> str:
+# -- any argument
+
+
+def seconds_problems(title: str, value: Any, *, zero: bool = False) -> list[str]:
+    """Return the problem of a number of seconds; ``zero`` says whether it may be zero."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 <= value < math.inf and (value or zero):
+        return []
+    least = "not below" if zero else "above"
+    return [f"{title} is {shown(value)}: it must be a finite number of seconds {least} zero"]
+
+
+def count_problems(title: str, value: Any) -> list[str]:
+    """Return the problem of a number of things, of which there is at least one."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return []
+    return [f"{title} is {shown(value)}: it must be a whole number, at least 1"]
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message."""
     try:
         text = repr(value)
     except Exception:

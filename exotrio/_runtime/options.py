@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from uuid import uuid4
 from exotrio._http.endpoint import Endpoint, ambient, argument_problems, resolve_endpoint, version_problems
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode, checkpoint_class_of
-from exotrio._nodes.checks import declare, node_problems
+from exotrio._nodes.checks import count_problems, declare, node_problems, seconds_problems, shown
 from exotrio._runtime.lifecycle import Summary
 from exotrio._shared.settings import CODE_VERSION_VARIABLE, read_settings
 from exotrio._wire.vocabulary import MAX_BATCH
@@ -99,25 +98,25 @@ class Options:
             classes = tuple(classes)
             problems += node_problems(classes) or ([] if classes else [_NO_NODES])
         else:
-            problems.append(f"nodes must be a list of node classes, not {_kind(classes)}")
-        problems += _count_problems("batch_size", self.batch_size)
-        problems += _count_problems("workers", self.workers)
-        problems += seconds_problems("poll_interval", self.poll_interval, zero=False)
-        problems += seconds_problems("shutdown_grace", self.shutdown_grace)
+            problems.append(f"nodes must be a list of node classes, not {shown(classes)}")
+        problems += count_problems("batch_size", self.batch_size)
+        problems += count_problems("workers", self.workers)
+        problems += seconds_problems("poll_interval", self.poll_interval)
+        problems += seconds_problems("shutdown_grace", self.shutdown_grace, zero=True)
         problems += version_problems(self.state_manager_version)
         if self.link not in get_args(LinkKind):
             problems.append(f"link is {self.link!r}: use 'auto', 'v0' or 'native'")
         if not isinstance(self.capture_logs, bool):
-            problems.append(f"capture_logs must be True or False, not {_kind(self.capture_logs)}")
+            problems.append(f"capture_logs must be True or False, not {shown(self.capture_logs)}")
         if outbox_file is not None and not (
             isinstance(outbox_file, str | os.PathLike) and os.fspath(outbox_file)
         ):
-            problems.append(f"outbox must be the path of a file, not {_kind(outbox_file)}")
+            problems.append(f"outbox must be the path of a file, not {shown(outbox_file)}")
         if self.version is not None:
             problems += _version_problems("version", self.version)
         texts: dict[str, Any] = {"state_manager_uri": self.state_manager_uri, "key": self.key}
         not_text = [
-            f"{title} must be text, not {_kind(value)}"
+            f"{title} must be text, not {shown(value)}"
             for title, value in texts.items()
             if not isinstance(value, str | None)
         ]
@@ -199,25 +198,9 @@ class Options:
                 setattr(self, name, value)
 
 
-def seconds_problems(title: str, value: Any, *, zero: bool = True) -> list[str]:
-    """Return the problems of a number of seconds; ``zero`` says whether it may be zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return [f"{title} must be a number of seconds, not {_kind(value)}"]
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        least = "not below" if zero else "above"
-        return [f"{title} is {value}: it must be a finite number of seconds, {least} zero"]
-    return []
-
-
-def _count_problems(title: str, value: Any) -> list[str]:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return [f"{title} must be a whole number, not {_kind(value)}"]
-    return [] if value >= 1 else [f"{title} is {value}: it must be at least 1"]
-
-
 def _version_problems(title: str, value: Any) -> list[str]:
     if not isinstance(value, str):
-        return [f"{title} must be text, not {_kind(value)}"]
+        return [f"{title} must be text, not {shown(value)}"]
     try:
         check_version(value)
     except ValueError as error:
@@ -227,7 +210,7 @@ def _version_problems(title: str, value: Any) -> list[str]:
 
 def _name_problems(title: str, value: Any) -> list[str]:
     if not isinstance(value, str):
-        return [f"{title} must be text, not {_kind(value)}"]
+        return [f"{title} must be text, not {shown(value)}"]
     if not value.strip():
         return [f"{title} is blank"]
     try:
@@ -235,7 +218,3 @@ def _name_problems(title: str, value: Any) -> list[str]:
     except ValueError as error:
         return [f"{title} {value[:MAX_NAME]!r} {error}"]
     return []
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"{type(value).__name__} {value!r:.80}"

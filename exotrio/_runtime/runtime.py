@@ -18,13 +18,14 @@ from exotrio._execution.loop_watch import LoopWatch
 from exotrio._http.endpoint import Ambient, Endpoint, ambient
 from exotrio._link.port import LinkKind
 from exotrio._nodes.base import BaseNode
+from exotrio._nodes.checks import seconds_problems
 from exotrio._nodes.importing import GUARD, is_worker_process
 from exotrio._runtime.engine import Engine, FindRun
 from exotrio._runtime.entry import only_nodes_interrupt, run_blocking, watchdog
 from exotrio._runtime.held_claim import Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase, Summary, advance
-from exotrio._runtime.options import Adjustments, Options, seconds_problems
+from exotrio._runtime.options import Adjustments, Options
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._runtime.vitals import Vitals, running_of
@@ -235,7 +236,7 @@ class Runtime:
         """
         if grace is None:
             grace = self._options.shutdown_grace
-        elif problems := seconds_problems("grace", grace):
+        elif problems := seconds_problems("grace", grace, zero=True):
             raise ConfigurationError("the runtime cannot be stopped like this", problems)
         self._stop.request(grace, why)
 

@@ -88,16 +88,14 @@ def _bad_nodes() -> list[tuple[Any, str]]:
 
     def plain(self: BaseNode) -> None: ...
 
-    def place(runs_in: Any, execute: Any, **parts: Any) -> Any:
-        return type("Placed", (BaseNode,), {"runs_in": runs_in, "execute": execute, **parts})
+    def place(runs_in: Any, execute: Any) -> Any:
+        return type("Placed", (BaseNode,), {"runs_in": runs_in, "execute": execute})
 
     return [
         (place("curio", plain), 'Placed.runs_in is \'curio\': it must be one of "trio", "thread"'),
         (place("trio", plain), 'Placed.runs_in is "trio", but its execute is a plain def'),
         (place("asyncio", plain), 'Placed.runs_in is "asyncio", but its execute is a plain def'),
         (place("thread", coroutine), 'Placed.runs_in is "thread", but its execute is an async def'),
-        (place(None, coroutine, event_loop="asyncio"), 'event_loop has no effect: write runs_in = "asyncio"'),
-        (place(None, coroutine, event_loop="trio"), "Placed.event_loop has no effect: leave it out"),
         ("text", r"nodes\[0\] is 'text', not a class"),
         (Plain(), "pass the class itself, not an instance"),
         (int, "int does not inherit from exotrio.BaseNode"),
@@ -147,7 +145,7 @@ def test_every_problem_of_a_runtime_is_named_at_once(unconfigured: Path) -> None
         "int does not inherit",
         "not an instance",
         "batch_size is 0",
-        "workers must be a whole number",
+        "workers is True",
         "poll_interval is 0",
         "shutdown_grace is nan",
         "'v7'",
