@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from exotrio._execution.error_text import error_text
@@ -42,34 +43,30 @@ class Line(NamedTuple):
     text: str
 
 
+@dataclass(eq=False, slots=True)
 class Output:
     """The lines of one execution. They may come from any thread.
 
-    Args:
-        progress: Has the redactor for the secrets of the node.
-
     Attributes:
+        progress: Has the redactor for the secrets of the node.
         is_open: Whether lines are added. It is while node code runs.
     """
 
-    __slots__ = ("_kept", "_lock", "_progress", "_sent", "_unfinished", "is_open")
-
-    def __init__(self, progress: ProgressView) -> None:
-        # Most executions write nothing: what takes time is created with the first line.
-        self.is_open = False
-        self._progress = progress
-        # Reentrant: in the thread that holds it, the deletion of an object may print.
-        self._lock = threading.RLock()
-        self._kept: _Kept | None = None
-        self._unfinished: dict[str, _Unfinished] | None = None
-        self._sent = 0
+    progress: ProgressView
+    is_open: bool = False
+    # Reentrant: in the thread that holds it, the deletion of an object may print.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    # Most executions write nothing: what takes time is created with the first line.
+    _kept: _Kept | None = None
+    _unfinished: dict[str, _Unfinished] | None = None
+    _sent: int = 0
 
     def log(self, record: logging.LogRecord) -> None:
         """Add a log record. Errors of its objects while they are formatted are not raised."""
         try:
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
-                text = f"{text}\n{error_text(record.exc_info[1], self._progress.redactor)}"
+                text = f"{text}\n{error_text(record.exc_info[1], self.progress.redactor)}"
             if record.stack_info:
                 text = f"{text}\n{record.stack_info}"
             level, logger = str(record.levelname), str(record.name)
@@ -85,10 +82,10 @@ class Output:
                 self._unfinished = {}
             line = self._unfinished.setdefault(stream, _Unfinished())
             first, *others = text.split("\n")
-            line.extend(first, self._progress.redactor)
+            line.extend(first, self.progress.redactor)
             for other in others:
                 self._add(stream, None, line.end())
-                line.extend(other, self._progress.redactor)
+                line.extend(other, self.progress.redactor)
 
     def close(self) -> Sequence[Mapping[str, str | None]]:
         """Accept no more lines, and return those that were kept, oldest first, in the form of ``LogLine``."""
@@ -97,7 +94,7 @@ class Output:
             if self._kept is None:
                 return ()
             lines = self._kept.lines()
-        redactor = self._progress.redactor
+        redactor = self.progress.redactor
         texts = redactor.redact_lines([line.text for line in lines])
         return [
             {
@@ -135,7 +132,7 @@ class Output:
     def _add(self, level: str, logger: str | None, text: str) -> None:
         if self._kept is None:
             self._kept = _Kept()
-        redactor = self._progress.redactor
+        redactor = self.progress.redactor
         names = (_fitted(level, redactor), None if logger is None else _fitted(logger, redactor))
         self._kept.add(Line(time.time(), *names, _fitted(text, redactor)))
 

@@ -222,8 +222,7 @@ class _Running(ProgressView):
         super().__init__()
         self.job = job
         self.began_at: float | None = None
-        self.view = StopView()
-        self.view.now = time.monotonic
+        self.view = StopView(now=time.monotonic)
         if job.drain is not None:
             self.drain(job.drain)
         self.checkpoint = _Checkpoint(job.claim.checkpoint, self.send_soon, self._await_checkpoint)

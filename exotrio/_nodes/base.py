@@ -6,6 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
@@ -40,6 +41,7 @@ class Stopping(StrEnum):
     """The node's ``timeout`` is over: its state becomes an error unless the node still returns a value."""
 
 
+@dataclass(eq=False, slots=True)
 class StopView:
     """Why a node should end, as the node sees it. The runtime writes it; threads may read it.
 
@@ -53,12 +55,10 @@ class StopView:
         now: Returns the time, in any thread. It is set before one of these times.
     """
 
-    __slots__ = ("deadline", "ends_at", "now", "reason")
-
-    def __init__(self) -> None:
-        self.reason = Stopping.NO
-        self.deadline = self.ends_at = math.inf
-        self.now: Callable[[], float] = float
+    reason: Stopping = Stopping.NO
+    deadline: float = math.inf
+    ends_at: float = math.inf
+    now: Callable[[], float] = float
 
     @property
     def why(self) -> Stopping:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 from typing import Any
 
@@ -27,52 +28,39 @@ STOP_CHECK_INTERVAL = 0.2
 """Seconds after which a thread that waits for its checkpoint notices that it should end."""
 
 
+@dataclass(eq=False, slots=True)
 class CheckpointView:
     """The checkpoint of one execution. Any thread may use it: a new value is one assignment.
 
-    Args:
-        stored: What the state manager had when the state was claimed.
-        now: Returns the time, in any thread. Defaults to none: 0.
-        is_stored: Whether the state manager stores checkpoints. Defaults to no.
-        send: Called to have the newest value sent at once.
-
     Attributes:
-        last: The newest value; None if there is none yet.
-        now: Returns the time, in any thread.
+        last: The newest value; None if there is none yet. At first what the state manager had when the state
+            was claimed.
+        now: Returns the time, in any thread. Defaults to none: 0.
+        is_stored: Returns whether the state manager stores it, now or at the end of the execution. Defaults
+            to no.
+        send: Called to have the newest value sent at once.
         set_at: When it was set here, on the clock of ``now``; minus infinity before.
         confirmed: The number of the value that the state manager is known to have.
         confirmed_at: When that was set here, as ``set_at``.
         has_ended: The execution is over: what is set now is not stored.
     """
 
-    __slots__ = (
-        "_is_stored",
-        "_numbers",
-        "_send",
-        "_waiting",
-        "confirmed",
-        "confirmed_at",
-        "has_ended",
-        "last",
-        "now",
-        "set_at",
-    )
+    last: CheckpointText | None = None
+    _: KW_ONLY
+    now: Callable[[], float] = float
+    is_stored: Callable[[], bool] = lambda: False
+    send: Callable[[], object] = lambda: None
+    set_at: float = -math.inf
+    confirmed: int = 0
+    confirmed_at: float = -math.inf
+    has_ended: bool = False
+    _numbers: Iterator[int] = field(init=False)
+    _waiting: dict[object, tuple[int, Callable[[], object]]] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        stored: CheckpointText | None = None,
-        *,
-        now: Callable[[], float] = float,
-        is_stored: Callable[[], bool] = lambda: False,
-        send: Callable[[], object] = lambda: None,
-    ) -> None:
-        self.last = stored
-        self.set_at = self.confirmed_at = -math.inf
-        self.confirmed = 0 if stored is None else stored.number
-        self.has_ended = False
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            self.confirmed = self.last.number
         self._numbers = count(self.confirmed + 1)
-        self.now, self._is_stored, self._send = now, is_stored, send
-        self._waiting: dict[object, tuple[int, Callable[[], object]]] = {}
 
     def set(self, text: str) -> int:
         """Keep a value as the newest one, and return its number."""
@@ -89,11 +77,6 @@ class CheckpointView:
         """The newest value, unless the state manager is known to have it."""
         last = self.last
         return None if last is None or last.number <= self.confirmed else last
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the state manager stores it, now or at the end of the execution."""
-        return self._is_stored()
 
     @property
     def is_awaited(self) -> bool:
@@ -113,7 +96,7 @@ class CheckpointView:
 
     def wake(self) -> None:
         """Wake those who wait for a value that is stored, or for any if none is stored any more."""
-        waits = self._is_stored() and not self.has_ended
+        waits = self.is_stored() and not self.has_ended
         for key, (number, wake) in list(self._waiting.items()):
             if number <= self.confirmed or not waits:
                 self._waiting.pop(key, None)
@@ -121,7 +104,7 @@ class CheckpointView:
 
     def is_lost(self, number: int) -> bool:
         """Whether the execution ended before the value of this number was stored."""
-        return self.has_ended and number > self.confirmed and self._is_stored()
+        return self.has_ended and number > self.confirmed and self.is_stored()
 
     def when_stored(self, number: int, wake: Callable[[], object]) -> Callable[[], object]:
         """Have ``wake`` called, in any thread, once the value is stored or cannot be; return its end."""
@@ -129,7 +112,7 @@ class CheckpointView:
         self._waiting[key] = number, wake
         self.wake()  # Race: it may have been confirmed before this entry was made.
         if key in self._waiting:
-            self._send()
+            self.send()
         return lambda: self._waiting.pop(key, None)
 
 

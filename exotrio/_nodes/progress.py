@@ -24,14 +24,12 @@ class Progress:
         return ": ".join([*percent, *filter(None, [self.text])])
 
 
+@dataclass(eq=False, slots=True)
 class ProgressView:
     """The progress of one execution. Any thread may write or read it: it is one attribute."""
 
-    __slots__ = ("last", "redactor")
-
-    def __init__(self) -> None:
-        self.last: Progress | None = None
-        self.redactor = NO_SECRETS
+    last: Progress | None = None
+    redactor: Redactor = NO_SECRETS
 
     def say(self, fraction: object, text: object) -> None:
         """Keep a progress, checked by ``checked_progress``."""

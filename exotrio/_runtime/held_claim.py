@@ -215,7 +215,7 @@ class HeldClaim:
         time.
         """
         ran, checkpoint = self.ran(now) or 0.0, self.checkpoint
-        if checkpoint is None or not checkpoint.is_stored:
+        if checkpoint is None or not checkpoint.is_stored():
             return ran
         assert self.execution is not None
         since = checkpoint.confirmed_at if self.ending in NOT_DELIVERED else checkpoint.set_at
