@@ -299,7 +299,8 @@ class HeartbeatSender:
         leased = [(held, claim, stage) for held, claim, stage in leased if claim.token is not None]
         request = self._request(Counter(stage for _, _, stage in leased))
         request.tasks, self._task_tree = self._task_tree, None
-        renewed = [(held, claim, stage is Stage.RUNNING) for held, claim, stage in leased]
+        # A node that is stuck runs on, although its state has ended.
+        renewed = [(held, claim, stage in (Stage.RUNNING, Stage.STUCK)) for held, claim, stage in leased]
         stores = self.options.with_checkpoints and self.runtime_link.is_native
         checkpoints = self._queue.take(held for held, _, _ in renewed) if stores else {}
         set_at = {held: each.set_at for held in checkpoints if (each := held.checkpoint)}

@@ -714,6 +714,40 @@ async def test_a_stuck_node_keeps_its_slot_though_its_run_is_cancelled_before_it
             assert (await client.limit("service")).held == 0
 
 
+async def test_a_stuck_node_whose_first_heartbeat_comes_after_its_end_is_shown_as_begun(
+    autojump_clock: MockClock, go: threading.Event
+) -> None:
+    class WithoutHeartbeats(SlowOutcomes):
+        fails = False
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if self.fails and request.url.path.endswith("/heartbeat"):
+                return httpx.Response(503, json={"detail": "not now"})
+            return await super().handle_async_request(request)
+
+    graph = Graph("calls", namespace="tests")
+    graph.add(Endless, n=1, limits=graph.limit("service", at_most=1), timeout=5)
+    async with open_manager(clock=virtual_ms, monotonic=virtual_ms) as manager:
+        app = create_app(manager.service, key=KEY)
+        transport = WithoutHeartbeats(app)
+        async with (
+            StateManager("tests", transport=httpx.ASGITransport(app), key=KEY) as client,
+            running(runtime_at(manager.service, Endless, transport=transport), registered=True) as one,
+        ):
+            await client.upsert_graph(graph)
+            transport.fails = True
+            run = (await client.trigger("calls"))["run_id"]
+            with trio.fail_after(1_000):
+                await one._ledger.until(lambda: one._ledger.count(Stage.DONE) == 1)
+                await client.cancel(run)
+                await one._ledger.until(lambda: bool(one._ledger.stuck))
+            transport.fails = False
+            await trio.sleep(5)
+            (state,) = (await client.states(run=run)).states
+            history = await client.history(state.id)
+    assert (history.begun_at, round(history.ran or 0)) == (history.claimed_at, 5)
+
+
 async def test_a_stop_does_not_wait_for_a_stuck_node_whose_slot_is_free_when_its_lease_ends(
     autojump_clock: MockClock, go: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
