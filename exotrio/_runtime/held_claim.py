@@ -89,6 +89,7 @@ class HeldClaim:
         taken_at: When a worker took it, on Trio's clock.
         report: What to send, once DONE: its outcome or its release.
         in_flight: Whether the report is being sent.
+        was_refused: The report is an error instead of the outcome, which the state manager refused.
         announced: The state manager knows that its node runs.
         sent_unbegun: A heartbeat said, or is about to say, that a worker has it, perhaps before ``execute``.
         ending: How it ended; None while it is held.
@@ -105,6 +106,7 @@ class HeldClaim:
     taken_at: float = math.inf
     report: Report | None = None
     in_flight: bool = False
+    was_refused: bool = False
     announced: bool = False
     sent_unbegun: bool = False
     ending: Ending | None = None

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,6 +25,7 @@ from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemFailures, ServerErrors
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED, WITHIN_CALL, Outage
+from exotrio._util.error_message import message_line
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox
@@ -353,14 +354,20 @@ class Reporter:
     # -- failures
 
     def _refused(self, held: HeldClaim, why: str) -> None:
-        if isinstance(held.report, Released | Errored):
+        report = held.report
+        if isinstance(report, Released) or held.was_refused:
             refused = "%s is abandoned, it stays claimed: its %s was refused: %s"
             log.error(refused, held, held.report_name, why)
             self._end(held, Ending.ABANDONED)
             return
         # The work was done, but its result will never be accepted: report that, once.
         log.error("%s: its outcome was refused and is reported as an error instead: %s", held, why)
-        held.report = Errored(bounded(f"the state manager refused what the node returned: {why}"))
+        if isinstance(report, Errored):
+            error = f"{message_line(report.error)} (the state manager refused more of this error: {why})"
+            held.report = replace(report, error=bounded(error))
+        else:
+            held.report = Errored(bounded(f"the state manager refused what the node returned: {why}"))
+        held.was_refused = True
         self._failed.pop(held, None)
         self.add(held)
 

@@ -11,7 +11,7 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-from exotrio import BaseNode, PruneSignal
+from exotrio import BaseNode, NoRetry, PruneSignal
 from exotrio._execution.handle import Execution
 from tests.support.doubles import (
     Call,
@@ -194,6 +194,29 @@ async def test_a_result_that_is_refused_is_reported_as_an_error_once(
         await server.until(ERRORED=1)
     assert "refused what the node returned" in server.states[state].result
     assert rt.summary.errored == 1
+
+
+async def test_of_an_error_that_is_refused_the_message_is_reported_once(autojump_clock: MockClock) -> None:
+    async def refuse_large(call: Call) -> httpx.Response | None:
+        is_large = call.route == "outcomes" and any(len(item["error"]) > 10_000 for item in call.body)
+        return reply(413) if is_large else None
+
+    class Declined(BaseNode):
+        async def execute(self) -> None:
+            raise NoRetry("no such card\n" + "x" * 5_000) from ValueError("y" * 20_000)
+
+    server = NativeServer()
+    server.before = refuse_large
+    server.add("Declined")
+    async with running(server, Declined) as rt:
+        await server.until(ERRORED=1)
+    item = server.routes("outcomes")[-1].body[0]
+    error = item["error"]
+    assert "no such card" in error
+    assert "refused more of this error" in error
+    assert "413" in error
+    assert item["retry"] is False
+    assert (rt.summary.errored, rt.summary.exit_code) == (1, 0)
 
 
 async def test_a_state_whose_error_is_refused_too_is_abandoned_and_logged(
