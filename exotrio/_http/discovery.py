@@ -2,7 +2,7 @@
 
 A status does not identify a server: a gateway without a route, or another application on the port, answers
 404 in JSON, too. Ours is recognized by the body of its native root, any other by its list of nodes, before
-and after which its native root is not found.
+and after which its native root is not found. That list says so if ours made it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from exotrio._http.client import HttpClient
 from exotrio._http.response import CHECK_URI
 from exotrio._wire.body import Body
 from exotrio._wire.native import Discovery
-from exotrio._wire.vocabulary import NATIVE_ROOT, NATIVE_VERSION, v0_path
+from exotrio._wire.vocabulary import NATIVE_HEADER, NATIVE_ROOT, NATIVE_VERSION, v0_path
 from exotrio.errors import InvalidResponse, NotFound, RequestRefused
 
 DISCOVERY_TIMEOUT = 10.0
@@ -27,11 +27,12 @@ class _NodesReply(Body):
     nodes: list[Any]
 
 
-async def discover(http: HttpClient, namespace: str) -> Discovery | None:
+async def discover(http: HttpClient, namespace: str, *, may_be_hidden: bool = True) -> Discovery | None:
     """Return what a state manager says of its native API; None if it has none.
 
     This exotrio can use version ``NATIVE_VERSION``. Any other server is used through v0: it has to list the
-    nodes of the namespace.
+    nodes of the namespace. Unless it ``may_be_hidden``, a server that has the native API is not used so while
+    something in between hides that.
 
     Raises:
         InvalidResponse: what answers is not a state manager, at least not now.
@@ -39,10 +40,17 @@ async def discover(http: HttpClient, namespace: str) -> Discovery | None:
     """
     native = await discover_native(http)
     if native is None or native.version != NATIVE_VERSION:
-        await require_v0(http, namespace)
+        is_hidden = await require_v0(http, namespace)
         # Race: a gateway without the route may have answered for ours, which then listed its nodes. Over v0,
         # claims have no leases: what a runtime that is lost holds so stays claimed.
         native = await discover_native(http)
+        if native is None and is_hidden and not may_be_hidden:
+            raise InvalidResponse(
+                f"the state manager at {http.endpoint.shown} has the native API, but 404 is answered for it",
+                status=404,
+                fix=f"let proxies in between pass on all paths below {NATIVE_ROOT}, or use link='v0',"
+                " without leases",
+            )
     return native
 
 
@@ -57,16 +65,16 @@ async def discover_native(http: HttpClient) -> Discovery | None:
         raise InvalidResponse(error.what, status=error.status, where=error.where, fix=error.fix) from error
 
 
-async def require_v0(http: HttpClient, namespace: str) -> None:
-    """Return if a state manager that speaks v0 answers; raise as ``discover`` does if not."""
+async def require_v0(http: HttpClient, namespace: str) -> bool:
+    """Return if a state manager that speaks v0 answers, and whether it says that it also has the native API;
+    raise as ``discover`` does if not."""
     try:
-        reply = await http.fetch(
-            _NodesReply, "GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT
-        )
+        answer = await http.ask("GET", v0_path(namespace, "nodes", ""), timeout=DISCOVERY_TIMEOUT)
     except (NotFound, RequestRefused) as error:
         raise not_a_manager(http, "its nodes", f"it answered {error.status}", error) from error
-    if reply.namespace != namespace:
+    if answer.parse(_NodesReply).namespace != namespace:
         raise not_a_manager(http, "its nodes", "it answered about another namespace")
+    return answer.headers.get(NATIVE_HEADER) == NATIVE_VERSION
 
 
 def not_a_manager(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -56,11 +56,12 @@ class ResponseTooSlow(ManagerUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON answer; ``request_line`` (``METHOD uri``) is for messages."""
+    """A JSON answer; ``request_line`` (``METHOD uri``) is for messages. ``headers`` are in lower case."""
 
     status: int
     body: Any
     request_line: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def parse(self, model: type[M]) -> M:
         """Return the body as ``model``; raise InvalidResponse if it has another form."""
@@ -112,7 +113,7 @@ def parse_response(
             ) from None
         raise invalid_response(what, request_line, status=status) from None
     if 200 <= status < 300 or status in accept:
-        return Answer(status, body, request_line)
+        return Answer(status, body, request_line, headers)
     detail = "\n".join(problems_in(body))[:MAX_DETAIL]
     what, wait = f"{at} answered {status}: {detail}", retry_after(headers)
     if status == 500 and isinstance(body, dict) and isinstance(body.get("detail"), str):

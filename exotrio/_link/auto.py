@@ -294,7 +294,8 @@ class AutoLink:
         self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:
-        native = await discover(self._http, self._namespace)
+        # Over v0 the states that it holds would have no leases any more.
+        native = await discover(self._http, self._namespace, may_be_hidden=False)
         version = None if native is None else native.version
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL
         if version == NATIVE_VERSION:

@@ -481,7 +481,7 @@ async def test_not_queued_after_a_lost_answer_still_reads_as_probably_recorded()
     assert "probably recorded" in settlement.detail
 
 
-async def test_a_native_server_whose_root_alone_is_hidden_is_used_over_v0_until_it_is_seen_again(
+async def test_a_server_of_an_earlier_version_whose_root_is_hidden_is_used_over_v0_until_it_is_seen_again(
     autojump_clock: MockClock,
 ) -> None:
     server, link = await registered("native")

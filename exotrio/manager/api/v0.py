@@ -15,7 +15,14 @@ from exotrio._util.words import plural
 from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
 from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
-from exotrio._wire.vocabulary import LEASE_HEADER, MAX_BATCH, ItemResult, StateStatus
+from exotrio._wire.vocabulary import (
+    LEASE_HEADER,
+    MAX_BATCH,
+    NATIVE_HEADER,
+    NATIVE_VERSION,
+    ItemResult,
+    StateStatus,
+)
 from exotrio.manager.api.bodies import body_reader, masked
 from exotrio.manager.api.json import ClaimReply, in_time, parse_model, path_int, reply
 from exotrio.manager.api.releases import warn_of_broken_runs
@@ -80,9 +87,11 @@ class V0(Endpoints):
         return answer
 
     @get(NS + "/nodes", "List registered nodes", READ, v0.NodesReply)
-    async def list_nodes(self, namespace: str) -> object:
+    async def list_nodes(self, namespace: str) -> Response:
         nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
-        return {"namespace": namespace, "count": len(nodes), "nodes": nodes}
+        answer = reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
+        answer.headers[NATIVE_HEADER] = NATIVE_VERSION
+        return answer
 
     @get("/v0/namespaces", "List namespaces that have registered nodes", ANY_KEY)
     async def list_namespaces(self, caller: Caller) -> object:
