@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,6 +121,10 @@ class Users:
     _started: int = 0
     _changing: set[str] = field(default_factory=set)
     """Limits that are being changed."""
+    _prioritizing: Counter[str] = field(default_factory=Counter)
+    """How often the priority of a run was to be changed."""
+    _stored: int = 0
+    """Graphs that were stored, or are about to be, each of which sets the limits back."""
 
     async def declare(self) -> None:
         for graph in graphs():
@@ -273,6 +278,7 @@ class Users:
     async def _retry_one(self) -> None:
         """Start a run that fails, and retry what failed: its state and the run, by several users at once."""
         run = await self._start("orders", FAILS)
+        graph = self._live.pop(run)  # no other user cancels it before there is something to retry
         failed: list[StateSummary] = []
         with trio.move_on_after(ENDING):
             while not failed and run not in self.ended:
@@ -282,6 +288,7 @@ class Users:
                 if await self._is(run, RunStatus.SUCCESS):
                     break  # the attempt that was to fail was cut
                 await trio.sleep(PAUSE)
+        self._live[run] = graph
         answers: list[Any] = []
 
         async def retry(call: Callable[[StateManager], Awaitable[Any]], namespace: str) -> None:
@@ -301,10 +308,12 @@ class Users:
         if (run := await self._victim()) is None:
             return
         priority = self.rng.choice(["high", "normal", "low"])
+        self._prioritizing[run] += 1
         answer = await self._try(partial(StateManager.set_priority, run_id=run, priority=priority))
         if isinstance(answer, Run):
             self.prioritized += 1
-            if answer.priority != priority:
+            # The answer is the run as it is then: another user may have been there in between.
+            if self._prioritizing[run] == 1 and answer.priority != priority:
                 self.problems.append(f"the priority of {run} is {answer.priority}, not {priority}")
 
     async def _reduce_one(self) -> None:
@@ -321,6 +330,7 @@ class Users:
         namespace, usual = maxima[name]
         self._changing.add(name)
         at_most = self.rng.randrange(usual)
+        stored = self._stored
         try:
             await self._ask(partial(StateManager.set_limit, name=name, at_most=at_most), namespace)
             self.reductions += 1
@@ -334,7 +344,7 @@ class Users:
                     else:
                         await trio.sleep(PAUSE)
             await trio.sleep(self.rng.uniform(0.5, 1.5))
-            if since is not None and name != "notes":
+            if since is not None and name != "notes" and stored == self._stored:
                 self.reduced.append(Reduced(name, at_most, since, time.monotonic()))
         finally:
             await self._ask(partial(StateManager.set_limit, name=name, at_most=usual), namespace)
@@ -355,7 +365,9 @@ class Users:
     async def _delete_one(self) -> None:
         """Delete a graph with its runs, while they go on or after their end."""
         name = f"deleted-{self._started}"
+        self._stored += 1
         await self._ask(partial(_store, graph=orders_graph(name)))
+        self._stored += 1
         runs = [await self._start(name) for _ in range(2)]
         if is_early := self.rng.random() < 0.6:
             await trio.sleep(self.rng.uniform(0, 2))
