@@ -296,6 +296,22 @@ def test_no_statement_numbers_its_parameters() -> None:
     assert not problems, "\n".join(problems)
 
 
+SHIELDED_ELSEWHERE = {
+    "_runtime.runtime": "the shutdown bounds every step within it",
+    "_runtime.heartbeat": "its end moves the deadline",
+    "cli.file_process": "the order to stop moved the deadline",
+}
+
+
+def test_every_shield_has_a_deadline() -> None:
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)) if "shield=" in text_of(module) else ():
+            if isinstance(node, ast.Call) and any(each.arg == "shield" for each in node.keywords):
+                bounded = ast.unparse(node.func).endswith(("move_on_after", "fail_after"))
+                bounded = bounded or any(each.arg == "deadline" for each in node.keywords)
+                assert bounded or is_in(module, SHIELDED_ELSEWHERE), f"{module}, line {node.lineno}"
+
+
 def test_the_tools_of_util_know_nothing_of_exotrio() -> None:
     nouns = r"(state manager|runtime|node|graph|state|claim|lease|outcome|worker)s?|exosphere\w*"
     imports = r"from exotrio\.(?!_util\b|errors\b|_version\b)"

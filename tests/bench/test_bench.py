@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench import keys, latency, postgres, programs, starting, stock, stop, throughput, waiting
+from tests.bench import keys, latency, limits, postgres, programs, starting, stock, stop, throughput, waiting
 from tests.bench.__main__ import CASES, measure
 from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, comparison_table, gather
 from tests.bench.places import Where, apart, server
@@ -51,8 +51,9 @@ def test_each_case_gives_figures(
         used, started = request.getfixturevalue("on_postgres")
         monkeypatch.setattr(postgres, "database", lambda: nullcontext(used))
         monkeypatch.setattr(postgres, "server", lambda url: nullcontext(started))
+    for module in (keys, limits, waiting):
+        monkeypatch.setattr(module, "ENGINES", ["SQLite"])
     if name == "keys":
-        monkeypatch.setattr(keys, "ENGINES", ["SQLite"])
         monkeypatch.setattr(keys, "COUNTS", [2])
         monkeypatch.setattr(keys, "server", lambda db: nullcontext((servers[False], os.getpid())))
     monkeypatch.setattr(waiting, "CHILD_RUNS", 1)

@@ -26,6 +26,7 @@ from tests.bench.places import fresh, in_process, working
 from tests.bench.work import FAN, NAMESPACE, ONE, PARENT, STEP, Fan, Mark, Text, awaited, marks
 from tests.support.postgres import database
 
+ENGINES = "SQLite", "PostgreSQL"
 WAITING = 100_000
 SWEEPS = 50
 CHILDREN = 500
@@ -43,7 +44,7 @@ def waiting(plan: Plan) -> Iterator[Sample]:
     """CPU of claims and sweeps next to states that wait, on both engines; the time from an event to its node,
     next to that from a trigger."""
     many = min(WAITING, plan.histories[-1])
-    for engine in ("SQLite", "PostgreSQL"):
+    for engine in ENGINES:
         costs = {}
         for count in (0, many):
             with _new_database(plan, engine) as db:

@@ -356,15 +356,6 @@ def start_pinned(dev: Dev, browser: httpx.Client) -> None:
     dev.says("^asked version 1")
 
 
-def test_runs_of_an_earlier_version_continue_with_new_code(dev: Dev, browser: httpx.Client) -> None:
-    start_pinned(dev, browser)
-    dev.write(PINNED.format(version="2"))
-    dev.says("^1 run of version 1 continued with version 2")
-    dev.says("^asked version 2")
-    (dev.folder / "go").touch()
-    dev.says("^run .* of graph 'pinned': SUCCESS")
-
-
 def test_runs_of_an_earlier_version_are_left_to_another_runtime_that_has_it(
     dev: Dev, browser: httpx.Client, processes: Processes
 ) -> None:
@@ -384,7 +375,7 @@ def test_runs_of_an_earlier_version_are_left_to_another_runtime_that_has_it(
     old.stop(code=0)
 
 
-def test_runs_of_a_version_that_the_code_names_no_longer_are_pointed_out(
+def test_runs_of_a_version_are_pointed_out_while_the_code_names_none_and_continue_with_the_next(
     dev: Dev, browser: httpx.Client
 ) -> None:
     start_pinned(dev, browser)
@@ -392,6 +383,7 @@ def test_runs_of_a_version_that_the_code_names_no_longer_are_pointed_out(
     dev.says("^warning: 1 run of version 1 cannot continue: the code does not name a version")
     dev.write(PINNED.format(version="2"))
     dev.says("^1 run of version 1 continued with version 2")
+    dev.says("^asked version 2")
     (dev.folder / "go").touch()
     dev.says("^run .* of graph 'pinned': SUCCESS")
 

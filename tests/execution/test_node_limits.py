@@ -309,7 +309,7 @@ async def test_too_many_stuck_threads_keep_plain_nodes_from_being_begun_and_no_o
 
     hanging = Hanging()
     server = V0Server(Digest=9)
-    rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.01)
+    rt = runtime(server, hanging.node, node(quick, "Quick"), workers=1, batch_size=2, poll_interval=0.1)
     health = Health(rt)
     with caplog.at_level(logging.INFO), trio.fail_after(60):
         async with running(rt):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import threading
 from pathlib import Path
@@ -14,7 +13,6 @@ import trio
 from pydantic import BaseModel
 from trio.testing import MockClock
 
-import exotrio
 from exotrio import BaseNode, LifecycleError, Phase, Runtime, Stopping
 from exotrio._runtime.outbox_store import OutboxStore
 from exotrio._shared import deadlines
@@ -330,24 +328,6 @@ def test_the_steps_of_a_stop_leave_time_before_the_process_is_killed() -> None:
     assert deadlines.max_stop() <= 28.5
     assert inspect.signature(Runtime).parameters["shutdown_grace"].default == deadlines.GRACE
     assert max(deadlines.LAST_HEARTBEAT, 2 * deadlines.ASYNCIO_TASKS) < deadlines.CLOSE
-
-
-SHIELDED_ELSEWHERE = {
-    "_runtime/runtime.py": "the shutdown bounds every step within it",
-    "_runtime/heartbeat.py": "its end moves the deadline",
-    "cli/file_process.py": "the order to stop moved the deadline",
-}
-
-
-def test_every_shield_has_a_deadline() -> None:
-    root = Path(exotrio.__file__).parent
-    for path in root.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and any(each.arg == "shield" for each in node.keywords):
-                bounded = ast.unparse(node.func).endswith(("move_on_after", "fail_after"))
-                bounded = bounded or any(each.arg == "deadline" for each in node.keywords)
-                name = path.relative_to(root).as_posix()
-                assert bounded or name in SHIELDED_ELSEWHERE, f"{name}, line {node.lineno}"
 
 
 async def test_a_stop_with_every_step_at_its_worst_takes_no_longer_than_the_steps_together(

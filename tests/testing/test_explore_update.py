@@ -31,7 +31,7 @@ def code(by: str, *, output: str = "word", default: Any = ..., measured: str = "
 
         async def execute(self) -> list[BaseModel]:
             await trio.sleep(0.1)
-            return [self.Outputs(**{output: word, "by": by}) for word in ("one", "three")]
+            return [self.Outputs(**{output: word, "by": by}) for word in ("three",)]
 
     class Measure(BaseNode):
         class Inputs(BaseModel):

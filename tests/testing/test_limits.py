@@ -67,7 +67,7 @@ async def test_no_more_calls_run_at_once_than_the_limit_says(autojump_clock: Moc
 
 
 async def test_faults_leave_no_call_without_its_slot(autojump_clock: MockClock) -> None:
-    made = graph(3, at_most=1)
+    made = graph(2, at_most=1)
 
     def check(_: object) -> None:
         assert Call.now == 0
@@ -79,4 +79,4 @@ async def test_faults_leave_no_call_without_its_slot(autojump_clock: MockClock) 
 async def test_a_run_that_a_limit_stops_says_so(autojump_clock: MockClock) -> None:
     why = r"call is CREATED \(2 states\): waits for limit service: it is 0, which stops all; 0 before it$"
     with pytest.raises(trio.TooSlowError, match=why):
-        await run_graph(graph(2, at_most=0), [Fan, Call])
+        await run_graph(graph(2, at_most=0), [Fan, Call], timeout=5)
