@@ -45,7 +45,8 @@ def create_api(
     dashboard: Dashboard | None = None,
 ) -> Api:
     """Return the API of a state manager, without a check of who calls it: arguments as in ``create_app``."""
-    table = routes_of(V0(service)) + operation_routes(service.store, metrics, open_metrics=open_metrics)
+    table = routes_of(V0(service, native=native))
+    table += operation_routes(service.store, metrics, open_metrics=open_metrics)
     if native:
         each = (Native, Runs, Inspection, Backups, KeyRoutes, Releases)
         table += [route for endpoints in each for route in routes_of(endpoints(service))]

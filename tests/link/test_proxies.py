@@ -127,3 +127,12 @@ async def test_a_runtime_that_cannot_reach_the_native_api_does_not_begin_without
         await link.register("test", [])
         assert link.is_native
         await link.aclose()
+
+
+async def test_a_runtime_uses_v0_where_a_state_manager_of_ours_serves_nothing_else() -> None:
+    async with open_manager() as manager:
+        app = httpx.ASGITransport(create_app(manager.service, key=KEY, native=False))
+        link = AutoLink(Endpoint("http://localhost", KEY, app), "tests", worker_id="me", workers=1)
+        await link.register("test", [])
+        assert not link.is_native
+        await link.aclose()

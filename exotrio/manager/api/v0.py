@@ -51,6 +51,7 @@ from exotrio.manager.queries.state_detail import show_state
 from exotrio.manager.rules.access import Caller, Permission
 from exotrio.manager.rules.errors import InvalidRequest, NotFound
 from exotrio.manager.security.access import LOCAL, EndsWithKey, owner_of
+from exotrio.manager.service import Service
 from exotrio.manager.store.view import View
 
 MAX_COMPARING = 5.0
@@ -64,6 +65,12 @@ def _joined(page: Page[bytes]) -> bytes:
 
 
 class V0(Endpoints):
+    """``native``: whether the native API is served, too."""
+
+    def __init__(self, service: Service, *, native: bool) -> None:
+        super().__init__(service)
+        self._of_nodes = {NATIVE_HEADER: NATIVE_VERSION} if native else {}
+
     @get("/health", "Say that the process serves", OPEN)
     async def health(self) -> object:
         return {"message": "OK"}
@@ -90,7 +97,7 @@ class V0(Endpoints):
     async def list_nodes(self, namespace: str) -> Response:
         nodes = await self._store.read_with_deadline(graph_queries.list_nodes, namespace)
         answer = reply({"namespace": namespace, "count": len(nodes), "nodes": nodes})
-        answer.headers[NATIVE_HEADER] = NATIVE_VERSION
+        answer.headers.update(self._of_nodes)
         return answer
 
     @get("/v0/namespaces", "List namespaces that have registered nodes", ANY_KEY)
