@@ -1,8 +1,7 @@
 """A worker process: it runs one node after another for the runtime that started it, the other end of
 ``processes``.
 
-The main thread runs the nodes. Another thread reads what the runtime sends; when that stream ends, the
-process ends at once, whatever runs.
+The main thread runs the nodes, and another one reads what the runtime sends (rule 3 of ``_children``).
 
 The runtime alone says when this process ends: SIGINT, SIGTERM and SIGHUP, which terminals and service
 managers send to every process, do nothing here. They get a handler instead of being ignored, since a program

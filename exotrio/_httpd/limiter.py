@@ -1,8 +1,6 @@
 """The number of open connections, and which of them are closed to make room for new ones.
 
-A connection is keyless until the app says that one of its requests was authenticated, with the key or a
-session. Keyless connections have a share of all, a total time, and one response each, so that unauthenticated
-clients cannot take the connections of others by what they send or leave unread.
+A connection is keyless until one of its requests is authenticated (rule 3 of ``_httpd``).
 """
 
 from __future__ import annotations

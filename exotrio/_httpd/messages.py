@@ -33,14 +33,11 @@ class Limits:
             of its requests is authenticated with the key or a session.
         max_head: Request line and headers. There is room for a long key, a proxy's headers, long names.
         max_body: Request body. There is room for a batch of outcomes with long tracebacks.
-        max_in_flight: Bodies and responses above 64 KiB of all connections together, half for each. Such a
-            body waits for room, at most as long as ``body``; such a response becomes a 503 if no room can be
-            made.
-        max_connections: Open connections. Half of them (at least 32) may be keyless. Above either, the
-            oldest keyless one is closed, or else the longest idle one (idle for at least a second). While
-            there is neither, no more are accepted and new ones wait in the kernel's backlog, which costs
-            nothing and loses no request. Above three quarters of it, no request waits at the server. Half
-            of the usual limit of 1024 open files.
+        max_in_flight: Bodies and responses above 64 KiB of all connections together, half for each
+            (``budget.InFlight``). A body waits for room at most as long as ``body``.
+        max_connections: Open connections, half of the usual limit of 1024 open files. ``ConnectionLimiter``
+            closes some to make room. While there are none to close, no more are accepted, and new ones wait
+            in the kernel's backlog, which costs nothing and loses no request.
     """
 
     idle: float = 75.0

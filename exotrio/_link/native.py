@@ -1,8 +1,7 @@
 """Adapter of the link for our state manager: leases, batches, long poll.
 
-Every claim carries an id chosen here. That makes it repeatable (the same id returns the states still
-held under it) and lets a claim that was given up be released without knowing its states.
-Tokens guard reports and releases, so these may be repeated as well.
+Every claim has an id that is chosen here: the same id returns the states that are still held under it, so a
+claim may be repeated.
 """
 
 from __future__ import annotations

@@ -1,14 +1,7 @@
-"""Adapter of the link for every v0 server: no leases, no batches, no long poll.
+"""Adapter of the link for every v0 server: no leases, no batches, no long poll. Rules 1 to 3 of ``_link``.
 
-Two routes of v0 need care, because nothing guards them: their answers must not be lost.
-
-- A **claim** whose answer is lost leaves states claimed that no runtime knows of. So a claim in flight
-  is shielded from cancellation until its answer is there, and its states are released.
-- **re-enqueue-after** works on any state, also on one that already ended. So it is never sent
-  twice, and never after a report whose fate is unknown: that would run a finished state again.
-
-So neither is sent on a connection on which an outcome was sent: each outcome is the last request on its
-connection (``close_after`` of ``HttpClient.ask`` says why).
+The answers to claims and to re-enqueue-after must not be lost, so neither is sent on a connection on which an
+outcome was sent: each outcome is the last request on its connection (``close_after`` of ``HttpClient.ask``).
 """
 
 from __future__ import annotations

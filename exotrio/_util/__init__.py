@@ -7,8 +7,7 @@
   of a traceback that says what happened), ``redaction`` (secrets masked).
 - Data: ``json`` (a value without a JSON form is an error), ``new_file`` (a file appears complete or not at
   all), ``database_url`` (a URL of PostgreSQL, and the part of it that may be shown).
-- Processes and threads: ``cores`` (how many this process may use), ``crossing`` (calls from one thread to the
-  Trio loop of another).
+- Threads: ``crossing`` (calls from one thread to the Trio loop of another).
 - Libraries: ``exceptions`` (what is inside exception groups), ``slim_httpx`` (httpx without its command
   line), ``tracing`` (spans of OpenTelemetry, if the program traces).
 """
