@@ -26,8 +26,6 @@ from exotrio.errors import LifecycleError
 if TYPE_CHECKING:
     from types import AsyncGeneratorType
 
-    import httpx
-
     from exotrio._http.event_loop import Limiter
 
 log = logging.getLogger("exotrio")
@@ -83,8 +81,12 @@ class Connections:
         self._pools: dict[Hashable, Pool] = {}
         self._embedded: Pool | None = None
         if endpoint.transport is not None:
-            limiter = Admission(trio.CapacityLimiter(tasks))
-            self._embedded = Pool(sender=_sender_of(endpoint.transport, endpoint), limiter=limiter)
+            sender: object = endpoint.transport  # it leads into this process, without messages of HTTP
+            if not isinstance(sender, Sender):
+                from exotrio._http.given import GivenTransport  # here, since it imports httpx
+
+                sender = GivenTransport(endpoint.transport, endpoint)
+            self._embedded = Pool(sender=sender, limiter=Admission(trio.CapacityLimiter(tasks)))
 
     async def pool(self) -> Pool:
         """Return the pool of the caller's event loop. It connects when first used.
@@ -150,14 +152,6 @@ def open_network(endpoint: Endpoint) -> Network:
     if endpoint.plaintext:
         _warn_of_plaintext(endpoint.shown)
     return Network(endpoint)
-
-
-def _sender_of(transport: httpx.AsyncBaseTransport, endpoint: Endpoint) -> Sender:
-    if isinstance(transport, Sender):
-        return transport  # it leads into this process, without messages of HTTP
-    from exotrio._http.given import GivenTransport  # here, since it imports httpx
-
-    return GivenTransport(transport, endpoint)
 
 
 @cache

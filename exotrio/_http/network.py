@@ -178,7 +178,10 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether the server has not closed it while it was idle."""
-        return not _is_readable(self._raw)
+        # Between two exchanges nothing but its end can arrive.
+        poll = select.poll()
+        poll.register(self._raw.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     async def close(self) -> None:
         """Close it at once; also if the caller is cancelled."""
@@ -287,10 +290,3 @@ def _headers_of(response: h11.Response) -> Mapping[str, str]:
         key, text = name.decode("ascii"), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
-
-
-def _is_readable(raw: Any) -> bool:
-    """Whether something arrived, or the end: between two exchanges nothing but the end can."""
-    poll = select.poll()
-    poll.register(raw.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

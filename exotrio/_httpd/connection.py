@@ -147,7 +147,7 @@ def call_when_lost(scope: Mapping[str, Any], sender: Hashable, function: Callabl
 
 
 async def reserve_values(scope: Mapping[str, Any], count: int) -> None:
-    """Wait until ``count`` values fit among those in all large bodies; they are released after the request."""
+    """Wait until ``count`` values fit among those in all large bodies; released after the request."""
     if (exchange := _exchange_of(scope)) is not None:
         await exchange.reserve_values(count)
 

@@ -175,19 +175,12 @@ class AutoLink:
 
     async def report(self, items: Sequence[tuple[Claim, Report]]) -> list[Settlement]:
         unrepeatable = any(isinstance(report, Requeued | Released) for _, report in items)
-        link = await self._adapter_or_settlement(unrepeatable=unrepeatable)
-        if isinstance(link, Settlement):
-            return [link] * len(items)
-        settlements = self._learn_from(await link.report(items))
+        settlements = await self._report(items, unrepeatable=unrepeatable)
         refused = [index for index, settlement in enumerate(settlements) if _is_refusal(settlement)]
         if refused:
             # Race: the server may have been replaced by one that does not know these states.
             self._identified = False
-            link = await self._adapter_or_settlement(unrepeatable=unrepeatable)
-            if isinstance(link, Settlement):
-                repeated = [link] * len(refused)
-            else:
-                repeated = self._learn_from(await link.report([items[index] for index in refused]))
+            repeated = await self._report([items[index] for index in refused], unrepeatable=unrepeatable)
             for index, settlement in zip(refused, repeated, strict=True):
                 first = settlements[index]
                 # If it is the same again, the first one stays: its text takes earlier reports of the state
@@ -209,10 +202,7 @@ class AutoLink:
         # the route of all reports. A database that is full can still be read, and a proxy may close one
         # route.
         self._identified = False
-        link = await self._adapter_or_settlement(unrepeatable=False)
-        if isinstance(link, Settlement):
-            return link
-        (settlement,) = self._learn_from(await link.report([_PROBE]))
+        (settlement,) = await self._report([_PROBE], unrepeatable=False)
         if settlement.fate in {Fate.DROPPED, Fate.REFUSED}:  # it read the outcome
             return Settlement(Fate.SETTLED)
         return replace(settlement, fate=Fate.RETRY) if settlement.fate is Fate.FAILED else settlement
@@ -328,14 +318,17 @@ class AutoLink:
         if native is not None and native.version == NATIVE_VERSION:
             self._identified = False
 
-    async def _adapter_or_settlement(self, *, unrepeatable: bool) -> V0Link | NativeLink | Settlement:
+    async def _report(self, items: Sequence[tuple[Claim, Report]], *, unrepeatable: bool) -> list[Settlement]:
         try:
-            return await self._adapter(unrepeatable=unrepeatable)
+            link = await self._adapter(unrepeatable=unrepeatable)
         except KeyRefused as error:
-            return Settlement(Fate.KEY_REFUSED, log_text(error), status=error.status)
+            settlement = Settlement(Fate.KEY_REFUSED, log_text(error), status=error.status)
         except ManagerUnavailable as error:
             # No status: it is not about the item, which was not sent.
-            return Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
+            settlement = Settlement(Fate.RETRY, log_text(error), retry_after=error.retry_after)
+        else:
+            return self._learn_from(await link.report(items))
+        return [settlement] * len(items)
 
     async def _call(self, call: Awaitable[T]) -> T:
         try:
