@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from exotrio._http.client import HttpClient
-from exotrio._http.response import Answer, log_text
+from exotrio._http.response import Answer, invalid_response, log_text
 from exotrio._link.outcomes import added_fields, ended_fields, name_and_fields
 from exotrio._link.port import Claim, Fate, Settlement
 from exotrio._link.v0 import settle_failure
@@ -119,7 +119,7 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
     content = frame % b",".join(item.content for item in batch)
     try:
         answer = await http.ask("POST", path, body=content)
-        replies = answer.parse(ItemsReply).items
+        return settlements_of(answer, answer.parse(ItemsReply).items, batch)
     except ManagerUnavailable as error:
         return [settle_failure(error)] * len(batch)
     except ManagerError as error:
@@ -131,23 +131,24 @@ async def _send(http: HttpClient, path: str, batch: Sequence[BatchItem], frame: 
             final = error.status in _BATCH_REFUSED and not (error.status == 400 and len(batch) == 1)
             fate = Fate.REFUSED if final else Fate.RETRY
         return [Settlement(fate, log_text(error), status=error.status)] * len(batch)
-    settlements = settlements_of(answer, replies, batch)
-    if settlements is None:
-        detail = f"request: {answer.request_line}, and the reply is not about the same states"
-        return [Settlement(Fate.RETRY, detail, status=answer.status)] * len(batch)
-    return settlements
 
 
 def settlements_of(
     answer: Answer, replies: Sequence[ItemReply], batch: Sequence[BatchItem]
-) -> list[Settlement] | None:
-    """Return what the replies of an answer say of a batch; None if they are not about its states."""
-    if [reply.state_id for reply in replies] != [item.state_id for item in batch]:
-        return None
+) -> list[Settlement]:
+    """Return what the replies of an answer say of a batch."""
+    check_same_states(answer, [reply.state_id for reply in replies], [item.state_id for item in batch])
     return [
         Settlement(_FATES[reply.result], _detail(reply), status=answer.status, after_error=reply.after_error)
         for reply in replies
     ]
+
+
+def check_same_states(answer: Answer, replied: list[str], sent: list[str]) -> None:
+    """Raise InvalidResponse unless an answer is about the states that were sent, in their order."""
+    if replied != sent:
+        what = "the answer is not about the same states"
+        raise invalid_response(what, answer.request_line, status=answer.status)
 
 
 def _split(items: Sequence[BatchItem]) -> Iterator[list[BatchItem]]:

@@ -17,8 +17,16 @@ import trio
 from pydantic import BaseModel, Field, ValidationError
 
 from exotrio._http.client import REQUEST_TIMEOUT, HttpClient
-from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError, invalid_response
-from exotrio._link.batches import BATCH_BYTES, BatchItem, deliver, item_of, send_or_shorten, settlements_of
+from exotrio._http.response import NotAccepted, ResponseTooSlow, ServerError
+from exotrio._link.batches import (
+    BATCH_BYTES,
+    BatchItem,
+    check_same_states,
+    deliver,
+    item_of,
+    send_or_shorten,
+    settlements_of,
+)
 from exotrio._link.port import Claim, Exchanged, Fate, HeartbeatAnswer, Room, Settlement
 from exotrio._link.v0 import UNUSABLE_DELAY_MS, V0Link, settle_failure
 from exotrio._nodes.outcome import (
@@ -71,9 +79,6 @@ class NativeLink:
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
         """Claim states under a lease, as ``Link.claim`` says; waits up to ``wait`` for a first one."""
-        limits = {name: of_node for name, of_node in limits.items() if of_node > 0}
-        if not limits or limit <= 0:
-            return []
         called_at = trio.current_time()
         request = NativeClaimRequest(
             worker_id=self.worker_id,
@@ -150,9 +155,9 @@ class NativeLink:
                 request.tasks = None
             answer = await self.http.ask("POST", self._path("heartbeat"), body=request, timeout=timeout)
             reply = answer.parse(HeartbeatReply)
-            if [item.state_id for item in reply.items] != [state.state_id for state in batch]:
-                what = "the answer to a heartbeat is not about the same states"
-                raise invalid_response(what, answer.request_line, status=answer.status)
+            check_same_states(
+                answer, [item.state_id for item in reply.items], [each.state_id for each in batch]
+            )
             items += reply.items
             ttls += [] if reply.ttl_ms is None else [reply.ttl_ms]
             commands.update(reply.commands)
@@ -271,13 +276,7 @@ class NativeLink:
             answer = await self.http.ask("POST", self._path("outcomes"), body=content)
             reply = answer.parse(_OutcomesReply)
             settlements = settlements_of(answer, reply.items, encoded)
-            if settlements is not None:
-                return Exchanged(settlements, await self._usable(reply.states))
-            error: ManagerError = invalid_response(
-                "the answer to outcomes is not about the same states",
-                answer.request_line,
-                status=answer.status,
-            )
+            return Exchanged(settlements, await self._usable(reply.states))
         except ManagerError as failure:
             error = failure
         except (trio.Cancelled, BaseExceptionGroup):

@@ -162,14 +162,12 @@ class V0Link:
 
     def _portions(self, limits: Mapping[str, int], limit: int) -> list[tuple[list[str], int]]:
         """Split a claim into requests, since v0 knows a limit per request but none per node."""
-        if limit <= 0:
-            return []
         free = [name for name, of_node in limits.items() if of_node >= limit]
-        tight = [([name], of_node) for name, of_node in limits.items() if 0 < of_node < limit]
+        tight = [([name], of_node) for name, of_node in limits.items() if of_node < limit]
         portions = [(free, limit), *tight] if free else tight
         # They take turns at going first: a busy first portion would starve the others.
         self._turn += 1
-        first = self._turn % len(portions) if portions else 0
+        first = self._turn % len(portions)
         return portions[first:] + portions[:first]
 
     async def _claim_once(self, nodes: list[str], limit: int) -> list[Claim]:
