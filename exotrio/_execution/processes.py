@@ -126,7 +126,7 @@ class WorkerProcess(ChildProcess):
         """Run a node and return its outcome.
 
         Raises:
-            Failure: the process ended, or sent a message that cannot be read. ``end`` it.
+            Failure: the process ended. ``end`` it.
 
         Cancellation:
             Not safe: then ``end`` it.
@@ -175,10 +175,6 @@ class WorkerProcess(ChildProcess):
             elif self.code == -signal.SIGKILL:
                 why += ", perhaps by the kernel for want of memory"
             raise _failed(node, why) from None
-        except Exception as error:
-            # Unpickling may raise anything.
-            why = f"its process sent what cannot be read: {type(error).__name__}: {error}"
-            raise _failed(node, why) from error
         finally:
             execution.on_drain = None
         raise _failed(node, f"its process did not load its code within {MAX_START:g} s")
