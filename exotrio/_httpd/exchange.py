@@ -289,18 +289,14 @@ class Exchange:
 
         Raises:
             ClientDisconnected: the client cannot get this; an OSError, as ASGI requires.
-            RuntimeError: the messages come in a wrong order.
+            RuntimeError: the body comes before its head, or another message than these two.
             h11.LocalProtocolError: a header is invalid, or the body does not match content-length.
         """
         kind = message["type"]
-        if self._complete:
-            raise RuntimeError(f"{kind} after the response was complete")
         if self._refused:
             self._knows_gone = True
             raise ClientDisconnected("the request was refused, and its response has been sent")
         if kind == "http.response.start":
-            if self._head is not None:
-                raise RuntimeError("http.response.start was sent twice")
             self._head = self._make_head(message)
             if self.peer.gone:
                 self._knows_gone = True

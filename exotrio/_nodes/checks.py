@@ -231,8 +231,4 @@ def count_problems(title: str, value: Any) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a value for a message."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return shortened(text, 80)
+    return shortened(repr(value), 80)
