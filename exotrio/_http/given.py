@@ -9,7 +9,6 @@ from typing import cast
 from exotrio._http.endpoint import Endpoint
 from exotrio._http.exchange import ConnectionFailed, Exchange
 from exotrio._util.slim_httpx import httpx
-from exotrio.errors import ConfigurationError
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -33,8 +32,6 @@ class GivenTransport:
             )
             if exchange.content:
                 request.stream = _Body(exchange.content)
-            if request.url.userinfo:
-                next(httpx.BasicAuth(request.url.username, request.url.password).auth_flow(request))
             response = await self._transport.handle_async_request(request)
             try:
                 exchange.begin(response.status_code, response.headers)
@@ -48,8 +45,6 @@ class GivenTransport:
         except _UNSENT as error:
             exchange.is_sent = False
             raise ConnectionFailed(_brief(error)) from error
-        except httpx.InvalidURL as error:
-            raise ConfigurationError(f"the state manager URI cannot be used: {error}") from error
         except (httpx.HTTPError, OSError) as error:
             raise ConnectionFailed(_brief(error)) from error
 

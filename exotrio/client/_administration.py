@@ -50,9 +50,6 @@ class AdministrationCalls(EventCalls):
 
         Returns:
             A page without where the requests came from; its ``next`` is None if it is the last one.
-
-        Raises:
-            ConfigurationError: an argument is out of range, or a time has no time zone; nothing was sent.
         """
         filters = {"who": who, "action": action, "target": target, "since": since, "until": until}
         query = checked_query(ChangesQuery, **filters, limit=limit, before=before)
@@ -81,9 +78,6 @@ class AdministrationCalls(EventCalls):
 
         Returns:
             A page; its ``next`` is None if it is the last one.
-
-        Raises:
-            ConfigurationError: as for ``changes``.
         """
         filters = {"who": who, "action": action, "target": target, "since": since, "until": until}
         query = checked_query(AuditQuery, **filters, namespace=namespace, limit=limit, before=before)
@@ -112,7 +106,6 @@ class AdministrationCalls(EventCalls):
             The key with its ``text``.
 
         Raises:
-            ConfigurationError: ``expires`` is out of range, or there is no scope; nothing was sent.
             RequestRefused: the state manager refuses the name or a scope, or has 1,000 keys.
 
         Cancellation:
@@ -136,9 +129,6 @@ class AdministrationCalls(EventCalls):
         """Revoke the key with this id, or else all keys of this name; return them. Needs our server.
 
         Within 5 s every state manager refuses them, ends their requests that wait, and their sessions.
-
-        Raises:
-            NotFound: there is no such key.
 
         Cancellation:
             It may have been revoked all the same.

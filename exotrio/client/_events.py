@@ -34,7 +34,6 @@ class EventCalls(LimitCalls):
             name that was perhaps meant, if no place of the graph waits for this one.
 
         Raises:
-            NotFound: there is no such run.
             RequestRefused: another value was sent before, or the run has ended (409); or the value does not
                 fit what the graph says that the event has (400).
 
@@ -55,7 +54,6 @@ class EventCalls(LimitCalls):
             ``sent``, the newest first, and ``waiting``, the oldest first: of each up to 1,000.
 
         Raises:
-            NotFound: there is no such run.
             ConfigurationError: runs of several graphs have this key.
         """
         path = "run", await self._id_of(run), "events"
@@ -83,7 +81,6 @@ class EventCalls(LimitCalls):
             url: The address of the state manager for people. Defaults to the one that this client uses.
 
         Raises:
-            NotFound: there is no such run.
             RequestRefused: the run has ended (409); or the value does not fit the event, or is too long for
                 an address (400).
             ConfigurationError: the state manager is embedded and not served, or ``until`` has no time zone.

@@ -45,7 +45,6 @@ class LimitCalls(StateCalls):
             period: Seconds, or a timedelta, from 1 s to 31 days.
 
         Raises:
-            ConfigurationError: a value is out of range; nothing was sent.
             RequestRefused: it would limit nothing, or have starts without a period.
 
         Cancellation:

@@ -32,15 +32,7 @@ _PRIORITIES = frozenset(Priority)
 class NewRun:
     """A run for ``trigger_many``, described as for ``trigger``.
 
-    Args:
-        inputs: Inputs of the graph's first node, in place of those in the graph: an instance of its
-            ``Inputs``, which gives all of them, or a dict of values or their texts.
-        store: The run's store, values or their texts.
-        start_delay: Milliseconds before the run starts.
-        run_id: A UUID for the run: a second request with the same one starts no second run. A state manager
-            that speaks only v0 gives the run another id. Defaults to None: a new one is made.
-        key: As in ``trigger``; in place of a ``run_id``.
-        priority, weight, fair_key: As in ``trigger``.
+    It has a ``run_id`` or a ``key``, not both.
     """
 
     inputs: Values = field(default_factory=dict)

@@ -205,9 +205,6 @@ class RunCalls(StockCalls):
         Returns:
             The run as it is now.
 
-        Raises:
-            ConfigurationError: there is no such priority.
-
         Cancellation:
             It may have been changed all the same.
         """

@@ -307,7 +307,6 @@ class StateManager(AdministrationCalls):
             ConfigurationError: the file exists, or must not be replaced.
             DatabaseError: it cannot be written, or what arrived is damaged.
             RequestRefused: the state manager is making another backup (409).
-            ManagerUnavailable: no usable answer, or it broke off.
 
         Cancellation:
             Safe; what was written so far is removed.

@@ -39,6 +39,9 @@ class RetryPolicyModel(Declaration):
         backoff_factor: Base delay in milliseconds. Defaults to 2000.
         exponent: Base of the exponential strategies. Defaults to 2.
         max_delay: Maximum delay in milliseconds, or None for no limit.
+
+    Raises:
+        pydantic.ValidationError: a number is too small or too large.
     """
 
     max_retries: int = Field(default=3, ge=0, le=1_000_000)
@@ -56,9 +59,6 @@ class RetryPolicyModel(Declaration):
             retries: Retries after the first attempt. Defaults to 3.
             jitter: ``"full"``: each delay is random, up to that; ``"equal"``: at least half of that. So
                 states that failed together are not retried together. Defaults to none.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
         """
         return cls._of("FIXED", delay, retries, jitter)
 
@@ -73,9 +73,6 @@ class RetryPolicyModel(Declaration):
             retries: Retries after the first attempt. Defaults to 3.
             max_delay: Maximum seconds between two attempts. Defaults to no limit.
             jitter: As in ``fixed``.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
         """
         return cls._of("LINEAR", step, retries, jitter, max_delay=_ms(max_delay))
 
@@ -97,9 +94,6 @@ class RetryPolicyModel(Declaration):
             retries: Retries after the first attempt. Defaults to 3.
             max_delay: Maximum seconds between two attempts. Defaults to no limit.
             jitter: As in ``fixed``.
-
-        Raises:
-            pydantic.ValidationError: a number is too small or too large.
         """
         return cls._of("EXPONENTIAL", first, retries, jitter, exponent=factor, max_delay=_ms(max_delay))
 

@@ -99,15 +99,11 @@ class GraphRun:
         An attempt that was made after another one failed is a later state.
 
         Args:
-            node: As for ``of``.
+            node: As for ``of``, which raises the same errors.
 
         Returns:
             For each state an ``Outputs`` of the node's class; a dict of texts if the class is not known,
             since the node was added, or is named here, by its name.
-
-        Raises:
-            NotFound: the graph has no such node.
-            ConfigurationError: several nodes of the graph are of this class.
         """
         done = [state for state in self.of(node) if state.status is StateStatus.SUCCESS]
         return [read_outputs(node, state.outputs) for state in done]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -47,15 +46,6 @@ async def failure_of(handler) -> ManagerError:
     assert "the-key" not in str(caught.value)
     assert "request: GET /ping" in str(caught.value)
     return caught.value
-
-
-async def test_user_and_password_of_the_uri_are_sent_as_basic_authentication() -> None:
-    double = Double(lambda _: answer(200, {"pong": "yes"}))
-    endpoint = Endpoint("http://ada:p%40ss@manager.invalid", "the-key", double.endpoint.transport)
-    await HttpClient(endpoint).ask("GET", "/ping")
-    (request,) = double.requests
-    assert request.headers["authorization"] == f"Basic {b64encode(b'ada:p@ss').decode()}"
-    assert request.headers["host"] == "manager.invalid"
 
 
 async def test_an_answer_is_parsed_and_the_key_and_a_fresh_request_id_are_sent() -> None:
