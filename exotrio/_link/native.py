@@ -326,7 +326,6 @@ def _claim(state: NativeState, names: Mapping[str, str], delay: float) -> Claim:
         run_id=state.run_id,
         token=state.lease.token,
         attempt=state.lease.attempt,
-        deliveries=state.lease.deliveries,
         announce=state.lease.announce,
         alone=state.lease.alone,
         timeout=None if state.timeout_ms is None else from_ms(state.timeout_ms),

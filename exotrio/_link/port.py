@@ -27,7 +27,6 @@ class Claim:
         graph_name, run_id: None on v0, which does not say.
         token: Lease token, None on v0.
         attempt: 1 for the first attempt; None on v0, which does not say.
-        deliveries: How many runtimes in a row were lost while they ran it.
         announce: A heartbeat has to say that it runs before it begins.
         alone: It is to run while nothing else runs in this process.
         lease: Seconds the lease lasts from when the claim was sent, None without a lease.
@@ -50,7 +49,6 @@ class Claim:
     run_id: str | None = None
     token: str | None = None
     attempt: int | None = None
-    deliveries: int = 0
     announce: bool = False
     alone: bool = False
     lease: float | None = None

@@ -267,7 +267,7 @@ def _damaged(path: Path, why: str) -> ConfigurationError:
     )
 
 
-_CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt", "deliveries")
+_CLAIM = ("state_id", "node_name", "identifier", "graph_name", "run_id", "token", "attempt")
 
 
 def _body(claim: Claim, outcome: Outcome) -> bytes | None:
@@ -286,4 +286,5 @@ def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
     names = ("retry", "trace", "logs", "buffered_ms", "ran_ms", "checkpoint", "timeout_ms")
     added = {name: entry[name] for name in names if name in entry}
-    return Claim(inputs={}, **entry["claim"]), outcome_of(entry["outcome"], entry["value"], **added)
+    claim = {field: entry["claim"][field] for field in _CLAIM}  # older files have more fields
+    return Claim(inputs={}, **claim), outcome_of(entry["outcome"], entry["value"], **added)

@@ -403,7 +403,7 @@ def test_bytes_are_shown_in_a_suitable_unit(count: int, text: str) -> None:
 def outcome(state_id: str) -> tuple[Claim, Outcome]:
     claim = Claim(
         state_id=state_id, node_name="A", identifier="a", graph_name="g", run_id="r", inputs={},
-        token="t", attempt=1, deliveries=0,
+        token="t", attempt=1,
     )  # fmt: skip
     return claim, Executed([{"text": "precious"}])
 

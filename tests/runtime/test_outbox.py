@@ -406,6 +406,16 @@ async def test_an_entry_that_cannot_be_read_stays_and_holds_back_no_other(
     assert "cannot be read" in caplog.text
 
 
+async def test_an_entry_with_fields_that_claims_had_in_an_earlier_version_is_sent(outbox: Path) -> None:
+    server = V0Server()
+    await left_behind(server, outbox, Says)
+    sql(outbox, "UPDATE entries SET body = json_set(CAST(body AS TEXT), '$.claim.deliveries', 0)")
+    async with running(server, Says, outbox=outbox):
+        with trio.fail_after(10):
+            await server.until(lambda: len(server.routes(*REPORTS)) == 1)
+    assert count(outbox) == 0
+
+
 def test_a_write_is_synced_before_it_returns(outbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect = sqlite3.connect
 
