@@ -606,13 +606,13 @@ async def test_a_state_that_runs_alone_for_long_and_those_that_wait_for_its_end_
     autojump_clock: MockClock, batch_size: int
 ) -> None:
     server = NativeServer()
-    add_together(server, *"ABCD", alone="ABCD", seconds="900")
+    add_together(server, *"ABCD", alone="ABCD", seconds="300")
     began = trio.current_time()
     async with running(server, Together, workers=4, batch_size=batch_size) as rt:
         usual = [state_id for each in range(40) for state_id in server.add("Together", name=f"{each}")]
         await server.until(lambda: all(server.states[each].status == "EXECUTED" for each in usual))
         assert trio.current_time() - began < 100
-        await trio.sleep(900)
+        await trio.sleep(300)
         assert len(Together.now) == 1, "the next one"
         before = rt.summary.released  # those that had waited for the first one
         assert before <= batch_size
@@ -712,11 +712,11 @@ async def test_a_runtime_whose_key_is_refused_says_so_again_and_again_but_asks_s
         await server.until(QUEUED=1)
         seen = len(beats(server))
         server.before = Fails(("heartbeat",), lambda: reply(401, {"detail": "the key 'r' expired"}))
-        for _ in range(1000):
+        for _ in range(300):
             await trio.sleep(0.3)
             rt._ledger.heartbeat_due.set()
         sent = len(beats(server)) - seen
-        assert sent <= 1000, "in process, heartbeats are sent each second, and pauses are random below that"
+        assert sent <= 300, "in process, heartbeats are sent each second, and pauses are random below that"
         refusals = [each for each in caplog.records if "the heartbeat fails" in each.getMessage()]
         assert all("the key 'r' expired" in each.getMessage() for each in refusals)
         warnings = [each for each in refusals if each.levelname == "WARNING"]
@@ -880,7 +880,7 @@ class Away(Apart):
         return await super().heartbeat(heartbeat, states, timeout=timeout)
 
 
-@pytest.mark.parametrize("since", range(12, 24))
+@pytest.mark.parametrize("since", [12, 15, 18, 21])
 async def test_a_network_that_is_away_for_15_s_costs_no_lease_at_any_moment(
     autojump_clock: MockClock, since: int
 ) -> None:

@@ -168,8 +168,7 @@ async def test_a_runtime_waits_for_a_state_manager_behind_a_gateway_without_a_ro
     assert server.routes("outcomes")
 
 
-@pytest.mark.parametrize("kind", [V0Server, NativeServer])
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("kind", "status"), [(V0Server, 429), (NativeServer, 503)])
 @pytest.mark.parametrize("routes", [("claim", "enqueue"), ("nodes",), ("executed", "outcomes")])
 async def test_retry_after_of_a_claim_a_registration_and_a_report_is_honoured(
     autojump_clock: MockClock, kind: type[V0Server], status: int, routes: tuple[str, ...]
@@ -328,7 +327,7 @@ async def test_claiming_stops_while_results_cannot_be_delivered_and_goes_on_afte
     server = V0Server(Says=100)
     server.before = Fails(("executed",))
     async with running(server, Says, workers=2, batch_size=4):
-        await trio.sleep(300)
+        await trio.sleep(100)
         # Undelivered, waiting, running: the last claim may be made before any of the former has failed.
         assert server.statuses()["QUEUED"] <= (4 + 2) + 4 + 2
         server.before = None

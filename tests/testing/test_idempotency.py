@@ -20,7 +20,7 @@ from exotrio import BaseNode, Graph, GraphNodeModel, ReQueueAfterSignal
 from exotrio.testing import CheckFailed, CrashRun, Exploration, explore
 
 ORDER = "order 1"
-POINTS = int(os.environ.get("EXOTRIO_TEST_POINTS", "4"))
+POINTS = int(os.environ.get("EXOTRIO_TEST_POINTS", "2"))
 """Points of a correction that are tried. The long form tries all: 500."""
 
 
