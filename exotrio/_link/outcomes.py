@@ -5,8 +5,8 @@ Each has a name, and one field that holds its value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from exotrio._nodes.outcome import (
@@ -75,29 +75,22 @@ def ended_fields(report: Report) -> dict[str, Any]:
     return fields if report.checkpoint is None else fields | {"checkpoint": asdict(report.checkpoint)}
 
 
-def outcome_of(
-    name: str,
-    value: Any,
-    *,
-    retry: bool = True,
-    trace: str | None = None,
-    logs: Sequence[Mapping[str, str | None]] = (),
-    buffered_ms: int | None = None,
-    ran_ms: int | None = None,
-    checkpoint: Mapping[str, Any] | None = None,
-    timeout_ms: int | None = None,
-) -> Outcome:
-    """Return the outcome that has this name, value and ``added_fields``; raise KeyError if there is none."""
-    buffered, ran = (None if ms is None else from_ms(ms) for ms in (buffered_ms, ran_ms))
-    saved = None if checkpoint is None else CheckpointText(**checkpoint)
+def outcome_of(name: str, value: Any, added: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that has this name, this value and the ``added_fields`` that are in ``added``.
+
+    Raises:
+        KeyError: no outcome has this name.
+    """
     if name == "calling":
         value = tuple(ChildCall(**call) for call in value)
-    outcome: Outcome = _BY_NAME[name](
-        value, logs=logs, trace=trace, buffered=buffered, ran=ran, checkpoint=saved
-    )
-    if isinstance(outcome, Waiting) and timeout_ms is not None:
-        return replace(outcome, timeout=from_ms(timeout_ms))
-    return outcome if retry or not isinstance(outcome, Errored) else replace(outcome, retry=False)
+    fields = {field: added[field] for field in ("retry", "trace", "logs") if field in added}
+    for field in ("buffered", "ran", "timeout"):
+        if (ms := added.get(f"{field}_ms")) is not None:
+            fields[field] = from_ms(ms)
+    if "checkpoint" in added:
+        fields["checkpoint"] = CheckpointText(**added["checkpoint"])
+    outcome: Outcome = _BY_NAME[name](value, **fields)
+    return outcome
 
 
 def name_and_fields(outcome: Outcome) -> tuple[str, dict[str, Any]]:

@@ -284,7 +284,5 @@ def _body(claim: Claim, outcome: Outcome) -> bytes | None:
 
 def _parsed(body: bytes) -> tuple[Claim, Outcome]:
     entry = decode(body)
-    names = ("retry", "trace", "logs", "buffered_ms", "ran_ms", "checkpoint", "timeout_ms")
-    added = {name: entry[name] for name in names if name in entry}
     claim = {field: entry["claim"][field] for field in _CLAIM}  # older files have more fields
-    return Claim(inputs={}, **claim), outcome_of(entry["outcome"], entry["value"], **added)
+    return Claim(inputs={}, **claim), outcome_of(entry["outcome"], entry["value"], entry)

@@ -228,7 +228,7 @@ async def test_as_many_calls_as_are_allowed_are_made() -> None:
 def test_the_native_api_and_the_outbox_keep_calls() -> None:
     outcome = Calling((ChildCall("1 a", "echo", {"text": "x"}), ChildCall("2 b", "echo", {})))
     name, value = name_and_value(outcome)
-    assert outcome_of(name, value, **added_fields(outcome)) == outcome
+    assert outcome_of(name, value, added_fields(outcome)) == outcome
     name, fields = name_and_fields(outcome)
     item = CallingItem.model_validate({"state_id": "s", "token": "t", "outcome": name, **fields})
     assert [(call.id, call.graph, call.inputs) for call in item.calls] == [
