@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from exotrio._http.connections import Connections
 from exotrio._http.endpoint import EMBEDDED_URI, Endpoint, key_problems
 from exotrio._http.event_loop import event_loop
 from exotrio._http.exchange import ConnectionFailed, Exchange, Sink
-from exotrio._http.response import Answer, ResponseTooSlow, invalid_response, parse_response
+from exotrio._http.response import Answer, M, ResponseTooSlow, invalid_response, parse_response
 from exotrio._shared.events import Events, Requested
 from exotrio._shared.settings import URI_VARIABLE, read_key_file
 from exotrio._util.json import NotJson, encode
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import trio
 
 log = logging.getLogger("exotrio")
-
-M = TypeVar("M", bound=BaseModel)
 
 REQUEST_TIMEOUT = 30.0
 _REQUEST_ID = REQUEST_ID_HEADER.lower()

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
 
 from pydantic import BaseModel
 
-from exotrio._fields.models import HasCheckpoint, Values
+from exotrio._fields.models import HasCheckpoint, M, Model, Values
 from exotrio._nodes.calls import Calls, Child
 from exotrio._nodes.checkpoint import CheckpointView, NodeCheckpoint
 from exotrio._nodes.outcome import AwaitedEvent, ChildResult
@@ -84,9 +84,6 @@ _NEVER = StopView()
 
 RunsIn = Literal["trio", "thread", "asyncio", "process"]
 """Where ``execute`` runs."""
-
-M = TypeVar("M", bound=BaseModel)
-Model = TypeVar("Model", bound=BaseModel, covariant=True)
 
 
 class _HasInputs(Protocol[Model]):

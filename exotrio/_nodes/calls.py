@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, overload
 
 from pydantic import BaseModel
 
-from exotrio._fields.models import Values, from_text, texts_of
+from exotrio._fields.models import M, Values, from_text, texts_of
 from exotrio._nodes.outcome import CallChildren, ChildCall, ChildResult, NoRetry
 from exotrio._util.json import encode
 from exotrio._util.words import listed
@@ -24,7 +24,6 @@ from exotrio.errors import ChildFailed
 if TYPE_CHECKING:
     from exotrio.graph import Graph
 
-Model = TypeVar("Model", bound=BaseModel)
 _DIGITS = 16
 MAX_CHILD_KEY = MAX_KEY - _DIGITS - 1
 
@@ -110,7 +109,7 @@ class Child:
     @overload
     def outputs(self) -> Mapping[str, str]: ...
     @overload
-    def outputs(self, model: type[Model]) -> Model: ...
+    def outputs(self, model: type[M]) -> M: ...
     def outputs(self, model: type[BaseModel] | None = None) -> object:
         """Return the outputs of the child's graph, which ``graph.output`` declares.
 

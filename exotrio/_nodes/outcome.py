@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, cast
-
-from pydantic import BaseModel
+from typing import Any, cast
 
 from exotrio._fields.models import HasCheckpoint, HasOutputs, M, checkpoint_of_text, from_text
 from exotrio.errors import ExotrioError
 
-Model = TypeVar("Model", bound=BaseModel)
 MAX_EVENT_NAME = 256
 _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
@@ -130,7 +127,7 @@ class AwaitedEvent:
         """Whether the timeout was over before the event was sent."""
         return self.value is None
 
-    def read(self, model: type[Model]) -> Model:
+    def read(self, model: type[M]) -> M:
         """Return the fields of the event as a model, with fields as ``Outputs`` has.
 
         Raises:

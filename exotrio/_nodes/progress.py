@@ -47,18 +47,14 @@ def checked_progress(fraction: object, text: object, redactor: Redactor = NO_SEC
     """
     if fraction is not None:
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-            raise TypeError(f"progress: the fraction must be a number or None, not {_kind(fraction)}")
+            raise TypeError(f"progress: the fraction must be a number or None, not {type(fraction).__name__}")
         if math.isnan(fraction) or not 0 <= fraction <= 1:
             raise ValueError(f"progress: the fraction is {fraction!r:.40}: it must be from 0 to 1, or None")
         fraction = float(fraction)
     if not isinstance(text, str):
-        raise TypeError(f"progress: the text must be a str, not {_kind(text)}")
+        raise TypeError(f"progress: the text must be a str, not {type(text).__name__}")
     # Shortened before it is cleaned, or a node that passes a whole document would pay for all of it.
     limit = 100 * MAX_TEXT
     text = redactor.redact(text[:limit], cut_after=len(text) > limit)[: 2 * MAX_TEXT]
     printable = "".join(c if c.isprintable() else " " for c in text)
     return Progress(fraction, " ".join(printable.split())[:MAX_TEXT])
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
