@@ -124,6 +124,20 @@ async def test_those_of_a_fairness_key_that_move_later_keep_their_turns(two: Two
     assert await runs_of_claim(one.api, 20) == {moved: 10, other: 10}
 
 
+async def test_a_small_change_does_not_wait_for_the_end_of_a_large_one(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    monkeypatch.setattr(moves, "PORTION", 2)
+    await prioritize(one, await fan_out(one.api, 200), "low")
+    large = await one.service.store.read(unfinished)
+    await prioritize(one, await fan_out(one.api, 4), "low")
+    # Chosen at random, the large one is over first with a probability of 2**-99.
+    while len(left := await one.service.store.read(unfinished)) == 2:
+        assert await handle_due(one.service, Step.GO_ON) == 1
+    assert left == large
+
+
 async def test_a_run_that_ends_meanwhile_is_moved_no_further(two: Two) -> None:
     one, _ = two
     cancelled, deleted = await fan_out(one.api, 30), await fan_out(one.api, 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from exotrio._util.words import plural
@@ -18,8 +19,9 @@ from exotrio.manager.store.transaction import Transaction
 
 
 def go_on(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
-    """Go on with a change of the first of these runs; return 0 if nothing is left to do."""
-    number = numbers[0]
+    """Go on with a change of one of these runs; return 0 if nothing is left to do."""
+    # Not always of the first: the others would wait until its change, however large, is over.
+    number = random.choice(numbers)
     for row in locked_runs(tx, "runs.id = ?", (number,)).values():
         changes = Changes(tx, [row])
         for change, content in kept(tx, number).items():
