@@ -1,6 +1,6 @@
 """Bodies of native routes about the limits of a namespace, and why a state waits for one."""
 
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -8,7 +8,7 @@ from exotrio._util.times import format_duration
 from exotrio._util.words import listed, one_line
 from exotrio._wire.body import Body, Moment, Seconds
 from exotrio._wire.vocabulary import short_id
-from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, MIN_PERIOD_MS, LimitModel
+from exotrio.graph import AtMost, LimitModel, PeriodMs
 
 MAX_SHOWN = 100
 """Keys of a limit, and states that hold it, that are shown."""
@@ -28,9 +28,9 @@ class LimitChange(Body):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    at_most: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
-    starts: Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None = None
-    period_ms: Annotated[int, Field(ge=MIN_PERIOD_MS, le=MAX_PERIOD_MS)] | None = None
+    at_most: AtMost | None = None
+    starts: AtMost | None = None
+    period_ms: PeriodMs | None = None
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:

@@ -10,7 +10,7 @@ from exotrio._wire.limits import DeletionOfLimit, LimitChange, LimitDetail, Limi
 from exotrio.client._states import StateCalls
 from exotrio.errors import ConfigurationError
 from exotrio.graph import check_name
-from exotrio.graph.limits import check_whole, period_in_ms
+from exotrio.graph.limits import period_in_ms
 
 Unlimited = Literal["unlimited"]
 
@@ -58,7 +58,6 @@ class LimitCalls(StateCalls):
         elif starts is not None:
             change["starts"] = starts
         try:
-            check_whole(**change)
             if period is not None:
                 change["period_ms"] = period_in_ms(period)
             body = LimitChange.model_validate(change)

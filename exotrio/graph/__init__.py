@@ -32,13 +32,14 @@ from exotrio.graph.declaration import MAX_LIMITS as MAX_LIMITS
 from exotrio.graph.declaration import MAX_NAME as MAX_NAME
 from exotrio.graph.declaration import MAX_NODES as MAX_NODES
 from exotrio.graph.declaration import MAX_PERIOD_MS as MAX_PERIOD_MS
-from exotrio.graph.declaration import MIN_PERIOD_MS as MIN_PERIOD_MS
 from exotrio.graph.declaration import WAIT_NODE as WAIT_NODE
 from exotrio.graph.declaration import WITHOUT_RUNTIME as WITHOUT_RUNTIME
+from exotrio.graph.declaration import AtMost as AtMost
 from exotrio.graph.declaration import CronTrigger, LimitModel, StoreConfigModel
 from exotrio.graph.declaration import Declaration as Declaration
 from exotrio.graph.declaration import Name as Name
 from exotrio.graph.declaration import PartByPart as PartByPart
+from exotrio.graph.declaration import PeriodMs as PeriodMs
 from exotrio.graph.declaration import check_name as check_name
 from exotrio.graph.declaration import no_repeated_limits as no_repeated_limits
 from exotrio.graph.graph import Graph

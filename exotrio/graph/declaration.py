@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -182,6 +183,17 @@ class SparseDeclaration(Declaration):
         }
 
 
+def _whole(value: object) -> object:
+    """Return a value of a limit if it is a whole number: True and "5" are mistakes, in Python and in JSON."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"it is a whole number, not {value!r:.50}")
+    return value
+
+
+AtMost = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_LIMIT)]
+PeriodMs = Annotated[int, BeforeValidator(_whole), Field(ge=MIN_PERIOD_MS, le=MAX_PERIOD_MS)]
+
+
 class LimitModel(SparseDeclaration):
     """A limit of a namespace, as a graph declares it: how many states of the places that name it run at once,
     or start within a period, or both. 0 stops them.
@@ -195,9 +207,9 @@ class LimitModel(SparseDeclaration):
     LEFT_OUT: ClassVar[Mapping[str, Any]] = dict.fromkeys(("at_most", "starts", "period_ms"))
 
     name: Name
-    at_most: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
-    starts: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
-    period_ms: int | None = Field(default=None, ge=MIN_PERIOD_MS, le=MAX_PERIOD_MS)
+    at_most: AtMost | None = None
+    starts: AtMost | None = None
+    period_ms: PeriodMs | None = None
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:

@@ -43,13 +43,6 @@ class Limit:
         return f"<limit {self.name!r}{'' if isinstance(self.key, str) and not self.key else ' for a key'}>"
 
 
-def check_whole(**values: object) -> None:
-    """Raise ValueError if a value is neither a whole number nor None: True and "5" are mistakes."""
-    for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ValueError(f"{name} is a whole number, not {value!r}")
-
-
 def period_in_ms(period: float | timedelta) -> int:
     """Return the period of a limit, which is given in seconds or as a ``timedelta``; raise ValueError."""
     seconds = period.total_seconds() if isinstance(period, timedelta) else period

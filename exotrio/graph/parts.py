@@ -31,7 +31,7 @@ from exotrio.graph.declaration import (
     no_repeated_limits,
 )
 from exotrio.graph.inputs import Inputs
-from exotrio.graph.limits import Limit, check_whole, period_in_ms
+from exotrio.graph.limits import Limit, period_in_ms
 from exotrio.graph.nodes import GraphNode
 from exotrio.graph.references import OutputReference, StoreReference
 from exotrio.graph.retry_policy import RetryPolicyModel
@@ -166,7 +166,6 @@ class GraphParts(Declaration):
         __tracebackhide__ = True
         what = f"limit {name!r} of graph {self.name!r}"
         try:
-            check_whole(at_most=at_most, starts=starts)
             if at_most is starts is period is None:
                 return Limit(LimitModel(name=name, at_most=0).name, namespace=self.namespace)
             period_ms = None if period is None else period_in_ms(period)

@@ -482,7 +482,7 @@ def test_a_limit_that_a_graph_changes_is_said_with_its_values(cli: Cli, running:
         limits = [{"name": "shared-by-two", "at_most": at_most}]
         return cli("graph", "apply", cli.write("l.json", fan(name=name, limits=limits)), code=0).err
 
-    made = "limit shared-by-two is made by graph one-limit: 3 at once, also for states of earlier runs"
+    made = "limit shared-by-two is made by graph one-limit: 3 at once\n"
     assert made in apply("one-limit", 3)
     assert "shared-by-two" not in apply("other-limit", 3)
     changed = "limit shared-by-two is changed by graph other-limit: from 3 at once to 5 at once"

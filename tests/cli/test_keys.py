@@ -106,7 +106,7 @@ def test_a_job_stores_a_graph_and_a_colleague_starts_runs_with_what_the_page_giv
     with httpx.Client(base_url=os.environ["EXOSPHERE_STATE_MANAGER_URI"], headers={"x-api-key": KEY}) as root:
         root.put("/v0/namespace/n/nodes/", json=nodes).raise_for_status()
     made = cli("limits", "set", "svc", "--at-most", "2", *with_key["store"], code=0).out
-    assert made == "limit svc: 2 at once\nit is new, and no graph names it yet\n"
+    assert made == "limit svc: 2 at once\nno graph names it\n"
     applied = cli("graph", "apply", "nodes.py", *with_key["store"], code=0).out
     assert applied == cli("graph", "apply", "nodes.py", *with_key["ci"], code=0).out
     run_id = cli("trigger", "fan", *with_key["ada"], code=0).out.split()[0]

@@ -456,10 +456,10 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
         assert (end.code != 0, problem in end.err) == (True, True), end
     assert "there is no limit 'work'" in cli("limits", "show", "work").err
     assert cli("limits", "set", "work", "--at-most", "0", code=0).out == (
-        "limit work: 0 at once (stopped)\nit is new, and no graph names it yet\n"
+        "limit work: 0 at once (stopped)\nno graph names it\n"
     )
     assert cli("limits", "set", "wrok", "--at-most", "1", code=0).out == (
-        "limit wrok: 1 at once\nit is new, and no graph names it yet; did you mean 'work'?\n"
+        "limit wrok: 1 at once\nno graph names it; did you mean 'work'?\n"
     )
     assert cli("limits", "set", "wrok", "--at-most", "2", code=0).out == "limit wrok: 2 at once\n"
     assert cli("limits", "rm", "wrok").code == 0
@@ -526,6 +526,18 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     assert cli("limits", "set", "work", "--at-most", "1", code=0).out == (
         "limit work: 1 at once for each key\nit is made again: states of limited take part again\n"
     )
+    cli("limits", "set", "work", "--at-most", "0", code=0)
+    cli("trigger", "limited", "--store", "of=17", code=0)
+    body = json.loads((cli.folder / "limited.json").read_text())
+    del body["nodes"][0]["limits"]
+    cli.write("limited.json", json.dumps(body))
+    cli("graph", "apply", "limited.json", code=0)
+    cli("nodes", "pause", "Work", code=0)
+    cli("limits", "rm", "work", "--force", code=0)
+    made = cli("limits", "set", "work", "--at-most", "0", code=0).out
+    assert "it is new" not in made
+    assert made.startswith("limit work: 0 at once")
+    assert made.endswith("\nno graph names it\n")
 
 
 # -- nodes

@@ -317,9 +317,9 @@ async def test_a_graph_with_what_others_would_ignore_is_stored_only_where_it_is_
     [
         ({}, "give at_most, or starts with a period"),
         ({"at_most": -1}, "at_most: Input should be greater than or equal to 0"),
-        ({"at_most": True}, "at_most is a whole number, not True"),
-        ({"at_most": "2"}, "at_most is a whole number, not '2'"),
-        ({"starts": "2", "period": 1}, "starts is a whole number, not '2'"),
+        ({"at_most": True}, "at_most: it is a whole number, not True"),
+        ({"at_most": "2"}, "at_most: it is a whole number, not '2'"),
+        ({"starts": "2", "period": 1}, "starts: it is a whole number, not '2'"),
         ({"period": 0.5, "starts": 1}, "the period is from 1 s to 31 days, not 0.5"),
         ({"period": math.nan, "starts": 1}, "the period is from 1 s to 31 days, not nan"),
         ({"period": "1m", "starts": 1}, "the period is from 1 s to 31 days, not '1m'"),

@@ -92,7 +92,8 @@ async def test_mistakes_in_limits_of_a_graph_are_refused_with_their_place(api: A
     assert await problems({**STRIPE, "at_msot": 2}) == [["body", "limits", 0, "at_msot"]]
     assert await problems({"name": "stripe"}) == [["body", "limits", 0]]
     assert await problems({"name": "stripe", "starts": 5}) == [["body", "limits", 0]]
-    assert await problems({"name": "stripe", "at_most": -1}) == [["body", "limits", 0, "at_most"]]
+    for no_number in (-1, "5", True, 5.0):
+        assert await problems({"name": "stripe", "at_most": no_number}) == [["body", "limits", 0, "at_most"]]
     fast = {"name": "stripe", "starts": 5, "period_ms": 999}
     assert await problems(fast) == [["body", "limits", 0, "period_ms"]]
     twice = [{"name": "stripe"}, {"name": "stripe", "key": "x"}]

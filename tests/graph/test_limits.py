@@ -92,9 +92,9 @@ def test_a_key_makes_the_edge_as_an_input_does() -> None:
             ),
             "limit 'calls' is one of namespace 'other', not of 'shop': write graph.limit('calls')",
         ),
-        (lambda graph, order: graph.limit("x", at_most=True), "at_most is a whole number, not True"),
-        (lambda graph, order: graph.limit("x", at_most="2"), "at_most is a whole number, not '2'"),
-        (lambda graph, order: graph.limit("x", starts=2.0, period=9), "starts is a whole number, not 2.0"),
+        (lambda graph, order: graph.limit("x", at_most=True), "at_most: it is a whole number, not True"),
+        (lambda graph, order: graph.limit("x", at_most="2"), "at_most: it is a whole number, not '2'"),
+        (lambda graph, order: graph.limit("x", starts=2.0, period=9), "it is a whole number, not 2.0"),
         (lambda graph, order: graph.limit("x", starts=2, period=True), "the period is from 1 s to 31 days"),
         (
             lambda graph, order: graph.limit("stripe").for_key("a").for_key("b"),

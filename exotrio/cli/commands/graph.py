@@ -24,7 +24,7 @@ from exotrio.cli.groups import Commands
 from exotrio.cli.lookup import about, find_graph, read_graph
 from exotrio.cli.terminal.logs import show_warnings
 from exotrio.cli.terminal.output import pairs, print_as, print_message
-from exotrio.client import GraphInfo, StateManager
+from exotrio.client import GraphInfo, LimitInfo, StateManager
 from exotrio.graph import GraphNodeModel, RetryPolicyModel
 
 NEXT_RUNS = 3
@@ -123,7 +123,7 @@ def show(graph: str, connection: Connection) -> None:
     since only their names are shown.
     """
 
-    async def read(manager: StateManager) -> tuple[GraphReply, dict[str, str] | None]:
+    async def read(manager: StateManager) -> tuple[GraphReply, dict[str, LimitInfo] | None]:
         reply = await find_graph(manager, graph)
         return reply, await limits_of(manager, reply)
 
@@ -265,7 +265,7 @@ def _as_json(name: str, namespace: str, graph: GraphReply) -> dict[str, Any]:
     }
 
 
-def _as_lines(name: str, namespace: str, graph: GraphReply, limits: dict[str, str] | None) -> list[str]:
+def _as_lines(name: str, namespace: str, graph: GraphReply, limits: dict[str, LimitInfo] | None) -> list[str]:
     """Return the lines for a graph: nodes with their next nodes, settings, and every problem."""
     lines = [_headline(name, namespace, graph), f"updated: {iso_time(graph.updated_at)}", "nodes:"]
     for node in graph.nodes:

@@ -119,7 +119,10 @@ def set_limit(
         others: list[str] = []
         with suppress(ExotrioError):  # the limit is set, and the key may not be allowed to read
             others = [each.name for each in await manager.limits() if each.name != limit.name]
-        return limit, [f"it is new, and no graph names it yet{suggestion(limit.name, others)}"]
+        # States of earlier versions of graphs may name it that do not count as waiting.
+        again = ["it is made again: states of earlier runs take part again"]
+        likely = f"no graph names it{suggestion(limit.name, others)}"
+        return limit, [*(again if limit.held or limit.waiting else ()), likely]
 
     limit, is_new = connection.ask(change)
     connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}", *is_new])

@@ -6,18 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from exotrio._wire.graphs import GraphBody, GraphReply
 from exotrio._wire.limits import limit_text
-from exotrio.client import StateManager
+from exotrio.client import LimitInfo, StateManager
 from exotrio.errors import KeyRefused, RequestRefused
 from exotrio.graph import LimitModel
 
 
-async def limits_of(manager: StateManager, body: GraphBody | GraphReply | None) -> dict[str, str] | None:
-    """Return what the limits limit that a graph declares or names, by name; without those that do not exist.
-    None if it has none, or if they cannot be read: the key may store graphs and not read."""
+async def limits_of(
+    manager: StateManager, body: GraphBody | GraphReply | None
+) -> dict[str, LimitInfo] | None:
+    """Return the limits that a graph declares or names, by name; without those that do not exist. None if it
+    has none, or if they cannot be read: the key may store graphs and not read."""
     if body is None or not (names := _names(body)):
         return None
     try:
-        return {each.name: limit_text(each) for each in await manager.limits() if each.name in names}
+        return {each.name: each for each in await manager.limits() if each.name in names}
     except (KeyRefused, RequestRefused):
         return None
 
@@ -28,19 +30,22 @@ def _names(body: GraphBody | GraphReply) -> dict[str, None]:
 
 
 def changes_of_limits(
-    graph: str, limits: Sequence[LimitModel], before: dict[str, str] | None, now: dict[str, str] | None
+    graph: str,
+    limits: Sequence[LimitModel],
+    before: dict[str, LimitInfo] | None,
+    now: dict[str, LimitInfo] | None,
 ) -> Iterator[str]:
     """Yield what a graph made or changed, or left as it was although the graph declares it otherwise."""
     if before is None or now is None:
         return
     for limit in limits:
-        declared = limit_text(limit)
-        old, new = before.get(limit.name), now.get(limit.name)
-        if new is None:
+        if (shown := now.get(limit.name)) is None:
             continue
+        declared, new = limit_text(limit), limit_text(shown)
+        old = limit_text(before[limit.name]) if limit.name in before else None
         if old is None:
-            also = "also for states of earlier runs that name it"
-            yield f"limit {limit.name} is made by graph {graph}: {new}, {also}"
+            also = ", also for states of earlier runs that name it" if shown.held or shown.waiting else ""
+            yield f"limit {limit.name} is made by graph {graph}: {new}{also}"
         elif old != new:
             yield f"limit {limit.name} is changed by graph {graph}: from {old} to {new}"
         elif new != declared:
@@ -48,8 +53,9 @@ def changes_of_limits(
             yield f"limit {limit.name} stays as it was set: {new}; {declares}"
 
 
-def lines_of_limits(body: GraphReply, now: dict[str, str] | None) -> Iterator[str]:
-    """Yield the limits that a graph declares, with what they are ``now``, and those that were deleted."""
+def lines_of_limits(body: GraphReply, limits: dict[str, LimitInfo] | None) -> Iterator[str]:
+    """Yield the limits that a graph declares, with what they are now, and those that were deleted."""
+    now = None if limits is None else {name: limit_text(limit) for name, limit in limits.items()}
     declared = {limit.name: limit_text(limit) for limit in body.limits}
     for name in _names(body):
         text = declared.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import ValidationError
 
@@ -31,6 +31,11 @@ _LIMIT_FIELDS = {
     "period_ms": f"\u201cin seconds\u201d takes a number from 1 to {MAX_PERIOD_MS // 1000:,}",
 }
 """What the fields of the form of a limit take, by those of ``LimitChange``."""
+_READ_LIMIT: Mapping[str, Callable[[str], int]] = {
+    "at_most": int,
+    "starts": int,
+    "period_ms": lambda text: round(float(text) * 1000),
+}
 MAX_AT_ONCE = 1_000
 """Runs that one form retries or cancels."""
 
@@ -218,16 +223,17 @@ _write("/nodes/{node}/resume", pausing.resume_node, "States of the node are clai
 async def set_limit(request: PageRequest, form: Form) -> Done:
     """Make a limit, or replace what it allows; an empty field is for no limit."""
     name = request.params.get("limit") or field(form, "name").strip()
-    values: dict[str, object] = {each: field(form, each).strip() or None for each in ("at_most", "starts")}
     try:
         check_name(name)
     except ValueError as error:
         raise InvalidRequest(f"the name {error}") from None
-    try:
-        seconds = field(form, "period").strip()
-        values["period_ms"] = round(float(seconds) * 1000) if seconds else None
-    except (ValueError, OverflowError):
-        raise InvalidRequest(_LIMIT_FIELDS["period_ms"]) from None
+    values: dict[str, int | None] = {}
+    for each, read in _READ_LIMIT.items():
+        text = field(form, each.removesuffix("_ms")).strip()
+        try:
+            values[each] = read(text) if text else None
+        except (ValueError, OverflowError):
+            raise InvalidRequest(_LIMIT_FIELDS[each]) from None
     if values["at_most"] is values["starts"] is None:
         raise InvalidRequest("a limit needs a number of states at once, or of starts with their seconds")
     if (values["starts"] is None) is not (values["period_ms"] is None):
@@ -243,7 +249,7 @@ async def set_limit(request: PageRequest, form: Form) -> Done:
         known = await request.service.store.read_with_deadline(list_limits, request.namespace)
     if any(each.name == name and each.created_at == each.updated_at and not each.graphs for each in known):
         likely = suggestion(name, (each.name for each in known if each.name != name))
-        flash = f"Limit {name} is new, and no graph names it yet{likely or '.'}"
+        flash = f"Limit {name} is set, and no graph names it{likely or '.'}"
     return (flash, request.link("limits", name))
 
 

@@ -536,7 +536,7 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
     assert "There is no limit in this namespace." in await site.browser.page("/ns/shop/limits")
     values = {"name": "calls <b>", "at_most": "0", "starts": "", "period": ""}
     html = await site.browser.do("/ns/shop/limits", values)
-    assert "Limit calls &lt;b&gt; is new, and no graph names it yet." in html
+    assert "Limit calls &lt;b&gt; is set, and no graph names it." in html
     assert "stopped: it is 0" in html
     assert 'name="at_most" min="0" max="1000000" value="0"' in html
     named = [{"name": "calls <b>", "key": "<i>"}]
@@ -575,7 +575,7 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
     assert "Nothing changed: limit &#39;calls &lt;b&gt;&#39; is named by 1 graph" in html
     assert "or tick “Delete it anyway”: nothing limits them then" in html
     html = await site.browser.do("/ns/shop/limits", values | {"name": "cals <b>"})
-    assert "no graph names it yet; did you mean &#39;calls &lt;b&gt;&#39;?" in html
+    assert "no graph names it; did you mean &#39;calls &lt;b&gt;&#39;?" in html
     html = await site.browser.do(f"{page}/delete", {"force": "on"})
     assert "Limit calls &lt;b&gt; was deleted." in html
     assert (await site.browser.post(f"{page}/delete")).status_code == 404
