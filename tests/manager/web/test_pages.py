@@ -284,6 +284,17 @@ async def test_a_failure_is_three_clicks_away_from_the_start(site: Site, clock: 
     assert error in shown
 
 
+async def test_the_overview_shows_runs_that_have_not_ended_first_as_top_does(site: Site) -> None:
+    waits = await Flow.start(site.api, place("slow"), graph="slow")
+    for _ in range(13):
+        run = (await Flow.start(site.api, place("quick"), graph="quick")).run_id
+        ok(await site.api.native("POST", f"run/{run}/cancel"))
+    first, *others = re.findall(r'data-key="(.*?)"', await site.browser.fragments("/ns/shop", "runs"))
+    overview = ok(await site.api.native("GET", "overview?runs=12"))
+    assert [first, *others] == [run["run_id"] for run in overview["runs"]]
+    assert (first, len(others)) == (waits.run_id, 11)
+
+
 async def test_the_overview_counts_waiting_running_and_failed_states(
     site: Site, clock: SettableClock
 ) -> None:

@@ -18,7 +18,7 @@ from exotrio.manager.queries.load import (
     performance,
 )
 from exotrio.manager.queries.overview import current
-from exotrio.manager.queries.runs import newest_runs, read_run
+from exotrio.manager.queries.runs import read_run, unfinished_first
 from exotrio.manager.queries.runtimes import live_v0_runtimes, unserved
 from exotrio.manager.queries.trends import trend
 from exotrio.manager.store.clock import DAY_MS
@@ -48,8 +48,8 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     if "failing" in parts:
         data["failing"] = {"nodes": _failing(view, nodes)}
     if "runs" in parts:
-        newest = [read_run(row) for row in newest_runs(view, request.namespace, RUNS_SHOWN)]
-        data["runs"] = {"runs": newest, "of_graph": None, "searched": None}
+        shown = [read_run(row) for row in unfinished_first(view, request.namespace, RUNS_SHOWN)]
+        data["runs"] = {"runs": shown, "of_graph": None, "searched": None}
     return data
 
 
