@@ -169,14 +169,17 @@ class StopTotal(Body):
             return "0 stops"
         vanished = f", {self.vanished:,} vanished" if self.vanished else ""
         is_part = bool(self.vanished and (self.cut or self.perhaps_cut))
-        lost = work_lost_text(self.work_lost, at_least=is_part)
+        lost = "work lost not known; "
+        if self.cut or not is_part:
+            lost = f"{work_lost_text(self.work_lost, at_least=is_part)}; "
+        if self.undelivered and not self.work_lost and not is_part:
+            lost = ""  # what was not delivered may be lost
         took = f"{format_duration(self.took)} in all, {format_duration(self.longest)} at most; "
         return (
             f"{plural(self.stops, 'stop')}{vanished}: {took if self.took else ''}"
             f"{plural(self.finished, 'node')} finished, {self.handed_over:,} handed over,"
-            f" {cut_text(self.cut, self.perhaps_cut)} cut;"
-            f" {'work lost not known' if is_part and not self.cut else lost};"
-            f" {plural(self.undelivered, 'state')} undelivered"
+            f" {cut_text(self.cut, self.perhaps_cut)} cut; {lost}"
+            f"{plural(self.undelivered, 'state')} undelivered"
         )
 
 

@@ -84,6 +84,8 @@ async def test_a_stop_leaves_a_receipt_that_says_when_why_how_long_and_what_it_c
     late = receipt.model_copy(update={"took": 12.5})
     assert late.phases == "drain 10.0 s, clean-up 2.0 s, rest 500 ms", "they add up"
     assert (receipt.finished, receipt.handed_over, receipt.cut, receipt.undelivered) == (1, 0, 2, 0)
+    abandoned = receipt.model_copy(update={"cut": 0, "work_lost": 0.0, "abandoned": 2})
+    assert StopList(receipts=[abandoned]).total.text().endswith(" 0 cut; 2 states undelivered")
     assert receipt.work_lost == pytest.approx(2 * (5 + 10 + 2), abs=0.1)
     assert receipt.exit_code is None, "the process goes on"
     assert runtime.summary.released == 1
