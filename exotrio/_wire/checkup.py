@@ -172,7 +172,8 @@ class Checkup(Body):
         claims: The QUEUED states of the namespace, by node.
         unstarted: What failures could not start, newest first, and graphs whose failures could start nothing.
         namespaces: Those with nodes, graphs or limits that the key may read; none from an earlier server.
-        unwritable: Why the last commit of this state manager failed; empty if it did not.
+        unwritable: Why the last commit of this state manager failed; empty if it did not. Only that it did,
+            if the key may not see the database.
         database: None if the key may neither read all namespaces nor has the scope ``admin``.
     """
 

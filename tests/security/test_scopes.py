@@ -116,11 +116,16 @@ async def test_each_page_and_action_lets_in_the_sessions_of_keys_with_its_scope_
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_only_keys_for_all_namespaces_see_the_condition_of_the_database(db: str) -> None:
+async def test_only_keys_for_all_namespaces_see_the_condition_of_the_database(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_keyed(db) as site:
         path, page = f"/exotrio/v1/namespace/{HERE}/checkup", f"/ns/{HERE}/system"
+        why = "/a/place/of/the.db is full"
+        hidden = {site.service.manager, site.service.database, site.service.cipher.newest, why}
+        failed = property(lambda _: f"{why}; free some space", lambda _, value: None)  # commits succeed here
+        monkeypatch.setattr(type(site.service.store), "unwritable", failed, raising=False)
         whole = await site.call(ROOT, "GET", path)
-        hidden = {site.service.manager, site.service.database, site.service.cipher.newest}
         for scope in SCOPES:
             key = await site.key(f"read:{HERE}", scope)
             shown = await site.call(key, "GET", path)
@@ -133,5 +138,7 @@ async def test_only_keys_for_all_namespaces_see_the_condition_of_the_database(db
                 assert shown["database"].keys() == whole["database"].keys()
             else:
                 assert shown["database"] is None, scope
-            other: dict[str, object] = {"database": None, "at_ms": 0, "namespaces": []}
+                assert "the database cannot be written" in shown["unwritable"]
+                assert "the database cannot be written" in text
+            other: dict[str, object] = {"database": None, "at_ms": 0, "namespaces": [], "unwritable": ""}
             assert {**shown, **other} == {**whole, **other}

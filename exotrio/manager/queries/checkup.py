@@ -18,6 +18,7 @@ from exotrio.manager.store.view import View
 HOUR_MS = 3_600_000
 MAX_EVENTS = 20_000
 """How many of the newest events are read."""
+UNWRITABLE = "the database cannot be written; a key with the scope read:* or admin sees why"
 _THROUGH_V0 = "manager IS NULL AND token IS NULL"
 
 
@@ -44,7 +45,8 @@ def show_checkup(
         disagreements=disagreements(runtimes_of(view, namespace)),
         unstarted=unstarted_in(view, namespace),
         namespaces=all_namespaces(view, caller),
-        unwritable=unwritable,
+        # Why that is has paths, and messages of the database server.
+        unwritable=unwritable if caller.sees_database else UNWRITABLE if unwritable else "",
         database=DatabaseState.model_validate(describe(view)) if caller.sees_database else None,
     )
 
