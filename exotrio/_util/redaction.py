@@ -160,31 +160,23 @@ class Redactor:
 NO_SECRETS = Redactor()
 
 
-class _Recent:
-    """Recently used redactors by their secrets: a large secret has thousands of forms."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._redactors: dict[tuple[str, ...], Redactor] = {}
-
-    def get(self, secrets: tuple[str, ...]) -> Redactor:
-        with self._lock:
-            redactor = self._redactors.pop(secrets, None) or Redactor(secrets)
-            self._redactors[secrets] = redactor  # the last one in the dict is the one used last
-            room = MAX_CACHED - sum(len(value) for values in self._redactors for value in values)
-            while room < 0:
-                oldest = next(iter(self._redactors))
-                room += sum(map(len, oldest))
-                del self._redactors[oldest]
-        return redactor
-
-
-_recent = _Recent()
+_recent: dict[tuple[str, ...], Redactor] = {}
+"""Redactors by their secrets, the one used last at the end: a large secret has thousands of forms."""
+_lock = threading.Lock()
 
 
 def redactor_of(secrets: Iterable[object]) -> Redactor:
     """Return the redactor of these secrets: the same one for the same values, as long as it is cached."""
-    return _recent.get(tuple(map(str, secrets)))
+    values = tuple(map(str, secrets))
+    with _lock:
+        redactor = _recent.pop(values, None) or Redactor(values)
+        _recent[values] = redactor
+        room = MAX_CACHED - sum(len(value) for cached in _recent for value in cached)
+        while room < 0:
+            oldest = next(iter(_recent))
+            room += sum(map(len, oldest))
+            del _recent[oldest]
+    return redactor
 
 
 def _forms_of(secret: str) -> Iterator[str]:
