@@ -178,12 +178,10 @@ def signalled(signal: Signal) -> Report:
     """Return what a node requested by a signal."""
     match signal:
         case PruneSignal():
-            data = dict(signal.data)
-            try:
-                decode(encode(data))  # a state manager could not read it either
+            try:  # plain data, also from a worker process
+                return Pruned(decode(encode(dict(signal.data))))
             except NotJson as error:
                 raise ValueError(f"PruneSignal: its data cannot be sent as JSON: {error}") from error
-            return Pruned(data)
         case ReQueueAfterSignal():
             delay = signal.delay.total_seconds()
             if not 0 < delay <= from_ms(MAX_DELAY_MS):
