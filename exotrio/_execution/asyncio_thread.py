@@ -185,9 +185,8 @@ class AsyncioThread(AsyncioLoop):
         finally:
             try:
                 self._loop.close()
-            except Exception:
-                log.error("the asyncio loop could not be closed", exc_info=True)
-            self.call_back(self._over)
+            finally:
+                self.call_back(self._over)
 
     async def _end_tasks(self) -> None:
         tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
