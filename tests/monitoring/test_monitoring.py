@@ -443,7 +443,7 @@ async def test_a_tree_of_any_size_is_cut_to_what_a_heartbeat_takes(autojump_cloc
     class Wide(BaseNode):
         async def execute(self) -> None:
             async with trio.open_nursery() as nursery:
-                for _ in range(600):
+                for _ in range(100):
                     nursery.start_soon(deep, 100)
 
     server = NativeServer(Wide=1)

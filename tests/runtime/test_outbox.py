@@ -309,15 +309,6 @@ async def test_a_native_requeue_that_was_being_sent_is_sent_again(outbox: Path) 
     assert (rt.summary.requeued, rt.summary.unknown) == (1, 0)
 
 
-async def test_a_v0_requeue_that_was_provably_not_sent_is_sent_at_the_next_start(outbox: Path) -> None:
-    server = V0Server()
-    rt = await left_behind(server, outbox, Requeues)
-    assert (rt.summary.kept, rt.summary.unknown) == (1, 0)
-    async with running(server, Requeues, outbox=outbox) as rt:
-        await server.until(DELAYED=1)
-    assert rt.summary.requeued == 1
-
-
 async def test_a_v0_requeue_is_not_sent_so_late_that_its_answer_would_come_after_the_end(
     outbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
