@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from exotrio._http.endpoint import Endpoint
-from exotrio._http.event_loop import closing_scope, event_loop, running_loop
+from exotrio._http.event_loop import event_loop, running_loop
 from exotrio._http.exchange import Sender
 from exotrio._http.network import Network
+from exotrio._shared import deadlines
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ async def _close_at_the_end(network: Network) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        with closing_scope():
+        loop = event_loop()
+        with loop.CancelScope(deadline=loop.current_time() + deadlines.HANG_UP, shield=True):
             await network.aclose()
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
 
-from exotrio._shared import deadlines
 from exotrio.errors import LifecycleError
 
 if TYPE_CHECKING:
@@ -57,9 +56,3 @@ def running_loop() -> Hashable:
             fix="call it from a function that trio.run(...) or asyncio.run(...) runs",
         )
     return loop
-
-
-def closing_scope() -> Scope:
-    """Return a shielded scope for closing connections."""
-    loop = event_loop()
-    return loop.CancelScope(deadline=loop.current_time() + deadlines.HANG_UP, shield=True)
