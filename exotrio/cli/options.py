@@ -53,17 +53,6 @@ _secrets = click.option(
 )
 
 
-def _values_file(what: str) -> Callable[[F], F]:
-    text = f'JSON file with {what}, {{"name": "value"}}; - for standard input.'
-    return click.option(
-        f"--{what}-file",
-        callback=values.values_file,
-        metavar="FILE",
-        help=text,
-        shell_complete=completion.files,
-    )
-
-
 def _inputs(what: str) -> Callable[[F], F]:
     return click.option(
         "-i",
@@ -119,6 +108,13 @@ def run_key(
 
 def _with_file(name: str, option: str) -> Callable[[F], F]:
     """Return what adds the option for a file with values to ``option``; the command gets all as ``name``."""
+    file_option = click.option(
+        f"--{name}-file",
+        callback=values.values_file,
+        metavar="FILE",
+        help=f'JSON file with {name}, {{"name": "value"}}; - for standard input.',
+        shell_complete=completion.files,
+    )
 
     def add(function: F) -> F:
         @wraps(function)
@@ -127,7 +123,7 @@ def _with_file(name: str, option: str) -> Callable[[F], F]:
             merged = values.merged(from_options, from_file, option, f"--{name}-file")
             return function(*args, **{name: merged}, **values_of)
 
-        return cast("F", _values_file(name)(with_all))
+        return cast("F", file_option(with_all))
 
     return add
 
@@ -207,15 +203,9 @@ AGO = Parsed("duration", _ago)
 CODE_VERSION = Parsed("version", _code_version)
 DATABASE_NAME = Parsed("database", _database)
 """A database: a file, ``:memory:``, or the URL of a PostgreSQL without a password."""
-
-
-class Port(click.IntRange):
-    """A port number; 0 stands for any free port."""
-
-    name = "port"
-
-    def __init__(self) -> None:
-        super().__init__(0, 65_535)
+PORT = click.IntRange(0, 65_535)
+"""A port; 0 stands for any free one."""
+PORT.name = "port"
 
 
 def database(help: str) -> Callable[[F], F]:

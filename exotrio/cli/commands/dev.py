@@ -29,7 +29,7 @@ PORTS = (*range(8000, 8020), 0)
 @options.run_key()
 @click.option(
     "--port",
-    type=options.Port(),
+    type=options.PORT,
     help="Port of 127.0.0.1 to serve on; 0: any free one.  [default: 8000, or the next that is free]",
 )
 @options.database(

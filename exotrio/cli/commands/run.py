@@ -32,7 +32,7 @@ from exotrio.graph import Graph
     "port",
     is_flag=False,
     flag_value=0,
-    type=options.Port(),
+    type=options.PORT,
     metavar="[PORT]",
     help="Serve the embedded state manager, and its dashboard, on 127.0.0.1 during the run; without PORT on "
     "any free port. Give it after FILE.",

@@ -32,7 +32,7 @@ MAX_CONNECTIONS = 4_000
     "--port",
     default=8000,
     show_default=True,
-    type=options.Port(),
+    type=options.PORT,
     help="Port to listen on; 0: any free one.",
 )
 @options.database(f"SQLite file, :memory:, or postgresql://USER@HOST/NAME.  {options.WHERE_BY_DEFAULT}")
@@ -83,7 +83,7 @@ MAX_CONNECTIONS = 4_000
 @click.option("--open-metrics", is_flag=True, help="Serve /metrics without the key.")
 @click.option(
     "--metrics-port",
-    type=options.Port(),
+    type=options.PORT,
     help="Also serve /metrics and the probes, and nothing else, on this port, without the key.",
 )
 @log_format_option

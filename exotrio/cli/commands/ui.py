@@ -23,7 +23,7 @@ from exotrio.errors import ConfigurationError, DatabaseBusy, ManagerError
 @options.database("The database: a SQLite file, or postgresql://USER@HOST/NAME.  " + options.WHERE_BY_DEFAULT)
 @click.option(
     "--port",
-    type=options.Port(),
+    type=options.PORT,
     default=0,
     metavar="PORT",
     help="Port of 127.0.0.1 to serve it on.  [default: any free one]",

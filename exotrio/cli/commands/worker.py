@@ -31,7 +31,7 @@ from exotrio.cli.terminal.logs import configure_logs, log_format_option
 )
 @click.option(
     "--health-port",
-    type=options.Port(),
+    type=options.PORT,
     help="Serve /livez, /readyz and /metrics on this port; 0: any free one.  [default: do not]",
 )
 @click.option(
