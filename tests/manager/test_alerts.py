@@ -284,6 +284,25 @@ async def test_with_a_run_its_alerts_are_deleted() -> None:
         assert (rows, len(await started(manager))) == (0, 1), "the run that it started has not ended"
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_run_is_not_deleted_before_its_failure_has_started_another_one(engine: str) -> None:
+    clock = SettableClock()
+    async with open_two(engine, clock=clock) as (one, other):
+        for manager in (one, other):  # as after a crash, and a downtime longer than runs are kept
+            manager.service.store.on_deliveries = lambda: None
+        await deploy_alert(one)
+        work = await deploy_work(one, retry_policy=NO_RETRY)
+        await work.trigger()
+        await work.fail("a", times=1)
+        clock.advance(60_000)
+        assert await other.service.store.write(discard, 1) == 0
+        assert await handle_due(other.service, Step.ALERT) == 1
+        (run,) = await started(other)
+        assert run["key"] == f"on_failure:{work.run_id}:1"
+        clock.advance(60_000)
+        assert await other.service.store.write(discard, 1) == 1
+
+
 async def test_the_run_that_a_failure_starts_is_in_its_trace(two: tuple[Manager, Manager]) -> None:
     one, _ = two
     await deploy_alert(one)

@@ -35,6 +35,13 @@ _WAITING = (
     " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
     " ORDER BY enqueue_after, seq"
 )
+IS_OLD = (
+    # The state that waits for a run has to get its result first, and what the failure of a run starts needs
+    # its facts.
+    "finished_at < ? AND pending = 0 AND awaited = 0"
+    " AND NOT EXISTS (SELECT 1 FROM alerts WHERE run = runs.id AND started IS NULL AND problem IS NULL)"
+)
+"""Whether a run may be deleted that finished before a time."""
 _DUE = {
     Step.ALERT: "run AS id FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run",
     Step.CANCEL: "state AS id FROM children_to_cancel ORDER BY state",
@@ -44,11 +51,7 @@ _DUE = {
     Step.GO_ON: f"{RUN} AS id FROM meta WHERE {ARE_ROWS} ORDER BY key",
     Step.START: _WAITING.format(""),
     Step.WAIT: _WAITING.format(" NOT"),
-    Step.DISCARD: (
-        # The state that waits for a run has to get its result first.
-        "id FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? AND pending = 0 AND awaited = 0"
-        " ORDER BY finished_at"
-    ),
+    Step.DISCARD: f"id FROM runs WHERE finished_at IS NOT NULL AND {IS_OLD} ORDER BY finished_at",
     Step.CLEAR: "run AS id FROM discarded ORDER BY run",
 }
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from exotrio.manager.engine.due_work import finished_before
+from exotrio.manager.engine.due_work import IS_OLD, finished_before
 from exotrio.manager.engine.managers import RETENTION, take_duty
 from exotrio.manager.engine.stops import remove_old_receipts
 from exotrio.manager.store.transaction import Transaction
@@ -40,8 +40,7 @@ def discard(tx: Transaction, runs: Sequence[int], *, keep_ms: int) -> int:
         return 0
     # A run that is locked, for a retry by hand, is left for the next time.
     found = tx.execute(
-        f"SELECT id FROM runs WHERE {tx.any_of('id')} AND finished_at < ? AND pending = 0 AND awaited = 0"
-        f" ORDER BY id{tx.skip_locked('runs')}",
+        f"SELECT id FROM runs WHERE {tx.any_of('id')} AND {IS_OLD} ORDER BY id{tx.skip_locked('runs')}",
         (tx.items(runs), finished_before(tx, keep_ms)),
     ).fetchall()
     discard_runs(tx, [run["id"] for run in found])
