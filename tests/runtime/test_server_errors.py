@@ -165,7 +165,7 @@ async def test_a_gateway_that_answers_500_for_a_minute_turns_no_success_into_an_
     async with running(runtime(stock, Distant, workers=8), registered=True) as rt:
         # In the middle of the work: some deliveries are in flight, and arrive; others follow.
         stock.proxy = during(10, 60, fate, *routes)
-        await trio.sleep(600)
+        await trio.sleep(200)
     stranded = [state for state in states if state.status == "QUEUED"]
     assert {state.status for state in states if state not in stranded} == {"SUCCESS"}
     # What a claim took whose answer was lost cannot be known on v0.
@@ -184,7 +184,7 @@ async def test_results_are_kept_while_the_state_manager_itself_fails_with_all_of
         for _ in range(20):
             await trio.sleep(3)
             stock.database_away = not stock.database_away
-        await trio.sleep(600)
+        await trio.sleep(100)
     assert stock.statuses() == {"SUCCESS": 60}
     assert set(began.values()) == {1}
     assert rt.summary.errored == 0
@@ -195,12 +195,12 @@ async def test_a_500_of_a_gateway_is_no_evidence_against_an_outcome(
 ) -> None:
     """Also if the gateway passes everything else on, as one does that dislikes large bodies."""
     (state,) = stock.add("Says")
-    healthy_at = trio.current_time() + 600
+    healthy_at = trio.current_time() + 150
     stock.proxy = lambda _, path: (
         "away" if path.endswith(f"{state.id}/executed") and trio.current_time() < healthy_at else ""
     )
     async with running(runtime(stock), registered=True) as rt:
-        await trio.sleep(900)
+        await trio.sleep(200)
     assert state.status == "SUCCESS"
     assert rt.summary.completed == 1
 
@@ -228,7 +228,7 @@ async def test_a_database_that_can_only_be_read_turns_no_success_into_an_error(
 ) -> None:
     """Registrations fail as outcomes do; lists, and outcomes of states that do not exist, do not."""
     server = kind(Says=1)
-    healthy_at = trio.current_time() + 600
+    healthy_at = trio.current_time() + 150
 
     async def before(call: Call) -> Any:
         writes = call.body is not None and call.route in ("executed", "outcomes", "nodes")
@@ -239,7 +239,7 @@ async def test_a_database_that_can_only_be_read_turns_no_success_into_an_error(
 
     async with running(server, Says, registered=True) as rt:
         server.before = before
-        await trio.sleep(900)
+        await trio.sleep(200)
     assert server.statuses() == {"EXECUTED": 1}
     assert rt.summary.completed == 1
 
