@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 from starlette.types import ASGIApp
 
-from exotrio._httpd import (
-    ConnectionLimiter,
-    Limits,
-    loopback_names,
-    open_listeners,
-    serve_http,
-    urls,
-)
+from exotrio._httpd import ConnectionLimiter, Limits, loopback_names, open_listeners, serve_http, urls
 from exotrio._shared.database_files import announce_url
 from exotrio._shared.settings import Settings, read_settings
 from exotrio._util.database_url import is_database_url, is_loopback, parse_database_url

@@ -5,11 +5,7 @@ from __future__ import annotations
 from exotrio._util.cron import next_occurrence_ms
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
-from exotrio.manager.engine.graphs import (
-    delete_schedules,
-    delete_schedules_of,
-    lock_graph,
-)
+from exotrio.manager.engine.graphs import delete_schedules, delete_schedules_of, lock_graph
 from exotrio.manager.engine.managers import SCHEDULES, take_duty
 from exotrio.manager.engine.order import LEVELS
 from exotrio.manager.engine.triggers import SCHEDULE, NewRun, trigger

@@ -22,16 +22,7 @@ from exotrio._wire.limits import (
 from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import IS_LIMIT, find_limit, named_by_graphs
 from exotrio.manager.engine.order import LATER
-from exotrio.manager.engine.slots import (
-    ALL_KEYS,
-    IS_HELD,
-    Pair,
-    Slots,
-    ids_in,
-    lane_of,
-    lanes_of,
-    pairs_of,
-)
+from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, Pair, Slots, ids_in, lane_of, lanes_of, pairs_of
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.load import stages_among

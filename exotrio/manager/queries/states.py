@@ -19,13 +19,7 @@ from exotrio._wire.operations import StatesQuery, StateSummary
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.graphs import find_graph
 from exotrio.manager.engine.order import WAITING
-from exotrio.manager.engine.states import (
-    CREATED,
-    ERRORED,
-    NEXT_CREATED_ERROR,
-    QUEUED,
-    shown_status,
-)
+from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, QUEUED, shown_status
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING
 from exotrio.manager.queries.paging import Page, Where

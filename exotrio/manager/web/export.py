@@ -18,12 +18,7 @@ from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import PRUNED, shown_status
 from exotrio.manager.queries.related import children_of
 from exotrio.manager.queries.run import counts_of, further_of, stages_of, unreached_in
-from exotrio.manager.queries.run_detail import (
-    choose_states,
-    events_of,
-    read_states,
-    spans_of,
-)
+from exotrio.manager.queries.run_detail import choose_states, events_of, read_states, spans_of
 from exotrio.manager.queries.runs import read_run
 from exotrio.manager.queries.state_detail import logs_of
 from exotrio.manager.queries.state_times import Times, times_among

@@ -7,14 +7,7 @@ from datetime import datetime
 
 from pydantic_core import from_json, to_json
 
-from exotrio._util.times import (
-    format_coarse,
-    format_quantile,
-    from_unix_ms,
-    iso_time,
-    moment_ms,
-    timestamp,
-)
+from exotrio._util.times import format_coarse, format_quantile, from_unix_ms, iso_time, moment_ms, timestamp
 from exotrio._wire.runs import StateTimes
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import short_id

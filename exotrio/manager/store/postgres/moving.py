@@ -19,12 +19,7 @@ from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.postgres.clock import ServerClock
 from exotrio.manager.store.postgres.connection import Connection
-from exotrio.manager.store.postgres.database import (
-    MIGRATION_LIMIT,
-    create_tables,
-    lock_tables,
-    relations,
-)
+from exotrio.manager.store.postgres.database import MIGRATION_LIMIT, create_tables, lock_tables, relations
 from exotrio.manager.store.postgres.server import Server
 from exotrio.manager.store.postgres.translation import Column, tables
 from exotrio.manager.store.schema import VERSION

@@ -14,12 +14,7 @@ from psycopg.pq import PGconn, Ping
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store.postgres.adaptation import ADAPTERS
-from exotrio.manager.store.postgres.connection import (
-    NO_TIMELINE,
-    READ_TIMELINE,
-    STATEMENT_LIMIT,
-    Connection,
-)
+from exotrio.manager.store.postgres.connection import NO_TIMELINE, READ_TIMELINE, STATEMENT_LIMIT, Connection
 from exotrio.manager.store.postgres.pipeline import Pipeline
 
 logger = logging.getLogger("exotrio.manager.store")

@@ -27,13 +27,7 @@ from exotrio.manager.queries.runs import read_run, run_size
 from exotrio.manager.queries.runtimes import Node, progress_of
 from exotrio.manager.queries.state_detail import newest_event
 from exotrio.manager.queries.states import MAX_SEARCHED, ORDERS, SORTED, ListedState, list_states_of_run
-from exotrio.manager.queries.waiting import (
-    Waiting,
-    event_reasons_in,
-    reasons_in,
-    waiting_nodes,
-    waits_in,
-)
+from exotrio.manager.queries.waiting import Waiting, event_reasons_in, reasons_in, waiting_nodes, waits_in
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
