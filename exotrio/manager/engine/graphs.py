@@ -195,18 +195,15 @@ def _replace_schedules(tx: Transaction, graph: int, occurrences: Mapping[str, in
     known = schedules_of(tx, graph)
     delete_schedules(tx, [(graph, each) for each in known - occurrences.keys()])
     new = {each: due for each, due in occurrences.items() if each not in known and due is not None}
-    insert_schedules(tx, [(graph, each, due) for each, due in new.items()])
+    tx.insert(
+        "cron_triggers", ("graph", "expression", "next_at"), [(graph, *each) for each in sorted(new.items())]
+    )
 
 
 def schedules_of(view: View, graph: int) -> set[str]:
     """Return the schedules of a graph that have a next occurrence."""
     rows = view.execute("SELECT expression FROM cron_triggers WHERE graph = ?", (graph,))
     return {row["expression"] for row in rows}
-
-
-def insert_schedules(tx: Transaction, rows: Iterable[tuple[int, str, int]]) -> None:
-    """Insert schedules: the graph, the text, and the next occurrence in Unix ms."""
-    tx.insert("cron_triggers", ("graph", "expression", "next_at"), sorted(rows))
 
 
 def delete_schedules(tx: Transaction, rows: Iterable[tuple[int, str]]) -> None:

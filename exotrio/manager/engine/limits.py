@@ -70,7 +70,7 @@ def remove_limit(
     is made again, all of these take part again.
     """
     limit = find_limit(tx, namespace, name, lock=tx.for_update("limits"))["id"]
-    graphs = graphs_naming(tx, namespace, name)
+    graphs = [graph for graph, names in named_by_graphs(tx, namespace).items() if name in names]
     if not force:
         if graphs:
             raise Conflict(
@@ -140,11 +140,6 @@ def missing_limits(view: View, namespace: str, body: GraphBody) -> Iterator[Prob
             what = f"there is no limit {name!r} in namespace {namespace!r}{suggestion(name, known)}"
             fix = "declare it in limits of the graph, or make it by `limits set`"
             yield Problem(f"{what}; {fix}", identifier, f"limits.{name}")
-
-
-def graphs_naming(view: View, namespace: str, name: str) -> list[str]:
-    """Return the graphs whose next runs name a limit."""
-    return [graph for graph, names in named_by_graphs(view, namespace).items() if name in names]
 
 
 def named_by_graphs(view: View, namespace: str) -> dict[str, dict[str, bool]]:

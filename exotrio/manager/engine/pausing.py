@@ -65,7 +65,8 @@ def _set(
     """Set ``paused_at`` of a node and its versions, or of a graph; return a column of each row, by name.
     NotFound if there is no row of that name."""
     table, which = _ROWS[what]
-    names = _with_versions(name) if what == "node" else (name,)
+    # The versions of a node sort between these names.
+    names = (name, f"{name}@", f"{name}A") if what == "node" else (name,)
     rows = tx.execute(
         f"UPDATE {table} SET paused_at = {value} WHERE namespace = ? AND {which} RETURNING name, {returned}",
         (*parameters, namespace, *names),
@@ -74,8 +75,3 @@ def _set(
     if name not in found:
         raise NotFound(f"there is no {what} {name!r} in namespace {namespace!r}")
     return found
-
-
-def _with_versions(node: str) -> tuple[str, ...]:
-    """Return the names between which the versions of a node sort, after its own one."""
-    return node, f"{node}@", f"{node}A"

@@ -309,11 +309,7 @@ def add_events(tx: Transaction, kind: str, states: Iterable[Row]) -> None:
 def cancel_children_later(tx: Transaction, states: Iterable[Row]) -> bool:
     """Let the runs be cancelled for which states (seq, status, lane, event) wait that end now (``children``);
     return whether any waits for runs."""
-    rows = [
-        (state["seq"],)
-        for state in states
-        if (state["status"], state["lane"], state["event"]) == (CREATED, WAITING, None)
-    ]
+    rows = [(state["seq"],) for state in states if waits_for_run(state)]
     return tx.insert_new("children_to_cancel", ("state",), rows) > 0
 
 

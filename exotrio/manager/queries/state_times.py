@@ -12,13 +12,7 @@ from exotrio._wire.runs import MIN_REPORTING
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.mailbox import FOR_EVENT, FOR_RUN, WAITS
 from exotrio.manager.engine.order import WAITING
-from exotrio.manager.engine.states import (
-    CREATED,
-    NEXT_CREATED_ERROR,
-    SUCCESS,
-    shown_status,
-    waits_since,
-)
+from exotrio.manager.engine.states import CREATED, NEXT_CREATED_ERROR, SUCCESS, shown_status, waits_since
 from exotrio.manager.queries.load import BUFFERED, stages_among
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -145,7 +139,8 @@ def times_among(view: View, rows: Sequence[Row]) -> dict[int, Times]:
     """Return when each of these states waited, was held and ran, by number."""
     stages = stages_among(view, {row["seq"]: row["status"] for row in rows})
     waiting = (row for row in rows if row["event"] is not None or row["calls_size"] is not None)
-    waits = _waits_among(view, [row["seq"] for row in waiting if row["worker"] is not None])
+    waited = [row["seq"] for row in waiting if row["worker"] is not None]
+    waits = _waits_of(view, view.any_of("state"), view.items(waited)) if waited else {}
     return {row["seq"]: _times(row, stages.get(row["seq"]), waits.get(row["seq"], ())) for row in rows}
 
 
@@ -158,10 +153,6 @@ def waits_in_run(view: View, run: int) -> dict[str, int]:
     for name, begin, end in chain.from_iterable(phases.values()):
         sums[name] += end - begin
     return dict(sums)
-
-
-def _waits_among(view: View, seqs: Sequence[int]) -> dict[int, list[Phase]]:
-    return _waits_of(view, view.any_of("state"), view.items(seqs)) if seqs else {}
 
 
 def _waits_of(view: View, which: str, parameter: object) -> dict[int, list[Phase]]:

@@ -95,8 +95,7 @@ async def change_runs(request: PageRequest, form: Form) -> Done:
             if verb == "cancel":
                 await request.write(runs.cancel, run_id)
             else:
-                request_id = _request_id(form)
-                await request.write(retries.retry_run, run_id, request_id)
+                await request.write(retries.retry_run, run_id, _request_id(form))
             done += 1
         except Refused as refusal:
             refused.append(refusal.detail)
