@@ -200,11 +200,8 @@ def _reopen(tx: Transaction, limit: int) -> Effects:
 
 
 def _is_named_by_waiting_states(tx: Transaction, limit: int) -> bool:
-    return (
-        tx.row(
-            "SELECT 1 AS named FROM states WHERE status = 'CREATED' AND limits IS NOT NULL"
-            " AND replace(limits, ?, '') <> limits LIMIT 1",
-            (f"[{limit},",),
-        )
-        is not None
+    named = (
+        "SELECT 1 AS named FROM states WHERE status = 'CREATED' AND limits IS NOT NULL"
+        " AND replace(limits, ?, '') <> limits LIMIT 1"
     )
+    return tx.row(named, (f"[{limit},",)) is not None
