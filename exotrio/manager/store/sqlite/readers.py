@@ -73,15 +73,12 @@ class FileReaders(Readers[sqlite3.Connection]):
 
 
 class MemoryReaders(Readers[sqlite3.Connection]):
-    """Queries of a database in memory: at once, on its only connection, of which ``view`` is a view."""
+    """Queries of a database in memory: at once, on its only connection, of which ``view`` is a view. A
+    deadline cannot end them."""
 
     def __init__(self, view: Callable[[], View]) -> None:
         super().__init__(READS)
         self._view = view
-
-    async def read_with_deadline(self, query: Callable[[View], T]) -> T:
-        """Run a query, as ``read`` does: a deadline cannot end it."""
-        return await self.read(query)
 
     async def _run(self, query: Callable[[View], T], limit: float, limiter: trio.CapacityLimiter) -> T:
         await trio.lowlevel.checkpoint()
