@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic_core import from_json, to_json
 
@@ -13,6 +13,7 @@ from exotrio.manager.rules.access import ALL, NamedKey, Permission
 from exotrio.manager.rules.errors import Forbidden, InvalidRequest
 from exotrio.manager.store.driver import Row, count_change
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 MAX_CHECKED = 1_000
 """Versions of graphs that are checked when a node is registered that asks for more secrets."""
@@ -31,9 +32,11 @@ def register(
     """
     if taken := [node.name for node in request.nodes if node.name in WITHOUT_RUNTIME]:
         raise InvalidRequest(f"{taken[0]!r} is the name of places without a node: give the node another one")
-    former = _former(tx, namespace, request)
+    names = [node.name for node in request.nodes]
+    before = declared_nodes(tx, namespace, names)
+    former = {node.name: was for node in request.nodes if (was := before.get(node.name, node)) != node}
     if key is not None:
-        known = _given_secrets(tx, namespace, [node.name for node in request.nodes])
+        known = _given_secrets(tx, namespace, names)
         added = {node.name: set(node.secrets).difference(known.get(node.name, ())) for node in request.nodes}
         _check_secrets(tx, namespace, added, key)
         if not key.may(Permission.GRAPHS, namespace):
@@ -43,15 +46,14 @@ def register(
     return former
 
 
-def _former(tx: Transaction, namespace: str, request: RegisterRequest) -> dict[str, NodeDeclaration]:
-    names = [node.name for node in request.nodes]
-    rows = tx.execute(
+def declared_nodes(view: View, namespace: str, names: Sequence[str]) -> dict[str, NodeDeclaration]:
+    """Return what those of these nodes declare that are registered, by name."""
+    rows = view.execute(
         "SELECT name, inputs_schema, outputs_schema, secrets FROM nodes"
-        f" WHERE namespace = ? AND {tx.any_of('name')}",
-        (namespace, tx.items(names)),
+        f" WHERE namespace = ? AND {view.any_of('name')}",
+        (namespace, view.items(names)),
     )
-    former = {row["name"]: declaration_of(row) for row in rows}
-    return {node.name: was for node in request.nodes if (was := former.get(node.name, node)) != node}
+    return {row["name"]: declaration_of(row) for row in rows}
 
 
 def declaration_of(node: Row) -> NodeDeclaration:

@@ -18,7 +18,7 @@ from exotrio.graph import WITHOUT_RUNTIME, split_name
 from exotrio.graph.breaking import Models, breaking_changes
 from exotrio.manager.engine.graphs import name_limits, pin_graph, refuse_at_older_managers
 from exotrio.manager.engine.moves import move_pending
-from exotrio.manager.engine.nodes import declaration_of
+from exotrio.manager.engine.nodes import declared_nodes
 from exotrio.manager.engine.runs import find_run, lock_run
 from exotrio.manager.engine.states import RunRow
 from exotrio.manager.engine.triggers import pin_template
@@ -115,15 +115,9 @@ def _models(view: View, namespace: str, places: Iterable[Place]) -> dict[str, Mo
         for place in places
         if place.namespace == namespace and place.node_name not in WITHOUT_RUNTIME
     }
-    rows = view.execute(
-        "SELECT name, inputs_schema, outputs_schema, secrets FROM nodes WHERE namespace = ?"
-        f" AND {view.any_of('name')}",
-        (namespace, view.items(sorted(names))),
-    )
-    declared = map(declaration_of, rows)
     return {
-        split_name(node.name)[0]: {"Inputs": node.inputs_schema, "Outputs": node.outputs_schema}
-        for node in declared
+        split_name(name)[0]: {"Inputs": node.inputs_schema, "Outputs": node.outputs_schema}
+        for name, node in declared_nodes(view, namespace, sorted(names)).items()
     }
 
 
