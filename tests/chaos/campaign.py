@@ -54,6 +54,8 @@ from tests.support.processes import KEY, is_running
 
 T = TypeVar("T")
 
+ANSWERING = 180
+"""Seconds in which one of the state managers has to answer, on a busy machine."""
 AHEAD = 4
 """Runs that are started before the faults ask for them."""
 UNSEEN = 0.2, 1.5
@@ -390,7 +392,7 @@ class _Chaos:
         namespace: str = NAMESPACE,
     ) -> T:
         """Ask the state manager itself, or at another URI, however often it is killed meanwhile."""
-        with trio.fail_after(60):
+        with trio.fail_after(ANSWERING):
             while True:
                 try:
                     uri = at or f"http://127.0.0.1:{self.rng_of_asking.choice(self.cluster.ports)}"

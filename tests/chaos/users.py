@@ -47,7 +47,7 @@ ENDING = 300.0
 """Seconds in which a run ends, behind others that wait for the same limits, on a busy machine."""
 TRIES = 3
 """Runs that are tried one after the other until one is cancelled that had not ended."""
-PAUSE = 0.3
+PAUSE = 1.0
 """Seconds between two looks."""
 
 Ask = Callable[[Callable[[StateManager], Awaitable[Any]], str], Awaitable[Any]]
