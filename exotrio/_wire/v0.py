@@ -186,8 +186,8 @@ class RunSummary(Body):
         idle: Seconds for which it had ended and waited to be retried.
         duration: Seconds from its start to its end without ``idle``; None until it ended.
 
-    From a v0 server, a list has no ``pruned_count``, no ``duration``, and of the fields from ``finished_at``
-    on the defaults.
+    In lists of a v0 server ``pruned_count`` is 0. From it, the last ten are the defaults, and
+    ``finished_at`` and ``duration`` are None.
     """
 
     run_id: str
