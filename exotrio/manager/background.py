@@ -109,19 +109,12 @@ def _log_sweep(late_ms: int, ended: int, level: int, *, is_shared: bool) -> None
             "the clock of the database was set back by %.1f s; no lease ends early by it",
             -late_ms / 1000,
         )
-    elif late_ms and is_shared:
-        logger.log(
-            level,
-            "leases were not checked for %.1f s: no state manager ran, its database was away, or that"
-            " one's clock was set; they are extended by it",
-            late_ms / 1000,
-        )
     elif late_ms:
-        logger.warning(
-            "leases were not checked for %.1f s: this process or its event loop did not run, or the"
-            " database failed or was slow; they are extended by it",
-            late_ms / 1000,
-        )
+        why = "this process or its event loop did not run, or the database failed or was slow"
+        if is_shared:
+            why = "no state manager ran, its database was away, or that one's clock was set"
+        text = "leases were not checked for %.1f s: %s; they are extended by it"
+        logger.log(level, text, late_ms / 1000, why)
     if ended:
         logger.warning("%s ended without an outcome", plural(ended, "lease"))
 
