@@ -18,6 +18,7 @@
     threads         threads for plain ``def`` nodes, and for the default executor of asyncio; the number
                     of stuck nodes, which still run although nothing waits for them, and its limit
     asyncio_thread  one asyncio loop in a thread, for nodes with ``runs_in = "asyncio"``
+    forks           ends a child process that a node forked, where it would go on as a copy of this process
     loop_watch      says when a node blocks a loop, Trio's or asyncio's, and where
 
 ``_runtime`` uses ``executor``, ``node_task``, ``handle``, ``capture``, ``spans``, ``loop_watch`` and

@@ -25,6 +25,7 @@ from typing import TypeVarTuple
 
 import trio
 
+from exotrio._execution.forks import ends_forked_children
 from exotrio._execution.handle import Execution
 from exotrio._execution.loop_watch import LoopWatch
 from exotrio._execution.threads import DaemonExecutor, StuckNodes
@@ -241,8 +242,9 @@ class _Call:
 
     async def _main(self) -> None:
         try:
-            value = self._function()
-            self._value = await value if inspect.isawaitable(value) else value
+            with ends_forked_children(self.execution.claim.node_name):
+                value = self._function()
+                self._value = await value if inspect.isawaitable(value) else value
         except BaseException as error:
             # Any error: a SystemExit that left a task would stop the loop of all nodes.
             self.error = error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exotrio._execution.forks import ends_forked_children
 from exotrio._execution.handle import Execution
 from exotrio._execution.results import instance_of, returned
 from exotrio._execution.threads import StuckNodes, call_in_thread
@@ -63,8 +64,9 @@ class TrioBackend(LocalBackend):
     """Runs nodes on the Trio loop of the runtime."""
 
     async def _execute(self, execute: Callable[[], object], execution: Execution) -> object:
-        value = execute()
-        return await value if inspect.isawaitable(value) else value  # not so if a decorator made it plain
+        with ends_forked_children(execution.claim.node_name):
+            value = execute()
+            return await value if inspect.isawaitable(value) else value  # not so if a decorator made it plain
 
 
 class ThreadBackend(LocalBackend):

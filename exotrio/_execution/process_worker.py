@@ -32,6 +32,7 @@ import trio
 from exotrio._children.parent_process import SIGNALS, ParentProcess, die_with_parent, unblock_signals
 from exotrio._execution.capture import captured
 from exotrio._execution.error_text import error_text
+from exotrio._execution.forks import ends_forked_children
 from exotrio._execution.messages import (
     CONNECTION_LOST,
     Began,
@@ -154,7 +155,7 @@ class Worker(ParentProcess):
                 return instance
             if running.output is not None:
                 running.output.is_open = True
-            with tracing.following(job.trace):
+            with tracing.following(job.trace), ends_forked_children(node.__name__):
                 value = instance.execute()
                 if inspect.isawaitable(value):
                     value = trio.run(_await, value)

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import trio
 
+from exotrio._execution.forks import ends_forked_children
 from exotrio._execution.handle import Execution
 from exotrio._util.crossing import call_in_loop
 
@@ -91,7 +92,8 @@ async def call_in_thread(function: Callable[[], object], execution: Execution, s
         value = error = None
         end = "returned"
         try:
-            value = function()
+            with ends_forked_children(execution.claim.node_name):
+                value = function()
         except BaseException as raised:
             error = raised
             # The class only: the text may contain the secrets of the node.

@@ -1,5 +1,5 @@
 """Processes that nodes fork keep neither the database, nor a port, nor our signal handlers, also if they
-outlive us."""
+outlive us; and none goes on as a copy of us."""
 
 from __future__ import annotations
 
@@ -91,6 +91,62 @@ def test_children_that_live_on_do_not_keep_the_database_and_any_signal_ends_one(
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         os.close(alive)
+
+
+COMES_OUT = """
+import os, sys, time
+from exotrio import BaseNode, Graph, NoRetry, Runtime
+
+def exit_code(child):
+    for _ in range(500):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    raise NoRetry("the child goes on")
+
+def fork_twice():
+    for leave in (lambda: None, lambda: sys.exit(3)):
+        child = os.fork()
+        if child == 0:
+            return leave()
+        print("ended with", exit_code(child), file=sys.stderr)
+
+class OnTrio(BaseNode):
+    async def execute(self) -> None:
+        fork_twice()
+
+class OnAsyncio(OnTrio):
+    runs_in = "asyncio"
+
+class InThread(BaseNode):
+    def execute(self) -> None:
+        fork_twice()
+
+class InProcess(InThread):
+    runs_in = "process"
+
+NODES = [OnTrio, OnAsyncio, InThread, InProcess]
+graph = Graph("g", namespace="ns")
+last = graph.add(OnTrio)
+for node in NODES[1:]:
+    last = graph.add(node, after=last)
+runtime = Runtime(namespace="ns", name="rt", nodes=NODES, workers=1)
+"""
+
+
+def test_a_child_that_comes_out_of_execute_ends_and_does_not_go_on_as_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text(COMES_OUT)
+    command = [sys.executable, "-W", "ignore", "-m", "exotrio", "run", "forks.py", "--db", "state.db"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=TEST_TIMEOUT, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    for node in ("OnTrio", "OnAsyncio", "InThread", "InProcess"):
+        assert f", which {node} forked, returned: it ends here, without a result" in ended.stderr
+    assert [ended.stderr.count(f"ended with {code}\n") for code in (1, 3)] == [4, 4]
 
 
 LISTEN_AND_FORK = """

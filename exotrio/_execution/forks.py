@@ -1,0 +1,46 @@
+"""Ends a child process that a node forked where it would come out of the code of the node."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+
+@contextmanager
+def ends_forked_children(node: str) -> Iterator[None]:
+    """Call code of ``node`` in the body. In a child that it forks, leaving the body ends the process.
+
+    The child would go on as a copy of this process: another runtime with the same identity and connections,
+    or a worker process to which nothing is sent and which never ends.
+    """
+    ours = os.getpid()
+    left_by: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        left_by = error
+        raise
+    finally:
+        if os.getpid() != ours:
+            _end(node, left_by)
+        left_by = None  # its traceback refers to this frame: a cycle
+
+
+def _end(node: str, error: BaseException | None) -> NoReturn:
+    status = 1
+    with suppress(BaseException):  # whatever happens here, the process has to end
+        code = error.code if isinstance(error, SystemExit) else "no exit code"
+        if code is None or isinstance(code, int):
+            status = (code or 0) & 0xFF  # as Python ends
+        else:
+            did = "returned" if error is None else f"raised {type(error).__name__}"
+            what = f"process {os.getpid()}, which {node} forked, {did}: it ends here, without a result"
+            # Not logged: a handler may need a thread that is not in the child.
+            print(f"exotrio: {what}; end it by os._exit", file=sys.__stderr__)
+        for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+    os._exit(status)
