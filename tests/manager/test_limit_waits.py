@@ -162,6 +162,22 @@ async def test_all_say_the_same_about_why_a_state_waits(site: Site, clock: Setta
     assert any("1 state waits" in what and "limit " in what for what in found) == (expected.limit is not None)
 
 
+async def test_a_list_says_how_many_are_before_each_also_where_no_claim_has_seen_it(
+    site: Site, clock: SettableClock
+) -> None:
+    first = await reach(site, clock, "full")
+    runs = [first]
+    for seen in (True, False, False):
+        runs.append(ok(await site.api.trigger("graph", store={"key": "1"}))["run_id"])
+        if seen:
+            assert await claim(site.api, worker_id="w") == []
+    listed = ok(await site.api.states(status="CREATED"))["states"]
+    before = {state["run_id"]: state["waits_for"]["limit"]["before"] for state in listed}
+    assert [before[run] for run in runs] == [0, 1, 2, 3]
+    (alone,) = ok(await site.api.states(run=runs[2]))["states"]
+    assert alone["waits_for"]["limit"]["before"] == 2
+
+
 async def test_the_overview_says_that_what_waits_waits_for_a_limit(site: Site, clock: SettableClock) -> None:
     await reach(site, clock, "full")
     for others, says in (

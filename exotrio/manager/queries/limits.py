@@ -242,19 +242,19 @@ class Queue:
                 (lane, state["priority"], state["turn"], state["seq"], MAX_COUNTED),
             )
             return {state["seq"]: counted["number"]}
-        # To count for each of a thousand would read the lane a thousand times.
+        # To count for each of a thousand would read the lane a thousand times. They may not be in it: no
+        # claim has put them there yet.
+        seqs, is_asked = self._view.items([state["seq"] for state in states]), self._view.any_of("seq")
         numbered = (
-            "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number"
-            f" FROM (SELECT seq, priority, turn {in_lane} LIMIT ?) AS waiting"
+            "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number FROM"
+            f" (SELECT * FROM (SELECT seq, priority, turn {in_lane} LIMIT ?) AS waiting"
+            f" UNION SELECT seq, priority, turn FROM states WHERE {is_asked}) AS each_once"
         )
-        seqs = [state["seq"] for state in states]
         rows = self._view.execute(
-            f"SELECT seq, number FROM ({numbered}) AS numbered WHERE {self._view.any_of('seq')}",
-            (lane, MAX_COUNTED, self._view.items(seqs)),
-        ).fetchall()
-        # One that no claim has put there yet comes after those that are there, as far as is known.
-        last = max((number for _, number in rows), default=0)
-        return {**dict.fromkeys(seqs, last), **dict(rows)}
+            f"SELECT seq, number FROM ({numbered}) AS numbered WHERE {is_asked}",
+            (lane, MAX_COUNTED, seqs, seqs),
+        )
+        return dict(rows.fetchall())
 
 
 def count_states(
