@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from itertools import islice
 
 from exotrio._util.error_message import MAX_DEPTH, MAX_ERROR_BYTES
 from exotrio._util.exceptions import leaves
@@ -12,6 +14,10 @@ from exotrio._util.redaction import NO_SECRETS, Redactor
 
 MAX_PIECE = 6 * 1024
 """Characters of one message, or of one frame, in a traceback: in any script less than half of all."""
+MAX_PARTS = 1000
+"""Errors in one text, with those in groups and the causes: each takes time, also if it is cut in the end."""
+MAX_SHOWN = 15
+"""Errors of a group that has more, as in tracebacks of Python."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -23,11 +29,15 @@ def error_text(error: BaseException, redactor: Redactor = NO_SECRETS, note: str 
     try:
         if _is_too_deep(error):
             error = BaseExceptionGroup("errors in groups that are nested too deep to be shown", leaves(error))
-        report = traceback.TracebackException.from_exception(error, compact=True, max_group_depth=MAX_DEPTH)
+        shown, notes = error, [note] if note else []
+        if len(list(islice(_formatted(error), MAX_PARTS + 1))) > MAX_PARTS:
+            shown = _first_of(error)
+            notes.insert(0, f"Causes are not shown: these are more than {MAX_PARTS} errors.")
+        report = traceback.TracebackException.from_exception(shown, compact=True, max_group_depth=MAX_DEPTH)
         _strip(report)
-        if note:
-            notes = report.__notes__ if isinstance(report.__notes__, list) else []
-            report.__notes__ = [*notes, note]  # in the report only, not in an object of the node
+        if notes:
+            own = report.__notes__ if isinstance(report.__notes__, list) else []
+            report.__notes__ = [*own, *notes]  # in the report only, not in an object of the node
         # Each piece is a frame or a message: one that is too long keeps its beginning. Redacted before,
         # since half a secret would not be recognized.
         text = "".join(_shortened(redactor.redact(piece)) for piece in report.format())
@@ -65,6 +75,43 @@ def _is_too_deep(error: BaseException) -> bool:
             part for group in parts if isinstance(group, BaseExceptionGroup) for part in group.exceptions
         ]
     return bool(parts)
+
+
+def _formatted(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that a traceback shows: those in groups, and the causes of all."""
+    seen, pending = set[int](), [error]
+    while pending:
+        part = pending.pop()
+        yield part
+        seen.add(id(part))
+        cause = _cause_of(part)
+        if cause is not None and id(cause) not in seen:
+            pending.append(cause)
+        if isinstance(part, BaseExceptionGroup):
+            pending += reversed(part.exceptions)
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    if error.__cause__ is not None or error.__suppress_context__:
+        return error.__cause__
+    return error.__context__
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """Return a group of the first errors in a group, or another error itself, without their causes."""
+    first = [_without_cause(part) for part in leaves(error)[:MAX_SHOWN]]
+    if not isinstance(error, BaseExceptionGroup):
+        return first[0]
+    group = BaseExceptionGroup(f"{error}, of which these are the first", first)
+    return group.with_traceback(error.__traceback__)
+
+
+def _without_cause(error: BaseException) -> BaseException:
+    if _cause_of(error) is None:
+        return error
+    names = {"__module__": type(error).__module__, "__qualname__": type(error).__qualname__}
+    alone: BaseException = type(type(error).__name__, (BaseException,), names)(str(error))
+    return alone.with_traceback(error.__traceback__)
 
 
 def _strip(report: traceback.TracebackException) -> None:

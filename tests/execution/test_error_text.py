@@ -96,6 +96,62 @@ def test_the_leaves_of_a_group_are_named() -> None:
         assert message_line(text) == f"ExceptionGroup: outer (2 sub-exceptions): {leaves}"
 
 
+class Counted(Exception):
+    formatted = 0
+
+    def __str__(self) -> str:
+        Counted.formatted += 1
+        return "counted"
+
+
+def in_groups_of_ten(levels: int) -> Exception:
+    if not levels:
+        return Counted()
+    return ExceptionGroup("ten", [in_groups_of_ten(levels - 1) for _ in range(10)])
+
+
+def caused_by(cause: BaseException | None, context: BaseException | None = None) -> Exception:
+    error = ValueError("wrong")
+    error.__cause__, error.__suppress_context__ = cause, cause is not None
+    error.__context__ = context
+    return error
+
+
+def many() -> Exception:
+    return ExceptionGroup("outer", [Counted() for _ in range(20_000)])
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "count"),
+    [
+        (many(), "ExceptionGroup: outer (20000 sub-exceptions), of which these are the first", 15),
+        (in_groups_of_ten(4), "ExceptionGroup: ten (10 sub-exceptions), of which these are the first", 15),
+        (ExceptionGroup("g", [caused_by(many())]), "ValueError: wrong", 0),
+        (caused_by(many()), "ValueError: wrong", 0),
+        (caused_by(None, many()), "ValueError: wrong", 0),
+    ],
+    ids=["group", "nested", "cause in a group", "cause", "context"],
+)
+def test_of_very_many_errors_only_the_first_are_formatted(error: Exception, line: str, count: int) -> None:
+    Counted.formatted = 0
+    text = error_text(raised(lambda: error), note="not to be retried")
+    assert Counted.formatted <= 2 * count
+    assert message_line(text).startswith(line)
+    assert text.count(": counted") == count
+    assert "Causes are not shown: these are more than 1000 errors." in text
+    assert "not to be retried" in text
+    assert "in raised" in text
+
+
+def test_a_group_of_many_errors_that_is_short_enough_shows_their_causes() -> None:
+    error = caused_by(None)
+    error.__context__ = group = ExceptionGroup("g", [caused_by(KeyError("first")) for _ in range(400)])
+    group.__context__ = error  # a cycle
+    text = error_text(error)
+    assert "KeyError: 'first'" in text
+    assert "Causes are not shown" not in text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
