@@ -1,4 +1,4 @@
-"""Ends a child process that a node forked where it would come out of the code of the node."""
+"""Ends a child process that a node forked where it would leave the code of the node."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NoReturn
 
 @contextmanager
 def ends_forked_children(node: str) -> Iterator[None]:
-    """Call code of ``node`` in the body. In a child that it forks, leaving the body ends the process.
+    """Run code of ``node`` in the body. A child process that it forks ends where it would leave the body.
 
-    The child would go on as a copy of this process: another runtime with the same identity and connections,
+    It would go on as a copy of this process: another runtime with the same identity and connections,
     or a worker process to which nothing is sent and which never ends.
     """
     ours = os.getpid()

@@ -2,7 +2,7 @@
 
 A status does not identify a server: a gateway without a route, or another application on the port, answers
 404 in JSON, too. Ours is recognized by the body of its native root, any other by its list of nodes, before
-and after which its native root is not found. That list says so if ours made it.
+and after which its native root is not found. In the head of that list, ours says that it has the native API.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ async def discover(http: HttpClient, namespace: str, *, may_be_hidden: bool = Tr
     """Return what a state manager says of its native API; None if it has none.
 
     This exotrio can use version ``NATIVE_VERSION``. Any other server is used through v0: it has to list the
-    nodes of the namespace. Unless it ``may_be_hidden``, a server that has the native API is not used so while
-    something in between hides that.
+    nodes of the namespace.
+
+    Args:
+        may_be_hidden: Whether a server is also used through v0 whose native API something in between hides.
 
     Raises:
-        InvalidResponse: what answers is not a state manager, at least not now.
+        InvalidResponse: what answers is not a state manager, at least not now; or its native API is hidden.
         ManagerUnavailable, KeyRefused: as ``HttpClient.ask`` says.
     """
     native = await discover_native(http)

@@ -284,7 +284,7 @@ class AutoLink:
         self._registered_at = began
 
     async def _discover(self) -> V0Link | NativeLink:
-        # Over v0 the states that it holds would have no leases any more.
+        # Not if it is only hidden: over v0, the states that this runtime holds would lose their leases.
         native = await discover(self._http, self._namespace, may_be_hidden=False)
         version = None if native is None else native.version
         self._find_native_at = trio.current_time() + FIND_NATIVE_INTERVAL

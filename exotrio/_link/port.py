@@ -202,7 +202,9 @@ class Link(Protocol):
         """
 
     async def claim(self, limits: Mapping[str, int], limit: int, *, wait: float = 0.0) -> list[Claim]:
-        """Claim up to ``limit`` states, and of each node no more than its entry in ``limits``; all 1 or more.
+        """Claim up to ``limit`` states, and of each node no more than its entry in ``limits``.
+
+        All of these numbers are 1 or more.
 
         Raises:
             ManagerUnavailable: nothing is known to be claimed.

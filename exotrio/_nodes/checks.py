@@ -223,7 +223,7 @@ def seconds_problems(title: str, value: Any, *, zero: bool = False) -> list[str]
 
 
 def count_problems(title: str, value: Any) -> list[str]:
-    """Return the problem of a number of things, of which there is at least one."""
+    """Return the problem of a number that has to be whole, and at least 1."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return []
     return [f"{title} is {shown(value)}: it must be a whole number, at least 1"]

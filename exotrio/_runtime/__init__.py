@@ -53,7 +53,7 @@ How holding and reporting work
 6. An outcome is replaced in one case: the state manager rejects its body. It refuses the body (413, 422), or
    has answered 500 to it eight times, and between any two of these answers another delivery began and
    succeeded or, if there was none, a probe. Then the state is reported as errored, once, with that
-   reason and, of an error, its message alone.
+   reason. If the outcome was an error, its message is kept without the traceback.
    So no outage turns an outcome into an error: nothing gets through then. A 500 that is not the state
    manager's own JSON is the answer of a proxy, and counts as an outage.
 7. On a native link a busy runtime claims with the requests that report. A step of a chain takes one request,

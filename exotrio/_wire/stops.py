@@ -169,10 +169,10 @@ class StopTotal(Body):
             return "0 stops"
         vanished = f", {self.vanished:,} vanished" if self.vanished else ""
         is_part = bool(self.vanished and (self.cut or self.perhaps_cut))
-        lost = "work lost not known; "
-        if self.cut or not is_part:
-            lost = f"{work_lost_text(self.work_lost, at_least=is_part)}; "
-        if self.undelivered and not self.work_lost and not is_part:
+        lost = f"{work_lost_text(self.work_lost, at_least=is_part)}; "
+        if is_part and not self.cut:
+            lost = "work lost not known; "
+        elif self.undelivered and not self.work_lost and not is_part:
             lost = ""  # what was not delivered may be lost
         took = f"{format_duration(self.took)} in all, {format_duration(self.longest)} at most; "
         return (

@@ -19,7 +19,7 @@ REQUEST_ID_HEADER = "X-Exosphere-Request-ID"
 LEASE_HEADER = "x-exotrio-lease"
 """Token of the lease under which secrets are fetched."""
 NATIVE_HEADER = "x-exotrio-native"
-"""The version of the native API, in the answer that lists nodes: what hides that API may pass on v0."""
+"""The version of the native API, in the answer that lists nodes: a proxy may hide that API and pass on v0."""
 MAX_WAIT_MS = 15_000
 """Maximum of a long poll. A client adds the time to its timeout."""
 MAX_BATCH = 1_000

@@ -119,7 +119,7 @@ def set_limit(
         others: list[str] = []
         with suppress(ExotrioError):  # the limit is set, and the key may not be allowed to read
             others = [each.name for each in await manager.limits() if each.name != limit.name]
-        # States of earlier versions of graphs may name it that do not count as waiting.
+        # Whether it is new is not known: states that do not wait may have named it before.
         again = ["it is made again: states of earlier runs take part again"]
         likely = f"no graph names it{suggestion(limit.name, others)}"
         return limit, [*(again if limit.held or limit.waiting else ()), likely]

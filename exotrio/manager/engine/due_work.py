@@ -41,7 +41,7 @@ IS_OLD = (
     "finished_at < ? AND pending = 0 AND awaited = 0"
     " AND NOT EXISTS (SELECT 1 FROM alerts WHERE run = runs.id AND started IS NULL AND problem IS NULL)"
 )
-"""Whether a run may be deleted that finished before a time."""
+"""Which runs may be deleted, of those that finished before a time."""
 _DUE = {
     Step.ALERT: "run AS id FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run",
     Step.CANCEL: "state AS id FROM children_to_cancel ORDER BY state",

@@ -20,7 +20,7 @@ from exotrio.manager.store.transaction import Transaction
 
 def go_on(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
     """Go on with a change of one of these runs; return 0 if nothing is left to do."""
-    # Not always of the first: the others would wait until its change, however large, is over.
+    # Always the first, and the others would wait until its change, however large, is complete.
     number = random.choice(numbers)
     for row in locked_runs(tx, "runs.id = ?", (number,)).values():
         changes = Changes(tx, [row])

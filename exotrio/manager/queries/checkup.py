@@ -45,7 +45,7 @@ def show_checkup(
         disagreements=disagreements(runtimes_of(view, namespace)),
         unstarted=unstarted_in(view, namespace),
         namespaces=all_namespaces(view, caller),
-        # Why that is has paths, and messages of the database server.
+        # The reason contains paths, and messages of the database server.
         unwritable=unwritable if caller.sees_database else UNWRITABLE if unwritable else "",
         database=DatabaseState.model_validate(describe(view)) if caller.sees_database else None,
     )

@@ -242,8 +242,8 @@ class Queue:
                 (lane, state["priority"], state["turn"], state["seq"], MAX_COUNTED),
             )
             return {state["seq"]: counted["number"]}
-        # To count for each of a thousand would read the lane a thousand times. They may not be in it: no
-        # claim has put them there yet.
+        # To count for each of a thousand would read the lane a thousand times. Some may not be in it yet: a
+        # claim puts them there.
         seqs, is_asked = self._view.items([state["seq"] for state in states]), self._view.any_of("seq")
         numbered = (
             "SELECT seq, row_number() OVER (ORDER BY priority, turn, seq) - 1 AS number FROM"
