@@ -149,7 +149,7 @@ class Service:
                     if step.graph:
                         return deleted, cancelled
                     more = step.runs > 0
-                # The last ones began just now, or states are still to be told of their ends.
+                # The last ones began just now, or something is still due about their ends.
                 self.store.on_deliveries()
                 await trio.sleep(DELETE_PAUSE)
         finally:

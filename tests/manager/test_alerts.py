@@ -303,6 +303,30 @@ async def test_a_run_is_not_deleted_before_its_failure_has_started_another_one(e
         assert await other.service.store.write(discard, 1) == 1
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_graph_is_not_deleted_before_a_failed_run_has_started_another_one(engine: str) -> None:
+    async with open_two(engine) as (one, other):
+        waits = trio.Event()
+        for manager in (one, other):
+            manager.service.store.on_deliveries = lambda: None
+        await deploy_alert(one)
+        work = await deploy_work(one, retry_policy=NO_RETRY)
+        await work.trigger()
+        await work.fail("a", times=1)
+        one.service.store.on_deliveries = waits.set
+
+        async def delete() -> None:
+            assert ok(await one.api.native("DELETE", "graph/work"))["deleted_runs"] == 1
+            waits.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(delete)
+            await waits.wait()
+            assert await handle_due(other.service, Step.ALERT) == 1
+        (run,) = await started(other)
+        assert run["key"] == f"on_failure:{work.run_id}:1"
+
+
 async def test_the_run_that_a_failure_starts_is_in_its_trace(two: tuple[Manager, Manager]) -> None:
     one, _ = two
     await deploy_alert(one)

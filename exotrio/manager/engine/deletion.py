@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exotrio._util.words import listed, plural
+from exotrio.manager.engine.due_work import IS_DELETABLE
 from exotrio.manager.engine.graphs import delete_schedules_of, find_graph, lock_graph
 from exotrio.manager.engine.retention import MAX_BATCH, RUNS, discard_runs
 from exotrio.manager.engine.runs import cancel
@@ -75,8 +76,8 @@ def _delete_some(
         return WithEffects(Deleted(0, 0, graph=False), effects)
     deleted = cancelled = 0
     while True:
-        # Others are deleted once the states that wait for them have their results.
-        while ended := _lock_runs(tx, graph, "pending = 0 AND awaited = 0", locked):
+        # Others are deleted once what is due about them is done.
+        while ended := _lock_runs(tx, graph, IS_DELETABLE, locked):
             discard_runs(tx, ended)
             deleted += len(ended)
             # Go on if some were cancelled: those are few, and others would begin meanwhile.

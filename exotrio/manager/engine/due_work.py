@@ -35,12 +35,14 @@ _WAITING = (
     " AND enqueue_after < 200000000000000 AND enqueue_after <= ? AND event IS{} NULL"
     " ORDER BY enqueue_after, seq"
 )
-IS_OLD = (
+IS_DELETABLE = (
     # The state that waits for a run has to get its result first, and what the failure of a run starts needs
     # its facts.
-    "finished_at < ? AND pending = 0 AND awaited = 0"
+    "pending = 0 AND awaited = 0"
     " AND NOT EXISTS (SELECT 1 FROM alerts WHERE run = runs.id AND started IS NULL AND problem IS NULL)"
 )
+"""Whether a run has ended, and nothing is due that needs it."""
+IS_OLD = f"finished_at < ? AND {IS_DELETABLE}"
 """Which runs may be deleted, of those that finished before a time."""
 _DUE = {
     Step.ALERT: "run AS id FROM alerts WHERE started IS NULL AND problem IS NULL ORDER BY at, run",
