@@ -538,6 +538,8 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
     assert "it is new" not in made
     assert made.startswith("limit work: 0 at once")
     assert made.endswith("\nno graph names it\n")
+    cli("limits", "rm", "work", "--force", code=0)
+    cli("nodes", "resume", "Work", code=0)
 
 
 # -- nodes
