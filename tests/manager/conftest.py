@@ -33,6 +33,12 @@ def empty_database() -> Iterator[Database]:
 
 
 @pytest.fixture
+def engine() -> str:
+    """The engine of tests that are not run on ``both_engines``."""
+    return "SQLite"
+
+
+@pytest.fixture
 def db(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new database on the engine that a row of the test names."""
     if engine == "SQLite":

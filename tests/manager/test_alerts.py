@@ -1,4 +1,4 @@
-"""Runs that are started when another run ends with errors (``Graph.on_failure``), on both engines."""
+"""Runs that are started when another run ends with errors (``Graph.on_failure``)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.support.helpers import (
     refused,
     run_place,
 )
-from tests.support.manager import ENGINES, Manager, open_manager, open_two
+from tests.support.manager import Manager, both_engines, open_manager, open_two
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Manager, Manager]]:
-    async with open_two(request.param) as managers:
+@pytest.fixture
+async def two(engine: str) -> AsyncIterator[tuple[Manager, Manager]]:
+    async with open_two(engine) as managers:
         yield managers
 
 
@@ -106,6 +106,7 @@ async def test_a_run_that_does_not_end_with_errors_starts_nothing(two: tuple[Man
     assert len(await started(one)) == 1
 
 
+@both_engines
 async def test_each_end_with_errors_starts_one_run(two: tuple[Manager, Manager]) -> None:
     one, other = two
     await deploy_alert(one)
@@ -120,6 +121,7 @@ async def test_each_end_with_errors_starts_one_run(two: tuple[Manager, Manager])
     assert await handle_due(one.service, Step.ALERT) == 0
 
 
+@both_engines
 async def test_a_failed_run_that_a_failure_started_starts_nothing(two: tuple[Manager, Manager]) -> None:
     one, _ = two
     alert = await deploy_alert(one)
@@ -162,6 +164,7 @@ async def test_what_a_run_that_a_failure_started_runs_starts_nothing_either(
     assert len(await started(one)) == 1
 
 
+@both_engines
 async def test_two_managers_at_once_start_each_run_once(two: tuple[Manager, Manager]) -> None:
     one, other = two
     await deploy_alert(one)
@@ -227,6 +230,7 @@ async def test_what_was_recorded_before_a_crash_is_started_by_the_next_manager(
         assert len(await started(following)) == 1
 
 
+@both_engines
 async def test_a_run_that_cannot_be_started_says_why(
     two: tuple[Manager, Manager], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -284,7 +288,7 @@ async def test_with_a_run_its_alerts_are_deleted() -> None:
         assert (rows, len(await started(manager))) == (0, 1), "the run that it started has not ended"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_a_run_is_not_deleted_before_its_failure_has_started_another_one(engine: str) -> None:
     clock = SettableClock()
     async with open_two(engine, clock=clock) as (one, other):
@@ -303,7 +307,7 @@ async def test_a_run_is_not_deleted_before_its_failure_has_started_another_one(e
         assert await other.service.store.write(discard, 1) == 1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_a_graph_is_not_deleted_before_a_failed_run_has_started_another_one(engine: str) -> None:
     async with open_two(engine) as (one, other):
         waits = trio.Event()

@@ -15,16 +15,16 @@ from tests.contract.flow import Flow
 from tests.contract.native import B, claim, claim_one, executed_item, item_for, report
 from tests.support.due import clear, discard
 from tests.support.helpers import FAST_RETRY, NO_RETRY, eventually, node_name, ok, place
-from tests.support.manager import ENGINES, Manager, open_two, recount
+from tests.support.manager import Manager, both_engines, open_two, recount
 
 C = node_name("c")
 CHILD = [place("c", inputs={"x": "${{ store.k }}", "y": "-"})]
 BOTH = {B: 10, C: 10}
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Manager, Manager]]:
-    async with open_two(request.param) as (one, other):
+@pytest.fixture
+async def two(engine: str) -> AsyncIterator[tuple[Manager, Manager]]:
+    async with open_two(engine) as (one, other):
         yield one, other
         await one.service.store.write(recount)
 
@@ -113,6 +113,7 @@ async def test_a_node_gets_the_outputs_of_all_its_children_once_all_have_ended(
     assert ok(await api.native_run(flow.run_id))["status"] == "SUCCESS"
 
 
+@both_engines
 async def test_children_are_started_once_and_their_results_stay_from_round_to_round(
     two: tuple[Manager, Manager], api: Api
 ) -> None:
@@ -155,6 +156,7 @@ async def test_a_state_whose_calls_all_fail_to_start_is_claimed_again(api: Api) 
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
+@both_engines
 async def test_a_retry_keeps_the_children_that_succeeded(
     two: tuple[Manager, Manager], api: Api, by_hand: bool
 ) -> None:
@@ -187,6 +189,7 @@ async def test_a_retry_from_the_beginning_calls_all_again(api: Api) -> None:
     assert "children" not in await again(api)
 
 
+@both_engines
 async def test_a_cancelled_run_cancels_its_children(two: tuple[Manager, Manager], api: Api) -> None:
     flow, state = await parent(api)
     await report(api, calling(state, call("one"), call("two")))
@@ -202,6 +205,7 @@ async def test_a_cancelled_run_cancels_its_children(two: tuple[Manager, Manager]
     await eventually(cancelled)
 
 
+@both_engines
 async def test_a_claim_for_one_run_takes_states_of_its_children(api: Api) -> None:
     flow, state = await parent(api)
     other = await Flow.start(api, place("b"))
@@ -217,6 +221,7 @@ async def test_a_claim_for_one_run_takes_states_of_its_children(api: Api) -> Non
     assert len(await claim(api, limits={B: 1}, run_id=other.run_id)) == 1
 
 
+@both_engines
 async def test_many_children_are_started_in_steps(two: tuple[Manager, Manager], api: Api) -> None:
     _, state = await parent(api)
     await report(api, calling(state, *(call(f"{number:03}") for number in range(250))))
@@ -241,6 +246,7 @@ async def test_the_number_of_children_and_the_size_of_their_inputs_are_limited(a
     assert await report(api, executed_item(state)) == ["ok"]
 
 
+@both_engines
 async def test_the_calls_of_a_run_are_deleted_with_it(two: tuple[Manager, Manager], api: Api) -> None:
     _, state = await parent(api)
     await report(api, calling(state, *(call(str(number), "missing") for number in range(150))))

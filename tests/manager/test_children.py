@@ -1,4 +1,4 @@
-"""Runs that states of other runs start and wait for: by a place that runs a graph, on both engines."""
+"""Runs that states of other runs start and wait for: by a place that runs a graph."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.helpers import (
     refused,
     run_place,
 )
-from tests.support.manager import ENGINES, open_manager, open_two, recount
+from tests.support.manager import both_engines, open_manager, open_two, recount
 from tests.support.stores import new_database
 
 RETRIES = [str(uuid4()) for _ in range(3)]
@@ -94,10 +94,10 @@ class Two:
         return str(found[-1]["error"])
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
+@pytest.fixture
+async def two(engine: str) -> AsyncIterator[Two]:
     clock = SettableClock()
-    async with open_two(request.param, clock=clock) as (one, other):
+    async with open_two(engine, clock=clock) as (one, other):
         store = one.service.store
         yield Two(one.service, one.api, other.api, clock, store.write, store.read)
 
@@ -132,6 +132,7 @@ async def the_child(two: Two) -> Flow:
     return Flow(two.api, "child", (await two.read(started))[-1])
 
 
+@both_engines
 async def test_a_place_waits_for_a_run_of_its_graph_and_has_its_outputs(two: Two) -> None:
     flow = await parent(two)
     assert await two.run(flow.run_id) == {"a": {"SUCCESS": 1}, "g": {"WAITING": 1}}
@@ -184,6 +185,7 @@ async def ends(two: Two, flow: Flow, *outputs: dict[str, Any]) -> None:
     await flow.run("d", {"v": "x", "w": ""})
 
 
+@both_engines
 async def test_the_runs_that_one_started_are_listed_in_pages(two: Two) -> None:
     flow = await parent(two)
     second = await parent(two)
@@ -290,6 +292,7 @@ async def test_a_retry_policy_of_the_place_starts_another_run_after_its_delay(tw
     assert len(await two.read(started)) == 2
 
 
+@both_engines
 async def test_a_run_has_the_order_of_the_one_above_it_and_the_secrets_of_its_graph(two: Two) -> None:
     columns = "priority, share, fair_key, started_by"
 
@@ -375,8 +378,6 @@ async def test_a_graph_that_runs_itself_ends_at_its_rounds_or_at_the_depth(two: 
         assert message in await two.error(Flow(two.api, "loop", first))
 
 
-# On PostgreSQL both managers may count before the other one has started anything.
-@pytest.mark.parametrize("two", ["SQLite"], indirect=True)
 async def test_a_graph_that_runs_itself_twice_is_limited_in_its_runs(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +423,7 @@ async def test_a_cancelled_run_cancels_the_runs_below_it(two: Two) -> None:
 
 
 @pytest.mark.parametrize("first", ["end", "cancel"])
+@both_engines
 async def test_an_end_and_a_cancellation_at_the_same_time(two: Two, first: str) -> None:
     flow = await parent(two)
     of_child = await the_child(two)
@@ -474,6 +476,7 @@ async def test_a_deleted_graph_ends_the_states_that_wait_for_its_runs(two: Two) 
     assert await two.error(flow) == f"run {run_id} of graph 'child' was cancelled"
 
 
+@both_engines
 async def test_a_deletion_lets_the_last_ends_be_delivered_and_pauses(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +522,7 @@ async def deleted(two: Two) -> None:
     assert await two.read(started) == [], "it is not kept for its state"
 
 
+@both_engines
 async def test_a_united_place_that_runs_again_cancels_the_run_that_it_waited_for(two: Two) -> None:
     await child(two.api)
     flow = await deploy(
@@ -552,6 +556,7 @@ async def test_a_united_place_that_runs_again_cancels_the_run_that_it_waited_for
 # -- many, and several state managers
 
 
+@both_engines
 async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
     size = 2 * MAX_PER_STEP + 10
     await deploy(two.api, "child", place("c"), outputs={"v": "${{ c.outputs.v }}"})
@@ -588,6 +593,7 @@ async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
     }
 
 
+@both_engines
 async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     size, steps = 2 * MAX_PER_STEP, []
     cancelled = await parent(two)
@@ -613,6 +619,7 @@ async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch
 
 
 @pytest.mark.parametrize("step", CHILDREN)
+@both_engines
 async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
     two: Two, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: Step
 ) -> None:
@@ -782,6 +789,7 @@ def runs_of_states(view: View) -> list[tuple[Any, ...]]:
     return list(map(tuple, view.execute(sql)))
 
 
+@both_engines
 async def test_runs_are_started_for_states_all_or_none(two: Two) -> None:
     await child(two.api)
 

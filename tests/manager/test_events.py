@@ -1,4 +1,4 @@
-"""Events of runs: what waits for them, what they wake, and what happens at the deadline, on both engines."""
+"""Events of runs: what waits for them, what they wake, and what happens at the deadline."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.helpers import (
     refused,
     wait_place,
 )
-from tests.support.manager import ENGINES, open_two, recount
+from tests.support.manager import both_engines, open_two, recount
 
 U = node_name("u")
 Z = node_name("z")
@@ -64,10 +64,10 @@ class Waiting:
         return {node["identifier"]: node["counts"] for node in nodes if node["counts"]}
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest) -> AsyncIterator[Waiting]:
+@pytest.fixture
+async def two(engine: str) -> AsyncIterator[Waiting]:
     clock = SettableClock()
-    async with open_two(request.param, clock=clock) as (one, other):
+    async with open_two(engine, clock=clock) as (one, other):
         store = one.service.store
         yield Waiting(one.service, one.api, other.api, clock, store.write, store.read)
 
@@ -96,6 +96,7 @@ async def refusal(two: Waiting, flow: Flow, status: int, **value: str) -> str:
     return refused(await two.api.native("POST", f"run/{flow.run_id}/events", json=body), status)
 
 
+@both_engines
 async def test_a_place_waits_for_its_event_and_what_follows_gets_its_fields(two: Waiting) -> None:
     flow = await approval(two, timeout_ms=DAY_MS)
     await flow.run("a")
@@ -175,6 +176,7 @@ async def test_an_event_that_does_not_fit_is_refused_before_it_is_kept(
         ({"by": "-", "ok": "false"}, "SUCCESS", "- false"),
     ],
 )
+@both_engines
 async def test_at_its_deadline_a_place_ends_as_its_graph_says(
     two: Waiting, on_timeout: object, status: str, follows: str | None
 ) -> None:
@@ -195,6 +197,7 @@ async def test_at_its_deadline_a_place_ends_as_its_graph_says(
         assert await flow.inputs("b") == {"x": follows}
 
 
+@both_engines
 async def test_a_failure_at_a_deadline_says_when_that_was_although_a_sweep_comes_late(two: Waiting) -> None:
     flow = await approval(two, timeout_ms=MINUTE_MS)
     await flow.run("a")
@@ -264,6 +267,7 @@ async def test_a_wait_without_a_limit_has_no_deadline(two: Waiting) -> None:
     assert await send(two.api, flow) == (True, 1)
 
 
+@both_engines
 async def test_each_state_of_a_fan_out_waits_for_its_event_and_a_join_waits_for_all(two: Waiting) -> None:
     places = [
         place("r", "a"),
@@ -338,6 +342,7 @@ async def test_an_event_is_checked_by_the_places_that_may_wait_for_it(
         await send(two.api, flow, name, unknown="")
 
 
+@both_engines
 async def test_a_list_of_waits_is_not_as_large_as_the_fields_of_all_of_them(two: Waiting) -> None:
     fields = {"by": {"type": "string", "description": "x" * 200_000}, "ok": {"type": "string"}}
     flow = await approval(two, event="go-${{ a.outputs.v }}", outputs=fields)
@@ -447,6 +452,7 @@ async def test_the_waits_of_a_node_are_separate_numbers_once_it_is_executed_agai
     ]
 
 
+@both_engines
 async def test_how_long_nodes_waited_for_events_is_counted_by_node(two: Waiting) -> None:
     flow, _ = await waiting_node(two, timeout_ms=MINUTE_MS)
     two.clock.advance(8_000)
@@ -496,6 +502,7 @@ async def test_a_node_that_waits_for_runs_before_its_deadline_was_handled_gets_t
     assert await two.run(flow) == {"a": {"WAITING": 1}}
 
 
+@both_engines
 async def test_a_node_that_calls_graphs_after_its_event_has_it_again(two: Waiting) -> None:
     flow, _ = await waiting_node(two)
     assert await send(two.other, flow, "paid", sum="12") == (True, 1)

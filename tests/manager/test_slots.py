@@ -1,6 +1,6 @@
 """Limits: how many states are held at once, or start within a period, and which of the others come next.
 
-Each test runs on both engines; what concerns two state managers is tested with two.
+What concerns two state managers is tested with two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, waiting_claim
 from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
-from tests.support.manager import ENGINES, Manager, open_two
+from tests.support.manager import Manager, both_engines, open_two
 from tests.support.statements import noted
 
 LIMIT = "service"
@@ -40,10 +40,10 @@ def clock() -> SettableClock:
     return SettableClock()
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[tuple[Manager, Manager]]:
+@pytest.fixture
+async def two(engine: str, clock: SettableClock) -> AsyncIterator[tuple[Manager, Manager]]:
     """Two state managers on one database."""
-    async with open_two(request.param, clock=clock) as opened:
+    async with open_two(engine, clock=clock) as opened:
         yield opened
 
 
@@ -79,6 +79,7 @@ async def counted(manager: Manager, table: str, which: str = "true") -> int:
     return int(row[0])
 
 
+@both_engines
 async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_states(
     two: tuple[Manager, Manager],
 ) -> None:
@@ -123,6 +124,7 @@ async def test_states_that_a_deleted_limit_kept_waiting_move_to_another_version(
     assert len(await claim(api, {versions[1]: 10})) == 2
 
 
+@both_engines
 async def test_a_deleted_limit_leaves_nothing_once_no_state_has_it(manager: Manager) -> None:
     flow = await start(manager, limited(), at_most=1)
     (held,) = await claim(manager.api)
@@ -135,6 +137,7 @@ async def test_a_deleted_limit_leaves_nothing_once_no_state_has_it(manager: Mana
     assert await counted(manager, "slots", "limit_id NOT IN (SELECT id FROM limits)") == 0
 
 
+@both_engines
 async def test_no_more_states_are_held_than_a_limit_says(two: tuple[Manager, Manager]) -> None:
     first, second = two
     await start(first, limited(), runs=5, at_most=2)
@@ -195,6 +198,7 @@ async def test_all_limits_of_a_place_must_have_room(manager: Manager) -> None:
     assert await claim(manager.api) == []
 
 
+@both_engines
 async def test_a_claim_takes_what_is_behind_the_states_without_room(manager: Manager) -> None:
     await start(manager, limited(), runs=300, at_most=1)
     await Flow.start(manager.api, place("a"), graph="other", runs=3)
@@ -309,6 +313,7 @@ async def test_states_behind_those_that_a_rate_let_in_follow_period_by_period(
     assert started == [2, 2, 2, 1]
 
 
+@both_engines
 async def test_a_release_gives_its_start_back_but_the_end_of_a_lease_does_not(
     manager: Manager, clock: SettableClock
 ) -> None:
@@ -335,6 +340,7 @@ async def test_a_release_gives_back_no_start_that_was_not_counted(manager: Manag
     assert await claim(manager.remote) == []
 
 
+@both_engines
 async def test_a_lease_is_regained_only_if_its_slot_is_free(manager: Manager) -> None:
     await start(manager, limited(), at_most=1)
     await Flow.start(manager.api, limited("b"), graph="other")
@@ -358,6 +364,7 @@ async def test_a_lease_is_regained_only_if_its_slot_is_free(manager: Manager) ->
     assert await report(manager.remote, executed_item(late)) == ["ok"]
 
 
+@both_engines
 async def test_a_lease_that_is_not_regained_keeps_no_heartbeat_from_renewing_others(manager: Manager) -> None:
     await start(manager, limited(), at_most=1)
     await Flow.start(manager.api, limited("b"), graph="other")
@@ -373,6 +380,7 @@ async def test_a_lease_that_is_not_regained_keeps_no_heartbeat_from_renewing_oth
     assert await report(manager.remote, executed_item(late)) == ["ok"]
 
 
+@both_engines
 async def test_a_regained_lease_leaves_the_room_of_a_state_that_ended_with_it(manager: Manager) -> None:
     await start(manager, limited(), runs=3, at_most=2)
     [_] = await claim(manager.remote, limit=1)
@@ -423,6 +431,7 @@ async def test_a_united_node_that_is_replaced_keeps_its_slot_until_it_has_stoppe
     assert len(await claim(manager.api, {B: 1})) == 1
 
 
+@both_engines
 async def test_a_claim_for_one_run_does_not_wait_behind_states_of_others(manager: Manager) -> None:
     flow = await start(manager, limited(), runs=4, at_most=1)
     [state] = await claim(manager.api)
@@ -432,6 +441,7 @@ async def test_a_claim_for_one_run_does_not_wait_behind_states_of_others(manager
     assert state["run_id"] == flow.run_id
 
 
+@both_engines
 async def test_a_claim_for_one_run_finds_room_that_was_left_to_other_runs(manager: Manager) -> None:
     both = [limited("a"), limited("b")]
     flow = await start(manager, place("r", "a", "b"), *both, runs=3, at_most=1)
@@ -475,6 +485,7 @@ async def test_a_state_that_was_let_in_and_ends_leaves_its_room_to_the_next(
     assert state["run_id"] == next_run
 
 
+@both_engines
 async def test_a_node_that_another_state_manager_gave_its_limit_is_let_in(
     two: tuple[Manager, Manager], clock: SettableClock
 ) -> None:
@@ -508,6 +519,7 @@ async def test_a_claim_of_one_node_leaves_the_room_to_the_states_of_another(mana
     assert len(await claim(manager.api, {B: 9})) == 1
 
 
+@both_engines
 async def test_a_report_with_a_claim_wakes_the_claims_for_room_that_it_leaves(manager: Manager) -> None:
     await start(manager, limited("a"), at_most=1)
     await Flow.start(manager.api, limited("b"), graph="other")
@@ -546,6 +558,7 @@ async def report_and_claim(manager: Manager, node: str, *items: dict[str, Any]) 
     return list(ok(await manager.api.outcomes(*items, {"claim": along}))["states"])
 
 
+@both_engines
 async def test_a_claim_that_comes_with_a_report_finds_the_room_that_it_makes(manager: Manager) -> None:
     flow = await start(manager, limited(), runs=6, at_most=2)
     held = await claim(manager.api)
@@ -581,6 +594,7 @@ async def test_a_stuck_node_keeps_its_slot_although_a_claim_comes_with_its_outco
     assert await claim(manager.api) == []
 
 
+@both_engines
 async def test_a_request_that_reports_and_claims_states_of_a_limit_costs_five_statements_more(
     manager: Manager,
 ) -> None:
@@ -618,6 +632,7 @@ async def test_states_that_end_together_leave_a_check_for_each_of_their_limits(m
     assert len(await claim(manager.api)) == 2
 
 
+@both_engines
 async def test_no_row_is_kept_for_keys_that_are_idle(manager: Manager, clock: SettableClock) -> None:
     flow = await Flow.deploy(
         manager.api,
@@ -727,6 +742,7 @@ async def test_claims_cost_the_same_however_many_states_wait_for_a_limit(
     assert await statements() == few
 
 
+@both_engines
 async def test_a_state_that_lacks_another_limit_does_not_keep_the_room_from_the_next(
     manager: Manager,
 ) -> None:
@@ -758,6 +774,7 @@ async def test_a_state_that_lacks_another_limit_does_not_keep_the_room_from_the_
     await report(manager.api, executed_item(other))
 
 
+@both_engines
 async def test_a_claim_finds_room_behind_many_states_that_also_lack_another_limit(manager: Manager) -> None:
     both = place("a", limits=[{"name": LIMIT}, {"name": "customer", "key": "${{store.k}}"}])
     flow = await Flow.deploy(
@@ -778,6 +795,7 @@ async def test_a_claim_finds_room_behind_many_states_that_also_lack_another_limi
     assert claimed == [runs[0]["run_id"], last]
 
 
+@both_engines
 async def test_a_raised_limit_lets_in_states_of_all_keys(manager: Manager) -> None:
     flow = await Flow.deploy(
         manager.api,
@@ -795,9 +813,8 @@ async def test_a_raised_limit_lets_in_states_of_all_keys(manager: Manager) -> No
     assert claimed == len(runs)
 
 
+# On SQLite; on PostgreSQL a sweep moves the times (test_clock).
 async def test_the_clock_that_is_set_back_delays_no_start(manager: Manager, clock: SettableClock) -> None:
-    if manager.service.store.is_shared:
-        return  # there a sweep moves the times (test_clock)
     await start(manager, limited(), runs=3, starts=1, period_ms=60_000)
     [state] = await claim(manager.api)
     await report(manager.api, executed_item(state))
@@ -809,6 +826,7 @@ async def test_the_clock_that_is_set_back_delays_no_start(manager: Manager, cloc
     assert await claim(manager.api) == []
 
 
+@both_engines
 async def test_starts_count_for_long_enough_when_the_period_becomes_shorter(
     manager: Manager, clock: SettableClock
 ) -> None:
@@ -836,6 +854,7 @@ async def test_a_limit_that_is_made_again_holds_for_runs_of_earlier_versions(man
         await report(manager.api, executed_item(state))
 
 
+@both_engines
 async def test_the_number_of_statements_does_not_grow_with_the_states_of_a_limit(manager: Manager) -> None:
     flow = await Flow.deploy(
         manager.api,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trio
 
 from exotrio._shared.settings import Settings
@@ -74,6 +75,12 @@ async def open_second(manager: Manager) -> AsyncIterator[Manager]:
 
 
 ENGINES = ("SQLite", "PostgreSQL")
+both_engines = pytest.mark.parametrize("engine", ENGINES)
+"""For tests of what the engines may do differently: of each statement and lock at least one.
+
+A test on PostgreSQL takes eight times as long, and the rules of the state manager do not know the engine.
+Other tests run on SQLite only.
+"""
 
 
 @asynccontextmanager
