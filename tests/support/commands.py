@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import pytest
 from exotrio.cli import main
 from tests.support.processes import Ended, Server, exotrio, server
 
+LONGEST = 120
+"""Seconds that a command may take."""
 NODES = """
 from exotrio import BaseNode, Graph, RetryPolicyModel, Runtime
 from pydantic import BaseModel
@@ -110,8 +113,14 @@ class Cli:
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         self._capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            main(list(arguments))
+        # One that would wait without end is interrupted, and fails its test instead of stopping all.
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.alarm(LONGEST)
+        try:
+            with pytest.raises(SystemExit) as exit:
+                main(list(arguments))
+        finally:
+            signal.alarm(0)
         out, err = self._capsys.readouterr()
         assert "Traceback" not in err, err
         end = Ended(int(exit.value.code or 0), out, err)
