@@ -340,9 +340,10 @@ async def test_an_outage_in_which_nothing_can_be_read_is_logged_when_it_begins_a
                 await trio.sleep(0.1)
             assert await status() == 200
     lines = [(each.levelname, each.getMessage()) for each in caplog.records if "reading" in each.getMessage()]
-    assert [level for level, _ in lines] == ["ERROR", "INFO"], lines
+    # A read that was answered before the cut may end after the first failure: it seems to work once more.
+    assert [level for level, _ in lines] in (["ERROR", "INFO"], ["ERROR", "INFO"] * 2), lines
     assert "reading the database fails" in lines[0][1]
-    assert "reading the database works again" in lines[1][1]
+    assert "reading the database works again" in lines[-1][1]
 
 
 async def test_commits_that_fail_are_logged_when_that_begins_and_when_it_ends(
