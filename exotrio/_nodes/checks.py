@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
@@ -216,7 +216,7 @@ def _callable_with(function: Any, count: int) -> bool:
 def seconds_problems(title: str, value: Any, *, zero: bool = False) -> list[str]:
     """Return the problem of a number of seconds; ``zero`` says whether it may be zero."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 <= value < math.inf and (value or zero):
+    if is_number and 0 <= value <= sys.float_info.max and (value or zero):
         return []
     least = "not below" if zero else "above"
     return [f"{title} is {shown(value)}: it must be a finite number of seconds {least} zero"]
@@ -231,4 +231,7 @@ def count_problems(title: str, value: Any) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a value for a message."""
-    return shortened(repr(value), 80)
+    try:
+        return shortened(repr(value), 80)
+    except Exception:
+        return f"a {type(value).__name__}"

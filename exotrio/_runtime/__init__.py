@@ -13,7 +13,7 @@
                                                      vitals        how the runtime is, from any thread
                                                      receipt       how a stop goes
     reporter       delivers, and claims on the way   outbox        outcomes on disk
-    failed_attempts  log lines about these           outbox_store  the file of the outbox
+    failed_attempts  what is said of these           outbox_store  the file of the outbox
     server_errors  distinguishes an outcome with     stop          requests to stop
                    which the state manager fails     shutdown      the phases after the first request
                    from an outage

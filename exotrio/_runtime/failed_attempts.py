@@ -1,4 +1,4 @@
-"""Log lines about attempts that failed.
+"""What is said of attempts that failed, and of outcomes that the state manager refuses.
 
 Only the state manager knows whether a state is tried again, and when: it says so when it records the error.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from exotrio._execution.error_text import bounded
 from exotrio._execution.handle import claim_fields
-from exotrio._nodes.outcome import Errored
+from exotrio._nodes.outcome import Errored, Report
 from exotrio._runtime.held_claim import HeldClaim
 from exotrio._util.error_message import message_line
 from exotrio._util.times import format_duration
@@ -70,3 +72,11 @@ def log_unreported_error(held: HeldClaim, errored: Errored) -> None:
     """Log an error that could not be reported yet: this process may be killed before it is."""
     line = message_line(errored.error)
     log.warning("%s%s failed, which is not reported yet: %s", held, held.run_and_graph, line)
+
+
+def in_place_of(report: Report | None, why: str) -> Errored:
+    """Return the error that is reported in place of what the state manager refused."""
+    if isinstance(report, Errored):
+        error = f"{message_line(report.error)} (the state manager refused more of this error: {why})"
+        return replace(report, error=bounded(error))
+    return Errored(bounded(f"the state manager refused what the node returned: {why}"))

@@ -8,15 +8,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from exotrio._execution.error_text import bounded
 from exotrio._link.port import Fate, Link, Settlement
 from exotrio._nodes.outcome import Errored, Outcome, Released
-from exotrio._runtime.failed_attempts import log_error, log_unreported_error
+from exotrio._runtime.failed_attempts import in_place_of, log_error, log_unreported_error
 from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger, let_others_finish
 from exotrio._runtime.lifecycle import Ending
@@ -25,7 +24,6 @@ from exotrio._runtime.planner import BATCH_WAIT, ClaimPlanner
 from exotrio._runtime.server_errors import ItemFailures, ServerErrors
 from exotrio._runtime.stop import Stop
 from exotrio._util.backoff import OUTAGE, REFUSED, WITHIN_CALL, Outage
-from exotrio._util.error_message import message_line
 
 if TYPE_CHECKING:
     from exotrio._runtime.outbox import Outbox
@@ -362,12 +360,7 @@ class Reporter:
             return
         # The work was done, but its result will never be accepted: report that, once.
         log.error("%s: its outcome was refused and is reported as an error instead: %s", held, why)
-        if isinstance(report, Errored):
-            error = f"{message_line(report.error)} (the state manager refused more of this error: {why})"
-            held.report = replace(report, error=bounded(error))
-        else:
-            held.report = Errored(bounded(f"the state manager refused what the node returned: {why}"))
-        held.was_refused = True
+        held.report, held.was_refused = in_place_of(report, why), True
         self._failed.pop(held, None)
         self.add(held)
 

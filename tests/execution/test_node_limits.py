@@ -74,7 +74,14 @@ async def sleeps(self: BaseNode) -> None:
 # -- what may be declared
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), True, "30", timedelta(seconds=3)])
+class NotShown:
+    def __repr__(self) -> str:
+        raise ValueError("this object has no text")
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, math.nan, math.inf, 10**400, True, "30", timedelta(seconds=3), NotShown()]
+)
 def test_a_timeout_that_is_not_a_number_of_seconds_is_named(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Digest\.timeout is .*finite number of seconds above zero"):
         runtime(V0Server(), node(sleeps, timeout=timeout))

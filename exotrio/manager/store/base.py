@@ -317,8 +317,7 @@ class Store:
         for write in commit.writes:
             self._answer(write)
         if commit.writes:
-            writes = 0 if commit.error is not None else len(commit.writes)
-            self.on_commit(writes, effects)
+            self.on_commit(0 if commit.error is not None else len(commit.writes), effects)
         # Not with each commit: for a commit of one use case, one row more is a cost.
         if self._tally and abs(self._now_ms() - self._tallied_at) >= TALLY_INTERVAL_MS:
             self._put_tally()
