@@ -22,6 +22,8 @@ from tests.support.stores import until
 
 Call = Callable[[Manager], Awaitable[Any]]
 WRITES = ("INSERT", "UPDATE", "DELETE")
+TOO_EARLY = "UPDATE meta SET"
+"""What a use case writes before it has read: which state managers may work next to it."""
 
 
 class _HeldUp:
@@ -37,7 +39,7 @@ class _HeldUp:
         return getattr(self._tx, name)
 
     def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
-        if sql.startswith(WRITES):
+        if sql.startswith(WRITES) and not sql.startswith(TOO_EARLY):
             self._hold()
         return self._tx.execute(sql, parameters)
 
