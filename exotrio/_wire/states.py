@@ -168,9 +168,10 @@ class StateHistory(StateDetail, StateTimes):
     children: list[RelatedRun] = Field(default_factory=list)
 
     @property
-    def late_text(self) -> str:
-        """What follows the words that no event was sent in time; empty if none was sent later."""
-        return "" if self.late is None else f"; it was sent {format_duration(self.late)} after the deadline"
+    def spent_text(self) -> str:
+        """How long it waited and ran, in words; empty for a further output of an execution."""
+        late = "" if self.late is None else f"; it was sent {format_duration(self.late)} after the deadline"
+        return self.times_text(ended=self.finished_at is not None or self.stage == "reporting") + late
 
     def attempt_text(self) -> str:
         """Return which attempt it is, in words, such as ``6: 3 of 3 since it was retried by hand``, or

@@ -285,9 +285,7 @@ def _times(state: StateDetail) -> list[str]:
     lines = [f"{what}: {iso_time(at)}{by}" for what, at, by in times if at]
     if state.finished_at and not state.claimed_at and state.worker:
         lines.append(f"last claimed by {state.worker}: it ended before it was claimed again")
-    if text := state.times_text(ended=state.finished_at is not None or state.stage == "reporting"):
-        lines.append(text + state.late_text)
-    return lines
+    return [*lines, state.spent_text] if state.spent_text else lines
 
 
 def _values(what: str, values: Mapping[str, Any]) -> list[str]:

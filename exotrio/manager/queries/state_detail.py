@@ -63,7 +63,7 @@ def show_history(view: View, namespace: str, state_id: str) -> StateHistory:
 def history_of(view: View, state: Row) -> StateHistory:
     """Return a state with its history."""
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
-    spent = at.spent(view.now_ms).fields()
+    spent = at.spent(view.now_ms)
     place = view.template(state["template"]).places[state["place"]]
     reason = wait_reasons(view, state["namespace"], [state]).get(state["seq"])
     return StateHistory(

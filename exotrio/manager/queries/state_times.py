@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -88,8 +88,9 @@ class Times:
         earlier = tuple(Phase(name, function(begin), function(end)) for name, begin, end in self.earlier)
         return replace(self, earlier=earlier, **moments)
 
-    def spent(self, now: int) -> Spent:
-        """Return how long the state waited and ran until it ended, or until now."""
+    def spent(self, now: int) -> dict[str, Any]:
+        """Return how long the state waited and ran until it ended, or until now, in the wire format of
+        ``StateTimes``."""
         until = now if self.finished is None else self.finished
         before: dict[str, int] = {}
         for name, begin, end in self.earlier:
@@ -98,41 +99,23 @@ class Times:
             # A sweep may come to a deadline late: the state has waited no longer all the same.
             waited = max(0, (until if self.deadline is None else self.deadline) - self.waits)
             before[self.waits_for] = before.get(self.waits_for, 0) + waited
-        spent = Spent(
-            earlier=before.get(HELD),
-            for_event=before.get(FOR_EVENT),
-            for_run=before.get(FOR_RUN),
-            no_event=self.no_event,
-        )
+        spent: dict[str, Any] = {
+            **dict.fromkeys(("waited_ms", "buffered_ms", "ran_ms", "held_ms")),
+            "for_event_ms": before.get(FOR_EVENT),
+            "for_run_ms": before.get(FOR_RUN),
+            "earlier_ms": before.get(HELD),
+            "no_event": self.no_event,
+        }
         if self.waits_for is not None or self.is_output:
             return spent
         if self.claimed is None:
-            return replace(spent, waited=max(0, until - self.waits))
+            return spent | {"waited_ms": max(0, until - self.waits)}
         held = max(0, until - self.claimed)
-        spent = replace(spent, waited=self.claimed - self.waits, held=held)
+        spent |= {"waited_ms": self.claimed - self.waits, "held_ms": held}
         if self.begun is None:
-            return replace(spent, buffered=held if self.is_buffered else None)
+            return spent | {"buffered_ms": held if self.is_buffered else None}
         ran = max(0, (until if self.ended is None else self.ended) - self.begun)
-        return replace(spent, buffered=max(0, self.begun - self.claimed), ran=ran)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """The times of a state in ms, as ``StateTimes`` has them."""
-
-    waited: int | None = None
-    buffered: int | None = None
-    ran: int | None = None
-    held: int | None = None
-    for_event: int | None = None
-    for_run: int | None = None
-    earlier: int | None = None
-    no_event: bool = False
-
-    def fields(self) -> dict[str, Any]:
-        """Return them in the wire format of ``StateTimes``."""
-        fields = asdict(self)
-        return {"no_event": fields.pop("no_event")} | {f"{name}_ms": ms for name, ms in fields.items()}
+        return spent | {"buffered_ms": max(0, self.begun - self.claimed), "ran_ms": ran}
 
 
 def times_among(view: View, rows: Sequence[Row]) -> dict[int, Times]:

@@ -23,7 +23,7 @@ from exotrio.manager.engine.states import CREATED, ERRORED, NEXT_CREATED_ERROR, 
 from exotrio.manager.queries.graphs import find_node
 from exotrio.manager.queries.load import BUFFERED, FAILED, HELD, REPORTING
 from exotrio.manager.queries.paging import Page, Where
-from exotrio.manager.queries.state_times import Spent, Times, times_among
+from exotrio.manager.queries.state_times import Times, times_among
 from exotrio.manager.queries.waiting import wait_reasons
 from exotrio.manager.rules.errors import InvalidQuery, NotFound
 from exotrio.manager.store.driver import Row
@@ -65,14 +65,12 @@ _FAILED_CURSOR = "failed."
 
 
 class ListedState(StateSummary):
-    """A state on a page: also its stage or its status, its times in ms, and the beginning of its values as
-    JSON."""
+    """A state on a page: also its stage or its status, and the beginning of its values as JSON."""
 
     cause: str
     """``BY_HAND`` if it was retried by hand, ``RERUN`` if it is of a united node that runs again after such a
     retry; empty otherwise."""
     stage: str
-    spent: Spent
     begin_of_inputs: str
     begin_of_outputs: str
 
@@ -278,7 +276,6 @@ def show_states(view: View, seqs: Sequence[int]) -> list[ListedState]:
         at = times[row["seq"]]
         fields = {
             **_summary(view, row, at),
-            "spent": at.spent(view.now_ms),
             "cause": row["cause"],
             "stage": at.stage or shown_status(row["status"], row["lane"]),
             "begin_of_inputs": row["inputs"],
@@ -322,5 +319,5 @@ def _summary(view: View, row: Row, at: Times) -> dict[str, Any]:
         "created_at": timestamp(row["created_at"]),
         "finished_at": None if row["finished_at"] is None else timestamp(row["finished_at"]),
         "worker": row["worker"],
-        **at.spent(view.now_ms).fields(),
+        **at.spent(view.now_ms),
     }

@@ -84,7 +84,7 @@ def took(run: RunSummary, now_ms: int) -> float:
 
 def times_of(at: Times, now_ms: int) -> str:
     """Return how long a state waited and ran, in words."""
-    times = StateTimes.model_validate(at.spent(now_ms).fields())
+    times = StateTimes.model_validate(at.spent(now_ms))
     return times.times_text(ended=at.is_over) or "a further output"
 
 

@@ -250,6 +250,7 @@ def _environment() -> Environment:
     # The database counts milliseconds, and so does a page.
     environment.filters["coarse"] = lambda ms: format_coarse(ms / 1000)
     environment.filters["duration"] = lambda ms: format_duration(None if ms is None else ms / 1000)
+    environment.filters["seconds"] = format_duration
     environment.filters["local_time"] = local_time
     environment.filters["unix_ms"] = moment_ms
     environment.filters["number"] = "{:,}".format

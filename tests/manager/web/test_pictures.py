@@ -18,7 +18,7 @@ from exotrio._wire.runs import StateTimes
 from exotrio._wire.v0 import RunSummary
 from exotrio.manager.engine.mailbox import FOR_RUN
 from exotrio.manager.queries.run_detail import MAX_BARS, Lane, Span, Spans
-from exotrio.manager.queries.state_times import HELD, Phase, Spent, Times
+from exotrio.manager.queries.state_times import HELD, Phase, Times
 from exotrio.manager.web.format import CLASS_WORDS, CLASSES, ago, run_counts, shorten
 from exotrio.manager.web.page import render, style
 from exotrio.manager.web.svg.bars import bar, split
@@ -159,56 +159,59 @@ def test_a_bar_of_a_run_in_a_list_does_not_call_what_runs_waiting() -> None:
 
 
 def test_the_times_of_one_state_share_a_bar() -> None:
-    def parts(spent: Spent) -> list[tuple[str, str]]:
+    def parts(spent: StateTimes) -> list[tuple[str, str]]:
         drawn = split(spent, "errored", "label")
         assert "<title>label</title>" in drawn
         return re.findall(r'class="s-([\w ]+)" x="[\d.]+%" width="([\d.]+)%"', drawn)
 
-    three = Spent(waited=1_000, buffered=500, ran=500, held=1_000)
+    three = StateTimes(waited_ms=1_000, buffered_ms=500, ran_ms=500, held_ms=1_000)
     assert parts(three) == [("waiting", "50.00"), ("buffered", "25.00"), ("errored", "25.00")]
-    late = replace(three, held=4_000)
+    late = three.model_copy(update={"held": 4.0})
     assert parts(late) == [
         ("waiting", "20.00"),
         ("buffered", "10.00"),
         ("errored", "10.00"),
         ("reporting", "60.00"),
     ]
-    assert parts(Spent(waited=0, buffered=0, ran=5, held=6)) == [("errored", "100.00")]
-    assert parts(Spent(waited=1_000, held=1_000)) == [("waiting", "50.00"), ("errored unreported", "50.00")]
+    assert parts(StateTimes(waited_ms=0, buffered_ms=0, ran_ms=5, held_ms=6)) == [("errored", "100.00")]
+    assert parts(StateTimes(waited_ms=1_000, held_ms=1_000)) == [
+        ("waiting", "50.00"),
+        ("errored unreported", "50.00"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("spent", "ended", "text"),
     [
-        (Spent(waited=1_500), False, "waited 1.5 s"),
-        (Spent(for_event=1_500), True, "waited 1.5 s for an event"),
+        (StateTimes(waited_ms=1_500), False, "waited 1.5 s"),
+        (StateTimes(for_event_ms=1_500), True, "waited 1.5 s for an event"),
         (
-            Spent(waited=1, buffered=0, ran=10_200, held=30_300),
+            StateTimes(waited_ms=1, buffered_ms=0, ran_ms=10_200, held_ms=30_300),
             True,
             "waited 1 ms, buffered 0 ms, ran 10.2 s, reporting 20.1 s",
         ),
         (
-            Spent(waited=10, for_event=1_000, for_run=500, earlier=2_000),
+            StateTimes(waited_ms=10, for_event_ms=1_000, for_run_ms=500, earlier_ms=2_000),
             False,
             "waited 10 ms; before that, waited 1.0 s for an event, waited 500 ms for a run, waited, was"
             " held or delayed 2.0 s",
         ),
-        (Spent(waited=10, held=2_000), False, "waited 10 ms, claimed for 2.0 s"),
-        (Spent(waited=10, held=2_000), True, "waited 10 ms, from claim to end 2.0 s"),
+        (StateTimes(waited_ms=10, held_ms=2_000), False, "waited 10 ms, claimed for 2.0 s"),
+        (StateTimes(waited_ms=10, held_ms=2_000), True, "waited 10 ms, from claim to end 2.0 s"),
         (
-            Spent(waited=10, buffered=2_000, ran=500, held=2_500),
+            StateTimes(waited_ms=10, buffered_ms=2_000, ran_ms=500, held_ms=2_500),
             False,
             "waited 10 ms, buffered 2.0 s, running for 500 ms",
         ),
         (
-            Spent(waited=10, buffered=2_000, ran=500, held=2_501),
+            StateTimes(waited_ms=10, buffered_ms=2_000, ran_ms=500, held_ms=2_501),
             True,
             "waited 10 ms, buffered 2.0 s, ran 500 ms",
         ),
     ],
 )
-def test_what_is_not_reported_is_not_called_running(spent: Spent, ended: bool, text: str) -> None:
-    assert StateTimes.model_validate(spent.fields()).times_text(ended=ended) == text
+def test_what_is_not_reported_is_not_called_running(spent: StateTimes, ended: bool, text: str) -> None:
+    assert spent.times_text(ended=ended) == text
 
 
 def test_an_empty_graph_is_drawn() -> None:

@@ -8,11 +8,10 @@ from exotrio.manager.engine.states import RETRYABLE, get_state
 from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
-from exotrio.manager.queries.state_times import times_among
 from exotrio.manager.queries.states import was_cancelled
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
-from exotrio.manager.web.format import status_class, times_of
+from exotrio.manager.web.format import status_class
 from exotrio.manager.web.page import Data, Fragment, Page, PageRequest
 from exotrio.manager.web.svg.bars import split
 
@@ -29,9 +28,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     cancelled = was_cancelled(state.status, state.error)
     numbers = {attempt.id: view.seq(attempt.id) or 0 for attempt in state.attempts}
     stages = stages_among(view, {numbers[attempt.id]: attempt.status for attempt in state.attempts})
-    at = times_among(view, [row])[row["seq"]]
-    took = at.spent(view.now_ms)
-    text = times_of(at, view.now_ms) + state.late_text
+    text, kind = state.spent_text or "a further output", status_class(state.status, cancelled)
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
     same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
@@ -41,7 +38,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
         "state": {
             "cancelled": cancelled,
             "times": text,
-            "split": None if took.held is None else split(took, status_class(state.status, cancelled), text),
+            "split": None if state.held is None else split(state, kind, text),
             "stages": {
                 attempt.id: stages.get(numbers[attempt.id], attempt.status) for attempt in state.attempts
             },

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from exotrio._wire.runs import MIN_REPORTING
-from exotrio.manager.queries.state_times import Spent
+from exotrio._wire.runs import MIN_REPORTING, StateTimes
 from exotrio.manager.web.format import CLASS_WORDS
 from exotrio.manager.web.svg.elements import element, join, rect
 
@@ -27,17 +26,17 @@ def summary(counts: Mapping[str, int]) -> str:
     )
 
 
-def split(spent: Spent, kind: str, label: str) -> Markup:
+def split(times: StateTimes, kind: str, label: str) -> Markup:
     """Return a bar of the times of one state that was claimed; ``kind`` is the class of its status."""
-    parts: dict[str, int | None] = {"waiting": spent.waited, "buffered": spent.buffered, kind: spent.ran}
-    if spent.buffered is None:
-        parts = {"waiting": spent.waited, f"{kind} unreported": spent.held}
-    elif (late := (spent.held or 0) - spent.buffered - (spent.ran or 0)) >= MIN_REPORTING * 1000:
+    parts = {"waiting": times.waited, "buffered": times.buffered, kind: times.ran}
+    if times.buffered is None:
+        parts = {"waiting": times.waited, f"{kind} unreported": times.held}
+    elif (late := (times.held or 0) - times.buffered - (times.ran or 0)) >= MIN_REPORTING:
         parts["reporting"] = late
-    return _bar({name: ms for name, ms in parts.items() if ms}, label)
+    return _bar({name: seconds for name, seconds in parts.items() if seconds}, label)
 
 
-def _bar(parts: Mapping[str, int], label: str) -> Markup:
+def _bar(parts: Mapping[str, float], label: str) -> Markup:
     return element(
         "svg",
         element("title", label),
@@ -50,7 +49,7 @@ def _bar(parts: Mapping[str, int], label: str) -> Markup:
     )
 
 
-def pieces(counts: Mapping[str, int]) -> Markup:
+def pieces(counts: Mapping[str, float]) -> Markup:
     """Return the rectangles of a bar, over the whole width of the picture that contains them."""
     total = sum(counts.values())
     if not total:
