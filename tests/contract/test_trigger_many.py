@@ -135,7 +135,7 @@ async def test_a_run_of_another_graph_is_named(api: Api) -> None:
     other = await Flow.start(api, place("b"), graph="other")
     flow = await Flow.deploy(api, place("a"))
     reply = await api.trigger_many(flow.graph, run(), {"run_id": other.run_id})
-    text = f"the run {other.run_id} exists and belongs to another graph"
+    text = f"the run {other.run_id} exists and belongs to another graph; choose another id"
     assert problems(reply) == [("body", "runs", 1, text)]
     assert await total(api) == 1
 

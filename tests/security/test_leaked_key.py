@@ -20,6 +20,8 @@ from exotrio.manager.engine import nodes as nodes_engine
 from exotrio.manager.rules.access import IN_NAMESPACE
 from exotrio.manager.security import sessions
 from exotrio.manager.web.pages import PAGES
+from tests.contract.native import item_for
+from tests.support.due import CHILDREN, handle_due
 from tests.support.helpers import NO_RETRY, UNKNOWN_ID, declare, place
 from tests.support.keyed import ROOT, Site, open_keyed
 
@@ -254,6 +256,59 @@ async def test_the_ids_of_another_namespace_lead_nowhere(shop: Shop) -> None:
     for path in ("runs/{run_id}/cancel", "runs/{run_id}/again", "states/{state_id}/retry"):
         await site.ask("POST", f"/ns/bank/{path}".format(**values), cookie=cookie, form={})
     assert await site.call(ROOT, "GET", f"{NATIVE}/shop/run/{shop.run_id}") == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_id_that_a_run_elsewhere_has_is_refused_and_who_may_read_that_run_learns_where(
+    db: str,
+) -> None:
+    async with open_shop(db) as shop:
+        site = shop.site
+        await site.call(ROOT, "PUT", f"{V0}/bank/nodes/", {"runtime_name": "r", "nodes": [declare("Pay")]})
+        graph = {"nodes": [place("pay", node_name="Pay", namespace="bank")], "secrets": {}}
+        await site.call(ROOT, "PUT", f"{V0}/bank/graph/orders", graph, status=201)
+        both = await site.key("trigger:bank", "read:shop")
+        for key in (await site.key("trigger:bank"), both, ROOT):
+            path, learns = f"{NATIVE}/bank/graph/orders/trigger", key in (both, ROOT)
+            refusal = (await site.call(key, "POST", path, {"run_id": shop.run_id}, status=409))["detail"]
+            assert ("exists and belongs to a graph of namespace 'shop'" in refusal) == learns, refusal
+            assert ("exists" in refusal or "shop" in refusal) == learns, refusal
+        assert (await site.call(ROOT, "GET", f"{NATIVE}/bank/runs"))["runs"] == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_where_a_node_is_nothing_is_shown_of_runs_that_its_states_started_elsewhere(db: str) -> None:
+    async with open_keyed(db) as site:
+        for namespace, node, graph in (("shop", "Pack", "zebra"), ("bank", "Pay", "orders")):
+            nodes = {"runtime_name": "r", "nodes": [declare(node)]}
+            await site.call(ROOT, "PUT", f"{V0}/{namespace}/nodes/", nodes)
+            body = {"nodes": [place("a", node_name=node, namespace=namespace)], "secrets": {}}
+            await site.call(ROOT, "PUT", f"{V0}/shop/graph/{graph}", body, status=201)
+        await site.call(ROOT, "POST", f"{V0}/shop/graph/orders/trigger", {"inputs": {}})
+        claim = {"claim_id": str(uuid4()), "worker_id": "w", "limit": 1, "limits": {"Pay": 1}}
+        (state,) = (await site.call(ROOT, "POST", f"{NATIVE}/bank/claim", claim))["states"]
+        item = item_for(state, outcome="calling", calls=[{"id": "c", "graph": "zebra", "inputs": {}}])
+        await site.call(ROOT, "POST", f"{NATIVE}/bank/outcomes", [item])
+        await handle_due(site.service, *CHILDREN)
+        runs = (await site.call(ROOT, "GET", f"{NATIVE}/shop/runs"))["runs"]
+        (child,) = [run["run_id"] for run in runs if run["graph_name"] == "zebra"]
+        shown = await site.call(ROOT, "GET", f"{NATIVE}/bank/state/{state['state_id']}")
+        # Its own run is named to it, as in a claim.
+        assert (shown["graph_name"], shown["children"], shown["waits_for"]["runs"]) == ("orders", [], 1)
+        assert "waits for runs of another namespace since" in shown["waits_for"]["text"]
+        path = f"states/{state['state_id']}"
+        pages = {
+            each: await site.ask("GET", f"/ns/{each}/{path}", cookie=await site.sign_in(key))
+            for each in ("bank", "shop")
+            for key in [await site.key(f"read:{each}")]
+        }
+        listed = await site.call(ROOT, "GET", f"{NATIVE}/bank/states")
+        assert state["state_id"] in str(listed)
+        for text in (str(shown), str(listed), pages["bank"][2].decode()):
+            assert child[:8] not in text
+            assert "zebra" not in text
+        assert child in pages["shop"][2].decode()
+        assert "of graph zebra" in pages["shop"][2].decode()
 
 
 async def test_no_route_and_no_page_shows_a_name_of_another_namespace() -> None:

@@ -22,6 +22,7 @@ from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.sources import InputsError, Shared, Sources
 from exotrio.manager.engine.states import CREATED, NewState, RunScope, size_of
 from exotrio.manager.engine.unites import commit_changes
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict, EntriesRefused, InvalidRequest, Refused
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.cipher import Cipher
@@ -130,10 +131,10 @@ def start_runs(
     ``version`` is that of the runs that start them: they have it if the graph names none.
     This locks the graph. In a transaction that also locks runs, ``pin_graph`` has to come before those.
     """
-    existing = _graphs_of(tx, [run.run_id for run in runs if run.run_id is not None])
+    existing = _owners_of(tx, [run.run_id for run in runs if run.run_id is not None])
     # Otherwise the version for the runs could be deleted before they are inserted.
     graph = pin_graph(tx, namespace, graph_name)
-    ids, new = _split_new_from_existing(tx, graph["id"], runs, existing)
+    ids, new = _split_new_from_existing(tx, (namespace, graph["id"]), runs, existing)
     started = [Started(run_id, new.get(run_id) == index) for index, run_id in enumerate(ids)]
     if not new:
         return WithEffects(started, NO_EFFECTS)
@@ -241,22 +242,22 @@ def _inherited(tx: Transaction, template: Template, graph_name: str, version: st
 
 
 def _split_new_from_existing(
-    tx: Transaction, graph: int, runs: Sequence[NewRun], existing: Iterable[Row]
+    tx: Transaction, graph: tuple[str, int], runs: Sequence[NewRun], existing: Iterable[Row]
 ) -> tuple[list[str], dict[str, int]]:
     """Return the ids of these runs, and for each id that does not exist yet the first index in the list.
 
-    ``existing`` is what ``_graphs_of`` returned.
+    ``graph`` is its namespace and its number; ``existing`` is what ``_owners_of`` returned.
     """
-    graphs = dict(map(tuple, existing))
-    keyed = _runs_by_key(tx, graph, [run.key for run in runs if run.key is not None])
-    known = {*graphs, *(run_id for run_id, _ in keyed.values())}
+    owners = {run_id: (namespace, number) for run_id, namespace, number in existing}
+    keyed = _runs_by_key(tx, graph[1], [run.key for run in runs if run.key is not None])
+    known = {*owners, *(run_id for run_id, _ in keyed.values())}
     ids: list[str] = []
     new: dict[str, int] = {}
     refused: dict[int, Refused] = {}
     for index, run in enumerate(runs):
         run_id = run.run_id or str(uuid.uuid4())
-        if graphs.get(run_id, graph) != graph:
-            refused[index] = Conflict(f"the run {run_id} exists and belongs to another graph")
+        if (owner := owners.get(run_id, graph)) != graph:
+            refused[index] = Conflict(_why_taken(tx, run_id, owner[0], graph[0]))
         if run.key is not None:
             digest = run.digest()
             run_id, first = keyed.setdefault(run.key, (run_id, digest))
@@ -283,12 +284,23 @@ def _runs_by_key(tx: Transaction, graph: int, keys: Sequence[str]) -> dict[str, 
     return {key: (run_id, digest) for key, run_id, digest in tx.execute(sql, (tx.items(keys), graph))}
 
 
-def _graphs_of(tx: Transaction, run_ids: Sequence[str]) -> Iterable[Row]:
-    """Return (run_id, graph) of those runs that exist. If they are read later, what is executed until then is
-    sent with this statement."""
+def _why_taken(tx: Transaction, run_id: str, owner: str, namespace: str) -> str:
+    """Return why a run cannot have an id that a run of the namespace ``owner`` has: ids are unique in the
+    database. Where that run is, is told only to those who may read it."""
+    if owner == namespace:
+        return f"the run {run_id} exists and belongs to another graph; choose another id"
+    if tx.caller is not None and tx.caller.may(Permission.READ, owner):
+        return f"the run {run_id} exists and belongs to a graph of namespace {owner!r}; choose another id"
+    return f"the id {run_id} cannot be used; choose another one"
+
+
+def _owners_of(tx: Transaction, run_ids: Sequence[str]) -> Iterable[Row]:
+    """Return (run_id, namespace, graph) of those runs that exist. If they are read later, what is executed
+    until then is sent with this statement."""
     if not run_ids:
         return ()
-    return tx.execute(f"SELECT run_id, graph FROM runs WHERE {tx.any_of('run_id')}", (tx.items(run_ids),))
+    sql = f"SELECT run_id, namespace, graph FROM runs WHERE {tx.any_of('run_id')}"
+    return tx.execute(sql, (tx.items(run_ids),))
 
 
 def _insert(

@@ -80,23 +80,28 @@ def _unstarted(view: View, run: Row) -> list[RelatedRun]:
 class Awaited(NamedTuple):
     """The first run that a state waits for, and how many."""
 
-    run_id: str
-    graph: str
+    run_id: str | None
+    graph: str | None
     runs: int
 
 
-def awaited_by(view: View, states: Iterable[int]) -> dict[int, Awaited]:
-    """Return what states wait for that have started runs, by their numbers."""
+def awaited_by(view: View, reader: str, states: Iterable[int]) -> dict[int, Awaited]:
+    """Return what states wait for that have started runs, by their numbers. Of runs of another namespace
+    than ``reader`` only how many they are: a key for the namespace of a node does not read them."""
     if not (seqs := sorted(states)):
         return {}
     rows = view.execute(
-        "SELECT state, run_id, graphs.name, number FROM (SELECT parent_state AS state, min(id) AS first,"
-        f" count(*) AS number FROM runs INDEXED BY runs_by_parent WHERE {view.any_of('parent_state')}"
+        "SELECT state, run_id, graphs.name, number, runs.namespace FROM"
+        " (SELECT parent_state AS state, min(id) AS first, count(*) AS number"
+        f" FROM runs INDEXED BY runs_by_parent WHERE {view.any_of('parent_state')}"
         " AND parent_state IS NOT NULL AND pending > 0 GROUP BY parent_state) AS waiting"
         " JOIN runs ON runs.id = first JOIN graphs ON graphs.id = runs.graph",
         (view.items(seqs),),
     )
-    return {row["state"]: Awaited(row["run_id"], row["name"], row["number"]) for row in rows}
+    return {
+        state: Awaited(run_id, graph, number) if namespace == reader else Awaited(None, None, number)
+        for state, run_id, graph, number, namespace in rows
+    }
 
 
 def naming(view: View, namespace: str) -> dict[str, Template]:

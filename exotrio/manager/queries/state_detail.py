@@ -57,15 +57,16 @@ def show_state(view: View, namespace: str, graph_name: str, run_id: str, state_i
 
 def show_history(view: View, namespace: str, state_id: str) -> StateHistory:
     """Return a state with its history, found by its id alone."""
-    return history_of(view, get_state(view, namespace, state_id))
+    return history_of(view, namespace, get_state(view, namespace, state_id))
 
 
-def history_of(view: View, state: Row) -> StateHistory:
-    """Return a state with its history."""
+def history_of(view: View, namespace: str, state: Row) -> StateHistory:
+    """Return a state with its history, as it is shown in a namespace: that of its node, or of its run. What
+    it started is of that of its run, and not shown in another one."""
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
     spent = at.spent(view.now_ms)
     place = view.template(state["template"]).places[state["place"]]
-    reason = wait_reasons(view, state["namespace"], [state]).get(state["seq"])
+    reason = wait_reasons(view, state["namespace"], [state], reader=namespace).get(state["seq"])
     return StateHistory(
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent,
@@ -103,7 +104,9 @@ def history_of(view: View, state: Row) -> StateHistory:
         else [],
         condition=condition_of(view, state),
         branches=branches_of(view, state),
-        children=started_by(view, state) if run["has_children"] else [],
+        children=started_by(view, state)
+        if run["has_children"] and namespace == state["run_namespace"]
+        else [],
     )
 
 

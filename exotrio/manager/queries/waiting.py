@@ -43,6 +43,7 @@ SENTENCES = {
     "event until": "waits for event {event} since {since}, until {at}",
     "run": "waits for run {run} of graph {graph} since {since}",
     "runs": "waits for {runs} runs since {since}, first for {run} of graph {graph}",
+    "runs elsewhere": "waits for runs of another namespace since {since}",
     "start": "waits for its run, which is about to be started",
 }
 """What is said of a ``WaitReason``, by ``sentence_of``. Pages replace the values by links."""
@@ -50,6 +51,8 @@ SENTENCES = {
 
 def sentence_of(reason: WaitReason) -> str:
     """Return the sentence about a reason, in which its values are to be inserted."""
+    if reason.kind == "run" and reason.runs and reason.run_id is None:
+        return SENTENCES["runs elsewhere"]
     if reason.kind == "run" and reason.runs != 1:
         return SENTENCES["runs" if reason.runs else "start"]
     return SENTENCES["event until" if reason.kind == "event" and reason.at else reason.kind]
@@ -154,7 +157,7 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
         " AND lane = 'waiting' AND run = ? AND event IS NULL GROUP BY place",
         (run["id"],),
     ).fetchall()
-    awaited = awaited_by(view, [seq for _, _, seq in waiting])
+    awaited = awaited_by(view, run["namespace"], [seq for _, _, seq in waiting])
     for index, since, seq in waiting:
         place = view.template(run["template"]).places[index]
         node = place.namespace, place.node_name
@@ -162,12 +165,17 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     return reasons
 
 
-def wait_reasons(view: View, namespace: str, states: Sequence[Row]) -> dict[int, WaitReason]:
-    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed."""
+def wait_reasons(
+    view: View, namespace: str, states: Sequence[Row], *, reader: str | None = None
+) -> dict[int, WaitReason]:
+    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed.
+
+    They are shown in that namespace, or in that of a ``reader``, who learns of no run of another one.
+    """
     shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
     waiting, reasons = Waiting(view, namespace), dict[int, WaitReason]()
     limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED], waiting.obstacles)
-    awaited = awaited_by(view, [each["seq"] for each in states if waits_for_run(each)])
+    awaited = awaited_by(view, reader or namespace, [each["seq"] for each in states if waits_for_run(each)])
     for state in states:
         reason, seq, node = None, state["seq"], (namespace, state["name"])
         if shown[seq] == StateStatus.WAITING:

@@ -21,7 +21,7 @@ MAX_ANCESTORS = 200
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
     row = get_state(view, request.namespace, request.params["state_id"], or_run=True)
-    state = history_of(view, row)
+    state = history_of(view, request.namespace, row)
     page: Data = {"title": f"{state.identifier} {state.id[-6:]}", "state": state}
     if "state" not in parts:
         return {"page": page}
