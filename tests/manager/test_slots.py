@@ -18,10 +18,12 @@ from exotrio.manager.engine import lanes
 from exotrio.manager.engine.lanes import MAX_LANES
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.limits import remove_limit, set_limit
+from exotrio.manager.engine.slots import MAX_STOPPING_MS
 from exotrio.manager.engine.starts import tidy
 from exotrio.manager.store.transaction import Transaction
 from tests.contract.flow import Flow
 from tests.contract.native import A, B, claim, executed_item, item_for, report, waiting_claim
+from tests.support.due import discard
 from tests.support.helpers import NO_RETRY, SettableClock, declare, node_name, ok, place
 from tests.support.manager import Manager, both_engines, open_two
 from tests.support.statements import noted
@@ -125,14 +127,36 @@ async def test_states_that_a_deleted_limit_kept_waiting_move_to_another_version(
 
 
 @both_engines
-async def test_a_deleted_limit_leaves_nothing_once_no_state_has_it(manager: Manager) -> None:
-    flow = await start(manager, limited(), at_most=1)
-    (held,) = await claim(manager.api)
+async def test_a_state_that_failed_is_limited_again_when_it_is_retried(manager: Manager) -> None:
+    flow = await start(manager, limited(), runs=2, at_most=2)
+    await report(
+        manager.api, *[item_for(state, outcome="errored", error="x") for state in await claim(manager.api)]
+    )
     ok(await manager.api.put_graph(flow.graph, manager.api.body([place("a")])), 201)
     await manager.service.store.write(remove_limit, "tests", LIMIT, force=False)
-    assert await counted(manager, "limits") == 1, "a state holds it"
-    await report(manager.api, executed_item(held))
+    await set_to(manager, at_most=1)
+    for run in ok(await manager.api.native("GET", "runs"))["runs"]:
+        ok(await manager.api.native("POST", f"run/{run['run_id']}/retry", json={"request_id": str(uuid4())}))
+    assert len(await claim(manager.api)) == 1
+
+
+@both_engines
+async def test_a_deleted_limit_leaves_nothing_once_no_run_and_no_node_has_it(
+    manager: Manager, clock: SettableClock
+) -> None:
+    flow = await start(manager, limited(), at_most=1)
+    await claim(manager.api)
+    ok(await manager.api.put_graph(flow.graph, manager.api.body([place("a")])), 201)
+    await manager.service.store.write(remove_limit, "tests", LIMIT, force=False)
+    assert await counted(manager, "limits") == 1, "its run names it"
+    (run,) = ok(await manager.api.native("GET", "runs"))["runs"]
+    ok(await manager.api.native("POST", f"run/{run['run_id']}/cancel"))
+    clock.advance(1)
+    assert await manager.service.store.write(discard, 0) == 1
     await set_to(manager, "another", at_most=1)
+    assert await counted(manager, "limits", f"name = '{LIMIT}'") == 1, "its node has not stopped"
+    clock.advance(MAX_STOPPING_MS)
+    await set_to(manager, "another", at_most=2)
     assert await counted(manager, "limits", f"name = '{LIMIT}'") == 0
     assert await counted(manager, "slots", "limit_id NOT IN (SELECT id FROM limits)") == 0
 
@@ -846,7 +870,6 @@ async def test_a_limit_that_is_made_again_holds_for_runs_of_earlier_versions(man
     flow = await start(manager, place("a", "b"), limited("b"), runs=3, at_most=1)
     ok(await manager.api.put_graph(flow.graph, manager.api.body([place("a", "b"), place("b")])), 201)
     await manager.service.store.write(remove_limit, "tests", LIMIT, force=False)
-    assert await counted(manager, "limits") == 0
     await set_to(manager, at_most=1)
     await report(manager.api, *map(executed_item, await claim(manager.api)))
     for _ in range(3):

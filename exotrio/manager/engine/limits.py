@@ -66,8 +66,8 @@ def remove_limit(
     """Delete a limit, and return the graphs that name it; without ``force``, these are a reason to refuse.
     ``how`` is how the caller forces it.
 
-    While graphs or waiting states name it, or states hold it, its row stays, and limits nothing: if the limit
-    is made again, all of these take part again.
+    While graphs, runs or waiting states name it, or states hold it, its row stays, and limits nothing: if the
+    limit is made again, all of these take part again.
     """
     limit = find_limit(tx, namespace, name, lock=tx.for_update("limits"))["id"]
     graphs = [graph for graph, names in named_by_graphs(tx, namespace).items() if name in names]
@@ -99,7 +99,7 @@ def _drop_unnamed(tx: Transaction, namespace: str) -> None:
         f" FROM limits WHERE namespace = ? AND NOT {IS_LIMIT} ORDER BY id{tx.skip_locked('limits')}",
         (tx.now_ms, namespace),
     ).fetchall()
-    named = set[str]().union(*named_by_graphs(tx, namespace).values()) if rows else set()
+    named = _named_by_runs(tx, namespace).union(*named_by_graphs(tx, namespace).values()) if rows else ()
     unnamed = [
         row["id"]
         for row in rows
@@ -140,6 +140,19 @@ def missing_limits(view: View, namespace: str, body: GraphBody) -> Iterator[Prob
             what = f"there is no limit {name!r} in namespace {namespace!r}{suggestion(name, known)}"
             fix = "declare it in limits of the graph, or make it by `limits set`"
             yield Problem(f"{what}; {fix}", identifier, f"limits.{name}")
+
+
+def _named_by_runs(view: View, namespace: str) -> set[str]:
+    """Return the limits that the runs of a namespace may name, by the versions of graphs that they have."""
+    rows = view.execute(
+        "SELECT id FROM templates WHERE graph IN (SELECT id FROM graphs WHERE namespace = ?)"
+        " AND body LIKE '%\"limits\":[{%'"
+        " AND EXISTS (SELECT 1 FROM runs WHERE runs.template = templates.id) ORDER BY id",
+        (namespace,),
+    )
+    templates = [view.template(row["id"]) for row in rows.fetchall()]
+    # A failed state of theirs may be retried, and names the limit by its id.
+    return {limit.name for template in templates for node in template.body.nodes for limit in node.limits}
 
 
 def named_by_graphs(view: View, namespace: str) -> dict[str, dict[str, bool]]:
