@@ -216,7 +216,7 @@ class LimitModel(SparseDeclaration):
         if (self.starts is None) != (self.period_ms is None):
             raise ValueError("starts and the period belong together: give both, or neither")
         if self.at_most is None and self.starts is None:
-            raise ValueError("limits nothing: give at_most, or starts with a period")
+            raise ValueError("limits nothing: give at_most (states at once), or starts with a period")
         return self
 
     @property

@@ -450,7 +450,10 @@ def test_limits_are_set_shown_and_deleted_and_it_is_said_what_waits_for_them(cli
         (["--at-most", "-1"], "at_most: Input should be greater than or equal to 0"),
         (["--at-most", "x"], "'x' is neither a whole number nor 'unlimited'"),
         (["--starts", "5"], "starts and the period belong together"),
-        (["--at-most", "unlimited"], "limits nothing: give at_most, or starts with a period"),
+        (
+            ["--at-most", "unlimited"],
+            "limits nothing: give at_most (states at once), or starts with a period",
+        ),
     ):
         end = cli("limits", "set", "work", *arguments)
         assert (end.code != 0, problem in end.err) == (True, True), end

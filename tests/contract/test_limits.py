@@ -131,7 +131,7 @@ async def test_a_change_leaves_what_it_does_not_name_and_null_takes_it_away(api:
     assert values(await put_limit(api, "l", starts=100, period_ms=60_000)) == [5, 100, 60_000]
     assert values(await put_limit(api, "l", at_most=None)) == [None, 100, 60_000]
     refusal = await api.native("PUT", "limit/l", json={"starts": None, "period_ms": None})
-    nothing = "limits nothing: give at_most, or starts with a period"
+    nothing = "limits nothing: give at_most (states at once), or starts with a period"
     assert refused(refusal, 400) == f"limit 'l' cannot be set: {nothing}"
     refusal = await api.native("PUT", "limit/other", json={"starts": 5})
     assert "starts and the period belong together" in refused(refusal, 400)

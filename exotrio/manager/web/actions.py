@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from exotrio._util.words import plural, suggestion
 from exotrio._wire.limits import LimitChange
 from exotrio._wire.vocabulary import Priority
-from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS, check_name
+from exotrio.graph import MAX_LIMIT, MAX_PERIOD_MS
 from exotrio.manager.engine import limits, pausing, retries, runs, schedules, sending, triggers, workers
 from exotrio.manager.engine.order import LEVELS, share_of
 from exotrio.manager.engine.stops import DrainSource
@@ -222,10 +222,6 @@ _write("/nodes/{node}/resume", pausing.resume_node, "States of the node are clai
 async def set_limit(request: PageRequest, form: Form) -> Done:
     """Make a limit, or replace what it allows; an empty field is for no limit."""
     name = request.params.get("limit") or field(form, "name").strip()
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise InvalidRequest(f"the name {error}") from None
     values: dict[str, int | None] = {}
     for each, read in _READ_LIMIT.items():
         text = field(form, each.removesuffix("_ms")).strip()
@@ -233,10 +229,6 @@ async def set_limit(request: PageRequest, form: Form) -> Done:
             values[each] = read(text) if text else None
         except (ValueError, OverflowError):
             raise InvalidRequest(_LIMIT_FIELDS[each]) from None
-    if values["at_most"] is values["starts"] is None:
-        raise InvalidRequest("a limit needs a number of states at once, or of starts with their seconds")
-    if (values["starts"] is None) is not (values["period_ms"] is None):
-        raise InvalidRequest("a number of starts and their seconds belong together: give both, or neither")
     try:
         change = LimitChange.model_validate(values)
     except ValidationError as error:

@@ -563,9 +563,9 @@ async def test_a_limit_is_made_changed_and_deleted(site: Site) -> None:
         ({"starts": "1.5", "period": "1"}, "“Starts, at most” takes a whole number from 0 to 1,000,000"),
         (
             {"at_most": "", "starts": "", "period": ""},
-            "a limit needs a number of states at once, or of starts with their seconds",
+            "limits nothing: give at_most .states at once., or starts",
         ),
-        ({"starts": "5"}, "a number of starts and their seconds belong together"),
+        ({"starts": "5"}, "starts and the period belong together"),
         ({"starts": "5", "period": "nan"}, "“in seconds” takes a number from 1 to 2,678,400"),
         ({"starts": "5", "period": "0.5"}, "“in seconds” takes a number from 1 to 2,678,400"),
     ):
