@@ -7,7 +7,6 @@ from typing import Any
 from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.times import format_duration
 from exotrio._util.words import plural
-from exotrio._wire.graphs import GraphReply
 from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
 from exotrio.client import Run, StateManager, StateStatus
@@ -29,8 +28,7 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
     """
     seconds = elapsed if run.duration is None else run.duration
     graph = await client.run(run.run_id)
-    template = GraphReply.model_validate(await client.get_graph(run.graph_name))
-    last = {node.identifier for node in template.nodes if not node.next_nodes}
+    last = {node.identifier for node in run.nodes if node.is_last}
     ends = [node for node in graph.nodes if node.status is StateStatus.SUCCESS and node.identifier in last]
     failed = [node for node in graph.nodes if node.status in FAILED]
     outputs = []
