@@ -13,9 +13,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from exotrio.manager.engine import schedules
 from exotrio.manager.store import clock as store_clock
 from exotrio.manager.store import tallies
-from exotrio.manager.store.clock import WatchedClock, monotonic_clock
+from exotrio.manager.store.clock import WatchedClock, monotonic_clock, set_back
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.contract.native import A, claim, claim_one, item_for
@@ -178,6 +180,29 @@ async def test_cron_follows_a_clock_that_is_corrected(
     clock.set(-15 * MINUTE)
     await trio.sleep(5 * MINUTE)
     assert await run_count(manager) == 4, "at 10 past, a second time"
+
+
+@pytest.mark.parametrize("engine", ["SQLite", "PostgreSQL"])
+async def test_a_schedule_in_a_zone_that_this_machine_does_not_know_does_not_stop_a_clock_that_is_set_back(
+    engine: str, db: str
+) -> None:
+    clock = SettableClock(VirtualClock.START_MS)
+
+    def stored_elsewhere(tx: Transaction) -> None:
+        tx.execute("INSERT INTO cron_triggers SELECT id, 'CRON_TZ=Mars/Olympus * * * * *', 1 FROM graphs")
+
+    async with open_manager(db, clock=clock, schedules=False) as manager:
+        await schedule(manager, "*/10 * * * *")
+        await manager.service.store.write(stored_elsewhere)
+        clock.advance(40 * 86_400_000)
+        await manager.service.store.write(schedules.fire_schedules)
+        clock.advance(-40 * 86_400_000 + 1_000)
+        if engine == "SQLite":
+            await manager.service.store.write(lambda tx: None)  # each commit compares the clock
+        else:
+            await manager.service.store.write(lambda tx: set_back(tx, tx.now_ms, 40 * 86_400_000))
+        (line,) = await manager.service.store.write(schedules.fire_schedules)
+        assert "Mars/Olympus" in line, "due each minute, as before; the other one at 10 past"
 
 
 async def test_cron_follows_a_clock_that_was_corrected_between_two_starts(tmp_path: Path) -> None:

@@ -172,7 +172,10 @@ def _store_steps(connection: Executor, now: int, steps: list[tuple[int, int]]) -
 
 def _reschedule(connection: Executor, now: int) -> None:
     for graph, expression in connection.execute("SELECT graph, expression FROM cron_triggers").fetchall():
-        following = next_occurrence_ms(expression, now)
+        try:
+            following = next_occurrence_ms(expression, now)
+        except ValueError:
+            following = now  # its zone is not known here: ``fire_schedules`` says so, and tries again later
         if following is not None:
             connection.execute(
                 "UPDATE cron_triggers SET next_at = ? WHERE graph = ? AND expression = ?",
