@@ -104,14 +104,22 @@ def _record(
         for state, (item, token) in zip(reported_states, items, strict=True)
         if state is not None and _is_open(state, token) and owner in (None, state.owner)
     ]
-    copied = [(state, item) for state, item in accepted if _is_copied(tx, state, item)]
-    read_texts(tx, "inputs", [state for state, _ in copied])
-    executed = [(state.scope(tx), state, item) for state, item in accepted if isinstance(item, ExecutedItem)]
-    attempts = sum([isinstance(item, ErroredItem) for _, item in copied])
-    tx.reserve(attempts + sum([max_created(run, state, len(item.outputs)) for run, state, item in executed]))
-    shared = read_shared(
-        tx, (need_to_follow(run, state) for run, state, _ in executed if is_followed(run, state))
-    )
+    followed, copied, created = [], [], 0
+    for held, item in accepted:
+        run = held.scope(tx)
+        if isinstance(item, ExecutedItem):
+            created += max_created(run, held, len(item.outputs))
+            if len(item.outputs) > 1:
+                copied.append(held)
+            if is_followed(run, held):
+                followed.append(need_to_follow(run, held))
+        elif isinstance(item, ErroredItem) and _is_retried(run, held, item):
+            created += 1
+            copied.append(held)
+    # Those that are created with the same inputs.
+    read_texts(tx, "inputs", copied)
+    tx.reserve(created)
+    shared = read_shared(tx, followed)
     excess = with_too_many(
         tx, [(state, item.calls) for state, item in accepted if isinstance(item, CallingItem)]
     )
@@ -129,7 +137,7 @@ def _record(
             detail = f"another key claimed the state; the key {owner!r} may not report it"
             replies.append(ItemReply(state_id=item.state_id, result=ItemResult.STALE, detail=detail))
             continue
-        if isinstance(item, CallingItem) and state.seq in excess:
+        if excess and isinstance(item, CallingItem) and state.seq in excess:
             detail = f"a state calls at most {MAX_CALLS:,} children"
             replies.append(ItemReply(state_id=item.state_id, result=ItemResult.INVALID, detail=detail))
             continue
@@ -207,13 +215,6 @@ def _record_one(
             kept = {} if state.event is None else {"data": to_json(state.event).decode()}
             _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size, **kept)
     return ItemReply(state_id=item.state_id, result=ItemResult.OK)
-
-
-def _is_copied(view: View, state: State, item: OutcomeItem) -> bool:
-    """Whether this outcome creates states with the same inputs."""
-    if isinstance(item, ExecutedItem):
-        return len(item.outputs) > 1
-    return isinstance(item, ErroredItem) and _is_retried(state.scope(view), state, item)
 
 
 def _is_open(state: State, token: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import starmap
 from typing import Literal, NamedTuple
 
@@ -108,7 +108,7 @@ class NewState:
     trace: str | None = None
     failed_since: int | None = None
     limits: str | None = None
-    limit_keys: Mapping[str, str] = field(default_factory=dict)
+    limit_keys: Mapping[str, str] | None = None
     turn: int | None = None
     comes_due: bool = False
     event: str | None = None
@@ -174,7 +174,7 @@ class State:
         return self.turn if self.priority == self.run_row.priority else None
 
     def scope(self, view: View) -> RunScope:
-        return self.run_row.scope(view)
+        return self.run_row._scope or self.run_row.scope(view)
 
 
 def shown_status(status: str, lane: str | None) -> str:
