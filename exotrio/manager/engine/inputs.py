@@ -43,7 +43,7 @@ def build_for(
     """
     if place.graph is not None:
         return build(place, place.inputs, sources, current, outputs, lists)
-    names = (*place.inputs, *(name for name in node.required if name not in place.inputs))
+    names = dict.fromkeys(chain(place.inputs, node.required))
     optional = place.inputs.keys() - node.inputs.keys()
     return build(place, names, sources, current, outputs, lists, optional)
 
@@ -68,29 +68,22 @@ def build(
 
     inputs: dict[str, str] = {}
     left = sources.max_inputs
-
-    def joined(pieces: Iterable[Piece]) -> str:
-        # Sizes are added before joining: until then a value that is inserted many times is in memory once.
-        nonlocal left
-        texts = []
-        for piece in pieces:
-            texts.append(resolve(piece, sources, current, outputs, lists))
-            left -= size_of(texts[-1])
-            if left < 0:
-                raise InputsError(_too_large(sources.max_inputs))
-        return "".join(texts)
-
     for name in names:
         pieces = place.inputs.get(name)
         if pieces is None:
             raise InputsError(f"input {name!r} of {place.identifier!r} is not given by the graph")
-        before = left
         try:
-            inputs[name] = joined(pieces)
+            texts = [resolve(piece, sources, current, outputs, lists) for piece in pieces]
+            # Before joining: until then a value that is inserted many times is in memory once.
+            size = sum(map(size_of, texts))
+            if size > left:
+                raise InputsError(_too_large(sources.max_inputs))
         except InputsError as error:
-            left = before
             if name not in optional:
                 raise InputsError(f"input {name!r} of {place.identifier!r}: {error}") from None
+        else:
+            left -= size
+            inputs[name] = "".join(texts)
     return inputs
 
 
