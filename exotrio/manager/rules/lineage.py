@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 MAX_LINKS = 8
 """Of one execution. A node may requeue itself for days, and the outcomes of a batch complete one group."""
 
 
+@lru_cache(maxsize=1024)  # siblings share them, and this is called five times for each state
 def split_groups(groups: str) -> Sequence[tuple[int, int]]:
     """Return (state, place) of each united target in a chain."""
-    if not groups:
-        return ()  # most states are below none, and this is called five times for each
-    return [(int(seq), int(place)) for seq, _, place in (entry.partition(":") for entry in groups.split())]
+    entries = (entry.partition(":") for entry in groups.split())
+    return tuple((int(seq), int(place)) for seq, _, place in entries)
 
 
 def extend_groups(groups: str, seq: int, place: int) -> str:
