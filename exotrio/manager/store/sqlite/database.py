@@ -101,17 +101,17 @@ def same_files(path: Path) -> Callable[[], None]:
     What is written into such a file is lost with the process. Call it once the database is open for writing:
     then its write-ahead log exists.
     """
-    files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal")) if file.exists()}
+    files = {file: _identity(file) for file in (str(path), f"{path}-wal") if os.path.exists(file)}
 
     def check() -> None:
         for file, identity in files.items():
             if _identity(file) != identity:
-                raise FileReplaced(f"{file.name} was removed or replaced while it was in use")
+                raise FileReplaced(f"{os.path.basename(file)} was removed or replaced while it was in use")
 
     return check
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
