@@ -172,7 +172,9 @@ class DaemonExecutor(ThreadPoolExecutor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                result = call()
+                # It would also begin the calls that wait here.
+                with ends_forked_children("a thread of nodes in asyncio"):
+                    result = call()
             except BaseException as error:
                 future.set_exception(error)
             else:

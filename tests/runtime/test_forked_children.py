@@ -94,7 +94,7 @@ def test_children_that_live_on_do_not_keep_the_database_and_any_signal_ends_one(
 
 
 COMES_OUT = """
-import os, sys, time
+import asyncio, os, sys, time
 from exotrio import BaseNode, Graph, NoRetry, Runtime
 
 def exit_code(child):
@@ -121,6 +121,10 @@ class OnTrio(BaseNode):
 class OnAsyncio(OnTrio):
     runs_in = "asyncio"
 
+class InExecutor(OnAsyncio):
+    async def execute(self) -> None:
+        await asyncio.to_thread(fork_twice)
+
 class InThread(BaseNode):
     def execute(self) -> None:
         fork_twice()
@@ -128,7 +132,7 @@ class InThread(BaseNode):
 class InProcess(InThread):
     runs_in = "process"
 
-NODES = [OnTrio, OnAsyncio, InThread, InProcess]
+NODES = [OnTrio, OnAsyncio, InExecutor, InThread, InProcess]
 graph = Graph("g", namespace="ns")
 last = graph.add(OnTrio)
 for node in NODES[1:]:
@@ -144,9 +148,9 @@ def test_a_child_that_comes_out_of_execute_ends_and_does_not_go_on_as_a_copy(tmp
         command, cwd=tmp_path, capture_output=True, text=True, timeout=TEST_TIMEOUT, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    for node in ("OnTrio", "OnAsyncio", "InThread", "InProcess"):
+    for node in ("OnTrio", "OnAsyncio", "a thread of nodes in asyncio", "InThread", "InProcess"):
         assert f", which {node} forked, returned: it ends here, without a result" in ended.stderr
-    assert [ended.stderr.count(f"ended with {code}\n") for code in (1, 3)] == [4, 4]
+    assert [ended.stderr.count(f"ended with {code}\n") for code in (1, 3)] == [5, 5]
 
 
 LISTEN_AND_FORK = """
