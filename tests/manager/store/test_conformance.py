@@ -389,6 +389,15 @@ async def test_ids_of_states_are_their_numbers_behind_the_stamp_of_the_database(
         assert await store.read(View.seq, wrong) is None, wrong
 
 
+async def test_databases_in_memory_share_neither_rows_nor_the_stamp() -> None:
+    async with open_store(":memory:") as one, open_store(":memory:") as other:
+        await one.write(lambda tx: tx.execute("INSERT INTO meta VALUES ('key', 'one')"))
+        assert await other.read(lambda view: view.row("SELECT 1 FROM meta WHERE key = 'key'")) is None
+        assert await one.read(lambda view: view.seq(view.state_id(1))) == 1
+        state_id = await other.read(lambda view: view.state_id(1))
+        assert await one.read(lambda view: view.seq(state_id)) is None
+
+
 async def test_use_cases_and_queries_know_the_time(store: Store) -> None:
     for now_ms in (await store.write(lambda tx: tx.now_ms), await store.read(lambda view: view.now_ms)):
         assert isinstance(now_ms, int)
