@@ -307,7 +307,9 @@ def answer(view: View, query: Query) -> Any:
         return repr(refused)
 
 
-async def test_every_query_answers_the_same_on_both_engines(tmp_path: Path) -> None:
+async def test_every_query_answers_the_same_on_both_engines_and_scans_no_table_that_grows(
+    tmp_path: Path,
+) -> None:
     ran: set[CodeType] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -322,9 +324,14 @@ async def test_every_query_answers_the_same_on_both_engines(tmp_path: Path) -> N
             sys.setprofile(None)
 
     async with both(tmp_path) as recording:
-        for query in recording.queries:
-            expected = await recording.sqlite.read(answer, query)
-            assert await recording.postgres.read(noted, query) == expected, query
+        with watched_on_postgres() as statements:
+            for query in recording.queries:
+                expected = await recording.sqlite.read(answer, query)
+                assert await recording.postgres.read(noted, query) == expected, query
+        add_history(recording.database)
+        scans = scans_on_postgres(recording.database, statements)
+    assert len(statements) > 50
+    assert scans == {}
     left = {f"{module}.{name}" for module, name, code in all_queries() if code not in ran}
     assert left == {"run.show_run_once_ended"}, "it is a use case, and shows a run as show_run does"
 
@@ -337,14 +344,3 @@ def all_queries() -> Iterator[tuple[str, str, CodeType]]:
                 continue
             if next(iter(inspect.signature(function).parameters), "") in ("view", "tx"):
                 yield module.name, name, function.__code__
-
-
-async def test_no_query_scans_a_table_that_grows_on_postgresql(tmp_path: Path) -> None:
-    async with both(tmp_path) as recording:
-        with watched_on_postgres() as statements:
-            for query in recording.queries:
-                await recording.postgres.read(answer, query)
-        add_history(recording.database)
-        scans = scans_on_postgres(recording.database, statements)
-    assert len(statements) > 50
-    assert scans == {}
