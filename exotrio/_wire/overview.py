@@ -162,8 +162,8 @@ class Throughput(Body):
     failed: list[int]
 
 
-class NodeLoad(Body):
-    """A registered node.
+class NodeBacklog(Body):
+    """The states of a registered node that have not ended.
 
     Fields:
         waiting: Waiting states, those that are due later included; counted up to 100,000.
@@ -181,17 +181,7 @@ class NodeLoad(Body):
             since they began; of those claimed through v0, since their claim. None from an older server.
         work_at_risk_is_more: Whether some run that are not in this sum yet, since no heartbeat has said when
             they began.
-        ended, failed: Attempts of the last hour.
-        unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
-        waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
-            ``execute``; None without any, and from an older server.
-        p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
-            are ``unreported``, the seconds from claim to end count, so that these are upper bounds. With
-            less than 20 attempts, the 95th percentile is the maximum.
-        offered_by: Names of the live runtimes that claim its states, one for each process, those that work on
-            one run included.
-        unserved: Waiting states that none of these claims, since they work on other runs, or there are none.
-            From an older server, whose ``offered_by`` lacks those that work on one run, it is None.
+        paused_at: Since when the node is paused; None if it is not.
     """
 
     name: str
@@ -205,6 +195,26 @@ class NodeLoad(Body):
     reporting: int = 0
     work_at_risk: Seconds | None = Field(None, alias="work_at_risk_ms")
     work_at_risk_is_more: bool = False
+    paused_at: Moment | None = None
+
+
+class NodeLoad(NodeBacklog):
+    """A registered node.
+
+    Fields:
+        ended, failed: Attempts of the last hour.
+        unreported: Those of them whose runtime did not report when ``execute`` began, as through v0.
+        waited_p95, buffered_p95: 95th percentile of the seconds until their claim, and from there until
+            ``execute``; None without any, and from an older server.
+        p50, p95: Median and 95th percentile of the seconds of ``execute``; None without any. Of those that
+            are ``unreported``, the seconds from claim to end count, so that these are upper bounds. With
+            less than 20 attempts, the 95th percentile is the maximum.
+        offered_by: Names of the live runtimes that claim its states, one for each process, those that work on
+            one run included.
+        unserved: Waiting states that none of these claims, since they work on other runs, or there are none.
+            From an older server, whose ``offered_by`` lacks those that work on one run, it is None.
+    """
+
     ended: int
     failed: int
     unreported: int = 0
@@ -214,7 +224,6 @@ class NodeLoad(Body):
     p95: Seconds | None = Field(alias="p95_ms")
     offered_by: list[str]
     unserved: int | None = None
-    paused_at: Moment | None = None
 
 
 class Overview(Body):

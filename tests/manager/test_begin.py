@@ -598,7 +598,7 @@ async def test_a_state_that_was_held_before_has_waited_since_it_was_given_back(
             await manager.service.store.write(expire, later, Terms())
         clock.advance(4 * SECOND)
         (waiting,) = await manager.service.store.read(lambda view: backlog(view, namespace="tests"))
-        assert (waiting.eligible, waiting.oldest) == (1, 4.0)
+        assert (waiting.eligible, waiting.oldest_due) == (1, 4.0)
         at = await manager.service.store.read(
             lambda view: spans_of(view, view.one("SELECT * FROM runs")).spans[0].at
         )

@@ -238,15 +238,15 @@ class ManagerMetrics:
             gauges["limit_held_states"].add_metric(key, held)
             gauges["limit_waiting_states"].add_metric(key, waiting)
         for each in self._counted.backlog:
-            node = [each.namespace, each.node]
+            node = [each.namespace, each.name]
             gauges["states"].add_metric([*node, "CREATED"], each.waiting)
             gauges["states"].add_metric([*node, "QUEUED"], each.running + each.buffered + each.reporting)
             gauges["event_waits"].add_metric(node, each.for_event)
             gauges["buffered_states"].add_metric(node, each.buffered)
             gauges["reporting_states"].add_metric(node, each.reporting)
-            gauges["work_at_risk_seconds"].add_metric(node, each.work_at_risk)
+            gauges["work_at_risk_seconds"].add_metric(node, each.work_at_risk or 0)
             gauges["eligible_states"].add_metric(node, each.eligible)
-            gauges["oldest_eligible_seconds"].add_metric(node, each.oldest)
+            gauges["oldest_eligible_seconds"].add_metric(node, each.oldest_due)
             gauges["node_paused"].add_metric(node, each.paused_at is not None)
         yield from gauges.values()
         yield GaugeMetricFamily(

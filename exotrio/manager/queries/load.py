@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from exotrio._util.times import from_unix_ms
+from exotrio._wire.overview import NodeBacklog
 from exotrio.graph import WITHOUT_RUNTIME
 from exotrio.manager.engine.order import LATER, PRIORITIES, WAITING
 from exotrio.manager.engine.states import ERRORED, NEXT_CREATED_ERROR, QUEUED, RETRY_CREATED
@@ -62,39 +64,11 @@ FAILURES = (ERRORED, NEXT_CREATED_ERROR, RETRY_CREATED)
 """Statuses of failed attempts, those that were retried included."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """One node's states that have not ended. ``node_id`` is its number.
-
-    Attributes:
-        waiting: CREATED, also those that are not due yet, but not those that wait for events; at most
-            ``MAX_COUNTED``.
-        for_event: States that wait for events, which are CREATED, too; at most ``MAX_COUNTED``.
-        eligible: Those of the waiting ones that a runtime could claim now; 0 if the node is paused.
-        oldest: Seconds for which the first of those is due; 0 without any.
-        limited: Those of the waiting ones that a claim found no room for in a limit.
-        running: Claimed ones that run; of those that were claimed through v0, all.
-        buffered: Claimed ones that have not begun.
-        reporting: Claimed ones that have ended, and whose outcome is not accepted yet.
-        work_at_risk: As in ``NodeLoad``, in seconds.
-        work_at_risk_is_more: As there.
-        paused_at: Since when the node is paused, in Unix ms; None if it is not.
-    """
+class Backlog(NodeBacklog):
+    """The backlog of one node, of any namespace. ``node_id`` is its number."""
 
     node_id: int
     namespace: str
-    node: str
-    waiting: int
-    for_event: int
-    eligible: int
-    oldest: float
-    limited: int
-    running: int
-    buffered: int
-    reporting: int
-    work_at_risk: float
-    work_at_risk_is_more: bool
-    paused_at: int | None
 
 
 Held = Counter[tuple[str, int | str]]
@@ -225,18 +199,18 @@ def backlog(
             Backlog(
                 node_id=row["id"],
                 namespace=row["namespace"],
-                node=row["name"],
+                name=row["name"],
                 waiting=min(due + row["later"] + row["limited"], MAX_COUNTED),
                 for_event=row["for_event"],
                 eligible=due if is_eligible else 0,
-                oldest=max(0, view.now_ms - row["first"]) / 1000 if is_eligible else 0.0,
+                oldest_ms=max(0, view.now_ms - row["first"]) if is_eligible else 0,
                 limited=row["limited"],
                 running=held[QUEUED, row["id"]],
                 buffered=held[BUFFERED, row["id"]],
                 reporting=held[REPORTING, row["id"]],
-                work_at_risk=held[AT_RISK, row["id"]] / 1000,
+                work_at_risk_ms=held[AT_RISK, row["id"]],
                 work_at_risk_is_more=held[UNCOUNTED, row["id"]] > 0,
-                paused_at=row["paused_at"],
+                paused_at=from_unix_ms(row["paused_at"]),
             )
         )
     return backlogs

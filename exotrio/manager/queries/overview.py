@@ -36,13 +36,14 @@ def current(view: View, node_ids: Iterable[int], backlogs: Sequence[Backlog]) ->
 
     The keys are those of ``Overview``.
     """
-    oldest = max((each for each in backlogs if each.eligible), key=lambda each: each.oldest, default=None)
+    due = (each for each in backlogs if each.eligible)
+    oldest = max(due, key=lambda each: each.oldest_due, default=None)
     return {
         **{name: sum(getattr(each, name) for each in backlogs) for name in COUNTS},
-        "work_at_risk_ms": round(1000 * sum(each.work_at_risk for each in backlogs)),
+        "work_at_risk_ms": round(1000 * sum(each.work_at_risk or 0 for each in backlogs)),
         "work_at_risk_is_more": any(each.work_at_risk_is_more for each in backlogs),
         "waiting_is_more": any(each.waiting == MAX_COUNTED for each in backlogs),
-        "oldest": oldest and OldestState(node=oldest.node, waits_ms=round(oldest.oldest * 1000)),
+        "oldest": oldest and OldestState(node=oldest.name, waits_ms=round(oldest.oldest_due * 1000)),
         "errored": sum(failing(view, node_ids, view.now_ms - DAY_MS).values()),
     }
 
@@ -51,25 +52,21 @@ def show_overview(view: View, namespace: str, runs: int) -> dict[str, Any]:
     """Return what happens in a namespace, with its newest runs, in the wire format of ``Overview``."""
     node_ids = nodes_of(view, namespace)
     held = count_held(view, namespace)
-    backlogs = {each.node: each for each in backlog(view, namespace=namespace, held=held)}
+    backlogs = backlog(view, namespace=namespace, held=held)
     hour = trend(view, "1h", nodes=node_ids)
     hour_of_runs = trend(view, "1h", graphs=graphs_of(view, namespace), runs=True)
     offers = offered(view, namespace)
     runtimes = list[RuntimeInfo](runtimes_of(view, namespace, held))
     versions = _versions(view, namespace, node_ids.values())
-    current_nodes = without_ended(backlogs.values(), {(namespace, each["version"]) for each in versions})
+    current_nodes = without_ended(backlogs, {(namespace, each["version"]) for each in versions})
     shown = RuntimeList(workers=runtimes[:MAX_RUNTIMES], v0=[])
     return {
         "namespace": namespace,
         "at": timestamp(view.now_ms),
-        **current(view, node_ids, list(backlogs.values())),
+        **current(view, node_ids, backlogs),
         "throughput": _throughput(hour),
         "run_throughput": _throughput(hour_of_runs),
-        "nodes": [
-            _node(view, each.node_id, each, offers)
-            for each in current_nodes
-            if each.node not in WITHOUT_RUNTIME
-        ],
+        "nodes": [_node(view, each, offers) for each in current_nodes if each.name not in WITHOUT_RUNTIME],
         "runtimes": shown.model_dump(mode="json", by_alias=True)["workers"],
         "runtime_count": len(runtimes),
         "v0_runtimes": len(live_v0_runtimes(view, namespace)),
@@ -89,16 +86,10 @@ def _throughput(hour: Trend) -> dict[str, Any]:
     return {"first_minute": hour.first_ms // hour.width_ms, "ended": hour.ended, "failed": hour.failed}
 
 
-def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[str, Any]:
-    recent = performance(view, node_id, HOUR)
+def _node(view: View, backlog: Backlog, offers: Offers) -> dict[str, Any]:
+    recent = performance(view, backlog.node_id, HOUR)
     return {
-        "name": backlog.node,
-        **{name: getattr(backlog, name) for name in COUNTS},
-        "eligible": backlog.eligible,
-        "limited": backlog.limited,
-        "oldest_ms": round(backlog.oldest * 1000),
-        "work_at_risk_ms": round(backlog.work_at_risk * 1000),
-        "work_at_risk_is_more": backlog.work_at_risk_is_more,
+        **backlog.model_dump(mode="json", exclude={"node_id", "namespace"}),
         "ended": recent.ended,
         "failed": recent.failed,
         "unreported": recent.unreported,
@@ -106,7 +97,6 @@ def _node(view: View, node_id: int, backlog: Backlog, offers: Offers) -> dict[st
         "buffered_p95_ms": recent.buffered[95],
         "p50_ms": recent.ran[50],
         "p95_ms": recent.ran[95],
-        "offered_by": list(map(str, offers.get(backlog.node, ()))),
+        "offered_by": list(map(str, offers.get(backlog.name, ()))),
         "unserved": unserved(view, backlog, offers),
-        "paused_at": None if backlog.paused_at is None else timestamp(backlog.paused_at),
     }

@@ -233,7 +233,7 @@ def offered_in(view: View, namespaces: Collection[str]) -> Mapping[Node, Sequenc
 
 def unserved(view: View, backlog: Backlog, offers: Offers) -> int:
     """Return how many waiting states of a node no live runtime claims."""
-    of_node = offers.get(backlog.node, ())
+    of_node = offers.get(backlog.name, ())
     runs = [offer.run_id for offer in of_node if offer.run_id is not None]
     if not backlog.waiting or len(runs) < len(of_node):
         return 0

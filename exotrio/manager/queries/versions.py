@@ -54,7 +54,7 @@ def load_of_versions(
 ) -> dict[tuple[str, str], tuple[int, int]]:
     """Return how many runs in flight are pinned to the versions of all namespaces, and how many live runtimes
     have each; ``nodes`` are the registered ones."""
-    if not any("@" in each.node for each in nodes):
+    if not any("@" in each.name for each in nodes):
         return {}  # no statement, if nothing has a version
     runs = {(row["namespace"], row["version"]): row["runs"] for row in runs_of_versions(view)}
     live = _live(view)
@@ -70,7 +70,7 @@ def without_ended(backlogs: Iterable[Backlog], versions: Collection[tuple[str, s
     return [
         each
         for each in backlogs
-        if (version := split_name(each.node)[1]) is None
+        if (version := split_name(each.name)[1]) is None
         or (each.namespace, version) in versions
         or any((each.waiting, each.for_event, each.running, each.buffered, each.reporting))
     ]

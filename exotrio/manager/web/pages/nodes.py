@@ -26,21 +26,21 @@ FAILURES_SHOWN = 10
 
 def _list(view: View, request: PageRequest) -> Data:
     backlogs = backlog(view, namespace=request.namespace)
-    if any("@" in each.node for each in backlogs):
+    if any("@" in each.name for each in backlogs):
         listed = list_versions(view, request.namespace)
         backlogs = without_ended(backlogs, {(request.namespace, each.version) for each in listed})
     offers = request.offers(view)
     return {
         "nodes": [
             {
-                "name": each.node,
-                "offered": offer_texts(offers.get(each.node, ())),
+                "name": each.name,
+                "offered": offer_texts(offers.get(each.name, ())),
                 "unserved": unserved(view, each, offers),
                 "backlog": each,
                 "hour": performance(view, each.node_id, HOUR),
             }
             for each in backlogs
-            if each.node not in WITHOUT_RUNTIME
+            if each.name not in WITHOUT_RUNTIME
         ]
     }
 

@@ -62,7 +62,7 @@ def _now(view: View, request: PageRequest, nodes: dict[int, str], held: Held) ->
         "current": present,
         "for_limits": sum(limit.waiting for limit in limits),
         "unserved": [
-            each.node for each in backlogs if (each.eligible or each.limited) and unserved(view, each, offers)
+            each.name for each in backlogs if (each.eligible or each.limited) and unserved(view, each, offers)
         ],
         "paused": [each for each in backlogs if each.paused_at is not None],
     }
