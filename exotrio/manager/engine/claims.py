@@ -95,15 +95,14 @@ def claim(
         return WithEffects(earlier, Effects(undo=earlier.undo))
     node_limits, runs = _limits_by_id(tx, namespace, limits), _run_numbers(tx, namespace, claimer)
     run = _run_to_claim(tx, runs, node_limits)
-    due, limited = _lock_due(tx, node_limits, _versions(tx, namespace, limits), limit, run)
+    effects, versions = Effects(), _versions(tx, namespace, limits)
+    due, limited = _lock_due(tx, node_limits, versions, limit, run, effects)
     if due:
-        claimed, effects = _take(tx, namespace, due, limit, run, claimer, limited)
+        claimed = _take(tx, namespace, due, limit, run, claimer, limited)
         if claimed is not None:
             return WithEffects(claimed, effects)
     else:
         limited.take(())
-        effects = limited.effects
-        effects.waits_for = {}
         for each in runs:
             effects.waits_for |= _waits_for(tx, node_limits, each, claimer, limited)
     if claimer.claim_id is not None and is_used(tx, claimer.claim_id):
@@ -145,13 +144,11 @@ def record_and_claim(
     is always busy overtakes no other states. The claim id is sent once: if it is known, it was voided.
     """
     who = claimer()
-    (replies, ended), of_outcomes = record_and_keep(tx, namespace, items, who.owner)
+    (replies, ended), effects = record_and_keep(tx, namespace, items, who.owner)
     node_limits, versions = _limits_by_id(tx, namespace, limits), _versions(tx, namespace, limits)
     run = _run_to_claim(tx, _run_numbers(tx, namespace, who), node_limits)
-    due, limited = _lock_due(tx, node_limits, versions, limit, run, ended)
-    claimed, effects = _take(tx, namespace, due, limit, run, who, limited)
-    claimed = claimed or Claimed()
-    effects.add(of_outcomes)
+    due, limited = _lock_due(tx, node_limits, versions, limit, run, effects, ended)
+    claimed = _take(tx, namespace, due, limit, run, who, limited) or Claimed()
     for seq in claimed.seqs:
         # Not announced: no other runtime can claim it.
         effects.claimable.pop(seq, None)
@@ -214,7 +211,7 @@ def _take(
     run: int | None,
     claimer: Claimer,
     limited: LimitedClaim,
-) -> WithEffects[Claimed | None]:
+) -> Claimed | None:
     """Claim as many of these states as fit; None if there are none, or the claim id was used or voided."""
     fitting = _fitting(due[:limit])
     seqs = [state.seq for state in fitting]
@@ -231,7 +228,7 @@ def _take(
         effects.announced.add(state.node_id if run is None else (run, state.node_id))
     limited.take(due[: len(seqs)])
     if not seqs:
-        return WithEffects(None, effects)
+        return None
     if run is None:
         # The last one of each is the one with the latest turn.
         last = {(state.node_id, state.priority): state.turn for state in fitting}
@@ -265,7 +262,7 @@ def _take(
         else partial(undo_claim, namespace=namespace, claim_id=claimer.claim_id, handed_out=claimer.now)
     )
     replies = claim_replies(tx, claimer.now, claimer.alone_from, seqs, rows, read_runs())
-    return WithEffects(Claimed(replies, seqs, undo=effects.undo), effects)
+    return Claimed(replies, seqs, undo=effects.undo)
 
 
 def _lock_due(
@@ -274,17 +271,18 @@ def _lock_due(
     versions: Mapping[int, int],
     limit: int,
     run: int | None,
+    effects: Effects,
     ended: Sequence[Hold] = (),
 ) -> tuple[list[Candidate], LimitedClaim]:
     """Return states that can be claimed, locked, in their order (``engine.order``): of each node at most its
     limit, and at most ``limit``; only those that find room in their limits, which the second value is about.
-    ``ended``: see ``LimitedClaim.choose``.
+    ``effects``, ``ended``: see ``LimitedClaim``.
     """
     counts = {node_id: min(each, limit) for node_id, each in node_limits.items()}
     search = partial(find_candidates, tx, run=run, versions=versions)
-    limited = LimitedClaim(tx, search, counts, limit, run, versions)
+    limited = LimitedClaim(tx, search, counts, limit, run, versions, effects)
     if limit <= 0 or run == UNKNOWN_RUN or not counts:
-        free(tx, limited.effects, ended)
+        free(tx, effects, ended)
         return [], limited
     return limited.choose(ended), limited
 

@@ -50,7 +50,7 @@ class LimitedClaim:
     is restricted to.
 
     Attributes:
-        effects: What to announce.
+        effects: Those of the use case; what to announce is added to them.
         is_unfinished: Whether there may be states with room behind those that were put aside.
     """
 
@@ -62,8 +62,9 @@ class LimitedClaim:
         limit: int,
         run: int | None,
         versions: Mapping[int, int],
+        effects: Effects,
     ) -> None:
-        self.effects = Effects()
+        self.effects = effects
         self.is_unfinished = False
         self._tx = tx
         self._search = search
