@@ -107,6 +107,7 @@ class Changes:
 
     def __init__(self, tx: Transaction, runs: Iterable[RunRow] = ()) -> None:
         self.tx = tx
+        self._minute = minute_of(tx.now_ms)
         self.locked = {run.id: run for run in runs}
         self.waiting: dict[int, tuple[int, str]] = {}
         self.ended: list[tuple[int, str | None]] = []
@@ -272,7 +273,7 @@ class Changes:
     ) -> None:
         """Count a status that the node of a state caused, with the times that it waited for a runtime and
         took. A place that waits takes as long as it waits, and for no runtime."""
-        tally, minute = self.effects.tally, minute_of(self.tx.now_ms)
+        tally, minute = self.effects.tally, self._minute
         tally[graph, node_id, status, bucket_of(took_ms), minute] += 1
         if waited_ms is not None:
             tally[ANY_GRAPH, node_id, WAITED, bucket_of(waited_ms), minute] += 1
@@ -281,7 +282,7 @@ class Changes:
 
     def tally_wait(self, node_id: int, waited_ms: int) -> None:
         """Count how long a state of a node waited for events or runs until it goes on."""
-        self.effects.tally[ANY_GRAPH, -node_id, WAITED, bucket_of(waited_ms), minute_of(self.tx.now_ms)] += 1
+        self.effects.tally[ANY_GRAPH, -node_id, WAITED, bucket_of(waited_ms), self._minute] += 1
 
     def reopen(self, run: int) -> None:
         """Let a run that had ended go on: it has been idle since, and counts again when it ends again.

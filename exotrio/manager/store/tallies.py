@@ -41,7 +41,7 @@ _STAGE = f"CASE WHEN node_id < 0 THEN '{_AWAITED}' ELSE stage END"
 def bucket_of(ms: int) -> int:
     """Return the bucket of a duration: four for each doubling, one for each of the first milliseconds."""
     if ms < 4:
-        return max(0, ms)
+        return ms if ms > 0 else 0
     exponent = ms.bit_length() - 3
     return 4 * exponent + (ms >> exponent)
 
