@@ -54,8 +54,7 @@ def ls(within: str | None, limit: int, connection: Connection, **filters: Any) -
 
     changes, more = connection.ask(ask)
     count = plural(len(changes), "change") + ("; more with --limit" if more else "")
-    body = {"changes": [change.model_dump(mode="json") for change in changes], "more": more}
-    connection.print(body, _lines(changes, count))
+    connection.print({"changes": changes, "more": more}, _lines(changes, count))
 
 
 def _lines(changes: list[Change], count: str) -> Iterator[str]:

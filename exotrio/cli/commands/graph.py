@@ -156,7 +156,7 @@ def delete(graph: str, cancel_runs: bool, yes: bool, connection: Connection) -> 
     )
     cancelled = f", {deleted.cancelled_runs:,} of them cancelled" if deleted.cancelled_runs else ""
     line = f"{what} deleted with {plural(deleted.deleted_runs, 'run')}{cancelled}"
-    connection.print(deleted.model_dump(mode="json"), [line])
+    connection.print(deleted, [line])
 
 
 @command.command(name="pause")
@@ -227,7 +227,7 @@ def check(
         show_warnings()
         manager = resolve(**named)
         compared = compare_with_runs(manager, report, names)
-        body["against_runs"] = compared.model_dump(mode="json")
+        body["against_runs"] = compared
         lines += lines_of(compared, manager.namespace)
         breaks = compared.runs > 0
     print_as(output, body, lines)

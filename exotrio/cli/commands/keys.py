@@ -47,10 +47,7 @@ def ls(connection: Connection) -> None:
         )
         for key in keys
     ]
-    connection.print(
-        {"keys": [key.model_dump(mode="json") for key in keys]},
-        [*table(("name", "id", "scopes", "ends", "used"), rows), total],
-    )
+    connection.print({"keys": keys}, [*table(("name", "id", "scopes", "ends", "used"), rows), total])
 
 
 @command.command(name="add")
@@ -118,10 +115,7 @@ def revoke(name_or_id: str, connection: Connection) -> None:
     JSON: keys (as in `keys ls`).
     """
     keys = connection.ask(lambda manager: manager.revoke_key(name_or_id))
-    connection.print(
-        {"keys": [key.model_dump(mode="json") for key in keys]},
-        [f"key {key.name} ({key.id}) is revoked" for key in keys],
-    )
+    connection.print({"keys": keys}, [f"key {key.name} ({key.id}) is revoked" for key in keys])
 
 
 def _new_file(path: Path) -> int:

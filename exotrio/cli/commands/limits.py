@@ -68,7 +68,7 @@ def ls(connection: Connection) -> None:
         ],
         f"{plural(len(limits), 'limit')} in namespace {connection.namespace}",
         hint="make one with: python -m exotrio limits set NAME --at-most 5",
-        limits=[limit.model_dump(mode="json") for limit in limits],
+        limits=limits,
     )
 
 
@@ -82,7 +82,7 @@ def show(name: str, connection: Connection) -> None:
     run_id, key, held_ms, worker, stopping, stage).
     """
     limit = connection.ask(lambda manager: about(manager, "limit", name, manager.limit(name)))
-    connection.print(limit.model_dump(mode="json"), _as_lines(limit))
+    connection.print(limit, _as_lines(limit))
 
 
 @command.command(name="set")
@@ -125,7 +125,7 @@ def set_limit(
         return limit, [*(again if limit.held or limit.waiting else ()), likely]
 
     limit, is_new = connection.ask(change)
-    connection.print(limit.model_dump(mode="json"), [f"limit {limit.name}: {_limits(limit)}", *is_new])
+    connection.print(limit, [f"limit {limit.name}: {_limits(limit)}", *is_new])
     if is_new and not limit.graphs:
         connection.doubt_namespace()
 

@@ -97,7 +97,7 @@ def ls(
         ("run", "graph", "status", "success", "errored", "open", "created", "took", *used),
         [(*_row(run), *rest) for run, *rest in zip(runs, *used.values(), strict=True)],
         f"{count} in namespace {connection.namespace}" + ("; more with --limit" if more else ""),
-        runs=[run.model_dump(mode="json") for run in runs],
+        runs=runs,
         more=more,
     )
 
@@ -179,7 +179,7 @@ def cancel(run_id: str, connection: Connection) -> None:
         return await manager.cancel(await find_run_id(manager, run_id))
 
     run = connection.ask(ask)
-    connection.print(run.model_dump(mode="json"), _as_lines(run))
+    connection.print(run, _as_lines(run))
 
 
 @command.command(name="priority")
@@ -204,7 +204,7 @@ def set_priority(run_id: str, priority: str, connection: Connection) -> None:
     notes = [moved] if run.to_move else []
     if run.finished_at is not None:
         notes.append("the run has ended: the priority counts if it is retried")
-    connection.print(run.model_dump(mode="json"), chain(_as_lines(run), notes))
+    connection.print(run, chain(_as_lines(run), notes))
 
 
 @command.command(name="repin")

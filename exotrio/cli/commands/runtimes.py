@@ -71,7 +71,6 @@ def ls(connection: Connection) -> None:
     version) and v0 (nodes, polled_ms).
     """
     runtimes = connection.ask(StateManager.workers)
-    body = runtimes.model_dump(mode="json")
     v0 = [
         f"unnamed, through v0: {', '.join(each.nodes)}, last {format_coarse(each.polled_ago)} ago"
         for each in runtimes.v0
@@ -82,8 +81,8 @@ def ls(connection: Connection) -> None:
         *v0,
         f"{plural(len(runtimes.workers), 'runtime')} in namespace {connection.namespace}",
         hint="" if runtimes.v0 else "start one with: python -m exotrio worker FILE",
-        runtimes=body["workers"],
-        v0=body["v0"],
+        runtimes=runtimes.workers,
+        v0=runtimes.v0,
     )
 
 
@@ -112,13 +111,13 @@ def stops(since: float, connection: Connection) -> None:
     perhaps_cut, work_lost_ms, undelivered).
     """
     listed = connection.ask(lambda manager: manager.stops(within=since))
-    body, now = listed.model_dump(mode="json"), datetime.now(UTC)
+    now = datetime.now(UTC)
     connection.print_list(
         STOP_COLUMNS,
         [stop_row(receipt, now) for receipt in listed.receipts],
         listed.total.text(),
-        stops=body["receipts"],
-        total=listed.total.model_dump(mode="json"),
+        stops=listed.receipts,
+        total=listed.total,
     )
 
 

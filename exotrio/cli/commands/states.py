@@ -137,7 +137,7 @@ def show(state_id: str, run_id: str | None, connection: Connection) -> None:
     JSON: the same fields. If the state manager speaks only v0, logs, attempts and events are missing.
     """
     state = connection.ask(lambda manager: _find(manager, state_id, run_id))
-    connection.print(state.model_dump(mode="json"), _as_lines(state))
+    connection.print(state, _as_lines(state))
 
 
 @command.command(name="retry")

@@ -64,7 +64,7 @@ def command(interval: float, once: bool, connection: Connection) -> None:
     if overview is None:
         return
     if connection.form == "json":
-        print_json(overview.model_dump(mode="json"))
+        print_json(overview)
         return
     # Here, since --help and -o json do not draw.
     from exotrio.cli.top.screen import Screen, screen_lines

@@ -34,7 +34,7 @@ def ls(connection: Connection) -> None:
         [_row(each) for each in versions],
         f"{plural(len(versions), 'version')} in namespace {connection.namespace}",
         hint="a Runtime and a Graph name theirs: Runtime(version=...), Graph(version=...)",
-        versions=[each.model_dump(mode="json") for each in versions],
+        versions=versions,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from exotrio._util.times import format_duration
@@ -143,12 +143,12 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "ok": not report.urgent,
         "examined": report.examined,
-        "settings": [asdict(setting) for setting in report.settings.shown],
+        "settings": report.settings.shown,
         "versions": versions(),
         "state_manager": None if report.server is None else _server_json(report, report.server),
         "namespace": report.namespace,
-        "overview": None if report.overview is None else report.overview.model_dump(mode="json"),
-        "checkup": None if report.checkup is None else report.checkup.model_dump(mode="json"),
+        "overview": report.overview,
+        "checkup": report.checkup,
         "findings": [
             {"what": each.what, "fix": each.fix, "attention": each.attention} for each in report.findings
         ],
