@@ -43,11 +43,13 @@ from exotrio._execution.messages import (
 )
 from exotrio._execution.results import Failure
 from exotrio._nodes.base import BaseNode
-from exotrio._nodes.importing import GUARD, is_worker_process, target_of
+from exotrio._nodes.importing import GUARD, Target, is_worker_process, target_of
 from exotrio._nodes.outcome import Errored, Outcome
 from exotrio._shared import deadlines
 from exotrio._shared.deadlines import join_at_exit
 from exotrio._util.crossing import call_in_loop
+
+log = logging.getLogger("exotrio.worker")
 
 BEGIN = """import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -56,6 +58,8 @@ Worker(int(sys.argv[1])).serve()"""
 """The code of a worker process. With the import path of the runtime it is sure to find exotrio."""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
+MAX_BEGIN = 10.0
+"""Seconds in which a process has to begin a node whose code it has loaded. No state fails after them."""
 
 
 class ProcessBackend(ExecutionBackend):
@@ -69,20 +73,25 @@ class ProcessBackend(ExecutionBackend):
         execution.elsewhere = True
         if is_worker_process():
             raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
-        try:
-            process = self._idle_process()
-            if process is None:
-                process = WorkerProcess()
-                # It takes a while to start. Until a heartbeat says that the node has not begun, its state
-                # counts as running.
-                self._send_heartbeat()
-        except OSError as error:
-            raise _failed(node, f"no process can be started: {error.strerror}") from error
-        try:
-            result = await process.run(node, execution)
-        except BaseException:
-            await process.end()
-            raise
+        while True:
+            try:
+                process = self._idle_process()
+                if process is None:
+                    process = WorkerProcess()
+                    # It takes a while to start. Until a heartbeat says that the node has not begun, its state
+                    # counts as running.
+                    self._send_heartbeat()
+            except OSError as error:
+                raise _failed(node, f"no process can be started: {error.strerror}") from error
+            try:
+                result = await process.run(node, execution)
+                break
+            except _NotBegun as error:
+                log.warning("%s gets another process: %s", execution, error)
+                await process.end()
+            except BaseException:
+                await process.end()
+                raise
         if process.reusable:
             self._idle.append(process)
         else:
@@ -109,6 +118,10 @@ class ProcessBackend(ExecutionBackend):
         return None
 
 
+class _NotBegun(Exception):
+    """A process that was idle does not begin a node: what an earlier one left has ended or stopped it."""
+
+
 class WorkerProcess(ChildProcess):
     """One process.
 
@@ -121,12 +134,14 @@ class WorkerProcess(ChildProcess):
         super().__init__(["-c", BEGIN, SOCKET, json.dumps(sys.path)], prints_to_stderr=True)
         self.reusable = True
         self._jobs = 0
+        self._loaded = set[Target]()
 
     async def run(self, node: type[BaseNode], execution: Execution) -> Outcome | Failure:
         """Run a node and return its outcome.
 
         Raises:
             Failure: the process ended. ``end`` it.
+            _NotBegun: it had run another node. ``end`` it, and run this one in another process.
 
         Cancellation:
             Not safe: then ``end`` it.
@@ -146,8 +161,11 @@ class WorkerProcess(ChildProcess):
             drain=drain() if execution.draining else None,
             captures=execution.output is not None,
         )
+        limit = MAX_BEGIN if job.target in self._loaded else MAX_START
+        what = "begin it" if job.target in self._loaded else "load its code"
+        why = f"its process did not {what} within {limit:g} s"
         try:
-            with trio.move_on_after(MAX_START) as starting:
+            with trio.move_on_after(limit) as starting:
                 if job.number == 1:
                     await self.send(_setup())
                 await self.send(job)
@@ -158,6 +176,7 @@ class WorkerProcess(ChildProcess):
                 while not isinstance(message := await self.receive(), Ended):
                     if isinstance(message, Began):
                         starting.deadline = math.inf
+                        self._loaded.add(job.target)
                         execution.begin(node.timeout)
                         execution.note_execute(trio.current_time())
                     self._handle(message, execution)
@@ -174,10 +193,11 @@ class WorkerProcess(ChildProcess):
                 why = "its process closed the connection to the runtime"
             elif self.code == -signal.SIGKILL:
                 why += ", perhaps by the kernel for want of memory"
-            raise _failed(node, why) from None
         finally:
             execution.on_drain = None
-        raise _failed(node, f"its process did not load its code within {MAX_START:g} s")
+        if job.number > 1 and starting.deadline < math.inf:
+            raise _NotBegun(why)
+        raise _failed(node, why)
 
     def end_later(self) -> None:
         """Let it end by itself, so that files which its code left open are flushed.

@@ -154,6 +154,42 @@ async def test_a_process_that_dies_is_an_error_of_its_state_alone() -> None:
             assert isinstance(await there.run("Dies", how="not"), Executed)
 
 
+async def test_a_process_that_hangs_after_its_node_returned_fails_no_other_state(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench(nodes.Leaves) as there:
+        first = await there.run("Leaves")
+        assert isinstance(first, Executed)
+        monkeypatch.setattr(processes, "MAX_BEGIN", 0.1)
+        pid = int(str(first.outputs[0]["text"]))
+        os.kill(pid, signal.SIGSTOP)
+        second = await there.run("Leaves")
+        assert isinstance(second, Executed)
+        assert second != first
+        assert not is_running(pid)
+    assert "gets another process: its process did not begin it within 0.1 s" in caplog.text
+
+
+async def test_a_process_that_ends_before_it_begins_its_next_node_fails_no_other_state(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    execution, ended = execution_of("Leaves"), []
+    async with bench(nodes.Leaves) as there, trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            ended.append(await there.run("Leaves", execution))
+
+        first = await there.run("Leaves")
+        assert isinstance(first, Executed)
+        pid = int(str(first.outputs[0]["text"]))
+        os.kill(pid, signal.SIGSTOP)  # so that it does not begin it
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(pid, signal.SIGKILL)
+    assert [type(each) for each in ended] == [Executed]
+    assert "gets another process: its process was killed by SIGKILL" in caplog.text
+
+
 async def test_a_process_is_used_again_and_ends_in_order_with_the_runtime(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
