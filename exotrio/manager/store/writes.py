@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import outcome
 import trio
@@ -52,6 +54,18 @@ class Write:
     """The topics under which ``Topics`` lists it, ..."""
     turn: int = -1
     """... and its place among all that wait."""
+
+    @property
+    def name(self) -> str:
+        """The name of its use case, which ``Store.write`` has wrapped, perhaps several times."""
+        name, use_case = "", cast(Callable[..., Any] | None, self.use_case)
+        while use_case is not None:
+            while isinstance(use_case, partial):
+                use_case = use_case.func
+            name = getattr(use_case, "__name__", type(use_case).__name__)
+            is_function = inspect.isfunction(use_case)
+            use_case = inspect.getclosurevars(use_case).nonlocals.get("use_case") if is_function else None
+        return name
 
     def run(self, tx: Transaction) -> Any:
         self.effects, self.waits = NO_EFFECTS, False

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ import trio
 
 from exotrio.errors import ConfigurationError, DatabaseError, DatabaseTooNew
 from exotrio.manager.engine.states import locked_runs_of
+from exotrio.manager.rules.access import IN_PROCESS
 from exotrio.manager.rules.errors import InvalidRequest, Refused
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.opening import open_store
@@ -27,7 +29,7 @@ from exotrio.manager.store.transaction import RowChanged, Transaction
 from exotrio.manager.store.view import View
 from tests.contract.flow import Flow
 from tests.support.helpers import place
-from tests.support.manager import open_manager
+from tests.support.manager import gate, open_manager
 from tests.support.postgres import PASSWORD, Database
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.stores import TEST_TIMEOUT, until
@@ -248,11 +250,45 @@ async def test_a_use_case_that_never_gets_through_is_refused(
 
     def never(tx: Transaction) -> None:
         put(tx, "a", "b")
-        raise RowChanged
+        raise RowChanged("runs")
 
-    with pytest.raises(DatabaseError, match="same rows"):
-        await store.write(never)
+    for write in (store.write, partial(store.write_as, IN_PROCESS)):
+        with pytest.raises(DatabaseError, match=r"never: other .* same rows of runs \d+ times\n.* repeat"):
+            await write(never)
     assert await store.read(get, "a") is None
+
+
+async def test_a_use_case_that_was_slow_runs_again_once_when_another_changed_its_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "RETRY_FOR", 0.0)
+    repeated = []
+
+    def write(tx: Transaction) -> str:
+        repeated.append(tx.is_repeated)
+        if not tx.is_repeated:
+            tx.begin_again("claims")
+        return "done"
+
+    assert await store.write(write) == "done"
+    assert repeated == [False, True]
+
+
+async def test_a_use_case_that_is_not_repeated_for_a_caller_who_is_gone_is_no_failure(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with gate() as closed:
+
+        def write(tx: Transaction) -> None:
+            closed.hold()
+            tx.begin_again("claims")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, write)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.cancel_scope.cancel()
+    await store.write(put, "a", "b")
+    assert "could not be written" not in caplog.text
 
 
 async def test_a_use_case_whose_session_is_ended_before_its_commit_runs_again(

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors
 
 from exotrio._util.backoff import Backoff
+from exotrio._util.words import plural
 from exotrio.manager.store.errors import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.adaptation import Row
 from exotrio.manager.store.postgres.connection import Connection
@@ -104,11 +105,14 @@ class Writer:
             except (psycopg.Error, RowChanged) as error:
                 failures += 1
                 pause = _PAUSES.pause(failures)
-                verdict = self._judge(write, error, began, pause)
+                verdict = self._judge(write, error, began, pause, failures)
                 if verdict is Verdict.REQUEUE:
                     return False
+                if verdict is Verdict.FAIL and write.abandoned and isinstance(error, _REPEATED):
+                    # Nothing failed: it is not repeated because its caller was cancelled.
+                    return True
                 if verdict is Verdict.FAIL:
-                    write.result = outcome.Error(self._not_written(error))
+                    write.result = outcome.Error(self._not_written(write, error, failures))
                     return True
             except BaseException as error:
                 # Any error: if it ended this thread, the caller would wait without end.
@@ -133,8 +137,11 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def _judge(self, write: Write, error: Exception, began: float, pause: float) -> Verdict:
-        """Return what to do with a write that failed, if it would run again after ``pause`` seconds."""
+    def _judge(self, write: Write, error: Exception, began: float, pause: float, failures: int) -> Verdict:
+        """Return what to do with a write that failed, if it would run again after ``pause`` seconds.
+
+        ``failures`` is how often it failed in a row.
+        """
         give_up_at = write.give_up_at or began + RETRY_FOR
         if self._refusals and self._context.connected:
             # The server refuses this writer a connection, and others have one. They run the write, however
@@ -150,8 +157,10 @@ class Writer:
             # Another transaction holds a row for long. Writes that do not need it must not wait for a thread.
             verdict = Verdict.REQUEUE
         elif isinstance(error, _REPEATED):
-            # Another transaction changed the same rows first.
+            # Another transaction changed the same rows first. Once more even if that took long, as where all
+            # is slow: a claim that is repeated is always run a second time (``Transaction.begin_again``).
             verdict = Verdict.RETRY
+            give_up_at = math.inf if failures == 1 else give_up_at
         else:
             return Verdict.FAIL
         # The caller was cancelled, the store is being closed, or the time is over.
@@ -213,13 +222,13 @@ class Writer:
                 return
         self.close()
 
-    def _not_written(self, error: Exception) -> NotCommitted:
-        what = (
-            "another transaction changed the same rows each time"
-            if isinstance(error, RowChanged)
-            else self._context.epochs.server.reason(error)
-        )
-        failure = NotCommitted(f"the database could not be written: {what}", fix=_FIX)
+    def _not_written(self, write: Write, error: Exception, failures: int) -> NotCommitted:
+        what, fix = self._context.epochs.server.reason(error), _FIX
+        if isinstance(error, RowChanged):
+            times = plural(failures, "time")
+            what = f"{write.name}: other transactions changed the same rows of {error} {times}"
+            fix = "nothing of it was written, so repeat it; if this is frequent, PostgreSQL is overloaded"
+        failure = NotCommitted(f"the database could not be written: {what}", fix=fix)
         failure.__cause__ = error
         return failure
 
