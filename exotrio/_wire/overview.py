@@ -14,6 +14,8 @@ from exotrio._wire.releases import VersionInfo
 from exotrio._wire.v0 import RunSummary
 
 EXPORT_TYPE = "text/html; charset=utf-8"
+CLAIMING = ("starting", "running")
+"""Phases of runtimes that claim states."""
 MAX_RUNS = 100
 MAX_RUNTIMES = 100
 """Maximum number of runtimes in an overview."""
@@ -70,9 +72,14 @@ class RuntimeInfo(Body):
     version: str | None = None
 
     @property
+    def claims(self) -> bool:
+        """Whether it is in a phase in which it claims states: it neither drains nor has stopped."""
+        return self.phase in CLAIMING
+
+    @property
     def free(self) -> int | None:
         """How many states it could begin now: 0 if it is gone or drains; None if that is not known."""
-        if not self.live or self.phase not in ("starting", "running"):
+        if not self.live or not self.claims:
             return 0
         return max(0, self.workers - self.busy - self.buffered) if self.workers else None
 

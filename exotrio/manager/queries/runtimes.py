@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from exotrio._wire.checkup import Disagreement, NodeVersion
 from exotrio._wire.heartbeats import HeartbeatProgress, HeartbeatRequest
-from exotrio._wire.overview import RuntimeInfo, RuntimeList, V0Runtime
+from exotrio._wire.overview import CLAIMING, RuntimeInfo, RuntimeList, V0Runtime
 from exotrio._wire.stops import StopList, StopReceipt
 from exotrio.manager.engine.order import WAITING
 from exotrio.manager.engine.states import QUEUED
@@ -35,8 +35,6 @@ from exotrio.manager.store.view import View
 
 SILENT_AFTER_MS = 60_000
 """A runtime without a request for this long is not live, even if its leases are longer."""
-CLAIMING = ("starting", "running")
-"""Phases of runtimes that claim states."""
 Node = tuple[str, str]
 """Its namespace and its name."""
 V0_RUNTIME = "a v0 runtime"

@@ -23,7 +23,7 @@ from exotrio.manager.queries.limits import FOR_LIMITS, waits_of
 from exotrio.manager.queries.load import claimed_by
 from exotrio.manager.queries.obstacles import Obstacles
 from exotrio.manager.queries.related import Awaited, awaited_by
-from exotrio.manager.queries.runtimes import CLAIMING, V0_RUNTIME, Node, Offer, RuntimeRow, runtimes_of
+from exotrio.manager.queries.runtimes import V0_RUNTIME, Node, Offer, RuntimeRow, runtimes_of
 from exotrio.manager.rules.template import Template
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.view import View
@@ -104,9 +104,7 @@ class Waiting:
         if namespace != self._namespace or Offer(V0_RUNTIME) in self.obstacles.offers[node]:
             return None
         claiming = [
-            runtime
-            for runtime in self._offering(name)
-            if runtime.phase in CLAIMING and runtime.run_id in (None, run_id)
+            runtime for runtime in self._offering(name) if runtime.claims and runtime.run_id in (None, run_id)
         ]
         # Of those that have sent no heartbeat yet, the workers are not known.
         if all(0 < runtime.workers <= self._claimed[runtime.worker_id] for runtime in claiming):

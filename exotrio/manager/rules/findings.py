@@ -201,8 +201,7 @@ def _of_node(node: NodeLoad, runtimes: Sequence[RuntimeInfo]) -> Finding | None:
 
 def _all_drain(node: NodeLoad, offering: Sequence[RuntimeInfo]) -> bool:
     """Whether no runtime claims states of a node any more, as far as these are all that have it."""
-    claiming = ("starting", "running")
-    return len(offering) == len(node.offered_by) and all(each.phase not in claiming for each in offering)
+    return len(offering) == len(node.offered_by) and not any(each.claims for each in offering)
 
 
 def _why(runtimes: Sequence[RuntimeInfo]) -> str:
@@ -233,7 +232,7 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float, unwritable: str) -> Find
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
         return Finding(f"{name} {last_heard}{holds}", fix, page=_RUNTIMES)
-    if runtime.phase not in ("running", "starting"):
+    if not runtime.claims:
         return info(f"{name} is {one_line(runtime.phase)}{holds}", page=_RUNTIMES)
     return None
 
