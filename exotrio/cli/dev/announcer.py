@@ -22,8 +22,6 @@ from exotrio.client import RunStatus, RunSummary, StateManager, ValidationStatus
 from exotrio.errors import GraphInvalid, ManagerError, NotFound
 from exotrio.manager.serving import Served
 
-VALIDATION = 60.0
-"""Seconds for a graph to be validated; the state manager of ``dev`` answers at once."""
 POLL_INTERVAL = 0.5
 NEWEST = 20
 """Number of the newest runs that are read each time, and maximum of older unfinished ones."""
@@ -136,7 +134,7 @@ class Announcer:
         """Create or replace a graph; return whether it is valid."""
         try:
             body = body.model_copy(update={"secrets": {**body.secrets, **self.secrets}})
-            await Draft(self.path, name, body).declare(manager, VALIDATION)
+            await Draft(self.path, name, body).declare(manager)
         except GraphInvalid as error:
             if not tolerant:
                 raise

@@ -108,7 +108,7 @@ class Draft:
         """Return a problem that the rules of the state manager found."""
         return FileProblem(self.file, str(problem), None, self.name, problem.node, problem.field, severity)
 
-    async def declare(self, manager: StateManager, timeout: float) -> dict[str, Any]:
+    async def declare(self, manager: StateManager, timeout: float = 60.0) -> dict[str, Any]:
         """Create or replace the graph, wait until it is validated, return it; GraphInvalid names the file.
 
         Fields that the file leaves out are not sent: the state manager has its own defaults.

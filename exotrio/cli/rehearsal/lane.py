@@ -38,8 +38,6 @@ MIN_SUSPENDED = 1.2 * LEASE_TTL
 """Minimum seconds of a SIGSTOP. It lasts until the run has ended in the other process, ..."""
 MAX_TAKEOVER = 2 * LEASE_TTL
 """... but at most this long after that process began."""
-VALIDATION = 60.0
-"""Seconds for the graph to be validated; the state manager in this process answers at once."""
 MAX_USUAL = 600.0
 """Seconds that a run without a fault may take."""
 MARGIN = 30.0
@@ -162,7 +160,7 @@ class Lane:
     async def _declare(self, process: Process) -> None:
         """Create or replace the graph as the code of a process declares it."""
         body = GraphBody.model_validate(process.module.graphs[self.graph])
-        await Draft(process.target, self.graph, body).declare(self._manager, VALIDATION)
+        await Draft(process.target, self.graph, body).declare(self._manager)
 
     def kill(self) -> None:
         """Kill its processes. From a signal handler."""
