@@ -16,7 +16,7 @@ from tests.contract.flow import Flow
 from tests.contract.native import A, claim, executed_item, item_for, report
 from tests.support import postgres
 from tests.support.helpers import SettableClock, ok, place
-from tests.support.manager import ENGINES
+from tests.support.manager import both_engines
 from tests.support.web import Site, open_site, text_of
 
 NAMES = ("service", "other")
@@ -57,9 +57,9 @@ def clock() -> SettableClock:
     return SettableClock()
 
 
-@pytest.fixture(params=ENGINES)
-async def site(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[Site]:
-    if request.param == "SQLite":
+@pytest.fixture
+async def site(engine: str, clock: SettableClock) -> AsyncIterator[Site]:
+    if engine == "SQLite":
         async with open_site(clock=clock) as site:
             yield site
         return
@@ -126,6 +126,7 @@ async def reach(site: Site, clock: SettableClock, case: str) -> str:
     return run
 
 
+@both_engines
 @pytest.mark.parametrize("case", CASES)
 async def test_all_say_the_same_about_why_a_state_waits(site: Site, clock: SettableClock, case: str) -> None:
     run, expected = await reach(site, clock, case), CASES[case]
@@ -162,6 +163,7 @@ async def test_all_say_the_same_about_why_a_state_waits(site: Site, clock: Setta
     assert any("1 state waits" in what and "limit " in what for what in found) == (expected.limit is not None)
 
 
+@both_engines
 async def test_a_list_says_how_many_are_before_each_also_where_no_claim_has_seen_it(
     site: Site, clock: SettableClock
 ) -> None:

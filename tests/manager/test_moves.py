@@ -16,18 +16,18 @@ from tests.contract.native import B, claim, executed_item, item_for, report
 from tests.contract.sharing import fan_out, runs_of_claim
 from tests.support.due import handle_due, unfinished
 from tests.support.helpers import NO_RETRY, declare, eventually, ok, place
-from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
+from tests.support.manager import Manager, both_engines, open_manager, open_two, recount
 
 Two = tuple[Manager, Manager]
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+@pytest.fixture
+async def two(engine: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
     """Two state managers that move 10 states at once, and no more of them by themselves."""
     monkeypatch.setattr(moves, "PORTION", 10)
     monkeypatch.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
     b = place("b", inputs={"x": "${{ f.outputs.v }}"})
-    async with open_two(request.param) as both:
+    async with open_two(engine) as both:
         await Flow.deploy(both[0].api, place("f", "b"), b, retry_policy=NO_RETRY)
         yield both
 
@@ -55,6 +55,7 @@ async def counts(manager: Manager, run_id: str) -> dict[str, int]:
     return next(node["counts"] for node in nodes if node["identifier"] == "b")
 
 
+@both_engines
 async def test_the_states_of_a_large_run_follow_its_priority_in_portions(two: Two) -> None:
     one, other = two
     large, small = await fan_out(one.api, 35), await fan_out(one.api, 10)
@@ -75,6 +76,7 @@ async def test_the_states_of_a_large_run_follow_its_priority_in_portions(two: Tw
     assert [int(state["inputs"]["x"]) for state in states] == [*range(35)]
 
 
+@both_engines
 async def test_states_that_two_state_managers_move_while_they_are_claimed_run_once(two: Two) -> None:
     run_id = await fan_out(two[0].api, 100)
     assert await prioritize(two[0], run_id, "high") == 90
@@ -112,6 +114,7 @@ async def test_a_priority_that_changes_while_states_move_holds_for_all(two: Two,
     assert await runs_of_claim(one.api, 40) == {run_id: 30, same: 10}
 
 
+@both_engines
 async def test_those_of_a_fairness_key_that_move_later_keep_their_turns(two: Two) -> None:
     one, _ = two
     key = {"fair_key": "customer"}
@@ -191,7 +194,7 @@ async def test_states_that_were_to_move_before_a_crash_are_moved_by_the_next_sta
 
 
 @pytest.mark.parametrize("again", ["high", "low"])
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_a_run_whose_states_are_being_moved_gets_a_version_without_the_nodes_that_it_has_behind_it(
     engine: str, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:

@@ -21,18 +21,18 @@ from tests.contract.flow import Flow
 from tests.contract.native import B, claim, executed_item, item_for, report
 from tests.support.due import handle_due, unfinished
 from tests.support.helpers import NO_RETRY, declare, eventually, node_name, ok, place, refused
-from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
+from tests.support.manager import Manager, both_engines, open_manager, open_two, recount
 
 Two = tuple[Manager, Manager]
 C, U = node_name("c"), node_name("u")
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+@pytest.fixture
+async def two(engine: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
     """Two state managers that retry 10 states at once, and no more of them by themselves."""
     monkeypatch.setattr(retries, "PORTION", 10)
     monkeypatch.setattr("exotrio.manager.background.go_on", lambda tx, runs: 0)
-    async with open_two(request.param) as both:
+    async with open_two(engine) as both:
         yield both
 
 
@@ -99,6 +99,7 @@ async def shown(manager: Manager, run_id: str) -> tuple[str, dict[str, int]]:
     return run["status"], counts["b"]
 
 
+@both_engines
 async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) -> None:
     one, other = two
     run_id = await failed(one.api, 35)
@@ -121,6 +122,7 @@ async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) ->
     assert await shown(one, run_id) == ("SUCCESS", {"SUCCESS": 35, "RETRY_CREATED": 35})
 
 
+@both_engines
 @pytest.mark.parametrize("strategy", ["ALL_DONE", "ALL_SUCCESS"])
 async def test_a_run_neither_ends_nor_unites_while_others_of_its_states_are_still_to_be_retried(
     two: Two, strategy: str
@@ -195,6 +197,7 @@ async def test_states_that_failed_by_a_clock_that_was_ahead_are_retried_too(
     assert await shown(one, run_id) == ("PENDING", {"CREATED": 25, "ERRORED": 10, "RETRY_CREATED": 35})
 
 
+@both_engines
 @pytest.mark.parametrize("portions", [0, 1, 4])
 async def test_a_run_that_is_cancelled_or_deleted_meanwhile_ends_at_once(two: Two, portions: int) -> None:
     one, other = two
@@ -256,6 +259,7 @@ async def test_a_retry_of_few_states_while_many_are_being_retried_leaves_nothing
     assert await shown(one, run_id) == ("PENDING", {"CREATED": 15, "RETRY_CREATED": 15})
 
 
+@both_engines
 async def test_two_state_managers_retry_no_state_twice(two: Two) -> None:
     run_id = await failed(two[0].api, 95)
     await retry(two[0], run_id)

@@ -32,7 +32,7 @@ from tests.contract.native import A, B, claim, executed_item, item_for, report, 
 from tests.support import postgres
 from tests.support.doubles import running
 from tests.support.helpers import NO_RETRY, SettableClock, eventually, node_name, ok, place, virtual_ms
-from tests.support.manager import ENGINES, KEY, Manager, open_manager, open_two
+from tests.support.manager import KEY, Manager, both_engines, open_manager, open_two
 
 LIMITED = [{"name": "service"}]
 LEASE_MS = Terms().lease_ttl_ms
@@ -45,11 +45,11 @@ def clock() -> SettableClock:
     return SettableClock()
 
 
-@pytest.fixture(params=ENGINES)
-async def two(request: pytest.FixtureRequest, clock: SettableClock) -> AsyncIterator[tuple[Manager, Manager]]:
-    options = {"monotonic": clock} if request.param == "SQLite" else {}
+@pytest.fixture
+async def two(engine: str, clock: SettableClock) -> AsyncIterator[tuple[Manager, Manager]]:
+    options = {"monotonic": clock} if engine == "SQLite" else {}
     terms = Terms(claim_timeout_ms=2 * LEASE_MS)
-    async with open_two(request.param, clock=clock, terms=terms, **options) as opened:
+    async with open_two(engine, clock=clock, terms=terms, **options) as opened:
         yield opened
 
 
@@ -74,6 +74,7 @@ async def next_ones(manager: Manager) -> int:
     return len(await claim(manager.remote, {B: 9}, limit=9))
 
 
+@both_engines
 @pytest.mark.parametrize("by", ["released", "executed", "errored"])
 async def test_a_cancelled_state_keeps_its_slot_until_its_runtime_says_that_the_node_has_stopped(
     two: tuple[Manager, Manager], by: str
@@ -181,6 +182,7 @@ async def test_a_late_outcome_through_v0_gives_the_slot_back(manager: Manager) -
     assert await next_ones(manager) == 1
 
 
+@both_engines
 async def test_a_state_that_is_deleted_meanwhile_keeps_its_slot_until_the_end_of_its_lease(
     manager: Manager, clock: SettableClock
 ) -> None:
@@ -195,7 +197,7 @@ async def test_a_state_that_is_deleted_meanwhile_keeps_its_slot_until_the_end_of
     assert await next_ones(manager) == 1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_a_limit_is_shown_before_all_rows_of_a_deleted_run_are_gone(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +214,7 @@ async def test_a_limit_is_shown_before_all_rows_of_a_deleted_run_are_gone(
 
 
 @pytest.mark.parametrize("by", ["release", "term"])
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_while_no_state_manager_runs_the_slot_of_a_node_that_has_not_stopped_is_kept(
     tmp_path: Path, clock: SettableClock, engine: str, by: str
 ) -> None:
@@ -259,6 +261,7 @@ async def test_the_time_in_which_no_heartbeat_could_come_ends_no_hold(
     assert await next_ones(second) == 1
 
 
+@both_engines
 async def test_states_that_stop_together_give_back_all_their_slots(
     two: tuple[Manager, Manager], clock: SettableClock
 ) -> None:
@@ -317,6 +320,7 @@ async def report_stuck(manager: Manager, state: dict[str, Any], **fields: Any) -
     return item["result"], item["after_error"]["release"]
 
 
+@both_engines
 @pytest.mark.parametrize("by", ["release", "outcome", "lease"])
 async def test_a_state_that_timed_out_keeps_its_slot_until_its_node_has_ended(
     two: tuple[Manager, Manager], clock: SettableClock, by: str
@@ -513,7 +517,7 @@ async def overlap(
 
 
 @pytest.mark.parametrize(("node", "other"), [(Calls, Others), (CallsInThread, OthersInThread)])
-@pytest.mark.parametrize("engine", ENGINES)
+@both_engines
 async def test_the_next_state_begins_after_the_node_of_a_cancelled_run_has_ended(
     engine: str, node: type[BaseNode], other: type[BaseNode], tmp_path: Path
 ) -> None:
