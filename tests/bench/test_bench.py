@@ -17,7 +17,7 @@ from tests.bench.figures import Comparison, Plan, Sample, as_json, as_table, com
 from tests.bench.places import Where, apart, server
 from tests.support.postgres import Database, database
 
-SLOW = {"postgres", "processes"}
+SLOW = {"postgres", "process", "processes", "stop", "import", "worker", "limits"}
 SERVED: tuple[ModuleType, ...] = (latency, postgres, programs, starting, stock, stop, throughput)
 
 

@@ -126,6 +126,12 @@ runtime = Runtime(namespace="n", name="r", nodes=[Greet])
 SEED = "25671"  # with it, each fault comes when Work has run for a while, also on a busy machine
 
 
+@pytest.fixture(autouse=True)
+def two_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lane more starts two more processes of the user's code."""
+    monkeypatch.setattr(session, "LANES", 2)
+
+
 def test_a_lock_that_outlives_a_killed_process_is_found(bare: Cli) -> None:
     bare.write("locked.py", LOCKED)
     end = bare("rehearse", "locked.py", "--times", "4", "--seed", SEED, "-o", "json", code=1)
