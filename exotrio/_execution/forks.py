@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NoReturn
 
 
-@contextmanager
-def ends_forked_children(node: str) -> Iterator[None]:
+class ends_forked_children:
     """Run code of ``node`` in the body. A child process that it forks ends where it would leave the body.
 
     It would go on as a copy of this process: another runtime with the same identity and connections,
     or a worker process to which nothing is sent and which never ends.
     """
-    ours = os.getpid()
-    left_by: BaseException | None = None
-    try:
-        yield
-    except BaseException as error:
-        left_by = error
-        raise
-    finally:
-        if os.getpid() != ours:
-            _end(node, left_by)
-        left_by = None  # its traceback refers to this frame: a cycle
+
+    __slots__ = ("_node", "_ours")
+
+    def __init__(self, node: str) -> None:
+        self._node, self._ours = node, os.getpid()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if os.getpid() != self._ours:
+            _end(self._node, error)
 
 
 def _end(node: str, error: BaseException | None) -> NoReturn:

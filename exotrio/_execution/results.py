@@ -75,7 +75,8 @@ def instance_of(
         problems = error.problems if isinstance(error, FieldsInvalid) else readable_errors(error)
         return invalid_values(head, problems, "the inputs stay the same", progress.redactor)
     try:
-        instance.secrets = node.Secrets.model_validate(dict(secrets))
+        if node.Secrets is not BaseNode.Secrets:
+            instance.secrets = node.Secrets.model_validate(dict(secrets))
     except ValidationError as error:
         head = f"the graph's secrets do not fit {node.__name__}.Secrets:"
         text = "\n  ".join([head, *readable_errors(error)])

@@ -166,6 +166,6 @@ def _split(items: Sequence[BatchItem]) -> Iterator[list[BatchItem]]:
 
 
 def _detail(reply: ItemReply) -> str:
-    if reply.result in {ItemResult.OK, ItemResult.DUPLICATE}:
+    if _FATES[reply.result] is Fate.SETTLED:
         return reply.detail or ""
     return f"{reply.result.value}: {reply.detail}" if reply.detail else reply.result.value

@@ -216,7 +216,7 @@ class BaseNode(ABC):
             """No secrets."""
 
         inputs = None
-        secrets = None
+        secrets = Secrets()
 
     runs_in: ClassVar[RunsIn | None] = None
     timeout: ClassVar[float | None] = None

@@ -203,18 +203,20 @@ class Ledger:
         sent, since perhaps no other runtime has begun it. Nothing is sent about a state that was replaced, or
         whose run was cancelled; but a state that keeps slots is released, once its node has stopped.
         """
-        useless = held.forfeited is Stopping.RUN_CANCELLED or self.is_replaced(held)
-        if held.forfeited and (useless or isinstance(report, Released)):
+        is_release = isinstance(report, Released)
+        if held.forfeited:
             # Race: its lease was lost, its run cancelled, or its id claimed again, before its node ended.
-            keeps_slots = held.keeps_slots and not self.is_replaced(held)
-            if held.goes_on or not keeps_slots:
-                self.end(held, held.forfeited_ending, keeps_slots=keeps_slots)
-                return False
-            report = Released()
+            is_replaced = self.is_replaced(held)
+            if is_release or is_replaced or held.forfeited is Stopping.RUN_CANCELLED:
+                keeps_slots = held.keeps_slots and not is_replaced
+                if held.goes_on or not keeps_slots:
+                    self.end(held, held.forfeited_ending, keeps_slots=keeps_slots)
+                    return False
+                report, is_release = Released(), True
         if held not in self._held or held.stage is Stage.DONE:
             # Race: the shutdown gave it up and released it before its node ended.
             return False
-        if isinstance(report, Outcome):
+        if not is_release:
             report.buffered, report.ran = held.buffered, held.ran(math.inf)
         if isinstance(report, Errored):
             report.is_stuck = held.goes_on
@@ -247,10 +249,9 @@ class Ledger:
         del self._held[held]
         if self._by_state.get(held.claim.state_id) is held:
             del self._by_state[held.claim.state_id]
-        self._leave_stage(held)
-        if held in self.alone:
-            self.alone.remove(held)
-        held.stage = Stage.DONE  # it may still be in the channel to the workers, which drop it then
+        if held.stage is not Stage.DONE:
+            self._move(held, Stage.DONE)  # it may still be in the channel to the workers, which drop it then
+        self._stages[Stage.DONE] -= 1
         held.ending = ending
         self._endings[ending] += 1
         self.reported += ending in DELIVERED.values()
@@ -355,14 +356,11 @@ class Ledger:
         self._stages[held.stage] += 1
 
     def _move(self, held: HeldClaim, stage: Stage) -> None:
-        self._leave_stage(held)
+        self._stages[held.stage] -= 1
         held.stage = stage
         self._stages[stage] += 1
-        self._active[held.claim.node_name] += stage is not Stage.DONE
-        if stage is Stage.DONE and held in self.alone:
-            self.alone.remove(held)
+        if stage is Stage.DONE:
+            self._active[held.claim.node_name] -= 1
+            if held in self.alone:
+                self.alone.remove(held)
         self.notify()
-
-    def _leave_stage(self, held: HeldClaim) -> None:
-        self._stages[held.stage] -= 1
-        self._active[held.claim.node_name] -= held.stage is not Stage.DONE
