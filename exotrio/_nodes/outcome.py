@@ -12,9 +12,9 @@ from datetime import timedelta
 from typing import Any, cast
 
 from exotrio._fields.models import HasCheckpoint, HasOutputs, M, checkpoint_of_text, from_text
+from exotrio._wire.vocabulary import check_key
 from exotrio.errors import ExotrioError
 
-MAX_EVENT_NAME = 256
 _FOR_THE_RUNTIME = "do not catch it: it has to reach the runtime"
 
 
@@ -59,7 +59,7 @@ class WaitForEvent(Signal):
     server; at any other one it is an error.
 
     Args:
-        event: Name of the event, 1 to 256 characters.
+        event: Name of the event: 1 to 256 characters, no control characters, no blanks at its ends.
         timeout: How long it waits, up to ten years; then the state runs again without the event. Defaults to
             None: without a limit.
 
@@ -68,11 +68,10 @@ class WaitForEvent(Signal):
     """
 
     def __init__(self, event: str, *, timeout: timedelta | None = None) -> None:
-        if not 0 < len(event) <= MAX_EVENT_NAME or event != event.strip():
-            raise ValueError(
-                f"WaitForEvent needs a name of 1 to {MAX_EVENT_NAME} characters, without blanks at its ends,"
-                f" not {event!r:.300}"
-            )
+        try:
+            check_key(event)
+        except ValueError as error:
+            raise ValueError(f"WaitForEvent: the name {event!r:.300} {error}") from None
         if timeout is not None and timeout <= timedelta(0):
             raise ValueError(f"WaitForEvent needs a timeout above zero, not {timeout!r}")
         self.event = event

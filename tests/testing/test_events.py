@@ -160,9 +160,17 @@ def test_an_event_that_was_not_sent_has_no_fields() -> None:
         AwaitedEvent("paid", {}).read(Sum)
 
 
-@pytest.mark.parametrize("name", ["", " paid", "x" * 257])
-def test_the_name_of_an_event_is_checked_where_it_is_raised(name: str) -> None:
-    with pytest.raises(ValueError, match="a name of 1 to 256 characters"):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty, or has blanks at its ends"),
+        (" paid", "is empty, or has blanks at its ends"),
+        ("x" * 257, "has 257 characters"),
+        ("pa\nid", "contains a control character"),  # the state manager would refuse the outcome
+    ],
+)
+def test_the_name_of_an_event_is_checked_where_it_is_raised(name: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"WaitForEvent: the name .* {problem}"):
         WaitForEvent(name)
     with pytest.raises(ValueError, match="a timeout above zero"):
         WaitForEvent("paid", timeout=timedelta(0))
