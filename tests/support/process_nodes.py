@@ -188,8 +188,11 @@ class WrongType(InProcess):
 
 class Prunes(InProcess):
     async def execute(self) -> Any:
+        class Reason(str):
+            """No other process can import it."""
+
         async with trio.open_nursery():
-            raise PruneSignal({"why": ["nothing", "to do"]})
+            raise PruneSignal({"why": [Reason("nothing"), "to do"]})
 
 
 class Requeues(InProcess):
