@@ -60,6 +60,7 @@ class ChildProcess:
         self._received = bytearray()
         self._deadline = math.inf
         self._waiting = trio.CancelScope()
+        _open_standard_streams()
         self._socket, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
@@ -209,6 +210,13 @@ class ChildProcess:
             await self.ended.wait()
         if not self.ended.is_set():
             log.error("process %d was killed, but does not end: the kernel holds it", self.pid)
+
+
+def _open_standard_streams() -> None:
+    """Open those that a node has closed: the socket would get the number, and the child something else."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def child_python(*arguments: str) -> list[str]:

@@ -526,6 +526,31 @@ def test_a_program_without_standard_error_runs_nodes_in_processes(tmp_path: Path
         assert program.wait(code=0).out == "Executed(outputs=[])\n"
 
 
+CLOSING = """
+import os
+
+class Closes(BaseNode):
+    async def execute(self):
+        os.closerange(0, 3)
+
+async def main():
+    await run_node(Closes)
+    outcome = await run_node(Logs)
+    open("outcome", "w").write(str(outcome))
+    os._exit(0)  # without a flush
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+def test_a_program_whose_nodes_closed_the_standard_streams_runs_others_in_processes(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(f"{PROGRAM.partition('if __name__')[0]}{CLOSING}")
+    with Process([sys.executable, "program.py"], cwd=tmp_path) as program:
+        program.wait(code=0)
+    assert (tmp_path / "outcome").read_text() == "Executed(outputs=[])"
+
+
 async def test_a_forked_child_of_a_node_is_not_a_worker_process() -> None:
     async with bench(nodes.Forks) as there:
         assert await there.run("Forks") == Executed([{"text": "-15"}])
