@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 from exotrio._wire.vocabulary import PENDING
@@ -76,6 +77,7 @@ _SELDOM: Mapping[str, object] = {
 }  # fmt: skip
 """Columns that new states seldom need, and what they have then. Without them the statement is shorter and
 takes a third less time."""
+_DEFAULTS = tuple(_SELDOM.values())
 _MANY = 8
 """New states that are inserted only with those of these columns which one of them needs. Of fewer with all,
 if one needs any: for each set of columns there is another statement to prepare."""
@@ -208,12 +210,14 @@ class Changes:
         if not self._gathered:
             return
         rows, count = self._rows, len(self._rows)
-        columns = dict(zip(_SELDOM, zip(*self._seldom, strict=True), strict=True))
-        needed = [name for name, default in _SELDOM.items() if columns[name].count(default) < count]
-        seldom = columns if needed and count < _MANY else {name: columns[name] for name in needed}
+        seldom: dict[str, tuple[object, ...]] = {}
+        if self._seldom.count(_DEFAULTS) < count:
+            seldom = dict(zip(_SELDOM, zip(*self._seldom, strict=True), strict=True))
+            if count >= _MANY:
+                seldom = {name: seldom[name] for name in _SELDOM if seldom[name].count(_SELDOM[name]) < count}
         if self._limit_keys:
-            limits = columns_of(self.tx, self._limit_keys)
-            seldom["limits"] = tuple(map(limits.get, (row[0] for row in rows), columns["limits"]))
+            limits, copied = columns_of(self.tx, self._limit_keys), seldom.get("limits", repeat(None))
+            seldom["limits"] = tuple(map(limits.get, (row[0] for row in rows), copied))
         if self._keyed:
             turns = keyed_turns(self.tx, self._keyed)
             rows = [(*row[:_TURN], turns.get(row[0], row[_TURN]), *row[_TURN + 1 :]) for row in rows]
