@@ -41,20 +41,21 @@ async def test_parents_list_every_ancestor_oldest_first(api: Api) -> None:
     assert list(parents.items()) == list(zip(("z", "m", "a"), chain, strict=False))
 
 
-async def test_later_nodes_read_the_ancestors_of_their_chain(api: Api) -> None:
+@pytest.mark.parametrize("siblings", [2, 12])
+async def test_later_nodes_read_the_ancestors_of_their_chain(api: Api, siblings: int) -> None:
     flow = await Flow.start(
         api,
         place("a", "b"),
         place("b", "c"),
         place("c", inputs={"p": "${{a.outputs.v}}/${{b.outputs.v}}/${{ b . outputs . w }}"}),
     )
-    await flow.run("a", {"v": "0"}, {"v": "1"})
-    for state in await flow.take("b", 2):
+    await flow.run("a", *({"v": str(number)} for number in range(siblings)))
+    for state in await flow.take("b", siblings):
         sibling = (await flow.detail(state["state_id"]))["parents"]["a"]
         number = (await flow.detail(sibling))["outputs"]["v"]
         ok(await api.executed(state["state_id"], {"v": f"b{number}", "w": "w"}))
-    inputs = sorted(state["inputs"]["p"] for state in await flow.take("c", 2))
-    assert inputs == ["0/b0/w", "1/b1/w"]
+    inputs = {state["inputs"]["p"] for state in await flow.take("c", siblings)}
+    assert inputs == {f"{number}/b{number}/w" for number in range(siblings)}
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,10 @@ class Changes:
             others = zip(*seldom.values(), strict=True)
             rows = [(*row[:-1], *more, row[-1]) for row, more in zip(rows, others, strict=True)]
         columns_given = (*_COLUMNS, *seldom)
-        self.tx.insert("states", columns_given, sorted(rows), computed=(NEW_TURN,), more=("shares",))
+        if any(row[-1] for row in rows):
+            self.tx.insert("states", columns_given, sorted(rows), computed=(NEW_TURN,), more=("shares",))
+        else:
+            self.tx.insert("states", columns_given, sorted(row[:-1] for row in rows))
         first = [(*row[1:3], 1, row[_TURN]) for row in rows if row[0] in self._first]
         self.tx.insert("counts", ("run", "place", "pending", "turn"), first)
         for gathered in (self._rows, self._seldom, self._limit_keys, self._keyed, self._first):

@@ -137,7 +137,7 @@ async def test_rows_are_inserted_by_one_statement_with_a_rule_for_conflicts(stor
     assert await store.read(rows, "unite_counters") == expected
 
 
-@pytest.mark.parametrize("count", [1, 2, 20])
+@pytest.mark.parametrize("count", [1, 2, 20, 145])
 async def test_rows_get_ids_in_their_order(store: Store, count: int) -> None:
     def insert(tx: Transaction) -> tuple[Sequence[int], dict[str, int]]:
         tx.insert("events", EVENTS, [(1, 5, "before", None)])
@@ -150,11 +150,12 @@ async def test_rows_get_ids_in_their_order(store: Store, count: int) -> None:
     assert list(ids) == sorted(ids)
 
 
-async def test_a_numbered_row_that_exists_is_a_conflict(store: Store) -> None:
+@pytest.mark.parametrize("others", [1, 130])
+async def test_a_numbered_row_that_exists_is_a_conflict(store: Store, others: int) -> None:
     def insert(tx: Transaction) -> None:
         tx.insert("stops", STOPS, [("n", "w", 1, "{}")])
         with pytest.raises(RowChanged):
-            tx.insert_numbered("stops", STOPS, [("n", "v", 1, "{}"), ("n", "w", 1, "{}")])
+            tx.insert_numbered("stops", STOPS, [("n", w, 1, "{}") for w in ("w", *map(str, range(others)))])
         raise LookupError("undone")
 
     with pytest.raises(LookupError, match="undone"):
