@@ -119,6 +119,7 @@ class NoneCheck:
         self._check: ValueCheck | None = None
 
     async def problems(self, inputs: Mapping[str, str]) -> list[str]:
+        """Return what is wrong with these inputs. To call it costs more than to see that ``NONE`` is none."""
         nones = {name: text for name, text in inputs.items() if isinstance(text, NoneText)}
         if nones and self._check is None:
             _, self._check = await _fetch_check(self._calls, self._graph_name)
@@ -144,9 +145,11 @@ def _texts_of_each(runs: Sequence[NewRun | Values]) -> Iterator[tuple[dict[str, 
 
 def request_of(index: int, item: NewRun | Values) -> dict[str, Any]:
     """Return the body of a native request for an entry of a list; errors as in ``NewRun.request``."""
-    run = item if isinstance(item, NewRun) else NewRun(inputs=_values_of(index, item))
     try:
-        return run.request()
+        if isinstance(item, NewRun):
+            return item.request()
+        inputs = texts_of("inputs", _values_of(index, item), none=NONE)
+        return {"run_id": _new_id(), "inputs": inputs} if inputs else {"run_id": _new_id()}
     except ConfigurationError as error:
         raise _named(index, error) from None
 

@@ -12,12 +12,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import anyio
 
-from exotrio._fields.models import Values
+from exotrio._fields.models import NONE, Values
 from exotrio._http.response import Answer, problems_in
 from exotrio._util.json import NotJson, encode
 from exotrio._util.tracing import Span, producing
@@ -129,11 +128,10 @@ async def _is_valid_by_now(calls: Calls, graph_name: str) -> bool:
 # -- many runs
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A run of the list: its index there, and its native request, also as JSON."""
+class _Entry(NamedTuple):
+    """A run of the list: its place there, and its native request, also as JSON."""
 
-    index: int
+    place: int
     request: dict[str, Any]
     content: bytes
 
@@ -239,7 +237,7 @@ class ManyRuns:
             self._unknown += len(part) if arrived else 0
             raise
         if answer.status == 422:
-            problems = _problems(answer, part[0].index)
+            problems = _problems(answer, part[0].place)
             raise RequestRefused(
                 "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
                 status=422,
@@ -247,7 +245,7 @@ class ManyRuns:
             )
         reply = answer.parse(TriggerManyReply)
         for entry, run_id, created in zip(part, reply.run_ids, reply.created, strict=True):
-            self._add(entry.index, run_id, created=created)
+            self._add(entry.place, run_id, created=created)
         self._show_progress()
 
     async def _without_keys(self, parts: AsyncGenerator[list[_Entry]]) -> AsyncGenerator[_Entry]:
@@ -282,9 +280,9 @@ class ManyRuns:
             self._unknown += 1
             raise
         except RequestRefused as error:
-            error.what = f"runs[{entry.index}]: {error.what}"
+            error.what = f"runs[{entry.place}]: {error.what}"
             raise
-        self._add(entry.index, reply["run_id"], created=reply.get("created", True))
+        self._add(entry.place, reply["run_id"], created=reply.get("created", True))
         self._show_progress()
 
     def _add(self, index: int, run_id: str, *, created: bool) -> None:
@@ -316,7 +314,8 @@ async def _parts(runs: NewRuns, trace: Mapping[str, str], nones: NoneCheck) -> A
                 content = encode({**request, **trace} if trace else request)
             except NotJson as error:
                 raise ConfigurationError(f"runs[{index}] cannot be sent as JSON: {error}") from error
-            if problems := await nones.problems(request.get("inputs", {})):
+            inputs = request.get("inputs", {})
+            if NONE in inputs.values() and (problems := await nones.problems(inputs)):
                 raise RequestRefused(f"runs[{index}]: {'; '.join(problems)}")
             if part and size + len(content) > MAX_BYTES:
                 yield part
