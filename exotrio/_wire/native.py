@@ -1,6 +1,6 @@
 """Bodies of native routes for runtimes: claims, outcomes, releases."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pydantic import (
     AfterValidator,
@@ -294,6 +294,15 @@ class ItemReply(Body):
     result: ItemResult
     detail: str | None = None
     after_error: AfterError | None = None
+
+
+class ItemAnswer(TypedDict):
+    """An ``ItemReply`` as a server makes it: a model takes 3 us longer to make and to write."""
+
+    state_id: str
+    result: ItemResult
+    detail: NotRequired[str | None]
+    after_error: NotRequired[AfterError]
 
 
 class ItemsReply(Body):

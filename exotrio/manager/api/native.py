@@ -111,7 +111,7 @@ class Native(Endpoints):
         good = await masked(self._service, [item for item in items if not isinstance(item, native.ItemReply)])
         *earlier, last = _in_steps(good)
         owner = owner_of(request.scope)
-        replies: list[native.ItemReply] = []
+        replies: list[native.ItemAnswer] = []
         for step in earlier:
             replies += await self._store.write(outcomes.record_batch, namespace, step, owner)
         claimed = claims.Claimed()

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from exotrio._util.words import plural
 from exotrio._wire import v0
 from exotrio._wire.graphs import CancelledTriggers, GraphReply, GraphRequest, GraphsReply
-from exotrio._wire.native import ErroredItem, ExecutedItem, ItemReply, OutcomeItem, PrunedItem, RequeuedItem
+from exotrio._wire.native import ErroredItem, ExecutedItem, ItemAnswer, OutcomeItem, PrunedItem, RequeuedItem
 from exotrio._wire.vocabulary import (
     LEASE_HEADER,
     MAX_BATCH,
@@ -210,7 +210,8 @@ class V0(Endpoints):
     ) -> object:
         item = ErroredItem(state_id=state_id, token="", error=body.error)
         recorded, _ = await self._record(request, namespace, item)
-        retried = recorded.after_error is not None and recorded.after_error.retried
+        after_error = recorded.get("after_error")
+        retried = after_error is not None and after_error.retried
         return {"status": StateStatus.ERRORED, "retry_created": retried}
 
     @post(NS + "/state/{state_id}/prune", "End a branch at a state", RUNTIME, v0.OutcomeReply)
@@ -234,18 +235,18 @@ class V0(Endpoints):
 
     async def _record(
         self, request: Request, namespace: str, item: OutcomeItem, *, repeatable: bool = False
-    ) -> tuple[ItemReply, int]:
+    ) -> tuple[ItemAnswer, int]:
         """Record an outcome, as ``record_v0`` does; a repeated one is refused unless ``repeatable``.
 
         A stock runtime repeats a prune or re-enqueue whose reply was lost, and ends if that is refused.
         """
         (item,) = await masked(self._service, [item])
         recorded, at = await self._store.write(outcomes.record_v0, namespace, item, owner_of(request.scope))
-        if recorded.result is ItemResult.UNKNOWN:
-            raise NotFound(recorded.detail or "there is no such state")
-        if recorded.result is ItemResult.OK or (repeatable and recorded.result is ItemResult.DUPLICATE):
+        if recorded["result"] is ItemResult.UNKNOWN:
+            raise NotFound(recorded.get("detail") or "there is no such state")
+        if recorded["result"] is ItemResult.OK or (repeatable and recorded["result"] is ItemResult.DUPLICATE):
             return recorded, at
-        raise InvalidRequest(recorded.detail or "this outcome was already recorded")
+        raise InvalidRequest(recorded.get("detail") or "this outcome was already recorded")
 
     @post(NS + "/state/{state_id}/manual-retry", "Retry a state that ended badly", GRAPHS, v0.StateRetry)
     async def manual_retry(

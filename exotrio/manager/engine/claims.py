@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from exotrio._wire.native import ItemReply, OutcomeItem
+from exotrio._wire.native import ItemAnswer, OutcomeItem
 from exotrio._wire.vocabulary import from_ms
 from exotrio.graph import split_name
 from exotrio.manager.engine.candidates import find_candidates, next_due
@@ -137,7 +137,7 @@ def record_and_claim(
     limits: Mapping[str, int],
     limit: int,
     claimer: Callable[[], Claimer],
-) -> WithEffects[tuple[list[ItemReply], Claimed]]:
+) -> WithEffects[tuple[list[ItemAnswer], Claimed]]:
     """Record outcomes, then claim what is due: what a busy runtime asks for, in one use case.
 
     The states that follow from these outcomes are claimed with the rest, in the order of all: a runtime that

@@ -19,7 +19,7 @@ from exotrio._wire.native import (
     CallingItem,
     ErroredItem,
     ExecutedItem,
-    ItemReply,
+    ItemAnswer,
     OutcomeItem,
     PrunedItem,
     RequeuedItem,
@@ -60,7 +60,7 @@ from exotrio.manager.store.view import View
 
 def record_v0(
     tx: Transaction, namespace: str, item: OutcomeItem, owner: str | None = None
-) -> WithEffects[tuple[ItemReply, int]]:
+) -> WithEffects[tuple[ItemAnswer, int]]:
     """Record an outcome that came through v0, which knows no tokens; return also when the state may be
     claimed, in Unix ms. ``owner`` is the name of the key of the caller, if it has one (``states.State``)."""
     ((reply,), (state,), ended), effects = _record(tx, namespace, [(item, None)], owner)
@@ -70,7 +70,7 @@ def record_v0(
 
 def record_batch(
     tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None = None
-) -> WithEffects[list[ItemReply]]:
+) -> WithEffects[list[ItemAnswer]]:
     """Record outcomes together; one that is refused does not affect the others. ``owner`` as of
     ``record_v0``."""
     (replies, ended), effects = record_and_keep(tx, namespace, items, owner)
@@ -80,7 +80,7 @@ def record_batch(
 
 def record_and_keep(
     tx: Transaction, namespace: str, items: Sequence[OutcomeItem], owner: str | None
-) -> WithEffects[tuple[list[ItemReply], Sequence[Hold]]]:
+) -> WithEffects[tuple[list[ItemAnswer], Sequence[Hold]]]:
     """Record outcomes as ``record_batch`` does, but leave no checks for the limits of the states that ended:
     return these states, for a claim in the same transaction."""
     (replies, _, ended), effects = _record(tx, namespace, [(item, item.token) for item in items], owner)
@@ -89,7 +89,7 @@ def record_and_keep(
 
 def _record(
     tx: Transaction, namespace: str, items: Sequence[tuple[OutcomeItem, str | None]], owner: str | None
-) -> WithEffects[tuple[list[ItemReply], list[State | None], Sequence[Hold]]]:
+) -> WithEffects[tuple[list[ItemAnswer], list[State | None], Sequence[Hold]]]:
     """Record outcomes, each with the token of its reporter, one after the other. The third value is for
     ``free``.
 
@@ -125,21 +125,21 @@ def _record(
     )
     stuck = _to_keep_slots(tx, accepted)
     changes = Changes(tx, (state.run_row for state in states.values()))
-    replies: list[ItemReply] = []
+    replies: list[ItemAnswer] = []
     logged: dict[int, str] = {}
     late: list[Hold] = []
     for state, (item, token) in zip(reported_states, items, strict=True):
         if state is None:
             detail = f"there is no state {item.state_id!r} in namespace {namespace!r}"
-            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.UNKNOWN, detail=detail))
+            replies.append({"state_id": item.state_id, "result": ItemResult.UNKNOWN, "detail": detail})
             continue
         if owner not in (None, state.owner):
             detail = f"another key claimed the state; the key {owner!r} may not report it"
-            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.STALE, detail=detail))
+            replies.append({"state_id": item.state_id, "result": ItemResult.STALE, "detail": detail})
             continue
         if excess and isinstance(item, CallingItem) and state.seq in excess:
             detail = f"a state calls at most {MAX_CALLS:,} children"
-            replies.append(ItemReply(state_id=item.state_id, result=ItemResult.INVALID, detail=detail))
+            replies.append({"state_id": item.state_id, "result": ItemResult.INVALID, "detail": detail})
             continue
         if isinstance(item, ErroredItem):
             item = item.model_copy(update={"error": item.error.replace("\0", NUL)})
@@ -149,7 +149,7 @@ def _record(
             if token == state.token and not _is_stuck(item):
                 late.append((state.seq, state.limits))
             replies.append(_refuse(tx, state, token, item))
-        if item.logs and replies[-1].result is ItemResult.OK:
+        if item.logs and replies[-1]["result"] is ItemResult.OK:
             logged[state.seq] = storable_logs(item.logs)
     # The nodes of states that ended otherwise have stopped, too.
     free(tx, changes.effects, late)
@@ -174,20 +174,20 @@ def _to_keep_slots(tx: Transaction, accepted: Sequence[tuple[State, OutcomeItem]
     return tx.execute(which, (tx.items(sorted(stuck)),)).fetchall()
 
 
-def _refuse(view: View, state: State, token: str | None, item: OutcomeItem) -> ItemReply:
+def _refuse(view: View, state: State, token: str | None, item: OutcomeItem) -> ItemAnswer:
     """Return the reply to an outcome that does not count, or no more."""
     same = _is_recorded(state, item) and (token is None or token == state.token)
-    return ItemReply(
-        state_id=item.state_id,
-        result=ItemResult.DUPLICATE if same else ItemResult.STALE,
-        detail=None if same else _why_closed(state, token),
-        after_error=_after_error(state.scope(view), state, item, retried=state.status == RETRY_CREATED),
-    )
+    return {
+        "state_id": item.state_id,
+        "result": ItemResult.DUPLICATE if same else ItemResult.STALE,
+        "detail": None if same else _why_closed(state, token),
+        "after_error": _after_error(state.scope(view), state, item, retried=state.status == RETRY_CREATED),
+    }
 
 
 def _record_one(
     changes: Changes, shared: Shared, state: State, token: str | None, item: OutcomeItem
-) -> ItemReply:
+) -> ItemAnswer:
     run = state.scope(changes.tx)
     state.execution = item.trace
     if isinstance(item, ExecutedItem | PrunedItem):
@@ -214,7 +214,7 @@ def _record_one(
             # It waits for no event meanwhile, but the next execution has the last one all the same.
             kept = {} if state.event is None else {"data": to_json(state.event).decode()}
             _requeued(changes, state, changes.tx.now_ms, lane=WAITING, calls_size=state.calls_size, **kept)
-    return ItemReply(state_id=item.state_id, result=ItemResult.OK)
+    return {"state_id": item.state_id, "result": ItemResult.OK}
 
 
 def _is_open(state: State, token: str | None) -> bool:
@@ -344,7 +344,7 @@ def _times(state: State, item: OutcomeItem, now: int) -> tuple[int | None, int |
     return state.claimed_at + buffered_ms, min(item.ran_ms, held_ms - buffered_ms)
 
 
-def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> ItemReply:
+def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -> ItemAnswer:
     tx = changes.tx
     status, delay_ms = ERRORED, None
     if _is_retried(run, state, item):
@@ -355,11 +355,11 @@ def _errored(changes: Changes, run: RunScope, state: State, item: ErroredItem) -
         changes.checkpoints.move(state, attempt)
         changes.calls.move(state, attempt)
     _finish(changes, run, state, item, status, error=item.error)
-    return ItemReply(
-        state_id=item.state_id,
-        result=ItemResult.OK,
-        after_error=_after_error(run, state, item, retried=status == RETRY_CREATED, delay_ms=delay_ms),
-    )
+    return {
+        "state_id": item.state_id,
+        "result": ItemResult.OK,
+        "after_error": _after_error(run, state, item, retried=status == RETRY_CREATED, delay_ms=delay_ms),
+    }
 
 
 def _after_error(

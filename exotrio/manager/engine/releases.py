@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from exotrio._wire.native import ItemReply, ReleasedState
+from exotrio._wire.native import ItemAnswer, ReleasedState
 from exotrio._wire.vocabulary import ItemResult
 from exotrio.manager.engine.checkpoints import CheckpointChanges, Saved
 from exotrio.manager.engine.order import LATER
@@ -56,7 +56,7 @@ def release(
     states: Sequence[ReleasedState],
     delay_ms: int = 0,
     owner: str | None = None,
-) -> WithEffects[list[ItemReply]]:
+) -> WithEffects[list[ItemAnswer]]:
     """Make held states claimable again, as if they had not been claimed; those that ended meanwhile only
     give back the slots of their limits. ``owner`` is the name of the key of the caller, if it has one
     (``states.State``)."""
@@ -74,7 +74,7 @@ def release(
     checkpoints: list[Saved] = []
     handed_over: set[int] = set()
     stopped: list[tuple[int, str | None]] = []
-    replies = []
+    replies: list[ItemAnswer] = []
     for held in states:
         seq = seqs[held.state_id]
         state = None if seq is None else known.get(seq)
@@ -98,7 +98,7 @@ def release(
         is_open = state is not None and result in _HELD and state["status"] in (CREATED, QUEUED)
         if state is not None and is_open and held.checkpoint is not None:
             checkpoints.append((state["seq"], held.token, held.checkpoint))
-        replies.append(ItemReply(state_id=held.state_id, result=result))
+        replies.append({"state_id": held.state_id, "result": result})
     effects = _release(tx, list(released.values()), delay_ms, handed_over)
     free(tx, effects, stopped)
     tx.update("states", ("seq",), ("trace",), sorted(traces))
@@ -113,13 +113,13 @@ def release_claim(
     now: int,
     delay_ms: int = 0,
     owner: str | None = None,
-) -> WithEffects[list[ItemReply]]:
+) -> WithEffects[list[ItemAnswer]]:
     """Release the states that are held under a claim id, and void it: a request with it that arrives later
     claims nothing. ``now`` is on the clock of leases, ms; ``owner`` as of ``release``."""
     tx.insert("claims", ("id", "at"), [(claim_id, now)], "(id) DO UPDATE SET at = excluded.at")
     states = held_under(tx, namespace, claim_id, owner)
     effects = _release(tx, states, delay_ms)
-    replies = [ItemReply(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
+    replies = [ItemAnswer(state_id=tx.state_id(state["seq"]), result=ItemResult.OK) for state in states]
     return WithEffects(replies, effects)
 
 
