@@ -34,7 +34,7 @@ from exotrio._nodes.progress import Progress
 from exotrio._runtime import checkpoint_queue
 from exotrio._shared import deadlines
 from exotrio.cli.terminal.json_logs import JsonFormatter
-from exotrio.testing import Errored, Executed, Waiting, run_node
+from exotrio.testing import Errored, Executed, Pruned, Waiting, run_node
 from tests.support import process_nodes as nodes
 from tests.support.doubles import Fails, NativeServer, V0Server, running, runtime
 from tests.support.helpers import eventually
@@ -101,6 +101,9 @@ async def test_a_node_ends_in_a_process_as_it_does_in_the_runtime() -> None:
             outcome = await there.run(each.__name__, **inputs)
             assert outcome == await twins.run(each.__name__, **inputs), each
             assert SECRET not in str(outcome)
+        pruned = await twins.run("Prunes")
+        assert isinstance(pruned, Pruned)
+        assert {type(reason) for reason in pruned.data["why"]} == {str}
         error = await there.run("Secretive")
         assert isinstance(error, Errored)
         assert "nodes.Locked: refused: ***" in error.error
