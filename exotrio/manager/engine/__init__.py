@@ -71,6 +71,14 @@ savepoint around the use case (``manager.store``) and templates that are not cac
 5. ``reported_texts.store_logs``: log lines, if there are any.
 6. ``slots.free``: checks for the limits of states that ended. A claim of the same request does this.
 
+Three things span transactions:
+
+- A child begins, and its end reaches the state that waits for it, in a transaction right after the commit
+  that asks for it. Rows say that this is due, so a sweep does it if the process ends in between
+  (``due_work``).
+- A slot is a held lease, or the hold of a node that has not stopped, which has an end (``slots``).
+- A large change of a run is a row of ``meta`` from its first portion to its last one (``unfinished``).
+
 Leases: a native claim holds for a term (30 s) from its last heartbeat; half as long if the runtime closed the
 connection of its heartbeats without a goodbye and sends none in that time (``leases.end_leases``). Deadlines
 are on the clock of leases: for SQLite the monotonic clock of this process, where a restart
