@@ -363,6 +363,31 @@ async def test_no_route_and_no_page_shows_a_name_of_another_namespace() -> None:
             assert b"zebra" not in (await site.ask("GET", path, cookie=cookie))[2], path
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_state_of_a_run_of_another_namespace_is_not_retried(db: str) -> None:
+    # A node of the shop is in a graph of the bank: the shop sees its states, and the run is the bank's.
+    async with open_shop(db) as shop:
+        site = shop.site
+        graph = {"nodes": [place("charge", node_name="Charge", namespace="shop")], "retry_policy": NO_RETRY}
+        await site.call(ROOT, "POST", f"{NATIVE}/shop/run/{shop.run_id}/cancel")
+        await site.call(
+            ROOT, "PUT", f"{V0}/bank/graph/loans", {**graph, "secrets": {"CARD": "c"}}, status=201
+        )
+        run_id = (await site.call(ROOT, "POST", f"{V0}/bank/graph/loans/trigger", {}))["run_id"]
+        state_id = await shop.claim_v0()
+        path = f"{V0}/shop/state/{state_id}"
+        await site.call(shop.runtime, "POST", f"{path}/errored", {"error": "e"})
+        key, fanout = await site.key("graphs:shop", "read:shop"), {"fanout_id": "once"}
+        refusal = await site.call(key, "POST", f"{path}/manual-retry", fanout, status=403)
+        assert "lacks the scope graphs:bank;" in refusal["detail"]
+        cookie, page = await site.sign_in(key), f"/ns/shop/states/{state_id}"
+        assert b"/retry" not in (await site.ask("GET", page, cookie=cookie))[2]
+        assert (await site.ask("POST", f"{page}/retry", cookie=cookie, form={}))[0] == 303
+        assert (await site.call(ROOT, "GET", f"{NATIVE}/bank/run/{run_id}"))["total_count"] == 1
+        both = await site.key("graphs:shop", "graphs:bank")
+        await site.call(both, "POST", f"{path}/manual-retry", fanout)
+
+
 async def test_lists_of_namespaces_show_those_that_the_key_may_read(shop: Shop) -> None:
     site = shop.site
     for scope, names in (("read:shop", ["shop"]), ("read:*", ["shop"]), ("read:bank", []), ("admin", [])):

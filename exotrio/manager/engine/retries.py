@@ -40,6 +40,7 @@ from exotrio.manager.engine.states import (
 )
 from exotrio.manager.engine.unfinished import RETRY, Retry, begin_retry, kept
 from exotrio.manager.engine.unites import REPLACED, Reruns, commit_changes, united_states
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.rules.errors import Conflict, NotFound
 from exotrio.manager.rules.template import Place
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
@@ -72,10 +73,10 @@ def retry_by_hand(
 ) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    Its node is of that namespace; with ``or_run`` it suffices that its run is. The new one continues from the
-    checkpoint of the old one, unless it is to run ``from_beginning``. A state whose next states could not be
-    created is not run again: they are created from its outputs. A united state that could not be built is
-    built again.
+    Its node is of that namespace; with ``or_run`` it suffices that its run is, which the caller has to be
+    allowed to change. The new one continues from the checkpoint of the old one, unless it is to run
+    ``from_beginning``. A state whose next states could not be created is not run again: they are created from
+    its outputs. A united state that could not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None
@@ -85,6 +86,8 @@ def retry_by_hand(
         is_in(tx, state, namespace) or (or_run and state.run_row.namespace == namespace)
     ):
         raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
+    if tx.caller is not None:
+        tx.caller.require(Permission.GRAPHS, state.run_row.namespace)
     if state.status not in RETRYABLE:
         raise Conflict(f"only a state that ended badly can be retried; {_NOT_RETRIED[state.status]}")
     if tx.row(

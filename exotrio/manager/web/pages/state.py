@@ -9,6 +9,7 @@ from exotrio.manager.queries.load import stages_among
 from exotrio.manager.queries.runtimes import progress_of
 from exotrio.manager.queries.state_detail import history_of, newest_event
 from exotrio.manager.queries.states import was_cancelled
+from exotrio.manager.rules.access import Permission
 from exotrio.manager.store.view import View
 from exotrio.manager.web.faults import same_failures
 from exotrio.manager.web.format import status_class
@@ -45,7 +46,9 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "progress": progress_of(view, runtimes).get(state.id),
             "last_seen": holder and f"{holder.runtime}, last seen {holder.heard_ago:.0f} s ago",
             "local": row["manager"] is not None,
-            "retryable": state.status in RETRYABLE and row["cancelled_at"] is None,
+            "retryable": state.status in RETRYABLE
+            and row["cancelled_at"] is None
+            and request.caller.may(Permission.GRAPHS, row["run_namespace"]),
             "same": len(same),
             "same_runs": len({each["run"] for each in same}),
             "are_more": are_more,
