@@ -58,11 +58,17 @@ class Two:
     """Two state managers on one database, whose clock is set."""
 
     service: Service
+    second: Service
     api: Api
     other: Api
     clock: SettableClock
     write: Callable[..., Awaitable[Any]]
     read: Callable[..., Awaitable[Any]]
+
+    def silence(self) -> None:
+        """Let neither do anything of it in the background: a sweep of either would begin that."""
+        for service in (self.service, self.second):
+            service.store.on_deliveries = lambda: None
 
     async def delivered(self) -> int:
         """Do all that is noted about runs of waiting states; return how much there was for this call."""
@@ -99,7 +105,7 @@ async def two(engine: str) -> AsyncIterator[Two]:
     clock = SettableClock()
     async with open_two(engine, clock=clock) as (one, other):
         store = one.service.store
-        yield Two(one.service, one.api, other.api, clock, store.write, store.read)
+        yield Two(one.service, other.service, one.api, other.api, clock, store.write, store.read)
 
 
 async def deploy(api: Api, name: str, *places: dict[str, Any], **fields: Any) -> Flow:
@@ -271,7 +277,7 @@ async def test_the_first_error_of_a_run_is_that_of_the_state_and_a_retry_starts_
 async def test_a_run_that_is_retried_before_its_end_was_told_goes_on(two: Two) -> None:
     flow = await parent(two)
     of_child = await the_child(two)
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await of_child.fail("c", 1)
     ok(await two.api.native("POST", f"run/{of_child.run_id}/retry", json={"request_id": RETRIES[1]}))
     assert (await two.run(flow.run_id))["g"] == {"WAITING": 1}
@@ -427,7 +433,7 @@ async def test_a_cancelled_run_cancels_the_runs_below_it(two: Two) -> None:
 async def test_an_end_and_a_cancellation_at_the_same_time(two: Two, first: str) -> None:
     flow = await parent(two)
     of_child = await the_child(two)
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await ends(two, of_child)
     if first == "end":
         await two.delivered()
@@ -449,7 +455,7 @@ async def test_a_state_that_ends_before_its_run_is_started_starts_none(two: Two)
     await child(two.api)
     flow = await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await flow.run("a")
     ok(await two.api.native("POST", f"run/{flow.run_id}/cancel"))
     await two.delivered()
@@ -459,7 +465,7 @@ async def test_a_state_that_ends_before_its_run_is_started_starts_none(two: Two)
 async def test_a_run_is_deleted_once_its_end_was_told_and_then_like_any_other(two: Two) -> None:
     flow = await parent(two)
     of_child = await the_child(two)
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await ends(two, of_child)
     two.clock.advance(1_000)
     assert await two.write(discard, 10) == 0
@@ -569,7 +575,7 @@ async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
         place("b", unites="a", inputs={"x": "${{ g.outputs.v }}"}),
     )
     await flow.trigger()
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await flow.run("a")
     await flow.run("f", *[{"v": str(number), "w": ""} for number in range(size)])
     async with trio.open_nursery() as nursery:
@@ -598,7 +604,7 @@ async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch
     size, steps = 2 * MAX_PER_STEP, []
     cancelled = await parent(two)
     store = two.service.store
-    store.on_deliveries = lambda: None
+    two.silence()
     ok(await two.api.native("POST", f"run/{cancelled.run_id}/cancel"))
     flow = await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
@@ -625,7 +631,7 @@ async def test_a_run_that_cannot_be_handled_delays_no_others_and_is_tried_again(
 ) -> None:
     use_case, broken = use_cases(two.service)[step], True
     store = two.service.store
-    store.on_deliveries = lambda: None
+    two.silence()
     await child(two.api)
     flow = await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
@@ -672,7 +678,7 @@ async def test_a_step_that_the_database_refuses_delays_no_other_step(engine: str
         async with open_manager(new_database(engine, tmp_path, stack), clock=clock) as one:
             store = one.service.store
             store.on_deliveries = lambda: None
-            two = Two(one.service, one.api, one.api, clock, store.write, store.read)
+            two = Two(one.service, one.service, one.api, one.api, clock, store.write, store.read)
             await child(two.api)
             flow = await deploy(two.api, "parent", *PARENT, AFTER)
             await flow.trigger()
@@ -691,7 +697,7 @@ async def test_what_failed_is_left_out_up_to_a_number(
     two: Two, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(background, "MAX_FAILED", 4)
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await child(two.api)
     flow = await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
@@ -765,7 +771,7 @@ async def test_many_runs_are_cancelled_with_the_run_above_them(two: Two) -> None
 async def test_the_sweep_finds_what_was_noted_by_one_that_ended(two: Two) -> None:
     flow = await parent(two)
     of_child = await the_child(two)
-    two.service.store.on_deliveries = lambda: None
+    two.silence()
     await ends(two, of_child)
     assert await two.read(due_work)
     assert (await two.run(flow.run_id))["g"] == {"SUCCESS": 1}
