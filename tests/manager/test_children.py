@@ -67,8 +67,8 @@ class Two:
 
     def silence(self) -> None:
         """Let neither do anything of it in the background: a sweep of either would begin that."""
-        for service in (self.service, self.second):
-            service.store.on_deliveries = lambda: None
+        for each in (self.service, self.second):
+            each.store.on_deliveries = lambda: None
 
     async def delivered(self) -> int:
         """Do all that is noted about runs of waiting states; return how much there was for this call."""
