@@ -75,8 +75,9 @@ class ProcessBackend(ExecutionBackend):
             raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
         while True:
             try:
-                process = self._idle_process()
-                if process is None:
+                if self._idle:
+                    process = self._idle.pop()
+                else:
                     process = WorkerProcess()
                     # It takes a while to start. Until a heartbeat says that the node has not begun, its state
                     # counts as running.
@@ -108,14 +109,6 @@ class ProcessBackend(ExecutionBackend):
                 await process.ended.wait()
         while self._idle:
             self._idle.pop().end_later()
-
-    def _idle_process(self) -> WorkerProcess | None:
-        while self._idle:
-            process = self._idle.pop()
-            if not process.ended.is_set():
-                return process
-            process.close()  # it ended while it was idle
-        return None
 
 
 class _NotBegun(Exception):
