@@ -436,6 +436,39 @@ async def test_a_sweep_after_the_clock_was_set_back_locks_states_in_order(
     await without_deadlock(shared, held, due, sweep)
 
 
+async def test_leases_are_extended_without_a_deadlock_with_a_heartbeat(
+    shared: tuple[Database, Sequence[Store]],
+) -> None:
+    fresh, stores = shared
+    before, crowd = len(fresh.server.log), Crowd(stores)
+    key = (NAMESPACE, "w0")
+
+    def add(tx: Transaction) -> None:
+        tx.insert(
+            "limits", ("namespace", "name", "at_most", "created_at", "updated_at"), [("t", "l", 1, 0, 0)]
+        )
+        limit = tx.one("SELECT id FROM limits")["id"]
+        tx.insert("slots", ("limit_id", "key", "state", "check_at"), [(limit, "", 1, tx.now_ms + 1_000)])
+
+    await stores[0].write(add)
+    await stores[0].write(workers.heartbeat, NAMESPACE, HeartbeatRequest(worker_id="w0", states=[]), 1, TERMS)
+    with gate() as closed:
+
+        def beat(tx: Transaction) -> None:
+            tx.execute(f"SELECT state FROM slots ORDER BY state{tx.for_update('slots')}").fetchall()
+            closed.hold()
+            tx.execute("UPDATE workers SET seen_at = 2 WHERE namespace = ? AND worker_id = ?", key)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stores[0].write, beat)
+            await trio.to_thread.run_sync(closed.wait_entered)
+            nursery.start_soon(stores[1].write, leases.extend, crowd.now, 1_000, TERMS)
+            await until(fresh.blocked)
+            closed.open()
+    text = fresh.server.log[before:]
+    assert "deadlock detected" not in text, text
+
+
 def claimer(crowd: Crowd) -> claims.Claimer:
     return claims.Claimer(manager=None, now=crowd.now, ttl_ms=60_000, worker="w0", claim_id="claim")
 

@@ -226,12 +226,13 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
                 f" WHERE {tx.any_of('seq')} AND token IS {of}",
                 (by_ms, now + term, now + term, by_ms, held),
             )
+    # Before the rows of runtimes, as in a heartbeat.
+    extend_holds(tx, by_ms, terms.lease_ttl_ms)
     tx.execute(
         "UPDATE workers SET lease_until = CASE WHEN lease_until + ? > ? THEN ? ELSE lease_until + ? END"
         " WHERE lease_until IS NOT NULL",
         (by_ms, now + terms.lease_ttl_ms, now + terms.lease_ttl_ms, by_ms),
     )
-    extend_holds(tx, by_ms, terms.lease_ttl_ms)
 
 
 def _locked_leases(tx: Transaction, which: str = "", *parameters: str) -> list[int]:
