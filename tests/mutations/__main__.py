@@ -16,8 +16,6 @@ from pathlib import Path
 from tests.mutations import Mutation, copy_mutated, read_table
 
 CHECKOUT = Path(__file__).parents[2]
-RUN = "import sys, exotrio, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-"""Imports the copy first: pytest puts the checkout in front of it."""
 TIMEOUT = 300.0
 """Seconds after which tests that still run count as failed: some safeguards end what would hang."""
 CHAOS_TRIES = 3
@@ -28,15 +26,17 @@ def failing_tests(mutation: Mutation) -> list[str]:
     """Return the tests of an entry that fail without its safeguard."""
     modules = sorted({name.partition("::")[0] for name in mutation.tests})
     names = " or ".join(name.partition("::")[2].partition("[")[0] for name in mutation.tests)
+    # By default pytest puts the checkout in front of the copy, also for processes that get this import path.
     options = ["-n", "0", "-q", "--tb=no", "-p", "no:cacheprovider", "-m", "", "-k", names]
-    options += [f"tests/{module}.py" for module in modules]
+    # By default pytest puts the checkout in front of the copy, also for processes that get this import path.
+    options += ["--import-mode=append", *(f"tests/{module}.py" for module in modules)]
     with tempfile.TemporaryDirectory() as folder:
         copy_mutated(mutation, Path(folder))
         path = os.pathsep.join([folder, str(CHECKOUT)])
         for _ in range(CHAOS_TRIES if modules[0].startswith("chaos/") else 1):
             try:
                 ended = subprocess.run(
-                    [sys.executable, "-P", "-c", RUN, *options],
+                    [sys.executable, "-P", "-m", "pytest", *options],
                     cwd=CHECKOUT,
                     env=os.environ | {"PYTHONPATH": path},
                     capture_output=True,
