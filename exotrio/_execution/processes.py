@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
-import math
 import signal
 import sys
 import threading
@@ -73,11 +72,10 @@ class ProcessBackend(ExecutionBackend):
         execution.elsewhere = True
         if is_worker_process():
             raise _failed(node, f"this is a worker process, which starts no others: {GUARD}")
+        process = self._idle.pop() if self._idle else None
         while True:
             try:
-                if self._idle:
-                    process = self._idle.pop()
-                else:
+                if process is None:
                     process = WorkerProcess()
                     # It takes a while to start. Until a heartbeat says that the node has not begun, its state
                     # counts as running.
@@ -90,6 +88,7 @@ class ProcessBackend(ExecutionBackend):
             except _NotBegun as error:
                 log.warning("%s gets another process: %s", execution, error)
                 await process.end()
+                process = None  # not another idle one: each could take as long
             except BaseException:
                 await process.end()
                 raise
@@ -157,8 +156,9 @@ class WorkerProcess(ChildProcess):
         limit = MAX_BEGIN if job.target in self._loaded else MAX_START
         what = "begin it" if job.target in self._loaded else "load its code"
         why = f"its process did not {what} within {limit:g} s"
+        begun = False
         try:
-            with trio.move_on_after(limit) as starting:
+            with trio.move_on_after(limit):
                 if job.number == 1:
                     await self.send(_setup())
                 await self.send(job)
@@ -166,13 +166,18 @@ class WorkerProcess(ChildProcess):
                 # The runtime may have begun to drain, or moved the end of the grace, while the job was sent.
                 if execution.draining:
                     execution.on_drain()
-                while not isinstance(message := await self.receive(), Ended):
+                while not isinstance(message := await self.receive(), Began | Ended):
+                    self._handle(message, execution)
+                begun = True
+            # Not in the limit: a busy loop may read ``Began`` when that is over.
+            if begun:
+                while not isinstance(message, Ended):
                     if isinstance(message, Began):
-                        starting.deadline = math.inf
                         self._loaded.add(job.target)
                         execution.begin(node.timeout)
                         execution.note_execute(trio.current_time())
                     self._handle(message, execution)
+                    message = await self.receive()
                 if message.ran is not None:
                     # A busy loop read ``Began`` late.
                     execution.begun_at = min(execution.begun_at, trio.current_time() - message.ran)
@@ -188,7 +193,7 @@ class WorkerProcess(ChildProcess):
                 why += ", perhaps by the kernel for want of memory"
         finally:
             execution.on_drain = None
-        if job.number > 1 and starting.deadline < math.inf:
+        if job.number > 1 and not begun:
             raise _NotBegun(why)
         raise _failed(node, why)
 
