@@ -138,6 +138,11 @@ async def test_a_run_of_another_graph_is_named(api: Api) -> None:
     text = f"the run {other.run_id} exists and belongs to another graph; choose another id"
     assert problems(reply) == [("body", "runs", 1, text)]
     assert await total(api) == 1
+    # Without named keys, all may read all.
+    there = await Flow.deploy(api.elsewhere(), place("a"))
+    reply = await there.api.trigger_many(there.graph, {"run_id": other.run_id})
+    text = f"the run {other.run_id} exists and belongs to a graph of namespace {api.namespace!r}"
+    assert problems(reply) == [("body", "runs", 0, f"{text}; choose another id")]
 
 
 async def test_up_to_a_hundred_problems_are_named(api: Api) -> None:
