@@ -56,16 +56,15 @@ def _insert(into: Insert, rows: int = 1) -> tuple[str, _InOrder | None]:
     return sql, in_order if into.computed else None
 
 
-def _insert_together(
-    connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
-) -> Sequence[tuple[Any, ...]]:
-    """Insert the first ones of many rows, and return the others; few rows are returned as they are."""
+def _insert_plain(connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]) -> Rows:
+    """Insert rows without computed columns: of many, ``TOGETHER`` with one statement, and the rest alone."""
     count = len(rows) - len(rows) % TOGETHER if len(rows) >= MANY else 0
-    if count:
-        parts = (rows[start : start + TOGETHER] for start in range(0, count, TOGETHER))
-        flat = (tuple(chain.from_iterable(part)) for part in parts)
-        connection.executemany(_insert(into, TOGETHER)[0], flat)
-    return rows[count:]
+    if not count:
+        return connection.executemany(_insert(into)[0], rows)
+    parts = (rows[start : start + TOGETHER] for start in range(0, count, TOGETHER))
+    flat = (tuple(chain.from_iterable(part)) for part in parts)
+    together = connection.executemany(_insert(into, TOGETHER)[0], flat)
+    return connection.executemany(_insert(into)[0], rows[count:]) if rows[count:] else together
 
 
 @cache
@@ -100,7 +99,7 @@ class SQLiteDialect:
 
     def insert(self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]) -> Rows:
         if not (into.computed or into.conflict):
-            rows = _insert_together(connection, into, rows)
+            return _insert_plain(connection, into, rows)
         text, in_order = _insert(into)
         return connection.executemany(text, rows if in_order is None else map(in_order, rows))
 
@@ -108,7 +107,7 @@ class SQLiteDialect:
         self, connection: Connection, into: Insert, rows: Sequence[tuple[Any, ...]]
     ) -> Sequence[int]:
         into, before = into._replace(conflict="DO NOTHING"), connection.total_changes
-        self.insert(connection, into, _insert_together(connection, into, rows))
+        _insert_plain(connection, into, rows)
         count = connection.total_changes - before
         # Only this connection writes, so they follow each other.
         last = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
