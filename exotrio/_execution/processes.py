@@ -58,7 +58,7 @@ Worker(int(sys.argv[1])).serve()"""
 MAX_START = 120.0
 """Seconds in which a process has to start and to load the code of its node."""
 MAX_BEGIN = 10.0
-"""Seconds in which a process has to begin a node whose code it has loaded. No state fails after them."""
+"""Seconds in which a process has to begin a node whose code it has loaded; then the node gets another one."""
 
 
 class ProcessBackend(ExecutionBackend):

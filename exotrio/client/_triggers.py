@@ -129,9 +129,9 @@ async def _is_valid_by_now(calls: Calls, graph_name: str) -> bool:
 
 
 class _Entry(NamedTuple):
-    """A run of the list: its place there, and its native request, also as JSON."""
+    """A run of the list: its position there, and its native request, also as JSON."""
 
-    place: int
+    position: int
     request: dict[str, Any]
     content: bytes
 
@@ -237,7 +237,7 @@ class ManyRuns:
             self._unknown += len(part) if arrived else 0
             raise
         if answer.status == 422:
-            problems = _problems(answer, part[0].place)
+            problems = _problems(answer, part[0].position)
             raise RequestRefused(
                 "\n".join([f"runs of graph {self._graph_name!r} are refused:", *problems]),
                 status=422,
@@ -245,7 +245,7 @@ class ManyRuns:
             )
         reply = answer.parse(TriggerManyReply)
         for entry, run_id, created in zip(part, reply.run_ids, reply.created, strict=True):
-            self._add(entry.place, run_id, created=created)
+            self._add(entry.position, run_id, created=created)
         self._show_progress()
 
     async def _without_keys(self, parts: AsyncGenerator[list[_Entry]]) -> AsyncGenerator[_Entry]:
@@ -280,9 +280,9 @@ class ManyRuns:
             self._unknown += 1
             raise
         except RequestRefused as error:
-            error.what = f"runs[{entry.place}]: {error.what}"
+            error.what = f"runs[{entry.position}]: {error.what}"
             raise
-        self._add(entry.place, reply["run_id"], created=reply.get("created", True))
+        self._add(entry.position, reply["run_id"], created=reply.get("created", True))
         self._show_progress()
 
     def _add(self, index: int, run_id: str, *, created: bool) -> None:

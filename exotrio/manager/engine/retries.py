@@ -73,10 +73,10 @@ def retry_by_hand(
 ) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    Its node is of that namespace; with ``or_run`` it suffices that its run is, which the caller has to be
-    allowed to change. The new one continues from the checkpoint of the old one, unless it is to run
-    ``from_beginning``. A state whose next states could not be created is not run again: they are created from
-    its outputs. A united state that could not be built is built again.
+    Its node is of that namespace; with ``or_run`` it suffices that its run is. The caller needs ``graphs``
+    for the namespace of the run. The new one continues from the checkpoint of the old one, unless it is to
+    run ``from_beginning``. A state whose next states could not be created is not run again: they are created
+    from its outputs. A united state that could not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None

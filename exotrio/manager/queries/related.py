@@ -86,8 +86,8 @@ class Awaited(NamedTuple):
 
 
 def awaited_by(view: View, reader: str, states: Iterable[int]) -> dict[int, Awaited]:
-    """Return what states wait for that have started runs, by their numbers. Of runs of another namespace
-    than ``reader`` only how many they are: a key for the namespace of a node does not read them."""
+    """Return what states wait for that have started runs, by their numbers. Of runs outside
+    the namespace ``reader`` only how many: a key for the namespace of a node may not read them."""
     if not (seqs := sorted(states)):
         return {}
     rows = view.execute(

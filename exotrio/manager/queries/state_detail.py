@@ -61,8 +61,8 @@ def show_history(view: View, namespace: str, state_id: str) -> StateHistory:
 
 
 def history_of(view: View, namespace: str, state: Row) -> StateHistory:
-    """Return a state with its history, as it is shown in a namespace: that of its node, or of its run. What
-    it started is of that of its run, and not shown in another one."""
+    """Return a state with its history, as it is shown in a namespace: that of its node, or of its run. The
+    runs that it started belong to that of its run, and are not shown in another one."""
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
     spent = at.spent(view.now_ms)
     place = view.template(state["template"]).places[state["place"]]

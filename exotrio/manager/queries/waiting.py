@@ -168,7 +168,7 @@ def wait_reasons(
 ) -> dict[int, WaitReason]:
     """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed.
 
-    They are shown in that namespace, or in that of a ``reader``, who learns of no run of another one.
+    ``reader`` is the namespace in which they are shown, by default the same. Runs of others are not named.
     """
     shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
     waiting, reasons = Waiting(view, namespace), dict[int, WaitReason]()
