@@ -75,7 +75,8 @@ class WaitReason(Body):
         namespace, node: Of what they wait for.
         at: Since when it is paused, when they are due, or until when they wait for the event.
         event, since: The event that the first of them waits for, and since when it waits for it or for runs.
-        run_id, graph, runs: The first run that it waits for, and how many; none if they have not begun.
+        run_id, graph, runs: The first run that it waits for, and how many; none if they have not begun. Where
+            they are in another namespace than the reader, only how many.
         workers: How many are busy.
         limit: The limit that has no room for the first of them.
         text: The same as a sentence.

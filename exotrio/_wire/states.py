@@ -139,7 +139,8 @@ class StateHistory(StateDetail, StateTimes):
             with all that follows them, when it is retried.
         condition: The branch that led to it, if that was taken under a condition.
         branches: The branches after it, if it succeeded.
-        children: Runs that it started, and for whose end it waits or waited; a hundred of them.
+        children: Runs that it started, and for whose end it waits or waited; a hundred of them. None
+            of them in the namespace of its node, if its run is in another one.
     """
 
     data: dict[str, Any] | None
