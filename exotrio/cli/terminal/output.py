@@ -44,9 +44,7 @@ def print_message(text: str) -> None:
 
 def print_json(body: Any, *, fix: str = "") -> None:
     """Print a result as JSON, as ``print_text`` does. Models in it have the form of the wire."""
-    from pydantic_core import to_jsonable_python  # here, since most commands print a table
-
-    print_text(json.dumps(to_jsonable_python(body), indent=2), fix=fix)
+    print_text(json.dumps(body, indent=2, default=lambda model: model.model_dump(mode="json")), fix=fix)
 
 
 def print_as(form: str, body: Any, lines: Iterable[str], *, fix: str = "") -> None:
