@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from exotrio._util.times import format_duration
@@ -143,7 +143,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "ok": not report.urgent,
         "examined": report.examined,
-        "settings": report.settings.shown,
+        "settings": [asdict(setting) for setting in report.settings.shown],
         "versions": versions(),
         "state_manager": None if report.server is None else _server_json(report, report.server),
         "namespace": report.namespace,
