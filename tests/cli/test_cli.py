@@ -278,6 +278,7 @@ def test_a_third_ctrl_c_restores_the_terminal(folder: Path) -> None:
     (folder / "gated.py").write_text(gated.APP, "utf-8")
     with Terminal([*EXOTRIO, "run", "gated.py"], cwd=folder, env={"STUBBORN": "yes"}) as terminal:
         Log(folder).until("begin", gated.WORKERS)
+        terminal.until("━")  # nothing else would be erased
         terminal.type("\x03")
         terminal.until("stopping")
         terminal.type("\x03")
