@@ -320,12 +320,12 @@ class Reporter:
                     log_error(held, held.report, settlement.after_error)
                 elif log.isEnabledFor(logging.DEBUG):
                     log.debug("%s: %s is delivered", held, held.report_name)
-                self._server_errors.passed(moment)
+                self._server_errors.passed(moment, self._failed.values())
                 self._end(held, held.delivered_ending, keeps_slots=keeps_slots)
             case Fate.DROPPED:
                 why = f"it is no longer claimed by this runtime: {settlement.detail}"
                 log.warning("dropping the %s of %s: %s", held.report_name, held, why)
-                self._server_errors.passed(moment)
+                self._server_errors.passed(moment, self._failed.values())
                 self._end(held, Ending.DROPPED, keeps_slots=keeps_slots)
             case Fate.UNKNOWN:
                 unknown = "%s: whether its %s arrived is unknown: %s"
@@ -380,13 +380,15 @@ class Reporter:
             self.outbox.unmark([held])
         self._outage.failed(settlement.detail or settlement.fate.value, delay, level=level)
         self.ledger.notify()  # the poller claims less, or nothing
-        self._nursery.start_soon(self._repeat, held, delay, no_backoff)
+        in_outage = settlement.fate is Fate.RETRY and settlement.retry_after is None
+        pause = failures.new_pause(delay, may_end_early=in_outage)
+        self._nursery.start_soon(self._repeat, held, pause, no_backoff)
 
-    async def _repeat(self, held: HeldClaim, delay: float, no_backoff: trio.Event) -> None:
-        if no_backoff.is_set():
-            await trio.sleep(min(delay, STOP_DELAY))
-        else:
-            with trio.move_on_after(delay):
+    async def _repeat(self, held: HeldClaim, pause: trio.CancelScope, no_backoff: trio.Event) -> None:
+        with pause:
+            if no_backoff.is_set():
+                await trio.sleep(STOP_DELAY)
+            else:
                 # The flush is the last chance: it does not wait for a Retry-After.
                 await no_backoff.wait()
         failure = await self._server_errors.failure_of_all(self._failed[held], self.link.probe)

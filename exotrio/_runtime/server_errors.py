@@ -12,7 +12,7 @@ began. If nothing else is to be delivered, a probe (``Link.probe``) is sent befo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -42,6 +42,24 @@ class ItemFailures:
     alone: bool = False
     server_errors: int = 0
     failed_at: int = 0
+    _ended_early: bool = False
+    _pause: trio.CancelScope | None = None
+    """That before its next attempt, while it may end early."""
+
+    def new_pause(self, seconds: float, *, may_end_early: bool) -> trio.CancelScope:
+        """Return the scope of a pause before the next attempt."""
+        pause = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._pause = pause if may_end_early and not self._ended_early else None
+        return pause
+
+    def end_pause(self, passed: int) -> None:
+        """End the pause early, if a delivery got through that began at this moment, after this one had failed.
+
+        Only once: what fails although others get through would else be repeated with each of them.
+        """
+        if self._pause is not None and self.failed_at < passed:
+            self._pause.cancel()
+            self._pause, self._ended_early = None, True
 
 
 @dataclass(slots=True)
@@ -60,9 +78,14 @@ class ServerErrors:
         self._moment += 1
         return self._moment
 
-    def passed(self, began: int) -> None:
-        """Record that the delivery or probe that began at this moment got through."""
+    def passed(self, began: int, failing: Iterable[ItemFailures] = ()) -> None:
+        """Record that the delivery or probe that began at this moment got through.
+
+        An outage may be over, so the pauses of the ``failing`` items end.
+        """
         self._passed = max(self._passed, began)
+        for item in failing:
+            item.end_pause(began)
 
     def failed(self, item: ItemFailures) -> None:
         """Record that an attempt failed for another reason."""

@@ -257,6 +257,40 @@ async def test_one_item_that_fails_does_not_hold_up_the_others(autojump_clock: M
     assert trio.current_time() < 60
 
 
+@pytest.mark.parametrize("kind", [V0Server, NativeServer])
+async def test_after_an_outage_all_outcomes_are_sent_once_the_first_got_through(
+    autojump_clock: MockClock, kind: type[V0Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = iter([1.0])
+    monkeypatch.setattr("random.uniform", lambda low, high: high if low else next(first, 9.0))
+    server = kind()
+    server.before = away = Fails(("executed", "outcomes"))
+    server.add("Says", 8)
+    async with running(server, Says, batch_size=8, workers=8):
+        await trio.sleep(0.9)
+        assert away.count
+        away.times = 0
+        await server.until(EXECUTED=8)
+    assert trio.current_time() < 2
+
+
+async def test_an_outcome_that_fails_while_others_get_through_keeps_to_its_pauses(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Naps(BaseNode):
+        async def execute(self) -> None:
+            await trio.sleep(0.01)
+
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server = V0Server()
+    states = server.add("Naps", 40)
+    server.before = fails = Fails(("executed",), state_ids=frozenset(states[:1]))
+    async with running(server, Naps, batch_size=40, workers=1):
+        await trio.sleep(0.4)
+        assert server.statuses()["EXECUTED"] > 30
+        assert fails.count == 2
+
+
 async def test_outcomes_and_releases_that_alternate_are_delivered_in_few_requests(
     autojump_clock: MockClock,
 ) -> None:

@@ -132,6 +132,17 @@ def test_a_delivery_proves_something_once_for_each_item() -> None:
     assert (first.server_errors, second.server_errors) == (2, 2)
 
 
+async def test_only_a_delivery_that_began_after_a_failure_ends_the_pause_of_what_failed() -> None:
+    rule, item = ServerErrors(), ItemFailures()
+    in_flight = rule.begin()
+    rule.failed(item)
+    pause = item.new_pause(9, may_end_early=True)
+    rule.passed(in_flight, [item])
+    assert not pause.cancel_called
+    rule.passed(rule.begin(), [item])
+    assert pause.cancel_called
+
+
 def test_the_last_of_the_counted_server_errors_is_a_rejection() -> None:
     rule, item = ServerErrors(), ItemFailures()
     rejections = []
