@@ -53,7 +53,7 @@ class ItemFailures:
         return pause
 
     def end_pause(self, passed: int) -> None:
-        """End the pause early, if a delivery got through that began at this moment, after this one had failed.
+        """End the pause early if a delivery got through that began at this moment, after this item failed.
 
         Only once: what fails although others get through would else be repeated with each of them.
         """
