@@ -31,7 +31,7 @@ Rules that hold:
 1. Nothing that a node raises leaves ``Executor.report_of``, with two exceptions: a ``trio.Cancelled`` that
    came from outside, and a KeyboardInterrupt that Trio raised in the node and that is meant for the
    application.
-2. Node code may be broken. A ``__str__`` of its exceptions may raise. The task and the nursery that a node
+2. Node code may be broken. What its exceptions define may raise. The task and the nursery that a node
    runs in are used for another node only if it left them as they were: what it leaves open ends with it.
 3. The handle decides why a node ended: the first reason to cancel it stays, and the clock decides
    whether its timeout came first. A node that returns a value although it was cancelled has an outcome.

@@ -32,6 +32,7 @@ from exotrio._execution.threads import DaemonExecutor, StuckNodes
 from exotrio._nodes.base import BaseNode
 from exotrio._shared import deadlines
 from exotrio._util.crossing import call_in_loop
+from exotrio._util.exceptions import readable
 
 Ts = TypeVarTuple("Ts")
 
@@ -247,7 +248,7 @@ class _Call:
                 self._value = await value if inspect.isawaitable(value) else value
         except BaseException as error:
             # Any error: a SystemExit that left a task would stop the loop of all nodes.
-            self.error = error
+            self.error = readable(error)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step

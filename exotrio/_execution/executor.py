@@ -26,7 +26,7 @@ from exotrio._nodes.checkpoint import CheckpointView
 from exotrio._nodes.outcome import Errored, HandedOver, Released, Report, Waiting
 from exotrio._util.backoff import Backoff
 from exotrio._util.error_message import message_line
-from exotrio._util.exceptions import leaves
+from exotrio._util.exceptions import leaves, readable
 from exotrio._util.redaction import redactor_of
 from exotrio.errors import CheckpointNotSaved, ManagerError, ManagerUnavailable
 
@@ -172,6 +172,7 @@ class Executor:
         error, execution.error = execution.error, None  # its traceback refers to the execution: a cycle
         report = execution.report
         if error is not None:
+            error = readable(error)
             if passing := self._passing(error, execution):
                 raise passing
             report = self._failed(error, execution)

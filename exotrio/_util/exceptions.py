@@ -22,6 +22,17 @@ def leaves(error: BaseException) -> list[BaseException]:
     return list(parts.values())
 
 
+def readable(error: BaseException) -> BaseException:
+    """Return ``error``; or a plain error in its place if what its class defines fails when it is read."""
+    try:
+        for part in (error, *leaves(error)):
+            _ = type(part).__name__
+    except BaseException:
+        # Not by the name of the class: that may be what fails.
+        return RuntimeError(f"{type.__repr__(type(error))} was raised, and its attributes cannot be read")
+    return error
+
+
 def first_leaf(error: BaseException) -> BaseException:
     """Return the first exception in nested groups; ``error`` itself if it is not a group."""
     return leaves(error)[0]

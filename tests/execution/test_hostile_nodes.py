@@ -52,6 +52,28 @@ class Unspeakable(Exception):
         raise KeyboardInterrupt("repr")
 
 
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise SystemExit("name")
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    """An error whose class has no name."""
+
+
+class Unclassified(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise SystemExit("class")
+
+
+class Partless(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise SystemExit("exceptions")
+
+
 class BrokenSignal(PruneSignal):
     def __init__(self) -> None:
         """Leave out what the signal would do: it reads its data."""
@@ -68,6 +90,9 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "a group too deep to be split": lambda: nested(ValueError("leaf"), 5_000),
     "an error without a text": Unspeakable,
     "a builtin error whose text is user code": lambda: RuntimeError(Unspeakable()),
+    "an error whose class has no name": Unnamed,
+    "an error without a class": Unclassified,
+    "a group without parts": lambda: Partless("group", [ValueError()]),
     "a signal without data": BrokenSignal,
 }
 
