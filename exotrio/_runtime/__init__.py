@@ -45,8 +45,8 @@ How holding and reporting work
    being delivered (``planner``).
 4. There is one dispatcher, and at most twice as many deliveries as workers are in flight. On v0 each is one
    state, on a native link a batch. An item that failed waits outside of the queue and of that limit until its
-   next attempt, so the deliveries of a state never overlap. The flush ends the wait, and so does, once,
-   another delivery that gets through: an outage may be over.
+   next attempt, so the deliveries of a state never overlap. The flush ends the wait. So do an answered
+   heartbeat and, once, another delivery that gets through: an outage may be over.
 5. A requeue without a lease token could run a finished state again if it is sent twice. It is marked in the
    outbox before it is sent; if its answer is lost, its fate is unknown and it is not sent again. At the
    very end of a stop, where no answer could come any more, it is left to the next process. Everything else

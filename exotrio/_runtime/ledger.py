@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -79,6 +80,7 @@ class Ledger:
     _endings: Counter[Ending] = field(default_factory=Counter)
     _left_behind: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
+    _pauses: set[trio.CancelScope] = field(default_factory=set)
 
     # -- time
 
@@ -345,6 +347,21 @@ class Ledger:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+    @contextmanager
+    def pausing(self, pause: trio.CancelScope) -> Iterator[None]:
+        """Run the block in ``pause``, the one before a request is repeated; ``end_pauses`` ends it early."""
+        self._pauses.add(pause)
+        try:
+            with pause:
+                yield
+        finally:
+            self._pauses.remove(pause)
+
+    def end_pauses(self) -> None:
+        """Have what failed in an outage repeated at once: the state manager answers again."""
+        for pause in self._pauses:
+            pause.cancel()
 
     def summary(self, lost_claims: int) -> Summary:
         counts = {ending.value: count for ending, count in self._endings.items()}

@@ -143,7 +143,10 @@ class Poller:
     async def pause(self, result: ClaimResult) -> None:
         """Wait until it makes sense to claim again."""
         if result.error is not None:
-            await trio.sleep(self._backoff(result.error))
+            pause = trio.CancelScope(deadline=trio.current_time() + self._backoff(result.error))
+            in_outage = isinstance(result.error, ManagerUnavailable) and result.error.retry_after is None
+            with self.ledger.pausing(pause) if in_outage else pause:
+                await trio.sleep_forever()
             return
         if result.room.limits:
             self._outage.worked()

@@ -382,10 +382,12 @@ class Reporter:
         self.ledger.notify()  # the poller claims less, or nothing
         in_outage = settlement.fate is Fate.RETRY and settlement.retry_after is None
         pause = failures.new_pause(delay, may_end_early=in_outage)
-        self._nursery.start_soon(self._repeat, held, pause, no_backoff)
+        self._nursery.start_soon(self._repeat, held, pause, in_outage, no_backoff)
 
-    async def _repeat(self, held: HeldClaim, pause: trio.CancelScope, no_backoff: trio.Event) -> None:
-        with pause:
+    async def _repeat(
+        self, held: HeldClaim, pause: trio.CancelScope, in_outage: bool, no_backoff: trio.Event
+    ) -> None:
+        with self.ledger.pausing(pause) if in_outage else pause:
             if no_backoff.is_set():
                 await trio.sleep(STOP_DELAY)
             else:

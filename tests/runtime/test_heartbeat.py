@@ -164,6 +164,29 @@ async def test_a_last_heartbeat_that_hangs_is_abandoned_soon(autojump_clock: Moc
     assert trio.current_time() - began < 0.5
 
 
+@pytest.mark.parametrize("route", ["claim", "outcomes"])
+async def test_after_an_outage_an_answered_heartbeat_has_claims_and_outcomes_repeated(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server = NativeServer()
+    if route == "outcomes":
+        server.add("Waits")
+    async with running(server, Waits):
+        await trio.sleep(1)
+        server.before = Fails(("claim", "outcomes", "heartbeat"))
+        Waits.gate.set()
+        await trio.sleep(60)
+        tried = len(server.routes(route))
+        await server.until(lambda: len(server.routes(route)) > tried)
+        await trio.sleep(0.1)
+        server.before, over = None, trio.current_time()
+        if route == "claim":
+            server.add("Waits")
+        await server.until(EXECUTED=1)
+        assert trio.current_time() < over + 5  # not after the 10 s of a pause
+
+
 async def test_states_that_are_being_released_are_not_renewed(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 3)
