@@ -168,7 +168,7 @@ def _handle(
                 ledger.lose(held, Stopping.LEASE_LOST)
         ledger.notify()
         return
-    ledger.end_pauses()
+    ledger.shorten_pauses()
     ledger.ttl = answer.ttl
     for (held, claim, _), result in zip(renewed, answer.results, strict=True):
         if held.claim is not claim:

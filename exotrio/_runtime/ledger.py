@@ -27,6 +27,9 @@ log = logging.getLogger("exotrio.ledger")
 MAX_BUFFERED = 10.0
 """Seconds for which a state waits for workers that all run nodes. With the next heartbeat it is released,
 since another runtime may be idle."""
+MIN_PAUSE = 1.0
+"""Seconds until what failed is repeated because a heartbeat was answered. Those with checkpoints may come
+often, and need not show that this will be accepted."""
 STEPS_TO_END = 3
 """Steps of the loop from the end of a node to the end of its task, and to the next state of its worker."""
 
@@ -80,7 +83,7 @@ class Ledger:
     _endings: Counter[Ending] = field(default_factory=Counter)
     _left_behind: list[str] = field(default_factory=list)
     _changed: trio.Event | None = None
-    _pauses: set[trio.CancelScope] = field(default_factory=set)
+    _pauses: dict[trio.CancelScope, float] = field(default_factory=dict)
 
     # -- time
 
@@ -350,18 +353,18 @@ class Ledger:
 
     @contextmanager
     def pausing(self, pause: trio.CancelScope) -> Iterator[None]:
-        """Run the block in ``pause``, the one before a request is repeated; ``end_pauses`` ends it early."""
-        self._pauses.add(pause)
+        """Run the block in the pause before a request is repeated, which ``shorten_pauses`` shortens."""
+        self._pauses[pause] = trio.current_time()
         try:
             with pause:
                 yield
         finally:
-            self._pauses.remove(pause)
+            del self._pauses[pause]
 
-    def end_pauses(self) -> None:
-        """Have what failed in an outage repeated at once: the state manager answers again."""
-        for pause in self._pauses:
-            pause.cancel()
+    def shorten_pauses(self) -> None:
+        """Have what failed in an outage repeated soon: the state manager answers again."""
+        for pause, began in self._pauses.items():
+            pause.deadline = min(pause.deadline, began + MIN_PAUSE)
 
     def summary(self, lost_claims: int) -> Summary:
         counts = {ending.value: count for ending, count in self._endings.items()}

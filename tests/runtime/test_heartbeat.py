@@ -187,6 +187,31 @@ async def test_after_an_outage_an_answered_heartbeat_has_claims_and_outcomes_rep
         assert trio.current_time() < over + 5  # not after the 10 s of a pause
 
 
+async def test_an_outcome_that_fails_is_not_repeated_with_each_of_many_heartbeats(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Saves(BaseNode):
+        class Checkpoint(BaseModel):
+            step: int = 0
+
+        async def execute(self) -> None:
+            for step in range(100):
+                await trio.sleep(0.1)
+                await self.save_checkpoint(self.Checkpoint(step=step))
+
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server = NativeServer()
+    server.add("Saves")
+    server.add("Waits")
+    server.before = fails = Fails(("outcomes",))
+    Waits.gate.set()
+    async with running(server, Saves, Waits):
+        await trio.sleep(9)
+        assert len(beats(server)) > 50
+        assert fails.count < 15
+        server.before = None
+
+
 async def test_states_that_are_being_released_are_not_renewed(autojump_clock: MockClock) -> None:
     server = NativeServer()
     ids = server.add("Waits", 3)
