@@ -95,7 +95,7 @@ class Store:
         """When a commit last changed something; never if one has failed since."""
         self.unwritable: str = ""
         """Why the last commit failed; empty if it did not."""
-        self._logged, self._logged_at, self._is_outage = "", -math.inf, False
+        self._logged, self._is_outage = dict[str, float](), False
         # ``_closed``: callers are refused. ``_ended``: all writes are.
         self._closed = self._ended = False
         self._repeated: list[Write] = []
@@ -323,12 +323,12 @@ class Store:
             self._put_tally()
 
     def _log(self, error: DatabaseError) -> None:
-        """Log why a commit failed; the same reason only after ``LOG_AGAIN``."""
+        """Log why a commit failed; the same reason only after ``LOG_AGAIN``, whatever fails in between."""
         now = trio.current_time()
-        is_known = error.what == self._logged and now - self._logged_at < LOG_AGAIN
-        logger.log(logging.DEBUG if is_known else logging.ERROR, "%s; %s", error.what, error.fix)
-        if not is_known:
-            self._logged, self._logged_at, self._is_outage = error.what, now, True
+        self._logged = {what: at for what, at in self._logged.items() if now - at < LOG_AGAIN}
+        if error.what not in self._logged:
+            logger.error("%s; %s", error.what, error.fix)
+            self._logged[error.what], self._is_outage = now, True
 
     def _answer(self, write: Write) -> None:
         assert write.result is not None
