@@ -227,7 +227,8 @@ def _of_runtime(runtime: RuntimeInfo, lease_ttl: float, unwritable: str) -> Find
         fix = "the state manager could not store its heartbeats: its database cannot be written"
         return Finding(f"{name} {last_heard}{holds}", fix, page=_RUNTIMES)
     if not runtime.live:
-        fix = "was it killed, suspended or disconnected, or its key refused?" + (f" {later}" if holds else "")
+        fix = "was it killed, suspended or disconnected, its key refused, or does a node hold Python's GIL?"
+        fix += f" {later}" if holds else ""
         return Finding(f"{name} {last_heard}{holds}", fix, attention=bool(holds), page=_RUNTIMES)
     if runtime.heard_ago > lease_ttl * LATE:
         fix = "its heartbeats are late: check the load of its machine, and the network"
@@ -304,7 +305,7 @@ def _of_leases(leases: LostLeases) -> Iterator[Finding]:
         yield Finding(what, fix, page=_FAILED_RUNS)
     if lost := leases.lost - leases.poison:
         what = f"{plural(lost, 'lease')} ended without an outcome within the hour: the states run again"
-        fix = "runtimes were killed, suspended or disconnected until their leases ended"
+        fix = "runtimes were killed, suspended or disconnected, or nodes held Python's GIL, until these ended"
         yield info(what, fix, _RUNTIMES)
 
 
