@@ -22,7 +22,7 @@ from exotrio.client import SentEvent
 
 NAMESPACE = "approvals"
 """Not that of the other runs."""
-RUNS = 12
+MAX_RUNS = 12
 SENDERS = 3
 """Of each event, each at another state manager."""
 TRIES = 2
@@ -54,12 +54,14 @@ class Approvals:
     """Runs that wait for events, and their senders.
 
     Attributes:
+        runs: To start.
         sent: Events that were acknowledged as the first under their name.
         problems: What contradicts another thing, one line each.
     """
 
     ask: Ask
     rng: random.Random
+    runs: int
     sent: int = 0
     problems: list[str] = field(default_factory=list)
     _runs: list[str] = field(default_factory=list)
@@ -74,9 +76,9 @@ class Approvals:
     async def run(self, seconds: float) -> None:
         """Start runs one after the other for so long, and send their events."""
         async with trio.open_nursery() as nursery:
-            for number in range(RUNS):
+            for number in range(self.runs):
                 nursery.start_soon(self._one, number)
-                await trio.sleep(seconds / RUNS)
+                await trio.sleep(seconds / self.runs)
 
     async def check(self) -> None:
         """Compare what the runs have with what was acknowledged."""

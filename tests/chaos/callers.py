@@ -16,7 +16,7 @@ from exotrio import Graph, RetryPolicyModel, StateManager
 from tests.chaos.graph import NAMESPACE as OF_NODES
 
 NAMESPACE = "callers"
-RUNS = 12
+MAX_RUNS = 12
 CHILDREN = 5
 """Of the first round; the second one has one more."""
 NODES = ("Call", "Called")
@@ -41,11 +41,13 @@ class Callers:
     """The runs.
 
     Attributes:
+        runs: To start.
         started: Children of these runs.
         problems: What should not be, one line each.
     """
 
     ask: Ask
+    runs: int
     started: int = 0
     problems: list[str] = field(default_factory=list)
     _runs: list[str] = field(default_factory=list)
@@ -56,10 +58,10 @@ class Callers:
 
     async def run(self, seconds: float) -> None:
         """Start runs one after the other for so long."""
-        for number in range(RUNS):
+        for number in range(self.runs):
             trigger = partial(StateManager.trigger, graph_name="callers", key=f"callers {number}")
             self._runs.append((await self.ask(trigger, NAMESPACE))["run_id"])
-            await trio.sleep(seconds / RUNS)
+            await trio.sleep(seconds / self.runs)
 
     async def check(self) -> None:
         """Require that each run succeeded with the right result, and has each child once."""

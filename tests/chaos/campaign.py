@@ -21,6 +21,7 @@ import trio
 from exotrio import Graph, ManagerError, StateManager
 from exotrio._wire.v0 import RunSummary
 from exotrio._wire.vocabulary import RunStatus
+from tests.chaos import approvals, callers
 from tests.chaos.approvals import Approvals
 from tests.chaos.assessment import Evidence, Shown, assess
 from tests.chaos.callers import Callers
@@ -229,8 +230,9 @@ class _Chaos:
         if self.database is not None:
             self.schedule = Schedule(self._ask_in, self.database, self.cluster.ports)
             if self.servers is None:  # what it knows must not be undone
-                self.approvals = Approvals(self._ask_in, random.Random(self.plan.seed + 2))
-                self.callers = Callers(self._ask_in)
+                rng = random.Random(self.plan.seed + 2)
+                self.approvals = Approvals(self._ask_in, rng, min(approvals.MAX_RUNS, self.plan.runs))
+                self.callers = Callers(self._ask_in, min(callers.MAX_RUNS, self.plan.runs))
         if self.plan.has_users:
             runs = USERS_RUNS + 2 * sum(self.plan.faults.get(kind, 0) for kind in (Fault.CANCEL, Fault.REPIN))
             self.users = Users(self._ask_in, random.Random(self.plan.seed + 3), runs)
