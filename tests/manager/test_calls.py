@@ -113,7 +113,6 @@ async def test_a_node_gets_the_outputs_of_all_its_children_once_all_have_ended(
     assert ok(await api.native_run(flow.run_id))["status"] == "SUCCESS"
 
 
-@both_engines
 async def test_children_are_started_once_and_their_results_stay_from_round_to_round(
     two: tuple[Manager, Manager], api: Api
 ) -> None:

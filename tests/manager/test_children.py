@@ -138,7 +138,6 @@ async def the_child(two: Two) -> Flow:
     return Flow(two.api, "child", (await two.read(started))[-1])
 
 
-@both_engines
 async def test_a_place_waits_for_a_run_of_its_graph_and_has_its_outputs(two: Two) -> None:
     flow = await parent(two)
     assert await two.run(flow.run_id) == {"a": {"SUCCESS": 1}, "g": {"WAITING": 1}}
@@ -482,7 +481,6 @@ async def test_a_deleted_graph_ends_the_states_that_wait_for_its_runs(two: Two) 
     assert await two.error(flow) == f"run {run_id} of graph 'child' was cancelled"
 
 
-@both_engines
 async def test_a_deletion_lets_the_last_ends_be_delivered_and_pauses(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:

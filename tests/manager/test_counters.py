@@ -12,7 +12,7 @@ from exotrio.manager.engine import leases
 from exotrio.manager.engine.changes import MAX_GATHERED
 from tests.contract.flow import Flow
 from tests.support.helpers import SettableClock, node_name, ok, place
-from tests.support.manager import ENGINES, Manager, open_manager, open_two, recount
+from tests.support.manager import Manager, open_manager, recount
 
 PLACES = [
     place("t", "b", "s"),
@@ -122,9 +122,8 @@ async def test_after_every_step_the_counters_are_what_a_recount_says(seed: int) 
         await manager.service.store.read(recount)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_each_of_many_large_runs_counts_its_first_state(engine: str) -> None:
-    async with open_two(engine) as (manager, _):
+async def test_each_of_many_large_runs_counts_its_first_state() -> None:
+    async with open_manager() as manager:
         flow = await Flow.deploy(manager.api, place("a", inputs={"p": "initial"}))
         runs = [{"run_id": str(uuid4()), "inputs": {"p": "x" * (MAX_GATHERED // 3)}} for _ in range(5)]
         ok(await manager.api.trigger_many(flow.graph, *runs))

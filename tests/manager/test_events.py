@@ -96,7 +96,6 @@ async def refusal(two: Waiting, flow: Flow, status: int, **value: str) -> str:
     return refused(await two.api.native("POST", f"run/{flow.run_id}/events", json=body), status)
 
 
-@both_engines
 async def test_a_place_waits_for_its_event_and_what_follows_gets_its_fields(two: Waiting) -> None:
     flow = await approval(two, timeout_ms=DAY_MS)
     await flow.run("a")
@@ -176,7 +175,6 @@ async def test_an_event_that_does_not_fit_is_refused_before_it_is_kept(
         ({"by": "-", "ok": "false"}, "SUCCESS", "- false"),
     ],
 )
-@both_engines
 async def test_at_its_deadline_a_place_ends_as_its_graph_says(
     two: Waiting, on_timeout: object, status: str, follows: str | None
 ) -> None:
@@ -267,7 +265,6 @@ async def test_a_wait_without_a_limit_has_no_deadline(two: Waiting) -> None:
     assert await send(two.api, flow) == (True, 1)
 
 
-@both_engines
 async def test_each_state_of_a_fan_out_waits_for_its_event_and_a_join_waits_for_all(two: Waiting) -> None:
     places = [
         place("r", "a"),

@@ -55,7 +55,6 @@ async def test_a_list_of_v0_is_the_same_whether_it_is_made_by_pages_or_at_once(
         assert sorted(each["name"] for each in ok(by_pages)["templates"]) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_client_follows_the_pages_and_gets_what_v0_has(
     engine: str, monkeypatch: pytest.MonkeyPatch, pages: list[int]
 ) -> None:

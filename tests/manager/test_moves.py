@@ -194,7 +194,6 @@ async def test_states_that_were_to_move_before_a_crash_are_moved_by_the_next_sta
 
 
 @pytest.mark.parametrize("again", ["high", "low"])
-@both_engines
 async def test_a_run_whose_states_are_being_moved_gets_a_version_without_the_nodes_that_it_has_behind_it(
     engine: str, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:

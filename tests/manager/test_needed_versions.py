@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,15 +10,9 @@ from exotrio.graph import pinned_name
 from exotrio.manager.api.metrics import ManagerMetrics
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place
-from tests.support.manager import Manager, both_engines, open_manager
+from tests.support.manager import Manager
 
 NODE = node_name("a")
-
-
-@pytest.fixture
-async def manager(db: str) -> AsyncIterator[Manager]:
-    async with open_manager(db) as opened:
-        yield opened
 
 
 async def deploy(manager: Manager, version: str | None, graph: str = "graph") -> Flow:
@@ -50,7 +43,6 @@ async def versions(manager: Manager) -> dict[str, tuple[int, int, list[str], boo
     }
 
 
-@both_engines
 async def test_a_version_is_needed_by_its_graph_and_then_by_its_runs(manager: Manager) -> None:
     old = await deploy(manager, "1")
     await poll(manager, "1")
@@ -99,7 +91,6 @@ async def test_a_state_of_a_run_of_another_namespace_needs_its_version(manager: 
     assert await versions(manager) == {"1": (1, 0, [], False)}
 
 
-@both_engines
 async def test_many_runs_of_one_version_do_not_hide_those_of_others(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

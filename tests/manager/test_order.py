@@ -36,7 +36,6 @@ async def opened(engine: str, clock: SettableClock) -> AsyncIterator[Manager]:
             yield manager
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_run_that_begins_late_does_not_catch_up(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On PostgreSQL it begins at a state manager that has claimed nothing so far.
     monkeypatch.setattr(virtual_times, "READ_AGAIN", 0)
@@ -48,7 +47,6 @@ async def test_a_run_that_begins_late_does_not_catch_up(engine: str, monkeypatch
         assert await runs_of_claim(one.api, 20) == {first: 10, late: 10}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_runs_that_begin_with_a_node_do_not_go_before_one_that_went_far(engine: str) -> None:
     async with opened(engine, SettableClock()) as manager:
         api = manager.api
@@ -213,7 +211,6 @@ async def test_storing_how_far_a_node_has_come_waits_for_no_fairness_key() -> No
                 await eventually(deleted)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_due_states_of_a_paused_node_hide_no_others(engine: str) -> None:
     clock = SettableClock()
     async with opened(engine, clock) as manager:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from exotrio.manager.api import v0
 from exotrio.manager.queries import broken_runs
 from tests.contract.flow import Flow
 from tests.support.helpers import declare, node_name, ok, place, run_place
-from tests.support.manager import Manager, both_engines, open_manager
+from tests.support.manager import Manager
 
 GREET, SEND = node_name("greet"), node_name("send")
 PLACES = [
@@ -25,13 +24,6 @@ OLD = [declare(GREET, ["name"], ["text"]), declare(SEND, ["text", "tries"], [])]
 def typed(**schemas: Any) -> dict[str, Any]:
     """Return inputs whose values have these JSON schemas, as our runtime registers them."""
     return {name: {"type": "string", "contentSchema": schema} for name, schema in schemas.items()}
-
-
-@pytest.fixture
-async def manager(engine: str, request: pytest.FixtureRequest) -> AsyncIterator[Manager]:
-    database = ":memory:" if engine == "SQLite" else request.getfixturevalue("database").url
-    async with open_manager(database) as opened:
-        yield opened
 
 
 async def started(manager: Manager, runs: int = 1, **fields: Any) -> Flow:
@@ -106,7 +98,6 @@ async def test_a_change_names_the_runs_that_it_breaks(
         assert broken["run_ids"][1] == flow.run_id, "the oldest first"
 
 
-@both_engines
 async def test_a_run_that_is_past_a_node_is_not_broken_by_its_change(manager: Manager) -> None:
     flow = await started(manager)
     await flow.run("greet", {"text": "Hello"})
@@ -143,7 +134,6 @@ async def test_an_output_that_a_run_below_reads_is_missed(manager: Manager) -> N
     assert found(await check(manager, *OLD)) == []
 
 
-@both_engines
 async def test_secrets_that_a_graph_is_no_longer_given_are_named(manager: Manager) -> None:
     ok(await manager.remote.register([declare(GREET, ["name"], ["text"], ["token"]), OLD[1]], "greeter"))
     await started(manager, secrets={"token": "a", "other": "b"})
@@ -243,7 +233,6 @@ async def test_runs_that_are_pinned_to_another_version_are_not_compared(manager:
     assert [each["graph"] for each in reply["broken"]] == ["pinned"]
 
 
-@both_engines
 async def test_of_many_runs_the_oldest_are_compared(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,6 @@ async def shown(manager: Manager, run_id: str) -> tuple[str, dict[str, int]]:
     return run["status"], counts["b"]
 
 
-@both_engines
 async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) -> None:
     one, other = two
     run_id = await failed(one.api, 35)
@@ -122,7 +121,6 @@ async def test_many_failed_states_are_retried_once_each_in_portions(two: Two) ->
     assert await shown(one, run_id) == ("SUCCESS", {"SUCCESS": 35, "RETRY_CREATED": 35})
 
 
-@both_engines
 @pytest.mark.parametrize("strategy", ["ALL_DONE", "ALL_SUCCESS"])
 async def test_a_run_neither_ends_nor_unites_while_others_of_its_states_are_still_to_be_retried(
     two: Two, strategy: str
@@ -197,7 +195,6 @@ async def test_states_that_failed_by_a_clock_that_was_ahead_are_retried_too(
     assert await shown(one, run_id) == ("PENDING", {"CREATED": 25, "ERRORED": 10, "RETRY_CREATED": 35})
 
 
-@both_engines
 @pytest.mark.parametrize("portions", [0, 1, 4])
 async def test_a_run_that_is_cancelled_or_deleted_meanwhile_ends_at_once(two: Two, portions: int) -> None:
     one, other = two

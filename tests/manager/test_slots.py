@@ -81,7 +81,6 @@ async def counted(manager: Manager, table: str, which: str = "true") -> int:
     return int(row[0])
 
 
-@both_engines
 async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_states(
     two: tuple[Manager, Manager],
 ) -> None:
@@ -126,7 +125,6 @@ async def test_states_that_a_deleted_limit_kept_waiting_move_to_another_version(
     assert len(await claim(api, {versions[1]: 10})) == 2
 
 
-@both_engines
 async def test_a_state_that_failed_is_limited_again_when_it_is_retried(manager: Manager) -> None:
     flow = await start(manager, limited(), runs=2, at_most=2)
     await report(
@@ -404,7 +402,6 @@ async def test_a_lease_that_is_not_regained_keeps_no_heartbeat_from_renewing_oth
     assert await report(manager.remote, executed_item(late)) == ["ok"]
 
 
-@both_engines
 async def test_a_regained_lease_leaves_the_room_of_a_state_that_ended_with_it(manager: Manager) -> None:
     await start(manager, limited(), runs=3, at_most=2)
     [_] = await claim(manager.remote, limit=1)

@@ -74,7 +74,6 @@ async def next_ones(manager: Manager) -> int:
     return len(await claim(manager.remote, {B: 9}, limit=9))
 
 
-@both_engines
 @pytest.mark.parametrize("by", ["released", "executed", "errored"])
 async def test_a_cancelled_state_keeps_its_slot_until_its_runtime_says_that_the_node_has_stopped(
     two: tuple[Manager, Manager], by: str
@@ -182,7 +181,6 @@ async def test_a_late_outcome_through_v0_gives_the_slot_back(manager: Manager) -
     assert await next_ones(manager) == 1
 
 
-@both_engines
 async def test_a_state_that_is_deleted_meanwhile_keeps_its_slot_until_the_end_of_its_lease(
     manager: Manager, clock: SettableClock
 ) -> None:
@@ -197,7 +195,6 @@ async def test_a_state_that_is_deleted_meanwhile_keeps_its_slot_until_the_end_of
     assert await next_ones(manager) == 1
 
 
-@both_engines
 async def test_a_limit_is_shown_before_all_rows_of_a_deleted_run_are_gone(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +258,6 @@ async def test_the_time_in_which_no_heartbeat_could_come_ends_no_hold(
     assert await next_ones(second) == 1
 
 
-@both_engines
 async def test_states_that_stop_together_give_back_all_their_slots(
     two: tuple[Manager, Manager], clock: SettableClock
 ) -> None:
@@ -517,7 +513,6 @@ async def overlap(
 
 
 @pytest.mark.parametrize(("node", "other"), [(Calls, Others), (CallsInThread, OthersInThread)])
-@both_engines
 async def test_the_next_state_begins_after_the_node_of_a_cancelled_run_has_ended(
     engine: str, node: type[BaseNode], other: type[BaseNode], tmp_path: Path
 ) -> None:

@@ -35,7 +35,6 @@ async def fan_out(api: Api, graph: str, states: int) -> str:
     return run_id
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_node_and_its_version_have_their_turns_together(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

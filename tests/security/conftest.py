@@ -11,6 +11,12 @@ from tests.support import postgres
 
 
 @pytest.fixture
+def engine() -> str:
+    """The engine of tests that are not run on both."""
+    return "SQLite"
+
+
+@pytest.fixture
 def db(engine: str, tmp_path: Path) -> Iterator[str]:
     if engine == "SQLite":
         yield str(tmp_path / "state.db")

@@ -80,7 +80,6 @@ def leaked(shop: Shop) -> Any:
     return shop.site.key("runtime:bank")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("scope", ["runtime:shop", "runtime:bank"])
 async def test_another_runtime_neither_reports_nor_releases_nor_reads_secrets_of_a_state(
     scope: str, db: str
@@ -141,7 +140,6 @@ async def test_the_same_holds_through_v0_which_has_no_tokens(scope: str, shop: S
     await site.call(shop.runtime, "POST", f"{path}/executed", {"outputs": [{"v": "true"}]})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_registering_a_node_again_never_widens_the_secrets_that_a_graph_hands_out(db: str) -> None:
     async with open_shop(db) as shop:
         site = shop.site
@@ -162,7 +160,6 @@ async def test_registering_a_node_again_never_widens_the_secrets_that_a_graph_ha
         await site.call(both, "PUT", f"{V0}/shop/nodes/", wider)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_node_that_no_longer_declares_a_secret_is_given_it_but_needs_it_no_more(db: str) -> None:
     # During an update, an earlier version of a runtime registers after a later one.
     async with open_shop(db) as shop:
@@ -258,7 +255,6 @@ async def test_the_ids_of_another_namespace_lead_nowhere(shop: Shop) -> None:
     assert await site.call(ROOT, "GET", f"{NATIVE}/shop/run/{shop.run_id}") == before
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_an_id_that_a_run_elsewhere_has_is_refused_and_who_may_read_that_run_learns_where(
     db: str,
 ) -> None:
@@ -276,7 +272,6 @@ async def test_an_id_that_a_run_elsewhere_has_is_refused_and_who_may_read_that_r
         assert (await site.call(ROOT, "GET", f"{NATIVE}/bank/runs"))["runs"] == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_where_a_node_is_nothing_is_shown_of_runs_that_its_states_started_elsewhere(db: str) -> None:
     async with open_keyed(db) as site:
         for namespace, node, graph in (("shop", "Pack", "zebra"), ("bank", "Pay", "orders")):
@@ -447,7 +442,6 @@ async def test_the_sessions_of_one_key_end_none_of_another(db: str, monkeypatch:
         assert opened == 4
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_runtime_of_another_namespace_with_the_same_worker_id_disturbs_nothing(db: str) -> None:
     # The id is in no key: it is what the runtime calls itself.
     async with open_shop(db) as shop:
@@ -470,7 +464,6 @@ async def test_a_runtime_of_another_namespace_with_the_same_worker_id_disturbs_n
         assert reply["commands"] == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_version_of_a_node_gets_no_secrets_that_a_graph_has_for_the_node_alone(db: str) -> None:
     async with open_shop(db) as shop:
         site = shop.site
