@@ -33,7 +33,7 @@ from exotrio._nodes.outcome import (
 from exotrio._nodes.progress import ProgressView
 from exotrio._util.backoff import MAX_DELAY_MS
 from exotrio._util.exceptions import leaves, single_leaf
-from exotrio._util.json import NotJson, decode, encode
+from exotrio._util.json import NotJson, decode, encode, sendable
 from exotrio._util.redaction import NO_SECRETS, Redactor
 from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import from_ms
@@ -221,10 +221,17 @@ def returned(instance: BaseNode, value: object) -> Outcome:
             )
         outputs.append(item)
     fields = fields_of(node.Outputs)
-    if fields is None:
-        return Executed([item.model_dump() for item in outputs])
     try:
-        return Executed([fields.encode(item) for item in outputs])
+        texts = [item.model_dump() if fields is None else fields.encode(item) for item in outputs]
+        problems = [
+            f"{name}: it has a lone surrogate, as the name of a file that is not UTF-8, and cannot be sent"
+            for each in texts
+            for name, text in each.items()
+            if isinstance(text, str) and not text.isascii() and sendable(text) != text
+        ]
+        if not problems:
+            return Executed(texts)
     except FieldsInvalid as error:
-        head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
-        return invalid_values(head, error.problems, "the code of the node has to be corrected")
+        problems = list(error.problems)
+    head = f"what {node.__name__}.execute returned does not fit {node.__name__}.Outputs:"
+    return invalid_values(head, problems, "the code of the node has to be corrected")

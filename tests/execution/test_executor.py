@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import logging
+import os
 import threading
 from datetime import timedelta
 from typing import Any
@@ -336,7 +337,30 @@ async def test_nothing_a_state_does_ends_the_runtime(autojump_clock: Any) -> Non
     assert server.states[states.pop("tidy")].status == "EXECUTED"
     for state in (*states.values(), without_input):
         assert server.states[state].status == "ERRORED"
-    assert "refused what the node returned" in server.states[states["surrogate"]].result
+
+
+async def test_outputs_that_are_not_unicode_are_named_and_not_retried() -> None:
+    class Listing(BaseNode):
+        class Outputs(BaseModel):
+            name: str
+            size: int | None = None
+
+        async def execute(self) -> list[Outputs]:
+            return [self.Outputs(name="fine é"), self.Outputs(name=os.fsdecode(b"\xff.txt"))]
+
+    class Names(BaseNode):
+        class Outputs(BaseModel):
+            name: str
+
+        async def execute(self) -> Outputs:
+            return self.Outputs(name=os.fsdecode(b"\xff.txt"))
+
+    nodes: list[type[BaseNode]] = [Listing, Names]
+    for node in nodes:
+        outcome = await run_node(node)
+        assert isinstance(outcome, Errored)
+        assert not outcome.retry
+        assert "name: it has a lone surrogate" in outcome.error
 
 
 async def test_a_state_for_a_node_that_is_not_here_is_errored(autojump_clock: Any) -> None:
