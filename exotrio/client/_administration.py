@@ -11,7 +11,7 @@ from pydantic import Field
 from exotrio._util.words import readable_errors
 from exotrio._wire.audit import AUDIT_PATH, AuditQuery, ChangePage, ChangesQuery
 from exotrio._wire.keys import KEYS_PATH, KeyInfo, KeyList, NewKey, make_key
-from exotrio.client._calls import checked_query
+from exotrio.client._calls import checked_query, named
 from exotrio.client._events import EventCalls
 from exotrio.errors import ConfigurationError
 
@@ -133,5 +133,6 @@ class AdministrationCalls(EventCalls):
         Cancellation:
             It may have been revoked all the same.
         """
+        named(("key", name_or_id))
         path = f"{KEYS_PATH}/{quote(name_or_id, safe='')}"
         return (await self._calls.fetch_native(KeyList, "DELETE", path)).keys

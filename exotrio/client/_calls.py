@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from exotrio._http.client import HttpClient, Options
 from exotrio._http.discovery import discover, not_a_manager
 from exotrio._util.backoff import WITHIN_CALL
+from exotrio._util.json import sendable
 from exotrio._util.words import readable_errors
 from exotrio._wire.vocabulary import NATIVE_VERSION, native_path, v0_path
 from exotrio.errors import (
@@ -44,6 +45,7 @@ class Calls:
     """
 
     def __init__(self, endpoint: Endpoint, namespace: str) -> None:
+        named(("namespace", namespace))
         self.http = HttpClient(endpoint)
         self.namespace = namespace
         self.long_polls = 0
@@ -51,11 +53,11 @@ class Calls:
 
     def v0(self, *segments: str | int) -> str:
         """Return a path of v0 below the namespace."""
-        return v0_path(self.namespace, *_named(segments))
+        return v0_path(self.namespace, *named(segments))
 
     def native(self, *segments: str | int, query: BaseModel | None = None) -> str:
         """Return a path of the native API below the namespace."""
-        return with_query(native_path(self.namespace, *_named(segments)), query)
+        return with_query(native_path(self.namespace, *named(segments)), query)
 
     async def fetch(self, model: type[M], method: str, path: str, **options: Unpack[Options]) -> M:
         """Make an idempotent request, and repeat it while the state manager is unavailable."""
@@ -172,10 +174,11 @@ class Calls:
         return self._capabilities
 
 
-def _named(segments: Sequence[str | int]) -> Sequence[str | int]:
-    """Return segments of a path; raise ConfigurationError if one would make it the path of something else."""
+def named(segments: Sequence[str | int]) -> Sequence[str | int]:
+    """Return segments of a path; raise ConfigurationError if one would make it the path of something else,
+    or cannot be sent."""
     for what, name in pairwise(segments):
-        if name in ("", ".", ".."):
+        if name in ("", ".", "..") or sendable(str(name)) != str(name):
             raise ConfigurationError(f"{name!r} is not the name or the id of a {what}")
     return segments
 
@@ -188,7 +191,7 @@ def no_request(method: str, path: str) -> str:
 def with_query(path: str, query: BaseModel | None) -> str:
     """Return a path with the fields of a query that are not defaults."""
     fields = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
-    return f"{path}?{urlencode(fields, doseq=True)}" if fields else path
+    return f"{path}?{urlencode(fields, doseq=True, errors='surrogatepass')}" if fields else path
 
 
 def checked_query(model: type[M], **fields: Any) -> M:

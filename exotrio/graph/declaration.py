@@ -53,7 +53,7 @@ PART = 100
 """Entries of an object that are checked together. Problems of more entries than these are not reported."""
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def check_name(name: str) -> str:
@@ -63,7 +63,7 @@ def check_name(name: str) -> str:
     if "/" in name or name in {".", ".."}:
         raise ValueError("cannot stand in a URL path: no '/', and not '.' or '..'")
     if _CONTROL.search(name):
-        raise ValueError("contains a control character")
+        raise ValueError("contains a control character, or half of a surrogate pair")
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import socket
 import subprocess
@@ -274,16 +275,22 @@ def test_an_unknown_run_at_a_remote_state_manager_is_an_error(cli: Cli, running:
         "states retry NAME",
         "runtimes drain NAME",
         "trigger NAME",
+        "keys revoke NAME",
     ],
 )
 def test_a_name_that_cannot_stand_in_a_path_is_named(cli: Cli, running: Server, command: str) -> None:
     cli.at(running)
-    for name in ("", ".", ".."):
+    for name in ("", ".", "..", os.fsdecode(b"\xff")):
         end = cli(*(name if word == "NAME" else word for word in command.split()))
         assert end.code not in (0, 1), end
-        assert repr(name) in end.err or "cannot stand in a URL path" in end.err, end
+        reasons = (repr(name), "cannot stand in a URL path", "half of a surrogate pair")
+        assert any(reason in end.err for reason in reasons), end
         for untrue in ("too old", "speaks only v0", "404", "405"):
             assert untrue not in end.err, end
+
+
+def test_a_filter_that_is_not_utf_8_is_an_error(cli: Cli, running: Server) -> None:
+    fails(cli.at(running)("runs", "ls", "--graph", os.fsdecode(b"\xff")), 6, "no graph")
 
 
 def test_run_without_a_reachable_state_manager_is_an_error(cli: Cli) -> None:
