@@ -744,7 +744,8 @@ async def test_a_stuck_node_whose_first_heartbeat_comes_after_its_end_is_shown_a
             await trio.sleep(5)
             (state,) = (await client.states(run=run)).states
             history = await client.history(state.id)
-    assert history.begun_at and history.claimed_at
+    assert history.begun_at is not None
+    assert history.claimed_at is not None
     waited = (history.begun_at - history.claimed_at).total_seconds()  # the clock jumps while a thread starts
     assert round(waited + (history.ran or 0)) == 5
 
