@@ -21,7 +21,7 @@ from tests.support.manager import ENGINES, Manager, open_manager
 
 BOUND = 8
 """Of each cache here. They hold up to 10,000 entries otherwise."""
-OPERATIONS = 15
+OPERATIONS = 30
 """Of each round: enough to fill the caches."""
 
 GIVEN_UP_MS = 500
