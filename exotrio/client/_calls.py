@@ -45,7 +45,6 @@ class Calls:
     """
 
     def __init__(self, endpoint: Endpoint, namespace: str) -> None:
-        named(("namespace", namespace))
         self.http = HttpClient(endpoint)
         self.namespace = namespace
         self.long_polls = 0
