@@ -139,6 +139,9 @@ async def test_runs_after_a_restored_backup_get_nothing_that_runtimes_did_before
     async def all_claimed(manager: StateManager) -> None:
         assert len((await manager.states(status=StateStatus.QUEUED)).states) == 30
 
+    async def all_begun() -> None:
+        assert Echo.begun == 30
+
     db, copy, port = tmp_path / "state.db", tmp_path / "copy.db", free_port()
     Echo.gate, Echo.begun = trio.Event(), 0
     echo = GraphNodeModel(node_name="Echo", identifier="echo", namespace="tests", inputs={"n": "INITIAL"})
@@ -152,7 +155,7 @@ async def test_runs_after_a_restored_backup_get_nothing_that_runtimes_did_before
             await manager.upsert_graph(Graph("echo", [echo]))
             await manager.backup(copy)
             await trigger(manager, "old")
-            await eventually(partial(all_claimed, manager))
+            await eventually(all_begun)
         restore(copy, db)
         async with served(db, port) as (_, manager):
             expected = await trigger(manager, "new")

@@ -600,9 +600,9 @@ async def test_many_states_wait_for_a_run_each_started_by_any(two: Two) -> None:
 @both_engines
 async def test_runs_are_cancelled_while_others_are_started(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     size, steps = 2 * MAX_PER_STEP, []
+    two.silence()
     cancelled = await parent(two)
     store = two.service.store
-    two.silence()
     ok(await two.api.native("POST", f"run/{cancelled.run_id}/cancel"))
     flow = await deploy(two.api, "parent", *PARENT, AFTER)
     await flow.trigger()
