@@ -250,6 +250,8 @@ class Run(RunSummary, StateTimes):
         children: Runs that it started: failed ones first, then those that have not ended; a hundred of them.
         children_count: How many it started.
         to_move: Of a change of its priority: how many states follow, since they are many.
+        changing: What goes on in portions, since its states are many: a text for each, such as ``being
+            cancelled``, ``being retried`` or ``moving to another priority``.
 
     Its times are the averages of its executions, without places that wait. They are None while it goes on,
     from v0, if a begin was not reported, and if it has more than 20,000 states.
@@ -260,6 +262,7 @@ class Run(RunSummary, StateTimes):
     children: list[RelatedRun] = Field(default_factory=list)
     children_count: int = 0
     to_move: int = 0
+    changing: list[str] = Field(default_factory=list)
 
     @property
     def has_result(self) -> bool:

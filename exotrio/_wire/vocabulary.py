@@ -118,7 +118,7 @@ def run_status(*, pending: int, errored: int, ended: int) -> RunStatus:
 def run_word(status: RunStatus, *, is_cancelled: bool, waits: bool) -> str:
     """Return the word for the status of a run; ``waits``: what has not ended waits for events or runs."""
     if is_cancelled:
-        return "cancelled"
+        return "cancelling" if status is RunStatus.PENDING else "cancelled"
     pending = "waiting" if waits else "running"
     return pending if status is RunStatus.PENDING else status.value.lower()
 

@@ -181,13 +181,14 @@ class RunCalls(StockCalls):
                 held = poll_interval if on_progress is None else pause
 
     async def cancel(self, run_id: str) -> Run:
-        """Cancel a run: waiting states end at once, running nodes are cancelled, nothing follows.
+        """Cancel a run: waiting states end, running nodes are cancelled, nothing follows.
 
         Needs our server. Runtimes learn of it with their next heartbeat, within 10 s by default. Cancelling
         a run again changes nothing. Its states cannot be retried.
 
         Returns:
-            The run as it is now. Through v0 its cancelled states are ERRORED with the error ``cancelled``.
+            The run as it is now: PENDING while its states end in portions, if it has more than 1,000. Through
+            v0 its cancelled states are ERRORED with the error ``cancelled``.
 
         Raises:
             RequestRefused: it has already ended (409).

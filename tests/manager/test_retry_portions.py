@@ -214,17 +214,6 @@ async def test_a_run_that_is_cancelled_or_deleted_meanwhile_ends_at_once(two: Tw
     assert await go_on(one) == 0
 
 
-async def test_a_run_that_an_earlier_state_manager_cancelled_meanwhile_ends(two: Two) -> None:
-    one, other = two
-    run_id = await failed(one.api, 35)
-    await retry(one, run_id)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("exotrio.manager.engine.runs.end_retry", lambda changes, row: None)
-        ok(await one.api.native("POST", f"run/{run_id}/cancel"))
-    await go_on(other)
-    assert (await shown(one, run_id))[0] == "FAILED"
-
-
 async def test_another_retry_takes_the_place_of_the_one_that_goes_on(two: Two) -> None:
     one, other = two
     run_id = await failed(one.api, 35)

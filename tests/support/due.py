@@ -13,6 +13,7 @@ from exotrio.manager.engine.children import deliver_ends, start_children
 from exotrio.manager.engine.due_work import Step, due_work
 from exotrio.manager.engine.portions import go_on
 from exotrio.manager.engine.sending import handle_waits
+from exotrio.manager.engine.unfinished import ARE_ROWS
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
@@ -44,7 +45,7 @@ async def handle_due(service: Service, *steps: Step) -> int:
 
 def unfinished(view: View) -> list[str]:
     """Return the keys of the rows that say how far the changes are that go on in portions."""
-    rows = view.execute("SELECT key FROM meta WHERE key LIKE 'moving %' OR key LIKE 'retry %' ORDER BY key")
+    rows = view.execute(f"SELECT key FROM meta WHERE {ARE_ROWS} ORDER BY key")
     return [key for (key,) in rows]
 
 

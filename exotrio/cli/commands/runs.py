@@ -169,8 +169,9 @@ def cancel(run_id: str, connection: Connection) -> None:
     """Cancel a run: waiting and running states end as errored; nothing follows.
 
     Runs for which its states wait are cancelled, too.
-    Runtimes learn of it with their next heartbeat, and cancel its nodes. Cancelling a run again changes
-    nothing. A state manager that speaks only v0 cannot cancel runs.
+    Runtimes learn of it with their next heartbeat, and cancel its nodes. Of many states, the first 1,000 end
+    at once, and the rest soon, in portions; none of them is claimed. Cancelling a run again changes nothing.
+    A state manager that speaks only v0 cannot cancel runs.
 
     JSON: as in `runs show`, without failed.
     """
@@ -337,6 +338,8 @@ def _as_lines(run: Run) -> Iterator[str]:
         by_key += f", weight {run.weight:g}"
     yield f"run {run.run_id} of graph {run.graph_name}{by_key}: {', '.join([_status(run), *times])}"
     yield from table(("place", "node", *used), rows)
+    if run.changing:
+        yield f"this goes on in portions: {', '.join(run.changing)}"
     if run.waited is not None:
         yield f"on average a state {run.times_text(ended=True)}"
     if run.parent is not None:
@@ -384,7 +387,7 @@ def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
 
 
 def _status(run: RunSummary | RelatedRun) -> str:
-    return str(run.status) + (f" ({run.word})" if run.word in ("cancelled", "waiting") else "")
+    return str(run.status) + (f" ({run.word})" if run.word in ("cancelled", "cancelling", "waiting") else "")
 
 
 def _parent(run: RunSummary) -> str:

@@ -219,7 +219,7 @@ async def _fetch(manager: StateManager, known: Mapping[str, RunStatus]) -> list[
 
 
 def _ended(run: RunSummary) -> str:
-    status = f"{run.status.value} (cancelled)" if run.cancelled_at else run.status.value
+    status = f"{run.status.value} ({run.word})" if run.cancelled_at else run.status.value
     failed = f", {run.errored_count} of them failed" if run.errored_count else ""
     took = "" if run.duration is None else f" in {run.duration:.1f} s"
     count = plural(run.total_count, "state")

@@ -326,7 +326,14 @@ def _parent(run: RunSummary) -> str:
 
 
 def _status(run: RunSummary) -> tuple[str, str]:
-    colours = {"cancelled": "magenta", "waiting": "", "running": "blue", "success": "green", "failed": "red"}
+    colours = {
+        "cancelled": "magenta",
+        "cancelling": "magenta",
+        "waiting": "",
+        "running": "blue",
+        "success": "green",
+        "failed": "red",
+    }
     return run.word, colours[run.word]
 
 

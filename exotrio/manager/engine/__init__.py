@@ -37,7 +37,7 @@
 ``event_links``     links by which a person without a key sends one event to one run
 ``retries``         retries by hand
 ``due_work``        what is due about waits, children, alerts and moves
-``unfinished``      changes of large runs that go on in portions, and how far they are
+``unfinished``      changes of large runs that go on in portions: cancel, retry, priority, version
 ``portions``        go on with such a change
 ``moves``           move the states of a run to another priority, or to other nodes
 ``leases``          how long claims hold, and what happens when they end

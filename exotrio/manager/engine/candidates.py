@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 
 from exotrio.manager.engine.order import LATER, Candidate, take_places
+from exotrio.manager.engine.unfinished import IS_CLAIMABLE
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
@@ -19,7 +20,7 @@ MAX_LET_IN = 1_000
 """Maximum of states that came due and are let in at once."""
 MAX_SEARCHES = 4
 """Maximum of searches of one claim."""
-_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = {node_id}) IS NULL"
+_NOT_PAUSED = f" AND (SELECT paused_at FROM nodes WHERE id = {{node_id}}) IS NULL{IS_CLAIMABLE}"
 _IN_RUN = " AND run = {run}"
 _DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= {{now}}"
 _FROM, _BEFORE = " AND (priority, turn, seq) >= ({priority}, {turn}, {seq})", " AND priority < {priority}"

@@ -94,6 +94,8 @@ def start_children(tx: Transaction, numbers: Sequence[int], cipher: Cipher) -> W
     runs = locked_runs_of(tx, seqs)
     which = f"{numbered(tx, CREATED)} AND {_WAITING} AND enqueue_after <= ?"
     states = read_states(tx, runs, which, (tx.items(seqs), tx.now_ms), tx.for_update("states"))
+    # The states of a run that is being cancelled are about to end.
+    states = [state for state in states if state.run_row.cancelled_at is None]
     read_texts(tx, "inputs", states)
     changes = Changes(tx, runs.values())
     started_by = {row["seq"]: row["started_by"] for row in due}

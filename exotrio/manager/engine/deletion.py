@@ -23,6 +23,7 @@ from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
+_UNFINISHED = "pending > 0 AND cancelled_at IS NULL"
 MAX_PENDING = 1_000
 """Runs that are cancelled, each in a separate transaction, before more of them are searched."""
 
@@ -39,7 +40,8 @@ class Deleted:
 def pending_runs(view: View, namespace: str, name: str, may_be_cancelled: bool) -> list[str]:
     """Return runs of a graph that have not ended; raise Conflict if these may not be cancelled."""
     graph = find_graph(view, namespace, name)["id"]
-    pending = [row["run_id"] for row in _some_runs(view, graph, "pending > 0", MAX_PENDING)]
+    which = _UNFINISHED if may_be_cancelled else "pending > 0"
+    pending = [row["run_id"] for row in _some_runs(view, graph, which, MAX_PENDING)]
     if pending and not may_be_cancelled:
         raise Conflict(
             f"graph {name!r} has runs that have not ended ({listed(pending, 3)}): wait for them, or ask for"
@@ -83,7 +85,8 @@ def _delete_some(
             # Go on if some were cancelled: those are few, and others would begin meanwhile.
             if len(ended) == RUNS and not cancelled and tx.has_run_for(MAX_BATCH):
                 return WithEffects(Deleted(deleted, cancelled, graph=False), effects)
-        unfinished = _lock_runs(tx, graph, "pending > 0", locked)  # begun or retried just now
+        # Begun or retried just now. Large ones end in later transactions.
+        unfinished = _lock_runs(tx, graph, _UNFINISHED, locked)
         if not unfinished:
             break
         if not may_cancel:

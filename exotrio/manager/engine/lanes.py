@@ -28,6 +28,7 @@ from exotrio.manager.engine.slots import (
     pairs_of,
     put_slots,
 )
+from exotrio.manager.engine.unfinished import IS_CLAIMABLE
 from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
@@ -364,7 +365,7 @@ def _first_in_lanes(
     of_run, in_run = ((), "") if run is None else ((run,), " AND run = {run}")
     first = (
         "SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
-        f" AND node_id = {{node_id}}{in_run} ORDER BY priority, turn, seq LIMIT {{count}}"
+        f" AND node_id = {{node_id}}{in_run}{IS_CLAIMABLE} ORDER BY priority, turn, seq LIMIT {{count}}"
     )
     names = ("lane", "node_id", "count", "run")[: 3 + len(of_run)]
     rows = [(lane_of(pair), node_id, count, *of_run) for pair, node_id, count in rooms]

@@ -93,7 +93,7 @@ def put_event(
             f"the event {name!r} of the run {run.run_id} is too late: the wait for it ended at"
             f" {timestamp(overdue)}, and no other state waits"
         )
-    if not run.pending:
+    if not run.pending or run.cancelled_at is not None:
         raise Conflict(f"the run {run.run_id} has ended: it takes no events")
     text = check_event(template, name, value)
     counted = "UPDATE runs SET events = events + 1 WHERE id = ? AND events < ?"

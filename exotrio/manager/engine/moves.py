@@ -1,7 +1,7 @@
-"""States of a run that move together: to another priority, or to other nodes.
+"""States of a run that move together: to another priority, or to the nodes of another version.
 
-The run and its new states have the new priority from the commit that decides on it. Its pending states follow
-by number, in portions (``unfinished``).
+The run and its new states have the new priority, or version, from the commit that decides on it. Its pending
+states follow by number, in portions (``unfinished``).
 
 They keep their distance from the virtual time of their node, as it was when that was decided: claims go on
 meanwhile. Those of a fairness key come behind those that wait there, and leave it their turns here.
@@ -15,12 +15,9 @@ from typing import NamedTuple
 
 from exotrio.manager.engine.order import give_turns_back, keyed_turns
 from exotrio.manager.engine.states import RunRow
-from exotrio.manager.engine.unfinished import MOVE, drop, keep, kept
+from exotrio.manager.engine.unfinished import MOVE, PORTION, REPIN, drop, keep, kept
 from exotrio.manager.store.effects import Effects, WithEffects
 from exotrio.manager.store.transaction import Transaction
-
-PORTION = 1_000
-"""Maximum of states that one transaction moves."""
 
 
 class Move(NamedTuple):
@@ -33,12 +30,13 @@ class Move(NamedTuple):
 
 
 def move_pending(
-    tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]], *, at_once: bool = False
+    tx: Transaction, run: RunRow, level: int, nodes: Mapping[int, tuple[int, int]], change: str = MOVE
 ) -> WithEffects[int]:
     """Let states of a run that wait, or come back, be claimed for other nodes or in another priority; return
-    how many of them follow in later transactions: none ``at_once``.
+    how many of them follow in later transactions.
 
-    ``nodes`` has the node of each place before and after.
+    ``nodes`` has the node of each place before and after. With the change ``REPIN`` none is claimed until all
+    have moved: the old version gets none from now on.
     """
     times = tx.virtual_times
     begins = {} if run.fair_key is None else _begins_in_key(tx, run, level, nodes)
@@ -52,25 +50,28 @@ def move_pending(
     )
     moves = [Move(place, run.priority, after, by[place]) for place, (_, after) in nodes.items()]
     # Of an earlier change, some may still be to be moved; none of places whose nodes this version lacks.
-    _, earlier = kept(tx, run.id).get(MOVE, (0, ()))
+    going_on = kept(tx, run.id)
+    _, earlier = going_on.get(REPIN, going_on.get(MOVE, [0, ()]))
     moves += [
         move._replace(node_id=nodes[move.place][1], by=move.by + by[move.place])
         for move in (Move(*each) for each in earlier)
         if move.priority != level and move.place in nodes
     ]
-    limit = run.pending + 1 if at_once else PORTION
-    moved, effects = _move(tx, run.id, level, 0, moves, limit)
+    drop(tx, run.id, [MOVE])
+    moved, effects = _move(tx, run.id, level, REPIN if REPIN in going_on else change, 0, moves)
     # A retry that goes on counts as one more pending state, which does not move.
-    return WithEffects(run.pending - moved if moved == limit else 0, effects)
+    return WithEffects(run.pending - moved if moved == PORTION else 0, effects)
 
 
-def move_portion(tx: Transaction, run: RunRow, last: int, moves: Iterable[Iterable[int]]) -> Effects:
+def move_portion(
+    tx: Transaction, run: RunRow, change: str, last: int, moves: Iterable[Iterable[int]]
+) -> Effects:
     """Move the next states after the number ``last``."""
-    return _move(tx, run.id, run.priority, last, [Move(*each) for each in moves], PORTION).effects
+    return _move(tx, run.id, run.priority, change, last, [Move(*each) for each in moves]).effects
 
 
 def _move(
-    tx: Transaction, run: int, level: int, last: int, moves: Collection[Move], limit: int
+    tx: Transaction, run: int, level: int, change: str, last: int, moves: Collection[Move]
 ) -> WithEffects[int]:
     """Move the next states after the number ``last``, of a run that is locked; return how many."""
     effects = Effects()
@@ -78,7 +79,7 @@ def _move(
     rows = tx.execute(
         "SELECT seq, place, priority FROM states WHERE run = ? AND seq > ?"
         f" AND status || '' IN ('CREATED', 'QUEUED') ORDER BY seq LIMIT ?{tx.for_update('states')}",
-        (run, last, limit),
+        (run, last, PORTION),
     ).fetchall()
     found = defaultdict(list)
     for seq, place, priority in rows:
@@ -90,11 +91,13 @@ def _move(
                 " AND status || '' IN ('CREATED', 'QUEUED')",
                 (move.node_id, level, move.by, tx.items(seqs)),
             )
-            effects.reopen(run, move.node_id)
-    if len(rows) == limit:
-        keep(tx, effects, run, MOVE, (rows[-1]["seq"], moves))
+    if len(rows) == PORTION:
+        keep(tx, effects, run, change, (rows[-1]["seq"], moves))
     else:
-        drop(tx, run, [MOVE])
+        drop(tx, run, [change])
+    if change == MOVE or len(rows) < PORTION:
+        for move in moves:
+            effects.reopen(run, move.node_id)
     return WithEffects(len(rows), effects)
 
 

@@ -22,6 +22,7 @@ from exotrio.manager.engine.nodes import declared_nodes
 from exotrio.manager.engine.runs import find_run, lock_run
 from exotrio.manager.engine.states import RunRow
 from exotrio.manager.engine.triggers import pin_template
+from exotrio.manager.engine.unfinished import REPIN
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.rules.template import Place, Template, places_ahead
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
@@ -63,8 +64,7 @@ def repin(tx: Transaction, namespace: str, run_id: str, version: str) -> WithEff
         if (old := tx.node_id(place.namespace, place.node_name)) is not None
         and (new := tx.node_id(moved.namespace, moved.node_name)) is not None
     }
-    # All at once: the old version gets none from now on.
-    _, effects = move_pending(tx, run, run.priority, nodes, at_once=True)
+    _, effects = move_pending(tx, run, run.priority, nodes, REPIN)
     tx.record("run.repin", namespace, run_id, f"version {before.version or 'any'} to {version}")
     return WithEffects(reply, effects)
 

@@ -9,8 +9,20 @@ from exotrio._util.words import plural
 from exotrio.manager.engine.changes import Changes
 from exotrio.manager.engine.moves import move_portion
 from exotrio.manager.engine.retries import NEVER, fanout_id, next_failed, replace_states
+from exotrio.manager.engine.runs import cancel_portion
 from exotrio.manager.engine.states import RunRow, locked_runs
-from exotrio.manager.engine.unfinished import MOVE, RETRY, UNITE, Retry, drop, end_retry, keep, kept
+from exotrio.manager.engine.unfinished import (
+    CANCEL,
+    MOVE,
+    REPIN,
+    RETRY,
+    UNITE,
+    Retry,
+    drop,
+    end_retry,
+    keep,
+    kept,
+)
 from exotrio.manager.engine.unites import commit_changes
 from exotrio.manager.rules.errors import Conflict
 from exotrio.manager.rules.lineage import split_groups
@@ -25,11 +37,10 @@ def go_on(tx: Transaction, numbers: Sequence[int]) -> WithEffects[int]:
     for row in locked_runs(tx, "runs.id = ?", (number,)).values():
         changes = Changes(tx, [row])
         for change, content in kept(tx, number).items():
-            if row.cancelled_at is not None:
-                end_retry(changes, row)  # a state manager of an earlier version cancelled it
-                drop(tx, number)
-            elif change == MOVE:
-                return WithEffects(1, move_portion(tx, row, *content))
+            if change == CANCEL:
+                cancel_portion(changes, row, *content)
+            elif change in (MOVE, REPIN):
+                return WithEffects(1, move_portion(tx, row, change, *content))
             elif change == RETRY:
                 changes = _retry_portion(tx, row, Retry(*content))
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import Priority
@@ -23,7 +22,7 @@ from exotrio.manager.engine.states import (
     get_state,
     locked_runs,
 )
-from exotrio.manager.engine.unfinished import HOLDS, end_retry
+from exotrio.manager.engine.unfinished import CANCEL, HOLDS, MOVE, PORTION, REPIN, drop, end_retry, keep
 from exotrio.manager.rules.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
@@ -42,37 +41,68 @@ RUNS = (
     " FROM runs JOIN graphs ON graphs.id = runs.graph"
 )
 
+HELD = "SELECT seq FROM states INDEXED BY states_held WHERE run = ? AND status = 'QUEUED'"
 
-def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool = False) -> WithEffects[None]:
+
+def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
     """End a run: waiting and running states are ERRORED with the error ``cancelled``; nothing follows.
 
     Runtimes that run one of its states learn it with their next heartbeat. A repeated request changes
-    nothing. ``is_abandoned``: the state that waited for the run has ended.
+    nothing. Of many states, the rest follows in portions (``portions``), and until then the run is pending.
     """
     run = lock_run(tx, namespace, run_id)
     if run.cancelled_at is not None:
         return WithEffects(None, NO_EFFECTS)
     if not run.pending:
         raise Conflict(f"the run {run_id} has already ended")
-    scope, changes = run.scope(tx), Changes(tx, [replace(run, cancelled_at=tx.now_ms)])
+    changes = Changes(tx, [run])
+    begin_to_cancel(changes, run)
+    cancel_portion(changes, run)
+    changes.apply()
+    return WithEffects(None, changes.effects)
+
+
+def begin_to_cancel(changes: Changes, run: RunRow, who: str | None = None, why: str = "") -> None:
+    """Let a run, which is locked, be cancelled in portions: from now on none of its states is claimed.
+    ``who`` and ``why`` are for the record."""
+    tx, run.cancelled_at = changes.tx, changes.tx.now_ms
+    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (run.cancelled_at, run.id))
+    result = f"{plural(run.pending - end_retry(changes, run), 'state')} cancelled{why}"
+    tx.record("run.cancel", run.namespace, run.run_id, result, who=who)
+    drop(tx, run.id, (MOVE, REPIN))
+    keep(tx, changes.effects, run.id, CANCEL, (0,))
+
+
+def cancel_portion(changes: Changes, run: RunRow, last: int = 0) -> None:
+    """Cancel the next pending states after the number ``last``, and at first all that are held."""
+    tx, scope = changes.tx, run.scope(changes.tx)
+    seqs = [] if last else [seq for (seq,) in tx.execute(HELD, (run.id,))]
+    following = [
+        seq
+        for (seq,) in tx.execute(
+            # Found by run and number only.
+            "SELECT seq FROM states WHERE run = ? AND seq > ? AND status || '' IN ('CREATED', 'QUEUED')"
+            " ORDER BY seq LIMIT ?",
+            (run.id, last, PORTION),
+        )
+    ]
     states = tx.execute(
         # A waiting state has the worker of its last claim.
         "SELECT seq, node_id, place, status, limits, lane, lease_until, event,"
         " CASE WHEN status = 'QUEUED' THEN worker END AS worker FROM states"
-        f" WHERE run = ? AND status IN ('CREATED', 'QUEUED') ORDER BY seq{tx.for_update('states')}",
-        (run.id,),
+        f" WHERE {tx.any_of('seq')} AND status || '' IN ('CREATED', 'QUEUED')"
+        f" ORDER BY seq{tx.for_update('states')}",
+        (tx.items(sorted({*seqs, *following})),),
     ).fetchall()
     for (place, status), count in Counter((state["place"], state["status"]) for state in states).items():
         # Without groups: no united node of this run will run any more.
         changes.transition(scope, place, "", status, ERRORED, count)
-    if run.pending > len(states):
-        end_retry(changes, run)
     tx.execute(
         # A waiting state has the time of its last claim, too, under which it did not end.
         "UPDATE states SET status = 'ERRORED', error = 'cancelled', finished_at = ?,"
         " claimed_at = CASE WHEN status = 'QUEUED' THEN claimed_at END"
-        " WHERE run = ? AND status IN ('CREATED', 'QUEUED')",
-        (tx.now_ms, run.id),
+        f" WHERE {tx.any_of('seq')}",
+        (run.cancelled_at, tx.items([state["seq"] for state in states])),
     )
     end_otherwise(tx, changes.effects, states)
     add_events(tx, "cancelled", states)
@@ -84,13 +114,10 @@ def cancel(tx: Transaction, namespace: str, run_id: str, *, is_abandoned: bool =
             state["node_id"] for state in states if state["status"] == CREATED and state["lane"] != WAITING
         ]
         give_turns_back(tx, [(node_id, *in_order) for node_id in waiting])
-    tx.execute("UPDATE runs SET cancelled_at = ? WHERE id = ?", (tx.now_ms, run.id))
-    result, who = f"{plural(len(states), 'state')} cancelled", None
-    if is_abandoned:
-        result, who = f"{result}, since the state that waited for the run has ended", "state manager"
-    tx.record("run.cancel", namespace, run_id, result, who=who)
-    changes.apply()
-    return WithEffects(None, changes.effects)
+    if len(following) == PORTION:
+        keep(tx, changes.effects, run.id, CANCEL, (following[-1],))
+    else:
+        drop(tx, run.id, [CANCEL])
 
 
 def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[int]:

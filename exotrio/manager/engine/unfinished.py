@@ -4,6 +4,9 @@ The first portion is in the transaction that decides on the change; each other o
 of any state manager (``portions``). A row of ``meta`` says how far the change is. It is written with each
 portion, so none is lost, and none happens twice.
 
+While a run is cancelled, or moves to another version, no claim finds its states (``IS_CLAIMABLE``): the first
+transaction decides that for all of them.
+
 While failed states are retried, the run is held (``Changes.hold``), so it cannot end; and no node unites a
 group of which a state failed: it may be about to be retried (``unites``). After the last portion the groups
 of all that failed are checked, in portions, too. Then the run may end.
@@ -23,13 +26,26 @@ from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.store.view import View
 
-CHANGES = MOVE, RETRY, UNITE = "moving", "retry 1", "retry 2"
-"""States get another priority, or other nodes (``moves``); failed states are retried; and then their groups
-are checked. The key of a row is such a word and the number of the run: state managers of an earlier version
-read and write them, too."""
-ARE_ROWS = "(key >= 'moving ' AND key < 'moving!' OR key >= 'retry ' AND key < 'retry!')"
+CHANGES = CANCEL, MOVE, RETRY, UNITE, REPIN = "cancel", "moving", "retry 1", "retry 2", "version"
+"""Pending states are cancelled (``runs``); states get another priority (``moves``); failed states are
+retried, and then their groups are checked; states get the nodes of another version (``moves``). The key of a
+row is such a word and the number of the run."""
+SHOWN = {
+    CANCEL: "being cancelled",
+    MOVE: "moving to another priority",
+    RETRY: "being retried",
+    UNITE: "being retried",
+    REPIN: "moving to another version",
+}
+"""What is shown of a run while a change goes on."""
+_CLOSED = "key >= 'cancel ' AND key < 'cancel!' OR key >= 'version ' AND key < 'version!'"
+ARE_ROWS = f"({_CLOSED} OR key >= 'moving ' AND key < 'moving!' OR key >= 'retry ' AND key < 'retry!')"
 RUN = f"CAST(substr(key, {len(RETRY) + 1}) AS BIGINT)"
 """The number of the run of such a row, possibly after a space."""
+IS_CLAIMABLE = f" AND run NOT IN (SELECT {RUN} FROM meta WHERE {_CLOSED})"
+"""Whether a claim may take a state, as far as its run decides that. A statement reads the rows once."""
+PORTION = 1_000
+"""Maximum of states that one transaction cancels or moves."""
 HOLDS = (
     "CASE WHEN runs.pending > 0 THEN (SELECT count(*) FROM meta"
     f" WHERE key IN ('{RETRY} ' || runs.id, '{UNITE} ' || runs.id)) ELSE 0 END"
@@ -65,6 +81,11 @@ def kept(view: View, run: int) -> dict[str, list[Any]]:
     return {key.rpartition(" ")[0]: from_json(value) for key, value in rows}
 
 
+def shown_changes(view: View, run: int) -> list[str]:
+    """Return what is shown of the changes of a run that go on."""
+    return [SHOWN[change] for change in kept(view, run)]
+
+
 def drop(tx: Transaction, run: int, changes: Iterable[str] = CHANGES) -> int:
     """Let changes of a run go on no more; return how many did."""
     keys = tx.items([key_of(change, run) for change in changes])
@@ -79,7 +100,9 @@ def begin_retry(changes: Changes, row: RunRow, retry: Retry) -> None:
     keep(changes.tx, changes.effects, row.id, RETRY, retry)
 
 
-def end_retry(changes: Changes, row: RunRow) -> None:
-    """End a retry of a run, if one goes on."""
-    if drop(changes.tx, row.id, (RETRY, UNITE)):
+def end_retry(changes: Changes, row: RunRow) -> int:
+    """End a retry of a run, if one goes on; return how many did."""
+    ended = drop(changes.tx, row.id, (RETRY, UNITE))
+    if ended:
         changes.hold(row.id, -1)
+    return ended

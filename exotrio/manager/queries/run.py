@@ -11,6 +11,7 @@ from exotrio._wire.runs import WaitReason, missing_of
 from exotrio._wire.vocabulary import RunStatus, StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, STATUSES
+from exotrio.manager.engine.unfinished import shown_changes
 from exotrio.manager.engine.unites import ran_before
 from exotrio.manager.queries.branches import with_values
 from exotrio.manager.queries.load import FAILED, count_stages, paused_nodes
@@ -165,6 +166,7 @@ def _shown(view: View, run: Row, *, has_reasons: bool = False) -> dict[str, Any]
         "parent": parent and parent.model_dump(mode="json"),
         "children": [child.model_dump(mode="json") for child in children],
         "children_count": total,
+        "changing": shown_changes(view, run["id"]),
     }
 
 

@@ -52,7 +52,9 @@ STATUSES = ("running", "failed", "success", "cancelled", "errored")
 def _has_status(run: Row, status: str) -> bool:
     is_cancelled = run["cancelled_at"] is not None
     word = run_word(status_of(run), is_cancelled=is_cancelled, waits=False)
-    return status == word or (status == "errored" and run["errored"] > 0 and not is_cancelled)
+    if is_cancelled:
+        return status == "cancelled"
+    return status == word or (status == "errored" and run["errored"] > 0)
 
 
 def run_size(run: Row) -> int:

@@ -206,7 +206,7 @@ def _write(path: str, use_case: Callable[[Transaction, str, str], object], flash
         return (flash, request.link(path.split("/")[1], name))
 
 
-_write("/runs/{run_id}/cancel", runs.cancel, "The run was cancelled.")
+_write("/runs/{run_id}/cancel", runs.cancel, "The run is cancelled.")
 _write("/graphs/{graph}/pause", pausing.pause_schedule, "The schedule is paused: it starts no runs.")
 _write(
     "/graphs/{graph}/resume",

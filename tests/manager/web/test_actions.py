@@ -151,7 +151,7 @@ async def test_the_form_takes_over_the_order_of_another_run(site: Site) -> None:
 async def test_a_run_is_cancelled(site: Site) -> None:
     flow = await Flow.start(site.api, place("work"))
     html = await site.browser.do(f"/ns/shop/runs/{flow.run_id}/cancel")
-    assert "The run was cancelled." in html
+    assert "The run is cancelled." in html
     assert "cancelled</span>" in html
     await flow.none_ready("work")
 

@@ -10,6 +10,7 @@ from exotrio._wire.runs import WaitReason
 from exotrio._wire.vocabulary import StateStatus
 from exotrio.manager.engine.runs import find_run
 from exotrio.manager.engine.states import CREATED, QUEUED, SUCCESS
+from exotrio.manager.engine.unfinished import shown_changes
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.load import FAILURES
 from exotrio.manager.queries.paging import Page as QueryPage
@@ -76,6 +77,7 @@ class _Run:
             "reasons": [*reasons.values(), *islice(events.values(), MAX_REASONS)],
             "runs_again": run_again_with_failed(self.view, self.run),
             "with_checkpoint": failed_with_checkpoint(self.view, self.run),
+            "changing": shown_changes(self.view, self.run["id"]),
             "changes": last_changes(self.view, self.request.namespace, self.run["run_id"], "run"),
         }
 
