@@ -23,6 +23,7 @@ from exotrio.manager.engine.keys import add_key
 from exotrio.manager.engine.leases import Terms, expire
 from exotrio.manager.engine.schedules import fire_schedules
 from exotrio.manager.rules.access import Caller
+from exotrio.manager.store.transaction import Transaction
 from exotrio.manager.web.page import Page, PageRequest
 from exotrio.manager.web.pages import PAGES
 from exotrio.manager.web.pages import run as run_pages
@@ -576,6 +577,19 @@ async def test_a_state_shows_its_attempts_and_what_happened_to_its_leases(site: 
     assert "attempt 1 of 3</span>" in html
     assert "first" in await site.browser.page(f"/ns/shop/states/{attempts[0]}")
     assert flow.run_id in html
+
+
+async def test_the_newest_200_events_of_a_state_are_shown(site: Site) -> None:
+    await Flow.start(site.api, place("work"))
+    state_id = (await claim_one(site.api, limits={"Node_work": 1}))["state_id"]
+
+    def add(tx: Transaction) -> None:
+        rows = [(tx.seq(state_id), number, f"event {number}") for number in range(201)]
+        tx.insert("events", ("state", "at", "kind"), rows)
+
+    await site.service.store.write(add)
+    shown = re.findall(r"<li>event (\d+)<", await site.browser.page(f"/ns/shop/states/{state_id}"))
+    assert [int(number) for number in shown] == list(range(200, 0, -1))
 
 
 async def test_a_state_shows_where_else_the_same_error_occurred(site: Site) -> None:

@@ -54,7 +54,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
             "are_more": are_more,
             "node_namespace": row["namespace"],
             "ancestors": list(state.parents.items())[-MAX_ANCESTORS:],
-            "events": state.events[:-MAX_EVENTS:-1],
+            "events": state.events[::-1][:MAX_EVENTS],
         },
     }
 
