@@ -248,6 +248,22 @@ def test_it_fits_the_terminal_also_when_that_changes_until_ctrl_c(running: Serve
         end(terminal, "\x03")
 
 
+def test_ctrl_z_gives_the_terminal_to_the_shell_until_it_is_continued(
+    running: Server, tmp_path: Path
+) -> None:
+    command = [*EXOTRIO, "top", *OPTIONS]
+    with Terminal(command, cwd=tmp_path, env=running.env, shows_output=True) as terminal:
+        terminal.until("HEARTBEAT")
+        terminal.type("\x1a")
+        terminal.until_stopped()
+        terminal.until("\x1b[?1049l")
+        terminal.forget()
+        terminal.signal(signal.SIGCONT)
+        terminal.until("\x1b[?1049h")
+        terminal.until("HEARTBEAT")
+        end(terminal, "q")  # without Enter
+
+
 def test_it_survives_a_restart_of_the_state_manager_until_q(tmp_path: Path) -> None:
     with Processes() as processes:
         with server(tmp_path) as first:

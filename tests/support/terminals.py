@@ -89,6 +89,11 @@ class Terminal:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def until_stopped(self) -> None:
+        """Wait until a signal stops the process; checks that the terminal is as it was."""
+        assert os.WIFSTOPPED(os.waitpid(self._process.pid, os.WUNTRACED)[1])
+        assert termios.tcgetattr(self._theirs) == self._before
+
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 

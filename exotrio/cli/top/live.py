@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import trio
 from rich.console import Console, Group
@@ -95,6 +96,7 @@ class _Top:
         self._interval = interval
         self._console = Console()
         self._live: Live | None = None
+        self._before: list[Any] | None = None  # the settings of the terminal
         self._rate = Rate()
         self._shown: Screen | None = None
         self._unreachable_since: datetime | None = None
@@ -139,16 +141,11 @@ class _Top:
     @contextmanager
     def screen(self) -> Iterator[None]:
         """Draw until the block ends, and read keys without Enter and echo. Ctrl-C stays a signal."""
-        before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
-        if before is not None:
-            tty.setcbreak(sys.stdin, termios.TCSANOW)
         try:
             self._begin()
             yield
         finally:
             self._end()
-            if before is not None:
-                termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
     def pause(self) -> None:
         """Give the terminal to the shell until this process is continued."""
@@ -160,6 +157,9 @@ class _Top:
             self.draw()
 
     def _begin(self) -> None:
+        if sys.stdin.isatty():
+            self._before = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin, termios.TCSANOW)
         self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
         self._live.start()
 
@@ -167,3 +167,6 @@ class _Top:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
+            self._before = None
