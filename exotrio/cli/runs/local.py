@@ -186,7 +186,7 @@ class LocalRun:
         if self.key is not None:
             runs = [run for run in runs if run.key != self.key]  # perhaps this one
         if runs:
-            self.progress.print_message(self._about_leftovers(runs, more, shown))
+            self.progress.print_message(self._about_leftovers(runs, more))
 
     async def _follow(self, client: StateManager) -> int:
         following = trio.CancelScope()
@@ -382,15 +382,15 @@ class LocalRun:
             fix = f"continue it with the file that has the graph {run.graph_name!r}"
             raise GraphInvalid(what, problems, where=f"it has: {', '.join(known)}", fix=fix)
 
-    def _about_leftovers(self, runs: Sequence[RunSummary], more: bool, db: str) -> str:
+    def _about_leftovers(self, runs: Sequence[RunSummary], more: bool) -> str:
         """Return a message about earlier unfinished runs, which this command does not continue."""
         assert self.graph is not None
         names = ", ".join(f"{run.run_id} of {run.graph_name!r}" for run in runs) + (", ..." if more else "")
         run_id = runs[0].run_id if len(runs) == 1 else "RUN"
         ours = all(run.graph_name == self.graph.name for run in runs)
         resume = self._command_to_resume(run_id, self.target if ours else "FILE")
-        cancel = command_line(["runs", "cancel", run_id, "--namespace", self.runtime.namespace, "--db", db])
-        return f"not finished earlier: {names}; to continue: {resume}; to end: {cancel}"
+        cancel = ["runs", "cancel", run_id, "--namespace", self.runtime.namespace, *self._db_option]
+        return f"not finished earlier: {names}; to continue: {resume}; to end: {command_line(cancel)}"
 
     def _command_to_resume(self, run_id: str, target: str) -> str:
         """Return the command that continues a run; it can be copied, and works in the same folder."""
