@@ -122,8 +122,10 @@ class RunCalls(StockCalls):
     async def run(self, run_id: str) -> RunGraph:
         """Return the states of a run and how they follow each other.
 
+        Of a run of another namespace, only the states of this namespace's nodes.
+
         Raises:
-            NotFound: there is no such run, or none of its states is in this namespace.
+            NotFound: there is no such run, or it is of another namespace and has no such state.
         """
         reply = await self._calls.fetch(RunGraph, "GET", self._calls.v0("states", "run", run_id, "graph"))
         if not reply.nodes:  # what v0 answers for a run it does not know

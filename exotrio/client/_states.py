@@ -48,6 +48,8 @@ class StateCalls(RunCalls):
     ) -> StatePage:
         """Return states that match, newest first. Without ``run`` it needs our server.
 
+        They are those of the namespace's runs, and in runs of other namespaces those of its nodes.
+
         Args:
             node: Only of this registered node.
             identifier: Only of this place of the graph; needs ``run`` or ``graph``.

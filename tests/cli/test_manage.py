@@ -599,6 +599,26 @@ def test_a_paused_schedule_is_shown_with_its_graph(cli: Cli) -> None:
     assert "paused" not in cli("graph", "show", "timed").out
 
 
+def test_a_run_whose_graph_has_nodes_of_another_namespace_is_shown_whole(cli: Cli, place: Place) -> None:
+    cli.write("far.py", NODES.replace('namespace="n"', 'namespace="far"'))
+    added = NODES.replace('"fan"', '"across"').replace("add(Work,", 'add(Work, namespace="far",')
+    with exotrio("worker", "far.py", cwd=cli.folder, env=place.running.env) as worker:
+        worker.line("running|RUNNING|registered")
+        assert cli("graph", "apply", cli.write("across.py", added)).code == 0
+        end = cli("trigger", "across", "--follow", "--store", "bad=1", "-o", "json", code=1)
+        result = json.loads(end.out)
+        assert result["outputs"] == [{"identifier": "work", "outputs": {"text": "<0>"}}]
+        (failure,) = result["errors"]
+        assert failure["error"].endswith("cannot work on 1")
+        assert len(cli.json("states", "ls", "--run", result["run_id"])["states"]) == 4
+        (failed,) = cli.json("runs", "show", result["run_id"])["failed"]
+        assert failed["id"] == failure["state_id"]
+        of_run = [] if place.native else ["--run", result["run_id"]]
+        assert cli.json("states", "show", failed["id"], *of_run)["inputs"] == {"n": "1", "bad": "1"}
+        assert cli("states", "retry", failed["id"]).code == 0
+        assert cli("runs", "watch", result["run_id"]).code == 1
+
+
 def test_nodes_are_listed_with_their_fields_and_secrets_by_name(cli: Cli) -> None:
     listed = cli("nodes", "ls", code=0)
     rows = {line.split()[0]: line.split()[1:] for line in listed.out.splitlines()}

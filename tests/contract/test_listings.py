@@ -92,11 +92,15 @@ async def test_a_new_state_between_two_pages_shifts_nothing(api: Api) -> None:
     assert [state["id"] for state in first["states"]] + rest == before
 
 
-async def test_a_run_with_nodes_of_two_namespaces_shows_each_its_own(api: Api) -> None:
+async def test_the_states_of_a_run_are_listed_in_its_namespace_and_in_those_of_their_nodes(api: Api) -> None:
     far = api.elsewhere()
     flow = await Flow.start(api, place("a", "b"), place("b", namespace=far.namespace))
     await flow.run("a")
-    assert len(await ids(api, run=flow.run_id)) == len(await ids(far, run=flow.run_id)) == 1
+    b, a = await ids(api, run=flow.run_id)
+    assert await ids(api) == await ids(api, graph=flow.graph) == [b, a]
+    assert await ids(far) == await ids(far, run=flow.run_id) == [b]
+    assert ok(await api.history(b))["identifier"] == "b"
+    refused(await far.history(a), 404)
     refused(await api.elsewhere().states(run=flow.run_id), 404)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.api import Api
 from tests.contract.flow import Flow
-from tests.support.helpers import NO_RETRY, declare, node_name, ok, place
+from tests.support.helpers import NO_RETRY, declare, node_name, ok, place, refused
 
 STRING = {"type": "string"}
 
@@ -253,11 +253,17 @@ async def test_an_outcome_for_such_a_state_in_the_namespace_of_the_graph_is_404(
 
 
 @pytest.mark.deviates_from_stock("stock cannot run such graphs")
-async def test_a_run_graph_shows_only_the_states_of_its_namespace(api: Api) -> None:
+async def test_a_run_is_shown_whole_in_its_namespace_and_in_another_one_the_states_of_its_nodes(
+    api: Api,
+) -> None:
     flow, other = await _across(api)
     here = ok(await api.run_graph(flow.run_id))
     there = ok(await other.run_graph(flow.run_id))
-    assert [node["identifier"] for node in here["nodes"]] == ["a"]
-    assert [node["identifier"] for node in there["nodes"]] == ["b"]
-    assert (here["edges"], there["edges"], there["root_states"]) == ([], [], [])
+    a, b = here["nodes"]
+    assert (a["identifier"], b["identifier"], there["nodes"]) == ("a", "b", [b])
+    assert here["edges"] == [{"source": a["id"], "target": b["id"]}]
+    assert (there["edges"], there["root_states"]) == ([], [])
     assert ok(await api.runs())["runs"][0]["total_count"] == 2
+    refused(await other.state(flow.graph, flow.run_id, a["id"]), 404)
+    for each in (api, other):
+        assert ok(await each.state(flow.graph, flow.run_id, b["id"]))["inputs"] == {"p": "x!"}

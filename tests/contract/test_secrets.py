@@ -88,6 +88,7 @@ async def test_a_node_of_another_namespace_gets_the_secrets_of_its_graph(api: Ap
     await flow.run("a")
     (state,) = await flow.take("b", api=other)
     assert ok(await other.secrets(state["state_id"])) == {"secrets": {"token": "shared"}}
+    refused(await api.secrets(state["state_id"]), 404)
 
 
 async def test_graphs_of_one_name_in_two_namespaces_have_their_own_secrets(api: Api) -> None:

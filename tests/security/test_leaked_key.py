@@ -306,6 +306,39 @@ async def test_where_a_node_is_nothing_is_shown_of_runs_that_its_states_started_
         assert "of graph zebra" in pages["shop"][2].decode()
 
 
+async def test_where_a_run_is_nothing_is_shown_of_a_node_elsewhere_but_the_states_of_that_run(
+    shop: Shop,
+) -> None:
+    site = shop.site
+
+    async def fail() -> object:
+        item = item_for(await shop.claim(), outcome="errored", error="e")
+        await site.call(shop.runtime, "POST", f"{NATIVE}/shop/outcomes", [item])
+        return item["state_id"]
+
+    elsewhere = await fail()
+    graph = {"nodes": [place("charge", node_name="Charge", namespace="shop")], "retry_policy": NO_RETRY}
+    await site.call(ROOT, "PUT", f"{V0}/bank/graph/loans", {**graph, "secrets": {"CARD": "c"}}, status=201)
+    await site.call(ROOT, "POST", f"{V0}/bank/graph/loans/trigger", {})
+    failed = await fail()
+    await site.call(ROOT, "POST", f"{V0}/bank/graph/loans/trigger", {})
+    beat = {"worker_id": "w", "runtime": "r", "states": [], "phase": "draining"}
+    await site.call(shop.runtime, "POST", f"{NATIVE}/shop/heartbeat", beat)
+    bank, of_shop = [
+        (await site.call(await site.key(f"read:{each}"), "GET", f"{NATIVE}/{each}/states"))["states"]
+        for each in ("bank", "shop")
+    ]
+    assert [each["id"] for each in of_shop] == [each["id"] for each in bank] + [elsewhere]
+    assert bank[1]["id"] == failed
+    # What the runtimes of the shop do is shown there only, as is where else its node failed.
+    assert bank[0]["waits_for"] is None
+    assert of_shop[0]["waits_for"]["kind"] == "draining"
+    for each, is_shown in (("bank", False), ("shop", True)):
+        cookie = await site.sign_in(await site.key(f"read:{each}"))
+        page = (await site.ask("GET", f"/ns/{each}/states/{failed}", cookie=cookie))[2]
+        assert (b"The same error elsewhere" in page) == is_shown
+
+
 async def test_no_route_and_no_page_shows_a_name_of_another_namespace() -> None:
     async with open_keyed() as site:
         nodes = {"runtime_name": "zebra", "nodes": [declare("zebraNode", secrets=["zebraSecret"])]}

@@ -68,7 +68,7 @@ def ls(
     limit: int,
     connection: Connection,
 ) -> None:
-    """List states, newest first.
+    """List states of the namespace's runs and of its nodes, newest first.
 
     WAITED is the time until a runtime claimed the state, with the waits for events and runs before that;
     BUFFERED the time from the claim until execute began; RAN the time of execute, or from the claim to the

@@ -33,7 +33,6 @@ from exotrio.manager.engine.states import (
     RunRow,
     RunScope,
     State,
-    is_in,
     locked_runs_of,
     read_states,
     read_texts,
@@ -69,21 +68,21 @@ def retry_by_hand(
     fanout_id: str,
     *,
     from_beginning: bool = False,
-    or_run: bool = False,
 ) -> WithEffects[RunRetry]:
     """Replace a state that ended badly by a new one; the reply has that one.
 
-    Its node is of that namespace; with ``or_run`` it suffices that its run is. The caller needs ``graphs``
-    for the namespace of the run. The new one continues from the checkpoint of the old one, unless it is to
-    run ``from_beginning``. A state whose next states could not be created is not run again: they are created
-    from its outputs. A united state that could not be built is built again.
+    Its run or its node is of that namespace. The caller needs ``graphs`` for that of the run. The new one
+    continues from the checkpoint of the old one, unless it is to run ``from_beginning``. A state whose next
+    states could not be created is not run again: they are created from its outputs. A united state that could
+    not be built is built again.
     """
     seq = tx.seq(state_id)
     state = None
     if seq is not None:
         state, *_ = [*read_states(tx, locked_runs_of(tx, [seq]), "seq = ?", (seq,)), None]
-    if state is None or not (
-        is_in(tx, state, namespace) or (or_run and state.run_row.namespace == namespace)
+    if state is None or namespace not in (
+        state.run_row.namespace,
+        state.scope(tx).template.places[state.place].namespace,
     ):
         raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     if tx.caller is not None:

@@ -167,6 +167,8 @@ def secrets_of(
     of the caller, if it has one (``states.State``).
     """
     state = get_state(view, namespace, state_id)
+    if state["namespace"] != namespace:
+        raise NotFound(f"the node of state {state_id!r} is not in namespace {namespace!r}")
     if state["status"] != QUEUED:
         raise InvalidRequest(f"secrets are given only while a state is QUEUED; this one is {state['status']}")
     if owner not in (None, state["owner"]):

@@ -272,10 +272,6 @@ def _states_of(runs: Mapping[int, RunRow], rows: Iterable[Row]) -> list[State]:
     return [State(runs[run], seq, run, *others) for seq, run, *others in rows if run in runs]
 
 
-def is_in(view: View, state: State, namespace: str) -> bool:
-    return state.scope(view).template.places[state.place].namespace == namespace
-
-
 def numbered(view: View, status: str) -> str:
     """Return the condition that states have the numbers of one parameter, and are still in a status.
 
@@ -313,11 +309,9 @@ def cancel_children_later(tx: Transaction, states: Iterable[Row]) -> bool:
     return tx.insert_new("children_to_cancel", ("state",), rows) > 0
 
 
-def find_state(view: View, namespace: str, state_id: str, *, or_run: bool = False) -> Row | None:
-    """Return a state whose node is of a namespace, with its node, run and graph; None if there is none.
-
-    With ``or_run`` it suffices that its run is of that namespace.
-    """
+def find_state(view: View, namespace: str, state_id: str) -> Row | None:
+    """Return a state whose run or node is of a namespace, with its node, run and graph; None if there is
+    none."""
     row = view.row(
         "SELECT states.*, nodes.namespace, nodes.name, nodes.runtime_name, runs.namespace AS run_namespace,"
         " runs.run_id, runs.template, runs.graph, runs.cancelled_at, graphs.name AS graph_name"
@@ -325,13 +319,11 @@ def find_state(view: View, namespace: str, state_id: str, *, or_run: bool = Fals
         " JOIN graphs ON graphs.id = runs.graph WHERE states.seq = ?",
         (view.seq(state_id),),
     )
-    if row is None or namespace not in (row["namespace"], row["run_namespace"] if or_run else None):
-        return None
-    return row
+    return None if row is None or namespace not in (row["namespace"], row["run_namespace"]) else row
 
 
-def get_state(view: View, namespace: str, state_id: str, *, or_run: bool = False) -> Row:
+def get_state(view: View, namespace: str, state_id: str) -> Row:
     """Return a state as ``find_state`` does; raise NotFound if there is none."""
-    if (state := find_state(view, namespace, state_id, or_run=or_run)) is None:
+    if (state := find_state(view, namespace, state_id)) is None:
         raise NotFound(f"there is no state {state_id!r} in namespace {namespace!r}")
     return state

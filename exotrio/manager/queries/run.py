@@ -218,7 +218,8 @@ def show_run_once_ended(tx: Transaction, namespace: str, run_id: str) -> WithEff
 def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     """Return the states of a run and the edges between them, as the dashboard draws them.
 
-    An unknown run is an empty one. Each state has an edge from its direct parent only.
+    In a namespace that is not the run's, only those of its nodes. An unknown run is an empty one. Each state
+    has an edge from its direct parent only.
     """
     summary = dict.fromkeys(STATUSES, 0)
     nodes: list[dict[str, Any]] = []
@@ -227,7 +228,8 @@ def show_run_graph(view: View, namespace: str, run_id: str) -> dict[str, Any]:
     for row in view.execute(
         "SELECT seq, place, status, error, parent, runs.template, nodes.name, graphs.name AS graph_name"
         " FROM runs JOIN states ON states.run = runs.id JOIN nodes ON nodes.id = states.node_id"
-        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ? AND nodes.namespace = ? ORDER BY seq",
+        " JOIN graphs ON graphs.id = runs.graph WHERE run_id = ?"
+        " AND ? IN (runs.namespace, nodes.namespace) ORDER BY seq",
         (run_id, namespace),
     ):
         graph_name = row["graph_name"]

@@ -133,5 +133,5 @@ def _states(view: View, namespace: str, text: str) -> list[ListedState]:
     state_id = view.state_id(int(text, 16) % 2**63) if _DIGITS.fullmatch(text) else text
     if view.seq(state_id) is None:
         return []
-    state = find_state(view, namespace, state_id, or_run=True)
+    state = find_state(view, namespace, state_id)
     return [] if state is None else show_states(view, [state["seq"]])

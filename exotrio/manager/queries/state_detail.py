@@ -66,7 +66,7 @@ def history_of(view: View, namespace: str, state: Row) -> StateHistory:
     run, at = _run_of(view, state), times_among(view, [state])[state["seq"]]
     spent = at.spent(view.now_ms)
     place = view.template(state["template"]).places[state["place"]]
-    reason = wait_reasons(view, state["namespace"], [state], reader=namespace).get(state["seq"])
+    reason = wait_reasons(view, namespace, [state]).get(state["seq"])
     return StateHistory(
         **{**_detail(view, state, run), "status": shown_status(state["status"], state["lane"])},
         **spent,

@@ -85,14 +85,14 @@ def was_cancelled(status: str, error: str | None) -> bool:
 
 
 def list_states(view: View, namespace: str, query: StatesQuery) -> dict[str, Any]:
-    """Return one page of the states whose node is of a namespace, newest first, in the wire format of
+    """Return one page of the states whose run or node is of a namespace, newest first, in the wire format of
     ``StatePage``.
 
     The page may be short, or empty, and yet have a next one: if hardly any state matches, searching all of
     them would take seconds; and outputs may be large.
     """
     where = Where()
-    where.add("node_id IN (SELECT id FROM nodes WHERE namespace = ?)", namespace)
+    where.add("? IN (runs.namespace, nodes.namespace)", namespace)
     graph = run = None
     if query.graph is not None:
         graph = find_graph(view, namespace, query.graph)["id"]
@@ -297,7 +297,7 @@ def _select(view: View, columns: str, condition: str, parameters: tuple[Any, ...
         f"SELECT seq, place, states.status, retry_count, {CAUSE}, manual_fanout_id IS NOT NULL AS by_hand,"
         " enqueue_after, states.created_at, states.updated_at, claimed_at,"
         " begun_at, ran_ms, states.finished_at, worker, states.limits, lane, event, calls_size,"
-        " states.priority, turn, nodes.name, runs.run_id, runs.template,"
+        " states.priority, turn, nodes.namespace, nodes.name, runs.run_id, runs.template,"
         f" graphs.name AS graph_name, {columns} FROM states JOIN nodes ON nodes.id = node_id"
         f" JOIN runs ON runs.id = run JOIN graphs ON graphs.id = runs.graph WHERE {condition}",
         parameters,

@@ -163,19 +163,15 @@ def event_reasons_in(view: View, run: Row, counts: Mapping[int, Mapping[str, int
     return reasons
 
 
-def wait_reasons(
-    view: View, namespace: str, states: Sequence[Row], *, reader: str | None = None
-) -> dict[int, WaitReason]:
-    """Return why states of nodes of a namespace wait, by their numbers, without those about to be claimed.
-
-    ``reader`` is the namespace in which they are shown, by default the same. Runs of others are not named.
-    """
+def wait_reasons(view: View, namespace: str, states: Sequence[Row]) -> dict[int, WaitReason]:
+    """Return why states wait that are shown in a namespace, by their numbers, without those about to be
+    claimed. Runs of other namespaces are not named."""
     shown = {each["seq"]: shown_status(each["status"], each["lane"]) for each in states}
     waiting, reasons = Waiting(view, namespace), dict[int, WaitReason]()
     limits = waits_of(view, [each for each in states if shown[each["seq"]] == CREATED], waiting.obstacles)
-    awaited = awaited_by(view, reader or namespace, [each["seq"] for each in states if waits_for_run(each)])
+    awaited = awaited_by(view, namespace, [each["seq"] for each in states if waits_for_run(each)])
     for state in states:
-        reason, seq, node = None, state["seq"], (namespace, state["name"])
+        reason, seq, node = None, state["seq"], (state["namespace"], state["name"])
         if shown[seq] == StateStatus.WAITING:
             since, until = state["updated_at"], from_unix_ms(waits_until(state["enqueue_after"]))
             if state["event"] is None:

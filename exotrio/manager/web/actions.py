@@ -143,7 +143,6 @@ async def retry_state(request: PageRequest, form: Form) -> Done:
         request.params["state_id"],
         _request_id(form),
         from_beginning="from_beginning" in form,
-        or_run=True,
     )
     new_id = reply.retried[0].new_state_id
     return (f"{reply.text()}. This is its new attempt.", request.link("states", new_id))

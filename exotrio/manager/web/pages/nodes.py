@@ -88,7 +88,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 def _failures(view: View, request: PageRequest, node_id: int) -> Data:
     """Return the last failures; with the id of a state as ``like`` those with the same error."""
     like = request.query.get("like", "")
-    state = find_state(view, request.namespace, like, or_run=True)
+    state = find_state(view, request.namespace, like)
     if state is None or state["node_id"] != node_id or not state["error"]:
         return {"failures": last_failures(view, node_id, FAILURES_SHOWN), "like": None}
     return {"failures": same_failures(view, node_id, state["error"])[0], "like": like}

@@ -21,7 +21,7 @@ MAX_ANCESTORS = 200
 
 
 def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, Data]:
-    row = get_state(view, request.namespace, request.params["state_id"], or_run=True)
+    row = get_state(view, request.namespace, request.params["state_id"])
     state = history_of(view, request.namespace, row)
     page: Data = {"title": f"{state.identifier} {state.id[-6:]}", "state": state}
     if "state" not in parts:
@@ -32,7 +32,9 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
     text, kind = state.spent_text or "a further output", status_class(state.status, cancelled)
     runtimes = request.runtimes(view)
     holder = next((runtime for runtime in runtimes if runtime.worker_id == state.worker), None)
-    same, are_more = same_failures(view, row["node_id"], "" if cancelled else state.error or "")
+    # Of a node in another namespace, the states of other runs are not shown here.
+    is_shown = not cancelled and row["namespace"] == request.namespace
+    same, are_more = same_failures(view, row["node_id"], (is_shown and state.error) or "")
     same = [each for each in same if each["id"] != state.id]
     return {
         "page": page,
@@ -60,7 +62,7 @@ def load(view: View, request: PageRequest, parts: Collection[str]) -> dict[str, 
 
 
 def versions(view: View, request: PageRequest) -> dict[str, object]:
-    state = get_state(view, request.namespace, request.params["state_id"], or_run=True)
+    state = get_state(view, request.namespace, request.params["state_id"])
     moment = None if state["finished_at"] is not None else view.now_ms // 2_000
     columns = ("status", "updated_at", "claimed_at", "begun_at", "ran_ms", "cancelled_at")
     return {"state": (*(state[column] for column in columns), newest_event(view, state), moment)}
