@@ -8,7 +8,7 @@ COPY examples/deploy/build.lock examples/deploy/server.lock ./
 RUN /build/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.lock
 RUN /venv/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r server.lock
 COPY pyproject.toml README.md ./
-COPY examples/README.md examples/README.md
+COPY examples/README.md examples/CHANGES.md examples/
 COPY examples/deploy/README.md examples/deploy/README.md
 COPY tests/README.md tests/README.md
 COPY exotrio exotrio

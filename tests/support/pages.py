@@ -11,11 +11,12 @@ from pathlib import Path
 
 from tests.support.processes import ROOT, TEST_TIMEOUT, environment
 
-README, GUIDE, PRODUCTION, PROOF = PAGES = (
+README, GUIDE, PRODUCTION, PROOF, CHANGES = PAGES = (
     "README.md",
     "examples/README.md",
     "examples/deploy/README.md",
     "tests/README.md",
+    "examples/CHANGES.md",
 )
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 _HEADING = re.compile(r"^#+ (.+)$", re.M)

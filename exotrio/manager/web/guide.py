@@ -23,6 +23,7 @@ PAGES = {
     "guide": ("Guide", "examples/README.md"),
     "production": ("Production", "examples/deploy/README.md"),
     "proof": ("Proof", "tests/README.md"),
+    "changes": ("Changes", "examples/CHANGES.md"),
 }
 """Name of a page to its title, and to its path in the repository, from which its links are resolved."""
 _NAMES = {path: name for name, (_, path) in PAGES.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tests.support.pages import GUIDE, PRODUCTION, PROOF, README, text, without_code
+from tests.support.pages import CHANGES, GUIDE, PRODUCTION, PROOF, README, text, without_code
 from tests.support.web import Site
 
-NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PROOF}
+NAMES = {"readme": README, "guide": GUIDE, "production": PRODUCTION, "proof": PROOF, "changes": CHANGES}
 
 
 async def test_each_page_of_the_guide_is_complete_and_its_links_have_targets(site: Site) -> None:
