@@ -249,6 +249,7 @@ def test_a_backfill_that_is_interrupted_does_each_day_once(tmp_path: Path) -> No
         until(lambda: sql(tmp_path / "totals.db", "SELECT count(*) FROM totals")[0][0] > 5)
         end = process.stop(signal.SIGINT, code=130)
     assert "handed over 1" in end.err
+    assert block(GUIDE, "interrupted; everything is kept").code.splitlines()[0] in end.err
     done = sql(tmp_path / "totals.db", "SELECT count(*) FROM totals")[0][0]
     assert 5 < done < 90
     end = as_printed(end.err, cwd=tmp_path, code=0)

@@ -1,8 +1,7 @@
-"""README, guide, production and proof: their code runs as printed, and they leave nothing out."""
+"""The pages: their code runs as printed, and they leave nothing out. For commands: ``test_page_commands``."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import sys
@@ -30,15 +29,10 @@ from exotrio.cli import cli
 from exotrio.manager import embedded
 from exotrio.manager.rules.template import Template
 from exotrio.testing import CheckFailed, Errored, Executed, HandedOver, Requeued, Waiting, run_graph, run_node
-from tests.bench.__main__ import CASES, COMMANDS
-from tests.bench.arena.cells import CELLS
-from tests.support.facts import named_tests
 from tests.support.helpers import declare
 from tests.support.pages import (
-    BLOCKS,
     GUIDE,
     PAGES,
-    PRODUCTION,
     PROOF,
     README,
     Block,
@@ -59,106 +53,6 @@ WORDS_RUN = block(GUIDE, 'run words.py -i text="one three"')
 WORDS_PRINTS = block(GUIDE, "length: 5\n")
 PRICE = block(GUIDE, "class Price(")
 EXPLORE = block(GUIDE, "await explore(graph")
-
-# Blocks that tests in other files run, or compare with the files that they describe.
-OTHERS = {
-    "cli/test_audit": {
-        "test_changes_are_listed_as_the_page_on_production_says": [block(PRODUCTION, "audit ls --target")],
-    },
-    "cli/test_dev": {
-        "test_new_code_takes_over_at_the_same_address": [
-            block(GUIDE, "\n.venv/bin/python -m exotrio dev"),
-            block(GUIDE, "\npython -m exotrio dev"),
-        ],
-    },
-    "cli/test_folder": {
-        "test_a_join_runs_again_with_what_is_retried_and_the_total_is_right": [
-            block(GUIDE, "then, with the new values")
-        ],
-    },
-    "cli/test_waiting": {
-        "test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused": [block(GUIDE, "runs send RUN")],
-    },
-    "cli/test_keys": {
-        "test_each_part_gets_a_key_as_the_page_says_and_one_is_revoked": [
-            block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out")
-        ],
-    },
-    "cli/test_moving": {
-        "test_what_has_begun_ends_in_the_old_database_and_the_rest_runs_in_the_new_one": [
-            block(PRODUCTION, "--db orders.db")
-        ],
-    },
-    "cli/test_releases": {
-        "test_a_check_against_runs_prints_what_the_page_shows": [
-            block(PRODUCTION, "graph check app.py"),
-            block(PRODUCTION, "of graph greeting would break"),
-        ],
-    },
-    "cli/test_runtimes": {
-        "test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for": [
-            block(GUIDE, "runtimes stops --since"),
-            block(GUIDE, "\nstopped "),
-            block(GUIDE, "await manager.stops("),
-            block(PRODUCTION, "runtimes stops --since"),
-        ],
-    },
-    "execution/test_asyncio_nodes": {
-        "test_an_asyncio_node_that_does_not_declare_it_gets_a_note": [block(GUIDE, "+    runs_in")],
-    },
-    "manager/test_moving": {
-        "test_the_command_says_what_was_moved_and_what_else_has_to_be": [
-            block(PRODUCTION, "migrate sqlite-to-postgres")
-        ],
-    },
-    "manager/test_postgres_start": {
-        "test_a_signal_ends_the_waiting": [block(GUIDE, "interrupted; everything is kept")],
-        "test_backup_says_how_pg_dump_does_it_and_that_command_works": [block(PRODUCTION, "\npg_dump")],
-        "test_two_that_start_at_once_on_an_empty_database_serve_and_show_the_password_nowhere": [
-            block(PRODUCTION, "--port 8002")
-        ],
-    },
-    "test_examples": {
-        "test_an_order_takes_the_branch_for_its_kind": [block(GUIDE, 'when=check.kind == "book"')],
-        "test_the_audit_prints_its_report_as_text_and_progress_apart": [
-            block(README, "duplicates: 47 files")
-        ],
-    },
-    "runtime/test_failed_attempts": {
-        "test_an_attempt_that_is_followed_by_another_is_a_warning_in_one_line": [
-            block(GUIDE, "attempt 2 of 6 failed")
-        ],
-    },
-    "sdk/test_sdk": {
-        "test_changing_the_import_is_the_migration": [block(GUIDE, "+from exotrio import")],
-    },
-    "cli/test_new_release": {
-        "test_the_old_version_ends_what_it_began_next_to_the_new_one_and_exits": [
-            block(PRODUCTION, "--until-drained &"),
-            block(PRODUCTION, "graph apply app.py"),
-            block(PRODUCTION, "versions ls"),
-            block(PRODUCTION, "version  runtimes  runs in flight"),
-            block(PRODUCTION, 'namespace="Greeter", version="2"'),
-        ],
-    },
-    "test_deploy": {
-        "test_secrets_are_named_and_never_written_down": [block(PRODUCTION, "from-literal=database-url")],
-        "test_the_compose_file_fits_the_images": [block(PRODUCTION, "deploy/compose.yaml")],
-        "test_the_compose_file_with_postgresql_fits_the_images_and_the_proxy": [
-            block(PRODUCTION, "for n in 1 2 3")
-        ],
-    },
-}
-
-
-def test_each_block_of_each_page_is_run_by_a_test() -> None:
-    for module, tests in OTHERS.items():
-        assert tests.keys() <= named_tests(ROOT / "tests" / f"{module}.py")
-    calls = [
-        node for node in ast.walk(ast.parse(Path(__file__).read_text("utf-8"))) if isinstance(node, ast.Call)
-    ]
-    used = [eval(ast.unparse(call)) for call in calls if ast.unparse(call.func) == "block"]
-    assert not [each for each in BLOCKS if each not in used]
 
 
 def test_links_between_the_pages_have_targets() -> None:
@@ -221,35 +115,6 @@ SHARED_OPTIONS = {
     "--key-file",
     "--db",
 }
-
-
-def test_each_command_that_is_printed_exists_with_its_options() -> None:
-    lines = [line for each in BLOCKS if not each.language for line in each.code.splitlines()]
-    spans = [
-        span for page in PAGES for span in re.findall(r"`(python -m exotrio [^`]+)`", without_code(page))
-    ]
-    commands = [match for line in [*lines, *spans] for match in re.findall(r"-m exotrio (.*?)(?: &|$)", line)]
-    assert len(commands) > 20
-    known = dict(_commands(cli))
-    for printed in commands:
-        words = printed.split()
-        if words[0] == "COMMAND":
-            continue
-        named = [command for path, command in known.items() if path == tuple(words[: len(path)])]
-        assert named, f"python -m exotrio {printed}"
-        command = named[0]
-        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, printed
-
-
-def test_each_benchmark_that_a_page_names_exists() -> None:
-    commands = [
-        line for page in PAGES for line in re.findall(r"`python -m (tests\.bench [^`]+)`", text(page))
-    ]
-    assert len(commands) > 3
-    for command in commands:
-        words = re.findall(r" ([a-z][\w-]*)", re.sub(" --against [0-9a-f]+", "", command))
-        assert set(words) <= CASES.keys() | COMMANDS.keys() | CELLS.keys(), command
 
 
 def test_each_double_that_the_page_on_tests_names_exists() -> None:
@@ -539,7 +404,6 @@ async def test_the_charges_keep_within_the_limits_of_the_guide() -> None:
     held: dict[str, Any] = {"held": 2, "holders": [f"{0:020x}0a2f", f"{0:020x}0a31"], "held_ms": 40_000}
     wait = LimitWait(limit="customer", key="17", at_most=2, **held, before=118)
     assert wait.text() == block(GUIDE, "waits for limit customer (17)").code.strip()
-    assert "--at-most 3" in block(GUIDE, "limits set stripe").code, "run by cli/test_manage"
 
 
 async def test_the_version_of_the_guide_is_in_the_nodes_of_the_graph() -> None:
@@ -887,7 +751,25 @@ async def test_a_run_is_started_with_values_text_or_an_instance(autojump_clock: 
     assert block(GUIDE, "it is '-1'").code.rstrip() in refused.value.what
 
 
+def test_the_import_of_the_sdk_is_changed_as_printed() -> None:
+    added = block(GUIDE, "+from exotrio import").code.splitlines()[1].removeprefix("+")
+    exec(added, {})
+    assert block(GUIDE, "+    runs_in").code.splitlines()[-1] == '+    runs_in = "asyncio"'
+
+
 # -- guide: tests and traces
+
+
+@pytest.mark.parametrize(("failures", "status"), [(2, "SUCCESS"), (3, "FAILED")])
+async def test_a_failing_service_is_replaced_in_a_test(
+    failures: int, status: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    charges = ModuleType("charges")
+    monkeypatch.setitem(sys.modules, "charges", charges)
+    execute(block(GUIDE, "class Bank:"), vars(charges))
+    names = execute(block(GUIDE, "class FailingBank:"))
+    await names["test_the_bank_is_asked_three_times"](monkeypatch, autojump_clock, failures, status)
+    await names["test_the_error_of_the_bank_is_that_of_the_node"](monkeypatch)
 
 
 async def test_the_explored_graph_fails_as_printed_and_its_correction_passes(

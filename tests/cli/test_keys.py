@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +14,7 @@ import pytest
 
 from tests.support.commands import NODES, Cli
 from tests.support.helpers import declare, place
-from tests.support.pages import PRODUCTION, block
+from tests.support.pages import PRODUCTION, block, commands
 from tests.support.processes import KEY, Server, server
 
 
@@ -32,8 +31,8 @@ def cli(bare: Cli, at: Server) -> Cli:
 
 def test_each_part_gets_a_key_as_the_page_says_and_one_is_revoked(cli: Cli) -> None:
     printed = []
-    for line in block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out").code.splitlines():
-        printed.append(cli(*shlex.split(line)[3:], code=0).out)
+    for words in commands(block(PRODUCTION, "keys add greeter --scope runtime:Greeter --out").code):
+        printed.append(cli(*words, code=0).out)
     runtime, _, ada, listed = printed
     revoked = cli("keys", "revoke", "ada", code=0).out
     assert re.fullmatch(r"greeter\.key: key greeter \([a-z0-9]{8}\), valid forever\n", runtime)

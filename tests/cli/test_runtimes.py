@@ -25,7 +25,7 @@ from tests.support.client_double import worker
 from tests.support.commands import NODES, Cli, fails
 from tests.support.gated import Log, until
 from tests.support.http_doubles import answer
-from tests.support.pages import GUIDE, block
+from tests.support.pages import GUIDE, PRODUCTION, block, commands
 from tests.support.processes import Process, Processes, Server, server
 
 BEATS_EVERY_SECOND = ("--lease-ttl", "3")
@@ -165,8 +165,9 @@ def test_a_runtime_is_drained_by_the_last_part_of_its_id_and_waited_for(
     assert again["runtimes"] == [], "it has stopped already"
 
     # The receipt of its stop, as the guide shows it.
-    command = block(GUIDE, "runtimes stops --since").code.split()[3:]
-    listed = cli.json(*command)
+    for each in (block(GUIDE, "runtimes stops --since"), block(PRODUCTION, "runtimes stops --since")):
+        (command,) = commands(each.code)
+        listed = cli.json(*command)
     (stop,) = listed["stops"]
     assert (stop["worker_id"], stop["runtime"]) == (other["worker_id"], "r")
     assert (stop["why"], stop["exit_code"], stop["vanished"]) == ("a drain from the API", 0, False)

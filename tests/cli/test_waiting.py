@@ -10,6 +10,7 @@ import pytest
 from exotrio.cli.dev.messages import missing_nodes
 from exotrio.cli.file_process import Loaded
 from tests.support.commands import Cli, fails
+from tests.support.pages import GUIDE, block, commands
 
 APPROVAL = """
 from datetime import timedelta
@@ -129,7 +130,8 @@ def test_the_first_value_of_an_event_counts_and_a_wrong_one_is_refused(bare: Cli
     fails(bare("runs", "send", "order-1", "approved", "-i", "ok=maybe", "-i", "by=ada"), 3, "true or false")
     fails(bare("runs", "send", "order-1", "approved", "-i", "ok=true", "-i", "bye=ada"), 3, "no field 'bye'")
     fails(bare("runs", "send", "order-2", "approved"), 6, "order-2")
-    answer = ("runs", "send", "order-1", "approved", "-i", "ok=true", "-i", "by=ada")
+    (printed,) = commands(block(GUIDE, "runs send RUN").code)
+    answer = ["order-1" if each == "RUN" else each for each in printed]
     assert bare.json(*answer) | {"run_id": ""} == {
         "run_id": "",
         "name": "approved",

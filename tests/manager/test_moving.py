@@ -24,6 +24,7 @@ from tests.support import postgres
 from tests.support.commands import Cli, fails
 from tests.support.helpers import NO_RETRY, node_name, ok, place
 from tests.support.manager import open_manager
+from tests.support.pages import PRODUCTION, block, commands
 from tests.support.postgres import Database
 from tests.support.postgres_proxy import PostgresProxy
 
@@ -311,12 +312,15 @@ def test_the_command_says_what_was_moved_and_what_else_has_to_be(
     fails(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "EXOTRIO_DATABASE_URL")
     fails(cli("migrate", "sqlite-to-postgres", "state.db", "other.db"), 2, "no PostgreSQL is named")
     fails(cli("migrate", "sqlite-to-postgres", "state.db", database.tcp_url), 2, "has a password in it")
-    cli.set(EXOTRIO_DATABASE_URL=database.tcp_url)
-    end = cli("migrate", "sqlite-to-postgres", "state.db")
+    (printed,) = commands(block(PRODUCTION, "migrate sqlite-to-postgres").code)
+    url = printed[-1].replace("HOST/exotrio", f"127.0.0.1:{database.server.port}/{database.name}")
+    cli.set(PGPASSWORD=postgres.PASSWORD)
+    end = cli(*printed[:-1], url)
     assert end.code == 0, end
     assert "3 runs and 8 states of state.db are in postgresql://exotrio@127.0.0.1" in end.out
     assert "renamed" in end.out
     assert "state.db.secrets-key" in end.out
     assert postgres.PASSWORD not in end.out + end.err
+    cli.set(EXOTRIO_DATABASE_URL=database.tcp_url)
     fails(cli("migrate", "sqlite-to-postgres", "state.db"), 2, "was moved before", "state.db.moved")
     fails(cli("migrate", "sqlite-to-postgres", "other.db"), 2, "there is no database")

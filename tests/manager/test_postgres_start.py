@@ -23,6 +23,7 @@ from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import start
 from tests.support.commands import NODES, Cli
+from tests.support.pages import PRODUCTION, block, in_shell
 from tests.support.postgres import PASSWORD, ROLE, Database
 from tests.support.processes import KEY, Process, Processes, exotrio
 
@@ -199,6 +200,36 @@ def test_without_the_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigurationError) as caught:
         open_store("postgresql:///n")
     assert "pip install 'exotrio[postgres]'" in str(caught.value)
+
+
+def test_state_managers_start_and_a_dump_is_restored_as_the_page_says(
+    database: Database, tmp_path: Path
+) -> None:
+    server = database.server
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": ROLE, "PGPASSWORD": PASSWORD}
+    env = {**in_shell(tmp_path), **where}
+    env["PATH"] = f"{server.binaries}:{env['PATH']}"
+
+    def run(line: str) -> None:
+        subprocess.run(["bash", "-ec", line], cwd=tmp_path, env=env, check=True)
+
+    _, create, *starts = block(PRODUCTION, "--port 8002").code.splitlines()
+    server.execute(f"ALTER ROLE {ROLE} CREATEDB")
+    try:
+        run(create)
+        with Processes() as processes:
+            for line in starts:
+                start = re.sub(r"--port \d+ &", "--port 0", line)
+                command = ["bash", "-ec", start.replace(" python", " exec python")]
+                processes.enter_context(Process(command, cwd=tmp_path, env=env)).line(
+                    r"serving .* on http://"
+                )
+        for line in block(PRODUCTION, "\npg_dump").code.splitlines():
+            run(line.replace("HOST", "127.0.0.1"))
+        assert server.execute("SELECT count(*) FROM states", database="exotrio") == [(0,)]
+    finally:
+        server.execute("DROP DATABASE IF EXISTS exotrio WITH (FORCE)")
+        server.execute(f"ALTER ROLE {ROLE} NOCREATEDB")
 
 
 def test_backup_says_how_pg_dump_does_it_and_that_command_works(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from inspect import getsourcelines
 from typing import Any
 
@@ -16,6 +17,7 @@ from exotrio._runtime import failed_attempts
 from exotrio.cli.terminal.json_logs import JsonFormatter
 from exotrio.testing import run_graph
 from tests.support.doubles import Call, Fails, V0Server, running
+from tests.support.pages import GUIDE, block
 
 SHOP = Graph("shop", namespace="n", retry_policy=RetryPolicyModel.fixed(0.4, retries=2))
 LOGGER = failed_attempts.log.name
@@ -41,6 +43,11 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == LOGGER and " failed" in record.getMessage()]
 
 
+def form(message: str) -> str:
+    """Return a message about an attempt without what differs: the state, the run, numbers, the error."""
+    return re.sub(r"run \S+ of graph \w+|: \w+Error.*|\d+", "", message.partition(" (Pay as pay) ")[2])
+
+
 async def test_an_attempt_that_is_followed_by_another_is_a_warning_in_one_line(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -57,6 +64,8 @@ async def test_an_attempt_that_is_followed_by_another_is_a_warning_in_one_line(
     assert last.getMessage().endswith(" of graph shop: attempt 3 of 3 failed: ValueError: declined")
     assert "Traceback" not in logging.Formatter().format(second)
     assert caplog.text.count("Traceback") == 1
+    shown = block(GUIDE, "attempt 2 of 6 failed").code.splitlines()
+    assert [form(each.getMessage()) for each in (second, last)] == [form(line) for line in shown]
     line = getsourcelines(Pay.execute)[1] + 1
     places = {(each.pathname, each.lineno, each.funcName) for each in (first, second, last)}
     assert places == {(__file__, line, "execute")}, "where the node failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class Block:
     Attributes:
         page: The page that it is on.
         section: The last heading before it.
-        language: As the page names it; empty for commands and what they print.
+        language: As the page names it; ``sh`` for commands, empty for what they print.
         before: The last line of text before it.
     """
 
@@ -75,6 +76,12 @@ def block(page: str, fragment: str) -> Block:
     blocks = [each for each in BLOCKS if each.page == page and fragment in f"\n{each.code}"]
     assert len(blocks) == 1, f"{page}: {len(blocks)} blocks contain {fragment!r}"
     return blocks[0]
+
+
+def commands(code: str) -> list[list[str]]:
+    """Return the arguments of each exotrio command in a text, also of those within others."""
+    joined = code.replace("\\\n", " ")
+    return [shlex.split(found) for found in re.findall(r"(?:-m |bin/)exotrio ([^#|&;)>`\n]+)", joined)]
 
 
 def save(block: Block, folder: Path) -> None:
