@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -21,6 +21,7 @@ import tests.chaos.__main__
 import tests.mutations.__main__
 from exotrio.cli import cli
 from tests.bench.arena.cells import CELLS
+from tests.chaos.__main__ import FAULTS
 from tests.support.commands import Cli
 from tests.support.pages import (
     BLOCKS,
@@ -104,13 +105,15 @@ def spans(page: str) -> Iterator[str]:
         yield " ".join(span.replace("\\|", "|").split())
 
 
-def command_names() -> tuple[set[str], set[str]]:
-    """Return the commands, and those within groups."""
-    context = click.Context(cli)
-    names, members = set(cli.list_commands(context)), set[str]()
-    for command in (cli.get_command(context, name) for name in names):
-        members |= set(command.list_commands(context)) if isinstance(command, click.Group) else set()
-    return names, members
+def tree(command: click.Command = cli, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield all commands and groups, each with its words."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            member = command.get_command(context, name)
+            assert member is not None
+            yield from tree(member, *path, name)
 
 
 def test_each_command_in_a_block_or_in_a_file_of_examples_is_accepted() -> None:
@@ -126,7 +129,8 @@ def test_each_command_in_a_block_or_in_a_file_of_examples_is_accepted() -> None:
 
 
 def test_each_command_in_running_text_is_accepted() -> None:
-    names, members = command_names()
+    paths = [path for path, _ in tree() if path]
+    names, members = {path[0] for path in paths}, {path[1] for path in paths if path[1:]}
     similar = {form for name in names for form in (f"{name}s", name.removesuffix("s"))}
     count = 0
     for page in PAGES:
@@ -144,18 +148,7 @@ def test_each_command_in_running_text_is_accepted() -> None:
 
 
 def test_each_option_that_is_named_alone_exists() -> None:
-    context = click.Context(cli)
-    known = {"--help", "--completion"}
-
-    def gather(command: click.Command) -> None:
-        known.update(option for parameter in command.params for option in parameter.opts)
-        if isinstance(command, click.Group):
-            for name in command.list_commands(context):
-                member = command.get_command(context, name)
-                assert member is not None
-                gather(member)
-
-    gather(cli)
+    known = {option for _, command in tree() for each in command.params for option in each.opts} | {"--help"}
     for tool in ("bench", "chaos"):
         for path in (ROOT / "tests" / tool).rglob("*.py"):
             known.update(re.findall(r'"(--[\w-]+)"', path.read_text("utf-8")))
@@ -165,18 +158,21 @@ def test_each_option_that_is_named_alone_exists() -> None:
         assert named <= known, f"{page}: {named - known}"
 
 
+CAMPAIGN = {option for option, *_ in FAULTS.values()} | {"--states", "--seed", "--managers", "--v0-only"}
+TOOLS = {
+    "tests.bench": tests.bench.__main__.main,
+    "tests.chaos": tests.chaos.__main__.main,
+    "tests.mutations": tests.mutations.__main__.main,
+}
+
+
 class Parsed(Exception):
     """The arguments were accepted."""
 
 
-@pytest.fixture
-def accepts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that checks the arguments of a tool of the tests, and runs nothing."""
-    tools = {
-        "tests.bench": tests.bench.__main__.main,
-        "tests.chaos": tests.chaos.__main__.main,
-        "tests.mutations": tests.mutations.__main__.main,
-    }
+def test_each_command_for_developers_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
     parse_args = argparse.ArgumentParser.parse_args
 
     def only_parse(parser: argparse.ArgumentParser, *arguments: Sequence[str]) -> None:
@@ -187,53 +183,26 @@ def accepts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
-
-    def check(command: str) -> None:
-        tool, *words = shlex.split(command)
-        monkeypatch.setattr(sys, "argv", [tool, *words])
-        try:
-            tools[tool]()
-        except Parsed:
-            return
-        except SystemExit:
-            raise AssertionError(f"python -m {command} is not accepted") from None
-
-    return check
-
-
-def test_each_command_for_developers_is_accepted(
-    accepts: Callable[[str], None], pytestconfig: pytest.Config
-) -> None:
     count = 0
-    for page in PAGES:
-        for span in spans(page):
-            command = re.sub(r"^(?:\w+=\S+ )*(?:(?:\.venv/bin/)?python -m )?", "", span)
-            command = re.sub(r" (?:\[[A-Z][^]]*\]|\.\.\.)", "", command)  # [WORD ...], or what is left out
-            command = re.sub(r"(\w+)(?:\|\w+)+", r"\1", command.replace("[", "").replace("]", ""))
-            command = re.sub(r" (?:H|S)\b", " 1", command)  # of hours, of a scale
-            if re.match(r"--[\w-]+ ", command) and command.split()[0] in CAMPAIGN:
-                command = f"tests.chaos {command}"
-            if re.match(r"tests\.\w+ ?", command) and not command.endswith(".py"):
-                accepts(command)
-            elif command.startswith("pytest "):
-                check_pytest(command, pytestconfig, page)
-            else:
-                continue
-            count += 1
+    for page, span in [(each, span) for each in PAGES for span in spans(each)]:
+        command = re.sub(r"^(?:\w+=\S+ )*(?:(?:\.venv/bin/)?python -m )?", "", span)
+        command = re.sub(r" (?:\[[A-Z][^]]*\]|\.\.\.)", "", command)  # [WORD ...], or what is left out
+        command = re.sub(r"(\w+)(?:\|\w+)+", r"\1", command.replace("[", "").replace("]", ""))
+        command = re.sub(r" (?:H|S)\b", " 1", command)  # of hours, of a scale
+        if command.split()[0] in CAMPAIGN and " " in command:
+            command = f"tests.chaos {command}"
+        tool, *words = shlex.split(command) if command.startswith(("tests.", "pytest ")) else ("", "")
+        if tool == "pytest":
+            check_pytest(words, pytestconfig, page)
+        elif tool in TOOLS:
+            monkeypatch.setattr(sys, "argv", [tool, *words])
+            with pytest.raises(Parsed):
+                TOOLS[tool]()
+        count += tool == "pytest" or tool in TOOLS
     assert count > 40
 
 
-CAMPAIGN = {option for option, *_ in tests.chaos.__main__.FAULTS.values()} | {
-    "--states",
-    "--seed",
-    "--managers",
-    "--v0-only",
-    "--hours",
-}
-
-
-def check_pytest(command: str, config: pytest.Config, page: str) -> None:
-    _, *words = shlex.split(command)
+def check_pytest(words: Sequence[str], config: pytest.Config, page: str) -> None:
     for word in words:
         if word.startswith("-"):
             config.getoption(word.partition("=")[0])  # a ValueError if there is none
