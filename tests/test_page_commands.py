@@ -19,12 +19,14 @@ import pytest
 import tests.bench.__main__
 import tests.chaos.__main__
 import tests.mutations.__main__
-from exotrio.cli import cli
+from exotrio._version import VERSION
+from exotrio.cli import cli, exit_codes
 from tests.bench.arena.cells import CELLS
 from tests.chaos.__main__ import FAULTS
 from tests.support.commands import Cli
 from tests.support.pages import (
     BLOCKS,
+    CHANGES,
     GUIDE,
     PAGES,
     PRODUCTION,
@@ -235,6 +237,18 @@ def test_what_troubleshooting_quotes_is_printed_by_exotrio() -> None:
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "exotrio").rglob("*.py"))
     printed = re.sub(r'"\s+(?:\+ \()?f?"', "", sources)  # of a text in several parts
     assert not [quote for quote in quoted if quote not in printed]
+
+
+def test_each_exit_code_is_on_the_page_about_production() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", text(PRODUCTION).partition("| exit code |")[2], re.M)
+    shown = {int(code) for row in rows for code in row.split(",")}
+    assert shown == {
+        value for name, value in vars(exit_codes).items() if name.isupper() and isinstance(value, int)
+    }
+
+
+def test_the_newest_version_among_the_changes_is_this_one() -> None:
+    assert re.findall(r"^## ([\d.]+)", text(CHANGES), re.M)[0] == VERSION
 
 
 # -- running
