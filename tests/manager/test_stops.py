@@ -436,6 +436,23 @@ async def test_leases_end_early_unless_a_later_heartbeat_came_to_any_state_manag
         assert not any(runtime["live"] for runtime in runtimes)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_vanished_runtime_gets_its_receipt_though_clients_claim_under_ever_new_names(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "MAX_WORKERS", 2)
+    async with open_two(engine) as (manager, _):
+        ok(await manager.remote.heartbeat("vanished", runtime="r", phase="running"))
+        for number in range(4):
+            ok(await manager.remote.native_claim({}, worker_id=f"w{number}"))
+        listed = ok(await manager.remote.workers())["workers"]
+        assert sorted(each["worker_id"] for each in listed) == ["vanished", "w2", "w3"]
+        later = manager.service.monotonic() + 61 * SECOND
+        await manager.service.store.write(expire, later, TERMS)
+        (receipt,) = ok(await manager.remote.native("GET", "stops"))["receipts"]
+        assert (receipt["worker_id"], receipt["vanished"]) == ("vanished", True)
+
+
 async def test_a_runtime_whose_process_has_ended_leaves_a_receipt_at_once() -> None:
     async with lab() as at:
         (state,) = await begin(at)

@@ -33,7 +33,7 @@ FORGOTTEN_AFTER_MS = 600_000
 STOPPED_FORGOTTEN_AFTER_MS = 60_000
 """After this a stopped runtime is forgotten."""
 MAX_WORKERS = 10_000
-"""Maximum of rows: a client that claims under ever new names must not fill the database."""
+"""Maximum of rows without a lease: a client that claims under ever new names must not fill the database."""
 CLAIM_KEPT_FOR_MS = 10_000
 """Within this time another claim for the same nodes is not stored."""
 _NOT_KEPT: Mapping[str, IncEx | bool] = {
@@ -210,17 +210,19 @@ def _greet(tx: Transaction, namespace: str, worker_id: str, count: int, now: int
 
 
 def _forget_some(tx: Transaction, now: int) -> None:
-    """Forget runtimes that were silent for too long, and the oldest ones of too many."""
+    """Forget runtimes that were silent for too long, and the oldest ones of too many.
+
+    One with a lease is kept: when that has ended, its receipt is written.
+    """
     stopped_or_silent = "(seen_at < ? OR phase = 'stopped')"
     silent, stopped = now - FORGOTTEN_AFTER_MS, now - STOPPED_FORGOTTEN_AFTER_MS
-    for table, which, parameters in (
+    for table, which, old, parameters in (
         # The times first: the index is by them.
-        # One with a lease is kept: when that has ended, its receipt is written.
-        ("workers", f"seen_at < ? AND {stopped_or_silent} AND lease_until IS NULL", (stopped, silent)),
-        ("v0_runtimes", "seen_at < ?", (silent,)),
+        ("workers", "lease_until IS NULL", f"seen_at < ? AND {stopped_or_silent}", (stopped, silent)),
+        ("v0_runtimes", "TRUE", "seen_at < ?", (silent,)),
     ):
-        tx.trim(table, f"WHERE {which} ORDER BY seen_at", parameters)
-        tx.trim(table, "ORDER BY seen_at DESC, id DESC", beyond=MAX_WORKERS)
+        tx.trim(table, f"WHERE {old} AND {which} ORDER BY seen_at", parameters)
+        tx.trim(table, f"WHERE {which} ORDER BY seen_at DESC, id DESC", beyond=MAX_WORKERS)
 
 
 class ClaimsKept:
