@@ -100,6 +100,19 @@ async def test_after_a_forced_deletion_a_limit_of_that_name_applies_to_the_same_
     assert len(await claim(first.api)) == 2
 
 
+@both_engines
+async def test_a_limit_that_no_state_names_can_be_deleted_whatever_the_keys_of_others_contain(
+    manager: Manager,
+) -> None:
+    await set_to(manager, "unused", at_most=1)
+    row = await manager.service.store.read(lambda view: view.one("SELECT id FROM limits"))
+    flow = await Flow.deploy(manager.api, limited(key="${{ store.who }}"), **OF_WHO)
+    for key in ("[{},", "[{},x", '[["],[{},', '"],[{},"', "\\\\[{},"):
+        await flow.trigger(store={"who": key.format(row["id"])})
+    await manager.service.store.write(remove_limit, "tests", "unused", force=False)
+    assert await counted(manager, "limits") == 1
+
+
 async def test_a_new_graph_declares_limits_while_another_one_names_a_deleted_limit(manager: Manager) -> None:
     await start(manager, limited(), at_most=1)
     await manager.service.store.write(remove_limit, "tests", LIMIT, force=True)

@@ -14,7 +14,7 @@ from exotrio._util.words import listed, plural, readable_errors, suggestion
 from exotrio._wire.graphs import GraphBody
 from exotrio._wire.limits import LimitChange, limit_text
 from exotrio.graph import LimitModel
-from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, put_slots
+from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, pairs_of, put_slots
 from exotrio.manager.engine.starts import keep_starts
 from exotrio.manager.rules.errors import Conflict, InvalidRequest, NotFound
 from exotrio.manager.rules.problems import Problem
@@ -28,6 +28,8 @@ IS_LIMIT = "(at_most IS NOT NULL OR starts IS NOT NULL)"
 """Whether a row of ``limits`` is one: it limits nothing if it was deleted, while graphs or states name it."""
 MAX_ANNOUNCED = 20_000
 """Waiting states of a changed limit whose nodes are announced, as in ``engine.pausing``."""
+MAX_CHECKED = 1_000
+"""Texts that may name a limit: of more, one is taken to do so."""
 
 
 def set_limit(tx: Transaction, namespace: str, name: str, change: LimitChange) -> WithEffects[None]:
@@ -213,8 +215,10 @@ def _reopen(tx: Transaction, limit: int) -> Effects:
 
 
 def _is_named_by_waiting_states(tx: Transaction, limit: int) -> bool:
-    named = (
-        "SELECT 1 AS named FROM states WHERE status = 'CREATED' AND limits IS NOT NULL"
-        " AND replace(limits, ?, '') <> limits LIMIT 1"
-    )
-    return tx.row(named, (f"[{limit},",)) is not None
+    texts = tx.execute(
+        "SELECT DISTINCT limits FROM states WHERE status = 'CREATED' AND limits IS NOT NULL"
+        " AND replace(limits, ?, '') <> limits LIMIT ?",
+        (f'[{limit},"', MAX_CHECKED),
+    ).fetchall()
+    # A key that ends with "[7," has that text, too: then what the state names decides.
+    return len(texts) == MAX_CHECKED or any(limit in dict(pairs_of(text)) for (text,) in texts)
