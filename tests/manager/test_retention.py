@@ -226,6 +226,43 @@ async def test_a_large_run_is_deleted_in_small_steps(monkeypatch: pytest.MonkeyP
         assert not +left
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_step_deletes_a_limited_number_of_rows_of_each_table(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 10)
+    monkeypatch.setattr(retention, "TEXTS", 5)
+    monkeypatch.setattr(retention, "MAX_BATCH", 0.0)
+    tables = {
+        "counts (run, place)": "id, seq",
+        "idle_times (run, since, until)": "id, seq, 0",
+        "alerts (run, number, at, state)": "id, seq, 0, 0",
+        "unite_counters (target_state, place)": "seq, id",
+        "store (run, key, value)": "id, '' || seq, '1'",
+        "mailbox (run, name, value, sent_at)": "id, '' || seq, '{}', 0",
+    }
+
+    def discard_all(tx: Transaction) -> None:
+        for table, values in tables.items():
+            tx.execute(f"INSERT INTO {table} SELECT {values} FROM runs CROSS JOIN states")
+        retention.discard_runs(tx, [run for (run,) in tx.execute("SELECT id FROM runs").fetchall()])
+
+    def left(view: View) -> list[int]:
+        return [view.one(f"SELECT count(*) FROM {table.split()[0]}")[0] for table in tables]
+
+    async with open_two(engine) as (manager, _):
+        store = manager.service.store
+        await Flow.start(manager.api, place("a"), runs=7)
+        await store.write(discard_all)
+        before = await store.read(left)
+        while await store.write(clear):
+            after = await store.read(left)
+            limits = (10, 10, 10, 10, 5, 5)
+            assert all(old - new <= limit for old, new, limit in zip(before, after, limits, strict=True))
+            before = after
+        assert before == [0] * len(tables)
+
+
 async def test_many_small_runs_share_few_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "MAX_BATCH", 60.0)
     clock = SettableClock()

@@ -27,7 +27,7 @@ RUNS = 100
 PART = 10
 """States deleted by one statement: each may hold megabytes."""
 TEXTS = 100
-"""Maximum of logs, of checkpoints and of calls that one step deletes: each has up to 64 KiB of text."""
+"""Maximum of rows with long texts that one step deletes of each table: most have up to 64 KiB."""
 MAX_AUDIT = 100_000
 """Rows of the record of changes that are kept."""
 MAX_BATCH = 0.01
@@ -86,15 +86,34 @@ def clear(tx: Transaction, runs: Sequence[int]) -> int:
 
 
 def _clear_step(tx: Transaction, runs: Sequence[int]) -> bool:
-    """Delete at most ``BATCH`` states of some runs; return whether nothing is left of them."""
+    """Delete some of the rows of some runs; return whether nothing is left of them."""
     which = f"SELECT seq, calls_size FROM states WHERE {tx.any_of('run')} LIMIT ?"
     rows = tx.execute(which, (tx.items(runs), BATCH)).fetchall()
     states = sorted(row["seq"] for row in rows)
-    has_calls = any(row["calls_size"] is not None for row in rows)
     if not states:
-        for table in ("counts", "store", "mailbox", "alerts", "idle_times", "discarded"):
-            tx.execute(f"DELETE FROM {table} WHERE {tx.any_of('run')}", (tx.items(runs),))
-    elif _clear_dependents(tx, states, has_calls):
+        is_all = _clear_rows(
+            tx,
+            runs,
+            ("counts", "run", "run, place", BATCH),
+            ("store", "run", "run, key", TEXTS),
+            ("mailbox", "run", "run, name", TEXTS),
+            ("alerts", "run", "run, number", BATCH),
+            ("idle_times", "run", "run, since", BATCH),
+        )
+        if is_all:
+            tx.execute(f"DELETE FROM discarded WHERE {tx.any_of('run')}", (tx.items(runs),))
+        return is_all
+    has_calls = any(row["calls_size"] is not None for row in rows)
+    if _clear_rows(
+        tx,
+        states,
+        ("unite_counters", "target_state", "target_state, place", BATCH),
+        ("unite_members", "target_state", "target_state, place, path", BATCH),
+        *([("calls", "state", "state, key", TEXTS)] if has_calls else []),
+        ("events", "state", "id", BATCH),
+        ("logs", "state", "state", TEXTS),
+        ("checkpoints", "state", "state", TEXTS),
+    ):
         for start in range(0, len(states), PART):
             part = tx.items(states[start : start + PART])
             # Locked in the order in which a heartbeat locks them, or each could wait for the other.
@@ -102,24 +121,19 @@ def _clear_step(tx: Transaction, runs: Sequence[int]) -> bool:
             tx.execute(f"DELETE FROM states WHERE seq IN ({ordered})", (part,))
             if tx.has_run_for(MAX_BATCH):
                 break
-    return not states
+    return False
 
 
-def _clear_dependents(tx: Transaction, states: Sequence[int], has_calls: bool) -> bool:
-    """Delete what belongs to states in other tables; return whether that was all of it."""
-    items, is_all = tx.items(states), True
-    for table, state, key, limit in (
-        ("unite_members", "target_state", "target_state, place, path", BATCH),
-        *([("calls", "state", "state, key", TEXTS)] if has_calls else []),
-        ("events", "state", "id", BATCH),
-        ("logs", "state", "state", TEXTS),
-        ("checkpoints", "state", "state", TEXTS),
-    ):
-        which = f"SELECT {key} FROM {table} WHERE {tx.any_of(state)} LIMIT ?"
-        deleted = tx.execute(f"DELETE FROM {table} WHERE ({key}) IN ({which})", (items, limit)).rowcount
-        is_all = is_all and deleted < limit
-    # At most one for each place of the graph.
-    tx.execute(f"DELETE FROM unite_counters WHERE {tx.any_of('target_state')}", (items,))
+def _clear_rows(tx: Transaction, owners: Sequence[int], *tables: tuple[str, str, str, int]) -> bool:
+    """Delete what belongs to runs or states in other tables; return whether that was all of it.
+
+    Each table has the column of the owner, its key, and the maximum of rows to delete.
+    """
+    is_all = True
+    for table, owner, key, limit in tables:
+        which = f"SELECT {key} FROM {table} WHERE {tx.any_of(owner)} LIMIT ?"
+        delete = f"DELETE FROM {table} WHERE ({key}) IN ({which})"
+        is_all = tx.execute(delete, (tx.items(owners), limit)).rowcount < limit and is_all
     return is_all
 
 
