@@ -32,7 +32,7 @@ from exotrio.manager.store.base import Store
 from exotrio.manager.store.cipher import Cipher
 from exotrio.manager.store.clock import Clock
 from exotrio.manager.store.effects import WithEffects
-from exotrio.manager.store.errors import log_level
+from exotrio.manager.store.errors import NotCommitted, log_level
 from exotrio.manager.store.opening import write_at_start
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS
 from exotrio.manager.store.transaction import Transaction
@@ -207,8 +207,8 @@ class DueWork:
     async def _handle(self, step: Step, numbers: Sequence[int]) -> int:
         try:
             return await self._store.write(self._steps[step], numbers)
-        except DatabaseError:
-            raise
+        except NotCommitted:
+            raise  # others could not be written either
         except Exception as error:
             if (half := len(numbers) // 2) > 0:
                 return sum([await self._handle(step, each) for each in (numbers[:half], numbers[half:])])

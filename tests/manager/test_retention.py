@@ -332,6 +332,30 @@ async def test_a_run_that_cannot_be_deleted_delays_no_others(
         assert not +(await read(rows))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_run_that_the_database_refuses_to_delete_delays_no_others(
+    engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(tx: Transaction, runs: Sequence[int]) -> int:
+        if bad in runs:
+            tx.execute("SELECT 1 FROM damaged").fetchone()
+        return retention.clear(tx, runs)
+
+    async with open_two(engine) as (manager, _):
+        store = manager.service.store
+        await Flow.start(manager.api, place("a"), runs=3)
+        runs = await store.read(lambda view: [run for (run,) in view.execute("SELECT id FROM runs")])
+        _, bad, _ = sorted(runs)
+        await store.write(retention.discard_runs, runs)
+        deletion = background.DueWork(store, {Step.CLEAR: refused})
+        while await deletion.handle():
+            pass
+        assert await store.read(due_work, (Step.CLEAR,)) == {Step.CLEAR: [bad]}
+        (line,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+        assert line.startswith(f"a deleted run ({bad}): the step 'clear' failed, others go on; it is tried")
+        assert "damaged" in line
+
+
 async def test_the_next_process_finishes_the_deletion_that_a_killed_one_began(tmp_path: Path) -> None:
     db = tmp_path / "state.db"
     clock = SettableClock()

@@ -22,7 +22,7 @@ from exotrio.errors import ConfigurationError, DatabaseError
 from exotrio.manager.store import base, tallies
 from exotrio.manager.store.base import Store
 from exotrio.manager.store.effects import Effects, WithEffects
-from exotrio.manager.store.errors import UnknownCommit
+from exotrio.manager.store.errors import NotCommitted, UnknownCommit
 from exotrio.manager.store.opening import open_store
 from exotrio.manager.store.postgres import notices, readers, writes
 from exotrio.manager.store.postgres import store as postgres
@@ -398,7 +398,7 @@ async def test_a_server_that_is_read_only_for_a_while_is_read_and_then_written_a
         # As a primary that became a standby.
         database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
         database.terminate()
-        with pytest.raises(DatabaseError, match="read-only"):
+        with pytest.raises(NotCommitted, match="read-only"):
             await store.write(put, "b")
         assert await store.read(keys) == ["a"]
         database.server.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")

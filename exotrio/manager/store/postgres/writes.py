@@ -17,9 +17,10 @@ from psycopg import errors
 
 from exotrio._util.backoff import Backoff
 from exotrio._util.words import plural
+from exotrio.errors import DatabaseError
 from exotrio.manager.store.errors import NotCommitted, UnknownCommit
 from exotrio.manager.store.postgres.adaptation import Row
-from exotrio.manager.store.postgres.connection import Connection
+from exotrio.manager.store.postgres.connection import Connection, is_operational
 from exotrio.manager.store.postgres.dialect import PostgresDialect
 from exotrio.manager.store.postgres.epochs import Epochs
 from exotrio.manager.store.transaction import RowChanged, Transaction
@@ -222,13 +223,16 @@ class Writer:
                 return
         self.close()
 
-    def _not_written(self, write: Write, error: Exception, failures: int) -> NotCommitted:
+    def _not_written(self, write: Write, error: psycopg.Error | RowChanged, failures: int) -> DatabaseError:
         what, fix = self._context.epochs.server.reason(error), _FIX
         if isinstance(error, RowChanged):
             times = plural(failures, "time")
             what = f"{write.name}: other transactions changed the same rows of {error} {times}"
             fix = "nothing of it was written, so repeat it; if this is frequent, PostgreSQL is overloaded"
-        failure = NotCommitted(f"the database could not be written: {what}", fix=fix)
+        # An error of a statement concerns only that use case.
+        is_of_all = isinstance(error, (RowChanged, errors.ReadOnlySqlTransaction)) or is_operational(error)
+        kind = NotCommitted if is_of_all else DatabaseError
+        failure = kind(f"the database could not be written: {what}", fix=fix)
         failure.__cause__ = error
         return failure
 
