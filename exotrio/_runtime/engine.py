@@ -77,10 +77,14 @@ class Engine:
             return ""
         return self.reporter.stuck or self.executor.stuck
 
-    def log_held(self) -> None:
-        """Log each state that is still held, since the process ends. From any thread."""
+    def cut_off(self, code: int) -> None:
+        """Log each state that is still held, and have a heartbeat say that the process is ended. From any
+        thread; over within ``LAST_HEARTBEAT``."""
+        self.record.exit_code, self.record.cut_off_by = code, "its watchdog"
+        self.ledger.heartbeat_due.set()
         if self.reporter is not None:
             self.reporter.log_held()
+        self.record.is_told.wait(deadlines.LAST_HEARTBEAT)
 
     # A Ctrl-C may go to any line of the loop's thread. Here it would tear the nursery down.
     @trio.lowlevel.enable_ki_protection
@@ -167,7 +171,7 @@ class Engine:
             phase=self.phase,
             loop_lag=self.loop_lag,
             tasks=self.tasks,
-            stop_report=self.record.report,
+            record=self.record,
         )
         self._spawn(nursery, loop, "heartbeat")
 

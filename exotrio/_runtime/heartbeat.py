@@ -19,7 +19,7 @@ time for some that fail: those are repeated soon. A heartbeat is sent at once wh
 a state is begun whose last runtimes died while they ran it: its node begins once that is answered; and when
 ``execute`` begins after a heartbeat said that a worker has the state. From a request to stop on, each says
 how the stop goes, and the last one that the runtime has stopped: it becomes the receipt of the stop. (If a
-runtime is killed meanwhile, the one before does.)
+runtime is killed meanwhile, the one before does; its own watchdog sends another one before that.)
 
 Heartbeats also bring the newest checkpoints to the state manager (``checkpoint_queue``). A checkpoint counts
 as stored once an answer says so; that is recorded in the thread, since a node in another one may wait for it.
@@ -49,6 +49,7 @@ from exotrio._runtime.held_claim import HeldClaim, Stage
 from exotrio._runtime.ledger import Ledger
 from exotrio._runtime.lifecycle import Phase
 from exotrio._runtime.options import Options
+from exotrio._runtime.receipt import StopRecord
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.task_tree import TaskView
 from exotrio._shared import deadlines
@@ -57,7 +58,6 @@ from exotrio._util.backoff import Backoff, Outage
 from exotrio._util.times import format_duration
 from exotrio._wire.heartbeats import MAX_FIELDS, HeartbeatProgress, HeartbeatRequest, HeartbeatState
 from exotrio._wire.native import Checkpoint
-from exotrio._wire.stops import StopReport
 from exotrio._wire.vocabulary import DRAIN_COMMAND, HeartbeatResult, to_ms
 from exotrio.errors import KeyRefused, ManagerError, ManagerUnavailable
 
@@ -99,7 +99,7 @@ async def heartbeat(
     phase: Callable[[], Phase],
     loop_lag: Callable[[], float] = float,
     tasks: TaskView | None = None,
-    stop_report: Callable[[], StopReport | None] = lambda: None,
+    record: StopRecord,
 ) -> None:
     """Send heartbeats while the link has leases. Never returns unless cancelled.
 
@@ -108,7 +108,7 @@ async def heartbeat(
         phase: Returns the runtime's phase; called from any thread.
         loop_lag: Returns for how many seconds the runtime's loop has been blocked; called from any thread.
         tasks: Shown to the state manager on request; None if it must not see them.
-        stop_report: Returns how the stop goes, once it has begun; called from any thread.
+        record: How the stop goes.
 
     Cancellation:
         Sends a last heartbeat; that is over within ``deadlines.CLOSE``.
@@ -121,7 +121,7 @@ async def heartbeat(
         ledger=ledger,
         phase=phase,
         tasks=tasks,
-        stop_report=stop_report,
+        record=record,
     )
     if open_own_link is None:
         sender = new_sender(link=link, clock=ledger.now, deliver=handle, max_interval=INTERVAL_IN_PROCESS)
@@ -213,7 +213,7 @@ class HeartbeatSender:
     options: Options
     phase: Callable[[], Phase]
     tasks: TaskView | None
-    stop_report: Callable[[], StopReport | None]
+    record: StopRecord
     _ending: bool = field(default=False, init=False)
     _scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True), init=False)
     _answered: bool = field(default=False, init=False)
@@ -324,6 +324,8 @@ class HeartbeatSender:
             return pause
         self._outage.worked()
         self._key_refused = False
+        if request.stop is not None and request.stop.exit_code is not None:
+            self.record.is_told.set()
         is_first = answer is not None and not self._answered
         if answer is not None:
             self._answered = True
@@ -366,7 +368,7 @@ class HeartbeatSender:
             nodes={node.name: node.fields[:MAX_FIELDS] for node in self.options.declarations},
             registered=dict(self.options.digests),
             registered_ms=to_ms(self.runtime_link.registered_for),
-            stop=self.stop_report(),
+            stop=self.record.report(),
         )
 
 

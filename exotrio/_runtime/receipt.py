@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ class StopRecord:
         now: Returns the time on the clock of the runtime's loop; from any thread.
         lost_claims: See ``Summary``; known at the end.
         exit_code: Of the process, if that ends with the runtime; known at the end.
+        cut_off_by: What ends the process before its stop is complete; empty if nothing does.
+        is_told: Set when the state manager knows the exit code.
     """
 
     stop: Stop
@@ -38,6 +41,8 @@ class StopRecord:
     now: Callable[[], float]
     lost_claims: int = 0
     exit_code: int | None = None
+    cut_off_by: str = ""
+    is_told: threading.Event = field(default_factory=threading.Event)
     _running: list[HeldClaim] = field(default_factory=list)
     _entered: list[tuple[Phase, float]] = field(default_factory=list)
 
@@ -53,26 +58,28 @@ class StopRecord:
 
     def line(self) -> str:
         """Return how the stop went, as it stands in the log before the summary."""
-        report = self.report()
+        report = self.report() if self._entered else None
         return ":" if report is None else f" {report.text()};"
 
     def report(self) -> StopReport | None:
         """Return how the stop went so far; None before it begins."""
         from exotrio._wire.stops import MAX_WHY, StopReport  # here, as all bodies of the API
 
-        if not self._entered:
+        if not self.stop.was_requested:
             return None
+        why, asked_at = self.stop.first_request
         now, phases = self.now(), list(self._entered)
         took = dict.fromkeys(Phase, None) | {
             phase: to_ms(until - since)
-            for (phase, since), (_, until) in zip(phases, [*phases[1:], (None, now)], strict=True)
+            for (phase, since), (_, until) in zip(phases, [*phases, (None, now)][1:], strict=True)
         }
+        shortened_by = ", then ".join(filter(None, (self.stop.shortened_by, self.cut_off_by)))
         running = list(self._running)
         cut = [held for held in running if held.ending in CUT and held.ran(now) is not None]
         return StopReport(
-            why=shortened(sendable(self.stop.why), MAX_WHY),
-            shortened_by=shortened(sendable(self.stop.shortened_by), MAX_WHY),
-            took_ms=to_ms(max(0.0, now - self.stop.asked_at)),
+            why=shortened(sendable(why), MAX_WHY),
+            shortened_by=shortened(sendable(shortened_by), MAX_WHY),
+            took_ms=to_ms(max(0.0, now - asked_at)),
             drain_ms=took[Phase.DRAINING],
             clean_up_ms=took[Phase.CANCELLING],
             flush_ms=took[Phase.FLUSHING],

@@ -298,7 +298,7 @@ class Runtime:
             find_run=self._find_run,
         )
         if (guard := watchdog()) is not None:
-            guard.log_held, self._stop.arm = engine.log_held, guard.arm
+            guard.cut_off, self._stop.arm = engine.cut_off, guard.arm
         self._stop.enter_loop()
         started = partial(task_status.started, self)
         try:

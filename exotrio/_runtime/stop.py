@@ -83,6 +83,13 @@ class Stop:
         """Whether a stop was requested, also if the loop does not know of it yet. From any thread."""
         return self.requested or bool(self._requests)
 
+    @property
+    def first_request(self) -> tuple[str, float]:
+        """The source and the time of the first request, also if the loop does not know of it yet. From any
+        thread."""
+        first = next(iter(list(self._requests)), None)
+        return (self.why, self.asked_at) if self.requested or first is None else first[1:]
+
     @contextmanager
     def interrupted(self) -> Iterator[None]:
         """Cancel the body as soon as a stop is requested."""

@@ -49,13 +49,13 @@ class Watchdog:
             too: Python waits for threads of the user's code without a limit.
 
     Attributes:
-        log_held: Logs each state that is still held. Called in the thread, just before the process ends.
+        cut_off: Called with the exit code in another thread, just before the process ends.
         loop: Woken by each signal.
         wake_up: The descriptor for ``signal.set_wakeup_fd``.
     """
 
     def __init__(self, handle: Callable[[int], None], *, ends_process: bool) -> None:
-        self.log_held: Callable[[], None] = _nothing
+        self.cut_off: Callable[[int], None] = _nothing
         self.loop: trio.lowlevel.TrioToken | None = None
         self._handle = handle
         self._ends_process = ends_process
@@ -92,7 +92,7 @@ class Watchdog:
         """End the thread, unless the process is to end: then it only watches the time."""
         if self._ends_process:
             # As long as a thread refers to the user's code, Python does not flush files that this left open.
-            self._handle, self.log_held, self.loop = _nothing, _nothing, None
+            self._handle, self.cut_off, self.loop = _nothing, _nothing, None
             return
         self._closed = True
         self._wake()
@@ -144,7 +144,7 @@ class Watchdog:
             "(it shields itself, or blocks a thread); make such a node a plain def, or run it in a process",
             ABANDONED,
         )
-        self.log_held()
+        self.cut_off(ABANDONED)
 
 
 def exit_now(code: int, last_lines: Callable[[], object]) -> NoReturn:

@@ -41,7 +41,7 @@ class StopReport(Body):
 
     Fields:
         why: What asked for the stop: a signal, ``stop()``, ...; empty if that is not known.
-        shortened_by: What asked later, and shortened the grace; empty if nothing did.
+        shortened_by: What asked later, and shortened the grace, or ended the process; empty if nothing did.
         took: Seconds from the first request to the last heartbeat; None if no stop had begun.
         drain, clean_up, flush: Seconds of each phase; None for one that was skipped.
         finished: Nodes that ran when the stop began, and whose outcomes were accepted.

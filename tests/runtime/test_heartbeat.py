@@ -33,6 +33,7 @@ from exotrio import (
 from exotrio._link.port import Claim, HeartbeatAnswer, Link
 from exotrio._runtime.heartbeat import SECOND_AFTER, HeartbeatSender, heartbeat
 from exotrio._runtime.ledger import Ledger, seconds_asleep
+from exotrio._runtime.receipt import StopRecord
 from exotrio._runtime.stop import Stop
 from exotrio._runtime.worker import MAX_ALONE_WAIT
 from exotrio._wire.heartbeats import HeartbeatRequest, HeartbeatState
@@ -870,6 +871,7 @@ async def beating(link: Any, ledger: Ledger, stop: Stop) -> AsyncIterator[None]:
         ledger=ledger,
         stop=stop,
         phase=lambda: Phase.RUNNING,
+        record=StopRecord(stop=stop, ledger=ledger, now=trio.current_time),
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -942,7 +944,7 @@ async def test_a_network_that_is_away_for_15_s_costs_no_lease_at_any_moment(
         options=runtime(V0Server(), Waits)._options,
         phase=lambda: Phase.RUNNING,
         tasks=None,
-        stop_report=lambda: None,
+        record=StopRecord(stop=Stop(), ledger=Ledger(), now=trio.current_time),
     )
     began = trio.current_time()
     async with trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ import pytest
 
 from exotrio._runtime.outbox_store import read_totals
 from exotrio._shared import deadlines
-from tests.support.processes import TEST_TIMEOUT, Ended, Process, Processes
+from tests.support.processes import TEST_TIMEOUT, Ended, Process, Processes, Server
 
 SHORT = """
 from exotrio._shared import deadlines
@@ -249,13 +249,38 @@ def test_each_command_that_runs_nodes_ends_in_time(tmp_path: Path, node: str, co
             process = processes.start(*command, cwd=tmp_path)
         else:
             server = processes.server(tmp_path, "--db", ":memory:")
-            process = processes.start(*command, cwd=tmp_path, env=server.env)
-            process.line("is registered in ns")
-            place = {"node_name": node, "namespace": "ns", "identifier": "n", "inputs": {}, "next_nodes": []}
-            server.ask("PUT", "/v0/namespace/ns/graph/g", {"secrets": {}, "nodes": [place]})
-            server.ask("POST", "/v0/namespace/ns/graph/g/trigger", {})
+            process = worker_of(processes, server, tmp_path, node)
         process.line("ready")
         stopped_in_time(process)
+
+
+def worker_of(processes: Processes, server: Server, folder: Path, node: str) -> Process:
+    """Start a worker, and a run that it executes."""
+    process = processes.start("worker", "app.py", cwd=folder, env=server.env)
+    process.line("is registered in ns")
+    place = {"node_name": node, "namespace": "ns", "identifier": "n", "inputs": {}, "next_nodes": []}
+    server.ask("PUT", "/v0/namespace/ns/graph/g", {"secrets": {}, "nodes": [place]})
+    server.ask("POST", "/v0/namespace/ns/graph/g/trigger", {})
+    return process
+
+
+@pytest.mark.parametrize("node", ["AwaitsThread", "Blocks"])
+def test_the_receipt_says_what_asked_for_the_stop_and_that_the_watchdog_ended_the_process(
+    tmp_path: Path, node: str
+) -> None:
+    (tmp_path / "app.py").write_text(APP.format(node=repr(node)))
+    with Processes() as processes:
+        server = processes.server(tmp_path, "--db", ":memory:", "--lease-ttl", "2")
+        process = worker_of(processes, server, tmp_path, node)
+        process.line("ready")
+        stopped_in_time(process)
+        deadline = time.monotonic() + TEST_TIMEOUT
+        while not (receipts := server.ask("GET", "/exotrio/v1/namespace/ns/stops")["receipts"]):
+            assert time.monotonic() < deadline, server.process.so_far()
+            time.sleep(0.1)
+    (receipt,) = receipts
+    assert (receipt["why"], receipt["shortened_by"]) == ("SIGTERM", "its watchdog")
+    assert (receipt["vanished"], receipt["exit_code"], receipt["cut"]) == (True, 75, 1)
 
 
 def test_the_process_ends_within_a_second_of_the_max_stop() -> None:
