@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -118,6 +119,7 @@ class Runtime:
             version=version,
         )
         self._phase = Phase.NEW
+        self._starting = threading.Lock()  # several threads may start it
         self._stop = Stop()
         self._ledger = Ledger()
         self._loop_watch = LoopWatch(self._options.nodes.values())
@@ -282,8 +284,9 @@ class Runtime:
             ``await anyio.to_thread.run_sync(f)`` shields until ``f`` returns, unless it is called with
             ``abandon_on_cancel=True``. So is one that blocks the loop.
         """
-        endpoint = self._check_startable()
-        self._enter(Phase.STARTING)
+        with self._starting:
+            endpoint = self._check_startable()
+            self._enter(Phase.STARTING)
         self._now = trio.lowlevel.current_clock().current_time
         engine = self._engine = Engine(
             options=self._options,

@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from exotrio import BaseNode, LifecycleError, Runtime
+from exotrio._http.endpoint import Endpoint
 from exotrio._runtime.entry import StopRequests, stop_signals
+from exotrio._runtime.options import Options
 from tests.support.doubles import Call, V0Server, runtime
 from tests.support.processes import KEY, TEST_TIMEOUT, Process, Server, server
 
@@ -259,6 +262,24 @@ def test_start_after_stop_returns_at_once() -> None:
     assert rt.start().exit_code == 0
     with pytest.raises(LifecycleError, match="started before"):
         rt.start()
+
+
+def test_of_two_threads_that_start_it_at_the_same_moment_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both, resolve = threading.Barrier(2), Options.resolve_endpoint
+
+    def resolve_together(options: Options) -> Endpoint:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return resolve(options)
+
+    monkeypatch.setattr(Options, "resolve_endpoint", resolve_together)
+    rt = runtime(V0Server(), Quick)
+    rt.stop()
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(rt.start).exception for _ in range(2)]
+    assert {type(end()) for end in ends} == {LifecycleError, type(None)}
 
 
 async def test_start_inside_trio_names_what_to_do_instead() -> None:
