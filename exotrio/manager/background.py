@@ -96,11 +96,13 @@ async def sweep_at_start(store: Store, manager: str, clock: Clock, terms: Terms)
 async def _sweep_once(
     store: Store, manager: str, clock: Clock, terms: Terms, last: int
 ) -> tuple[int, managers.Swept]:
+    seen = await store.read(managers.last_sweep) if store.is_shared else None
     # If two state managers used different times, each would see the sweep of the other as a clock that was
     # set.
     await store.measure_clock()
     now = clock()
-    return now, await store.write(managers.sweep, manager, now, terms, None if store.is_shared else last)
+    last_here = None if store.is_shared else last
+    return now, await store.write(managers.sweep, manager, now, terms, last_here, seen)
 
 
 def _log_sweep(late_ms: int, ended: int, level: int, *, is_shared: bool) -> None:

@@ -415,6 +415,25 @@ async def test_when_the_clock_is_set_back_leases_hold_a_term_from_then_and_delay
     assert (await world.sweep(TERM - SECOND)).ended == 0
 
 
+@pytest.mark.parametrize("step", [HOUR, -HOUR])
+async def test_a_clock_that_is_set_between_the_measurement_and_the_sweep_of_one_manager_counts_once(
+    world: World, step: int
+) -> None:
+    store, old, before = world.manager.service.store, world.now, await world.states()
+    measured_before = Mock(
+        is_shared=True,
+        read=store.read,
+        # Before it sweeps, the clock is set, and another one, which has measured it since, has swept.
+        measure_clock=lambda: world.sweep(step),
+        write=store.write,
+    )
+    await background.sweep_at_start(measured_before, "slow", lambda: old, TERMS)
+    await world.sweep(5 * SECOND)
+    after = await world.states()
+    moved = [old - new for (_, _, old), (_, _, new) in zip(before, after, strict=True)]
+    assert moved == pytest.approx([max(0, -step)] * 3, abs=10 * SECOND)
+
+
 async def test_a_manager_that_lives_is_not_taken_for_lost_when_the_clock_is_set_ahead(world: World) -> None:
     await world.write(enter, "other", world.now)
     await world.claim(manager="other")
@@ -491,7 +510,7 @@ async def test_it_is_not_lost_right_after_the_sweep_that_met_the_clock_set_ahead
             over.set()
         return rows[-1]
 
-    other = Mock(is_shared=True, measure_clock=trio.lowlevel.checkpoint, write=write)
+    other = Mock(is_shared=True, read=store.read, measure_clock=trio.lowlevel.checkpoint, write=write)
     await shared.write(enter, "other", old)
     await shared.write(sweep, "", old, TERMS, None)
     async with trio.open_nursery() as nursery:

@@ -28,6 +28,7 @@ from exotrio.manager.store.driver import put_meta
 from exotrio.manager.store.effects import NO_EFFECTS, WithEffects
 from exotrio.manager.store.shared_keys import SILENT_AFTER_MS, KeyConflict, key_conflict
 from exotrio.manager.store.transaction import Transaction
+from exotrio.manager.store.view import View
 
 SEEN_INTERVAL = 5.0
 """Seconds between two calls of ``stay``."""
@@ -152,7 +153,15 @@ class Swept:
     has_work: bool = False
 
 
-def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | None) -> WithEffects[Swept]:
+def last_sweep(view: View) -> int | None:
+    """Return when the state managers that share a database swept last."""
+    row = view.row("SELECT at FROM duties WHERE name = ?", (SWEEP,))
+    return None if row is None else int(row["at"])
+
+
+def sweep(
+    tx: Transaction, manager: str, now: int, terms: Terms, last: int | None, seen: int | None = None
+) -> WithEffects[Swept]:
     """End overdue leases, take back the states that lost state managers held, and forget old claims.
 
     ``manager`` is the caller, which does not count as lost, even if it was silent for long.
@@ -162,21 +171,24 @@ def sweep(tx: Transaction, manager: str, now: int, terms: Terms, last: int | Non
     ``leases.expire`` in a separate transaction, since that locks runs before states.
 
     ``last`` is when the only state manager swept last; None if several share the database: then the row of
-    the duty has it.
+    the duty has it. ``seen`` is what that row had before ``now`` was measured: if another one has swept
+    since, ``now`` may be from before the clock was set, which that one has counted.
     """
     if last is None:
-        return _sweep_shared(tx, manager, now, terms)
+        return _sweep_shared(tx, manager, now, terms, seen)
     if late := _lateness(now - last, terms):
         extend(tx, now, max(0, late), terms)
         return WithEffects(Swept(late_ms=late), NO_EFFECTS)
     return _end_overdue(tx, now, terms)
 
 
-def _sweep_shared(tx: Transaction, manager: str, now: int, terms: Terms) -> WithEffects[Swept]:
+def _sweep_shared(
+    tx: Transaction, manager: str, now: int, terms: Terms, seen: int | None
+) -> WithEffects[Swept]:
     last = take_duty(tx, SWEEP)
     # Another state manager sweeps at this moment, or has just swept. One of an earlier version, which may
     # always be the first, knows of no waits for events.
-    if last is None or -MIN_LATENESS_MS < now - last < terms.sweep_interval * 500:
+    if last is None or seen not in (None, last) or -MIN_LATENESS_MS < now - last < terms.sweep_interval * 500:
         return WithEffects(Swept(has_work=bool(due_work(tx))), NO_EFFECTS)
     tx.execute("UPDATE duties SET at = ? WHERE name = ?", (now, SWEEP))
     if late := _lateness(now - last, terms):
