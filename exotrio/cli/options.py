@@ -222,6 +222,11 @@ def seconds(name: str, default: float, help: str, *, lowest: float = 0) -> Calla
     return click.option(name, default=default, show_default=True, type=kind, help=help)
 
 
+timeout = click.option(
+    "--timeout", type=SECONDS, help="How long to wait for the end of the run.  [default: without a limit]"
+)
+
+
 def name(*names: str, kind: Kind, help: str) -> Callable[[F], F]:
     """Return an option that names something of a kind, which the shell completes."""
     metavar = "RUN" if kind == "run" else "NAME"

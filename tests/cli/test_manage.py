@@ -303,6 +303,17 @@ def test_ctrl_c_while_following_does_not_stop_the_run(cli: Cli, place: Place) ->
     assert cli.json("runs", "show", run_id)["status"] == "PENDING"
 
 
+def test_following_ends_after_its_timeout_and_the_run_goes_on(cli: Cli) -> None:
+    end = cli("trigger", "fan", "--start-delay", "3600", "--follow", "--timeout", "0.3", code=130)
+    run_id = end.out.strip()
+    watch = f"-m exotrio runs watch {run_id}"
+    for again in (end, cli("runs", "watch", run_id, "--timeout", "0.3", code=130)):
+        assert "the run has not ended within 300 ms, and continues" in again.err
+        assert watch in again.err
+    assert cli.json("runs", "show", run_id)["status"] == "PENDING"
+    fails(cli("trigger", "fan", "--timeout", "1"), 2, "--timeout belongs to --follow")
+
+
 # -- states
 
 

@@ -1,5 +1,4 @@
-"""``python -m exotrio runs``: list and show runs; watch, cancel or retry one, send it an event, or change its
-priority or its version."""
+"""``python -m exotrio runs``: list and show runs; watch one, end it, send it an event, or change it."""
 
 from __future__ import annotations
 
@@ -147,11 +146,12 @@ def show(run_id: str, connection: Connection) -> None:
 
 @command.command(name="watch")
 @options.run
+@options.timeout
 @connection
-def watch(run_id: str, connection: Connection) -> int:
+def watch(run_id: str, timeout: float | None, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
 
-    Exits 0 if it succeeded and 1 if it failed. Ctrl-C ends this command, not the run.
+    Exits 0 if it succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this command, not the run.
 
     JSON: as in `run`.
     """
@@ -159,7 +159,7 @@ def watch(run_id: str, connection: Connection) -> int:
     async def find(manager: StateManager) -> str:
         return (await find_run(manager, run_id)).run_id
 
-    return follow(connection, find)
+    return follow(connection, find, timeout)
 
 
 @command.command(name="cancel")

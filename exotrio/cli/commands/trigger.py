@@ -53,6 +53,7 @@ def _fair_key(text: str) -> str:
     help="Runs with the same text share as one run.",
 )
 @click.option("--follow", "following", is_flag=True, help="Show the run's progress, then its result.")
+@options.timeout
 @click.option(
     "--each",
     "file",
@@ -74,6 +75,7 @@ def command(
     store: dict[str, str],
     start_delay: float,
     following: bool,
+    timeout: float | None,
     file: str | None,
     run_key: str | None,
     batch: UUID | None,
@@ -90,7 +92,8 @@ def command(
 
     Give private values in a file or on standard input: other users can read arguments.
 
-    With --follow it exits 0 if the run succeeded and 1 if it failed; Ctrl-C ends this command, not the run.
+    With --follow it exits 0 if the run succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this
+    command, not the run.
 
     With --each, all lines are checked before the first run is started, and the other options are defaults
     for the lines. If it is interrupted, it prints how to continue without starting a run twice.
@@ -98,6 +101,8 @@ def command(
     JSON: run_id, graph, status, created (false if the run existed). With --follow the result, as in `run`;
     the id is printed first on standard error. With --each: graph, run_ids in the order of the lines.
     """
+    if timeout is not None and not following:
+        raise click.UsageError("--timeout belongs to --follow")
     if file is not None:
         if following:
             raise click.UsageError("--follow is for one run: with --each, see `runs ls` and `runs watch`")
@@ -131,6 +136,6 @@ def command(
         return run_id
 
     if following:
-        return follow(connection, start)
+        return follow(connection, start, timeout)
     connection.ask(start)
     return SUCCESS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import trio
 
 from exotrio._fields.declared import quoted
+from exotrio._util.times import format_duration
 from exotrio._util.words import plural
 from exotrio._wire.vocabulary import to_ms
 from exotrio.cli.connection import Connection
@@ -33,10 +35,11 @@ MAX_POLL_INTERVAL = 1.0
 """Seconds between two polls of the run."""
 
 
-def follow(connection: Connection, start: Start) -> int:
+def follow(connection: Connection, start: Start, timeout: float | None = None) -> int:
     """Show a run's progress until it ends, then its result; return the exit code.
 
-    SIGINT and SIGTERM end this command, not the run. ``start`` returns the id of the run; it may start it.
+    SIGINT, SIGTERM and the end of ``timeout`` end this command, not the run. ``start`` returns the id of the
+    run; it may start it.
     """
     progress, following = progress_for(), trio.CancelScope()
 
@@ -50,11 +53,15 @@ def follow(connection: Connection, start: Start) -> int:
                     if connection.is_alone and (await manager.status(run_id)).status is RunStatus.PENDING:
                         what = f"run {run_id} has not ended, and nothing executes it"
                         raise ExotrioError(what, fix=connection.how_to_execute(run_id))
-                    with progress:
+                    with progress, suppress(trio.TooSlowError):
                         run = await manager.wait(
-                            run_id, poll_interval=MAX_POLL_INTERVAL, on_progress=progress.show
+                            run_id,
+                            timeout=timeout,
+                            poll_interval=MAX_POLL_INTERVAL,
+                            on_progress=progress.show,
                         )
-                    await print_result(manager, run, connection.form, progress.elapsed)
+                    if run is not None:
+                        await print_result(manager, run, connection.form, progress.elapsed)
         if run is not None and not following.cancelled_caught:
             # The run ended before a signal came; otherwise the signal was first, perhaps before the start.
             return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
@@ -62,9 +69,10 @@ def follow(connection: Connection, start: Start) -> int:
             progress.print_message("interrupted; a run may have been started: see `runs ls`")
         else:
             command = command_line(["runs", "watch", run_id, *connection.arguments])
-            progress.print_message(
-                f"no longer following; the run continues. Follow it again with:\n  {command}"
-            )
+            what = "no longer following; the run continues"
+            if not following.cancelled_caught:
+                what = f"the run has not ended within {format_duration(timeout)}, and continues"
+            progress.print_message(f"{what}. Follow it again with:\n  {command}")
         return INTERRUPTED
 
     return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs continue")
