@@ -110,6 +110,7 @@ class PostgresState(Body):
         horizon: The holder that has needed removed rows longest, if any.
         tables: Those that change most.
         managers: The state managers that share the database, the oldest first.
+        refused: The hosts of the URL that this state manager refused within the hour, and why.
     """
 
     version: str
@@ -120,6 +121,7 @@ class PostgresState(Body):
     tables: list[TableState]
     slots: list[ReplicationSlot]
     managers: list[ManagerState]
+    refused: list[str] = Field(default_factory=list)
 
 
 class DatabaseState(Body):

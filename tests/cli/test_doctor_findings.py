@@ -305,6 +305,7 @@ def test_checkups_of_newer_and_older_state_managers_can_be_read() -> None:
             True,
             "replication slot standby keeps 8.6 GB of PostgreSQL's log, and its consumer is not connected",
         ),
+        ({"database": postgres(refused=["h:1 is refused: it is old; stop it"])}, True, "it is old\nstop it"),
         ({"database": postgres(connections=90)}, True, "90 of 97 connections to PostgreSQL are in use"),
         (
             {"database": postgres(managers=[manager("m-1"), manager("m-2", clock_ahead_ms=-600_000)])},

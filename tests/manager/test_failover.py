@@ -181,6 +181,55 @@ async def test_a_primary_that_was_replaced_and_comes_back_is_refused(
     assert old == [("before",)]
 
 
+async def test_of_several_hosts_the_one_that_was_replaced_is_refused_and_named_and_the_next_is_used(
+    servers: Replicated, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = servers.database.url_at(servers.primary.port, servers.standby.port)
+    async with open_manager(url) as manager:
+        store = manager.service.store
+        await store.write(put, "before")
+        servers.detach()
+        servers.take_over()
+        await store.write(put, "after")
+        old = servers.replaced[-1]
+        old.start()
+        servers.database.terminate()
+        await store.write(put, "later")
+        assert await store.read(keys) == ["after", "before", "later"]
+        listening = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        )
+        await until(lambda: servers.database.execute(listening))
+        async with open_store(url) as started:
+            assert await started.read(keys) == ["after", "before", "later"]
+        (refused,) = ok(await manager.remote.checkup())["database"]["postgres"]["refused"]
+        assert refused.startswith(f"127.0.0.1:{old.port} is refused: the server is on timeline ")
+        assert caplog.messages.count(refused) == 2, "once by each, however many connections it refused"
+        monkeypatch.setattr(writes, "RETRY_FOR", 0.5)
+        servers.primary.crash()
+        try:
+            both = rf"127.0.0.1:{old.port}: the server is on .*; 127.0.0.1:{servers.primary.port}: connection"
+            with pytest.raises(DatabaseError, match=both):
+                await store.write(put, "lost")
+        finally:
+            servers.primary.start()
+    assert old.execute("SELECT key FROM store", database=servers.database.name) == [("before",)]
+
+
+async def test_a_start_waits_for_a_standby_to_take_over(
+    servers: Replicated, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def take_over() -> None:
+        await until(lambda: "recovery is in progress" in caplog.text)
+        await trio.to_thread.run_sync(servers.take_over)
+
+    servers.detach()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_over)
+        async with open_store(servers.database.url_at(servers.standby.port)) as store:
+            await store.write(put, "a")
+
+
 async def test_another_server_behind_a_pooler_is_noticed_on_the_connections_of_before(
     servers: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,9 +104,10 @@ class Database:
     def tcp_url(self) -> str:
         return self.url_at(self.server.port)
 
-    def url_at(self, port: int) -> str:
-        """Return its URL at this port of 127.0.0.1: that of a proxy, for example."""
-        return f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/{self.name}"
+    def url_at(self, *ports: int) -> str:
+        """Return its URL at these ports of 127.0.0.1: that of a proxy, for example."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        return f"postgresql://{ROLE}:{quote(PASSWORD, safe='')}@{hosts}/{self.name}"
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement as superuser, with %s for parameters, and return its rows."""

@@ -245,8 +245,7 @@ def checkup_findings(checkup: Checkup, version: str, stale: float) -> list[Findi
     findings += map(_of_disagreement, checkup.disagreements)
     findings += map(_of_unstarted, checkup.unstarted)
     if checkup.unwritable:
-        what, _, fix = checkup.unwritable.partition("; ")
-        findings.append(Finding(one_line(what), one_line(fix)))
+        findings.append(_of_error(checkup.unwritable))
     if checkup.version != version:
         what = f"the state manager is exotrio {checkup.version}, and this is {version}"
         findings.append(info(what, "upgrade the older one"))
@@ -255,6 +254,11 @@ def checkup_findings(checkup: Checkup, version: str, stale: float) -> list[Findi
         findings.append(info(what, "a key with the scope read:* or admin sees their condition"))
         return findings
     return [*findings, *_of_database(checkup.database)]
+
+
+def _of_error(text: str) -> Finding:
+    what, _, fix = text.partition("; ")
+    return Finding(one_line(what), one_line(fix))
 
 
 def _of_claims(claims: HeldClaims, stale: float) -> Iterator[Finding]:
@@ -329,6 +333,7 @@ def _of_database(database: DatabaseState) -> Iterator[Finding]:
 
 
 def _of_postgres(postgres: PostgresState) -> Iterator[Finding]:
+    yield from map(_of_error, postgres.refused)
     for name in map(one_line, postgres.switched_off):
         yield Finding(f"{name} is off in PostgreSQL: {_OFF.get(name, 'it protects data')}", "turn it on")
     if (horizon := postgres.horizon) is not None:

@@ -15,8 +15,8 @@ PROTECTIONS = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
 """Settings that must not be off."""
 
 
-def describe(view: View) -> dict[str, Any]:
-    """Return the condition of the database, as ``DatabaseState``. A query."""
+def describe(view: View, refused: list[str]) -> dict[str, Any]:
+    """Return the condition of the database, as ``DatabaseState``. A query; ``refused`` is the server's."""
     version, size, used, allowed, schema_version = view.one(
         "SELECT current_setting('server_version'), pg_database_size(current_database()),"
         " (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
@@ -39,6 +39,7 @@ def describe(view: View) -> dict[str, Any]:
             "tables": _tables(view),
             "slots": _slots(view),
             "managers": _managers(view),
+            "refused": refused,
         },
     }
 

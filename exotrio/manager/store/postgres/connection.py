@@ -108,6 +108,11 @@ class Connection:
         self._socket = socket.socket(fileno=os.dup(driver.pgconn.socket))
 
     @property
+    def host(self) -> str:
+        """The name or address of its server, and the port."""
+        return f"{self.driver.info.host}:{self.driver.info.port}"
+
+    @property
     def total_changes(self) -> int:
         """Rows that were changed so far."""
         return self._pipeline.changes

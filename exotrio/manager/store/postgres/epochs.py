@@ -8,7 +8,7 @@ epoch (``connection.Mark``) when it is made. Behind a pooler each transaction do
 begins it.
 
 A primary that was replaced and comes back is on an older timeline than its successor. It is refused by every
-process that has seen the newer one; the old primary itself cannot know of that.
+process that has seen the newer one (``server.check_timeline``); the old primary itself cannot know of that.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from dataclasses import dataclass
 
 import psycopg
 
-from exotrio.manager.store.errors import Replaced, UnknownCommit
+from exotrio.manager.store.errors import UnknownCommit
 from exotrio.manager.store.postgres.catalog import SharedCatalog
 from exotrio.manager.store.postgres.connection import Connection, Mark
 from exotrio.manager.store.postgres.database import begin_epoch
 from exotrio.manager.store.postgres.server import Server
 
 logger = logging.getLogger("exotrio.manager.store")
-
-
-class ServerReplaced(Replaced, psycopg.OperationalError):
-    """The server is a primary that another one has replaced."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +47,11 @@ class Epochs:
         self._present: Epoch | None = None
 
     def connect(self, *, writes: bool = True) -> Connection:
-        """Connect to the primary. Raises psycopg.Error: ServerReplaced if it is not the primary any more."""
+        """Connect to the primary. Raises psycopg.Error."""
         connection = self.server.connect(writes=writes, reads_mark=True)
         try:
             if connection.mark is not None:
-                connection.mark = self._enter(connection.mark).mark
+                connection.mark = self._enter(connection, connection.mark).mark
         except BaseException:
             connection.close()
             raise
@@ -77,26 +73,25 @@ class Epochs:
             return present
         if connection.is_pooled and mark is not None:
             if mark.is_begun:
-                return self._enter(mark)
+                return self._enter(connection, mark)
             # To begin an epoch takes another connection, and the pooler may have no more than those on which
             # transactions like this one wait for it.
             connection.rollback()
-            self._enter(mark)
+            self._enter(connection, mark)
             raise psycopg.OperationalError("a new epoch of the database begins: this is repeated in it")
         raise psycopg.OperationalError("another primary took over since this connection was made")
 
-    def _enter(self, mark: Mark) -> Epoch:
-        """Return the epoch with this mark, which a server has just shown. Begin it if it is not begun."""
+    def _enter(self, connection: Connection, mark: Mark) -> Epoch:
+        """Return the epoch with the mark that a connection has just shown. Begin it if it is not begun."""
         with self._lock:
             present = self._present
-            if present is not None:
-                if mark == present.mark:
-                    return present
-                _refuse_older(mark, present.mark)
+            if present is not None and mark == present.mark:
+                return present
+            self.server.check_timeline(connection, mark.timeline)
             if mark.is_begun:
                 self._present = entered = Epoch(mark, SharedCatalog(self._max_inputs))
         if not mark.is_begun:
-            return self._enter(self._begin(mark))
+            return self._enter(connection, self._begin(mark))
         if present is not None:
             logger.warning(
                 "the database %s is on timeline %d now, and was on %d: another primary took over, or a backup"
@@ -120,12 +115,3 @@ class Epochs:
         if mark[:2] != shown[:2]:
             raise psycopg.OperationalError("another server took over just now")
         return mark
-
-
-def _refuse_older(mark: Mark, newest: Mark) -> None:
-    if mark.timeline < newest.timeline:
-        raise ServerReplaced(
-            f"the server is on timeline {mark.timeline}, but another one took over on timeline"
-            f" {newest.timeline}: it is an old primary that came back, which must not be written; stop it and"
-            " rebuild it as a standby (pg_rewind), or, if it is meant to be used, restart all state managers"
-        )

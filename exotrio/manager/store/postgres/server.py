@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 from psycopg.pq import PGconn, Ping
 
 from exotrio._util.database_url import parse_database_url
 from exotrio.errors import ConfigurationError, DatabaseError
+from exotrio.manager.store.errors import Replaced
 from exotrio.manager.store.postgres.adaptation import ADAPTERS
 from exotrio.manager.store.postgres.connection import NO_TIMELINE, READ_TIMELINE, STATEMENT_LIMIT, Connection
 from exotrio.manager.store.postgres.pipeline import Pipeline
@@ -22,7 +27,12 @@ logger = logging.getLogger("exotrio.manager.store")
 MIN_VERSION = 15
 """The oldest PostgreSQL that the tests run on."""
 CONNECT_TIMEOUT = 5
-"""Seconds for a connection, and then for its first answer; a URL may give another number for the former."""
+"""Seconds for a connection to one host of the URL, and then for each of its first answers; a URL may give
+another number for the former."""
+LOG_AGAIN = 60.0
+"""Seconds between two lines in the log about a host that is refused."""
+REFUSED_FOR = 3_600.0
+"""Seconds for which ``refused`` names it after that."""
 _DEFAULTS: dict[str, Any] = {
     "fallback_application_name": "exotrio",
     "client_encoding": "utf8",
@@ -33,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-_PASSING = ("08", "57P", "53300", "25006")
+_PASSING = ("08", "57P", "53300", "25006", "55000")
 """SQLSTATEs, or their beginnings, of errors that pass: the connection was lost; the server starts or stops,
 has no room for another connection, or is not the primary yet."""
 _NO_ROOM = re.compile("too many clients|connection slots|read-only")
@@ -68,8 +78,16 @@ _READER_SETTINGS = {
 }
 
 
+class ServerReplaced(Replaced, psycopg.OperationalError):
+    """The server is a primary that another one has replaced."""
+
+
 class Server:
-    """A database on a PostgreSQL server, given by its URL. Raises ConfigurationError if that is not one."""
+    """A database on a PostgreSQL server, given by its URL. Raises ConfigurationError if that is not one.
+
+    The URL may name several hosts. Connections lead to the first that can be used and is not on an older
+    timeline than one that this process has seen. For all threads.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = parse_database_url(url)
@@ -89,7 +107,10 @@ class Server:
         if "," in str(parameters.get("host", "")):
             # Several hosts are a primary and its replicas.
             self._parameters.setdefault("target_session_attrs", "read-write")
-        self._timeline: str | None = None
+        self._timeline = READ_TIMELINE
+        self._newest = -1
+        self._lock = threading.Lock()
+        self._refused: dict[str, tuple[float, str]] = {}
         self.shown = self._url.shown
         """Its URL, without a password."""
 
@@ -97,20 +118,33 @@ class Server:
         return f"Server({self.shown!r})"
 
     def connect(self, *, writes: bool = True, reads_mark: bool = False) -> Connection:
-        """Connect; ``reads_mark`` as in ``Connection``. Raises psycopg.Error."""
-        driver = psycopg.Connection.connect(
-            autocommit=True,
-            prepare_threshold=None,
-            context=ADAPTERS,
-            **self._parameters,
-        )
+        """Connect; ``reads_mark`` as in ``Connection``. Raises psycopg.Error: it names all hosts."""
+        hosts = conninfo_attempts(self._parameters)
+        if self._newest < 0 and len(hosts) > 1:
+            # A primary that was replaced may come before its successor: see the timelines of all first.
+            for host in hosts:
+                with suppress(psycopg.Error):
+                    self._connect_to(host, writes=False, reads_mark=False).close()
+        failures = []
+        for host in hosts:
+            try:
+                return self._connect_to(host, writes=writes, reads_mark=reads_mark)
+            except psycopg.Error as error:
+                name = ":".join(str(host[key]) for key in ("host", "port") if host.get(key))
+                failures.append((error, f"{name}: {self.reason(error)}"))
+        last = failures[-1][0]
+        if len(failures) == 1:
+            raise last
+        raise psycopg.OperationalError("; ".join(text for _, text in failures), pgconn=last.pgconn) from last
+
+    def _connect_to(self, host: dict[str, Any], *, writes: bool, reads_mark: bool) -> Connection:
+        driver = psycopg.Connection.connect(autocommit=True, prepare_threshold=None, context=ADAPTERS, **host)
         try:
             first = Pipeline(driver, prepares=False, answer_timeout=CONNECT_TIMEOUT)
             pid = first.run(b"SELECT pg_backend_pid()").get_value(0, 0)
             # A pooler that lends sessions invents numbers for its own sessions.
             is_pooled = pid != b"%d" % driver.pgconn.backend_pid
-            if self._timeline is None:
-                self._timeline = self._timeline_of(first)
+            timeline = self._timeline_of(first)
             settings = _SETTINGS if writes else _READER_SETTINGS
             word = "SET LOCAL" if is_pooled else "SET"
             connection = Connection(
@@ -124,6 +158,7 @@ class Server:
             driver.close()
             raise
         try:
+            self.check_timeline(connection, timeline)
             if not is_pooled:
                 connection.set_up()
         except BaseException:
@@ -131,19 +166,43 @@ class Server:
             raise
         return connection
 
-    def _timeline_of(self, first: Pipeline) -> str:
+    def check_timeline(self, connection: Connection, timeline: int) -> None:
+        """Raise ServerReplaced if the timeline on which a server is has been replaced by a newer one."""
+        with self._lock:
+            if timeline >= self._newest:
+                self._newest = timeline
+                return
+            error = ServerReplaced(
+                f"the server is on timeline {timeline}, but another one took over on timeline"
+                f" {self._newest}: it is an old primary that came back, which must not be written; stop it"
+                " and rebuild it as a standby (pg_rewind), or, if it is meant to be used, restart all state"
+                " managers"
+            )
+            # The error is shown to clients without a key, which the name of a host is not for.
+            host, now = connection.host, time.monotonic()
+            if now - self._refused.get(host, (-math.inf,))[0] >= LOG_AGAIN:
+                self._refused[host] = now, f"{host} is refused: {error}"
+                logger.warning("%s", self._refused[host][1])
+        raise error
+
+    def refused(self) -> list[str]:
+        """Return which hosts were refused in the last hour, and why: what is wrong; what to do about it."""
+        since = time.monotonic() - REFUSED_FOR
+        with self._lock:
+            return [text for at, text in self._refused.values() if at > since]
+
+    def _timeline_of(self, first: Pipeline) -> int:
         try:
-            first.run(f"SELECT {READ_TIMELINE}".encode())
+            answer = first.run(f"SELECT {self._timeline}".encode())
         except (errors.FeatureNotSupported, errors.UndefinedFunction, errors.InsufficientPrivilege) as error:
             logger.warning(
                 "the database %s does not show its timeline (%s), so no failover to a standby that lacks"
                 " commits is noticed: restart all state managers after one",
                 *(self.shown, self.reason(error)),
             )
-            return NO_TIMELINE
-        except errors.ObjectNotInPrerequisiteState:
-            pass  # a standby: it shows it once it is the primary
-        return READ_TIMELINE
+            self._timeline = NO_TIMELINE
+            return 0
+        return int(answer.get_value(0, 0) or b"", 16)
 
     def reason(self, error: Exception) -> str:
         """Return in one line what an error says."""

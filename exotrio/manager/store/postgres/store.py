@@ -151,7 +151,7 @@ class PostgresStore(Store):
             write.abandoned = True
 
     def describe(self, view: View) -> dict[str, Any]:
-        return super().describe(view) | describe(view)
+        return super().describe(view) | describe(view, self._server.refused())
 
     def _put(self, write: Write) -> None:
         write.is_last = write.deadline is None or trio.current_time() >= write.deadline
