@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from exotrio import BaseNode, HandOver, PruneSignal, ReQueueAfterSignal, Runtime
 from tests.chaos import user_nodes
 from tests.chaos.callers import CHILDREN
-from tests.chaos.graph import FAILING, FAN_OUT, LONG, NAMESPACE, PRUNING, REQUEUEING, blocks
-from tests.chaos.journal import key_of
+from tests.chaos.graph import FAILING, FAN_OUT, LONG, MAX_NOTES, NAMESPACE, PRUNING, REQUEUEING, blocks
+from tests.chaos.journal import Reading, key_of
 from tests.chaos.work import entered_in, journal_at, plan
+from tests.support.processes import is_running
 
 journal = journal_at("journal")
 
@@ -46,6 +47,10 @@ class Checkpoint(BaseModel):
 PARTS = 3
 STORED = 2
 """After so many parts a node waits until its checkpoint is on disk."""
+MEETINGS = 8
+"""In which notes wait for one another."""
+MAX_MEETING = 5.0
+"""Seconds. A user may reduce the limit, or pause the node, for as long."""
 
 
 class InParts(BaseNode):
@@ -149,12 +154,33 @@ class Note(InParts):
     def execute(self) -> Outputs:
         run, index = self.inputs.run, self.inputs.index
         with entered("note", self.inputs) as (by, key):
+            if plan.version:  # v0 has no limits
+                self._meet()
             self.do_parts_sync(by, key, plan.seconds)
             if index == PRUNING:
                 raise PruneSignal({"by": by})
             if index == REQUEUEING and plan.first_time(f"{run}/note/{index}"):
                 raise ReQueueAfterSignal(timedelta(milliseconds=300))
         return self.Outputs(run=run, index=index, by=by)
+
+    def _meet(self) -> None:
+        """Wait until as many notes run at once as may, which they need not by chance on a busy machine.
+
+        In the first meetings only; there are several, since faults may cut those that meet. Then they wait
+        a moment more, in which one that is too many may come.
+        """
+        notes, before, end = Reading(plan.folder / "journal"), _meetings(), time.monotonic() + MAX_MEETING
+        while _meetings() == before < MEETINGS and not self.stopping:
+            notes.update()
+            pids = [each.pid for each in notes.executions.values() if "/note/" in each.key and not each.end]
+            if sum(map(is_running, pids)) >= MAX_NOTES or time.monotonic() > end:
+                time.sleep(0.5)
+                plan.first_time(f"met/{before}")
+            time.sleep(0.02)
+
+
+def _meetings() -> int:
+    return sum(1 for _ in (plan.folder / "marks").glob("met-*"))
 
 
 class Join(BaseNode):
