@@ -227,7 +227,7 @@ async def open_service(
         terms: How long claims hold.
         keep_ms: Delete runs that have been finished for longer. Defaults to None: keep all.
         schedules: Trigger graphs by their cron expressions. Defaults to True.
-        max_inputs: Maximum of bytes of the inputs of a state that follows another. Defaults to 16 MiB.
+        max_inputs: Maximum of bytes of the inputs of a state. Defaults to 16 MiB.
         grace: Seconds that the last writes may take at the end. Defaults to 5.
         host: Where it is to be served. Off loopback, no key for secrets is generated for a PostgreSQL.
         settings: Defaults to what the environment says.

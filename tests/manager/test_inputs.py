@@ -125,6 +125,22 @@ async def test_the_conditions_after_one_outcome_have_a_limit(monkeypatch: pytest
         assert failed["error"].endswith("the conditions of one outcome take more than 4 values")
 
 
+@pytest.mark.parametrize(
+    ("given", "graph_gives"), [("ä" * 30, "x" * 40), ("ä" * 50, "")], ids=["both", "alone"]
+)
+async def test_the_limit_of_inputs_counts_what_the_trigger_and_what_the_graph_gives(
+    given: str, graph_gives: str
+) -> None:
+    async with open_manager(max_inputs=100) as manager:
+        flow = await Flow.deploy(manager.api, place("a", inputs={"p": "default", "q": graph_gives}))
+        await flow.trigger(inputs={"p": given})
+        detail = refused(await manager.api.trigger(flow.graph, {"p": given + "x"}), 400)
+        assert "of 'a': with it the inputs take more than 100 bytes" in detail
+        (state,) = await flow.take("a")
+        assert state["inputs"] == {"p": given, "q": graph_gives}
+        assert ok(await manager.api.runs())["total"] == 1
+
+
 async def test_a_small_request_cannot_start_runs_with_any_amount_of_inputs() -> None:
     async with open_manager(max_inputs=100) as manager:
         flow = await Flow.deploy(manager.api, place("a", inputs={"p": "x" * 90}))

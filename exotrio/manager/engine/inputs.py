@@ -56,11 +56,13 @@ def build(
     outputs: Outputs,
     lists: Lists | None = None,
     optional: Collection[str] = (),
+    given: Mapping[str, str] = {},
 ) -> dict[str, str]:
     """Return the inputs of these names of a new state.
 
     It follows the state with the identifier ``current`` and these outputs. ``lists`` has the values of the
-    group of a united node. ``optional`` inputs are left out if they cannot be built.
+    group of a united node. ``optional`` inputs are left out if they cannot be built. ``given`` values
+    replace those of the graph.
 
     Raises:
         InputsError: the graph lacks an input, a value is missing or not a string, or they are too large.
@@ -69,7 +71,7 @@ def build(
     inputs: dict[str, str] = {}
     left = sources.max_inputs
     for name in names:
-        pieces = place.inputs.get(name)
+        pieces = (given[name],) if name in given else place.inputs.get(name)
         if pieces is None:
             raise InputsError(f"input {name!r} of {place.identifier!r} is not given by the graph")
         try:

@@ -335,14 +335,13 @@ def _root_inputs(
     root, store = scope.template.root, run.store
     if missing := [key for key in scope.template.body.store_config.required_keys if key not in store]:
         raise InvalidRequest(f"the store lacks required keys: {', '.join(missing)}")
-    inputs = {name: run.inputs[name] for name in root.inputs if name in run.inputs}
-    declared = [name for name in root.inputs if name not in inputs]
-    if not (declared or root.limits or root.wait):
-        return inputs, {}, None
+    if not (root.inputs or root.limits or root.wait):
+        return {}, {}, None
     sources = Sources(tx, scope, None, Shared(stored={(scope.id, key): store.get(key) for key in root.keys}))
     try:
         event = None if root.wait is None else event_name(root.wait, sources, "", {})
-        return build(root, declared, sources, "", {}) | inputs, limit_keys(root, sources, "", {}), event
+        inputs = build(root, root.inputs, sources, "", {}, given=run.inputs)
+        return inputs, limit_keys(root, sources, "", {}), event
     except InputsError as problem:
         raise InvalidRequest(str(problem)) from None
 

@@ -40,7 +40,7 @@ def open_store(
             the server's.
         lease_clock: Gives the milliseconds that leases are counted in, in a file or in memory. Defaults to
             this process's monotonic clock; on PostgreSQL, it is ``clock``.
-        max_inputs: Maximum of bytes of the inputs of a state that follows another.
+        max_inputs: Maximum of bytes of the inputs of a state.
         grace: Seconds that the last writes may take at the end, before they are abandoned. Defaults to 5.
 
     Raises:
