@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import (
+    cancelling,
     fair,
     fan,
     history,
@@ -55,6 +56,7 @@ CASES: dict[str, Case] = {
     "limits": limits.limits,
     "keys": keys.keys,
     "waiting": waiting.waiting,
+    "cancel": cancelling.cancelling,
     "fair": fair.fair,
     "import": programs.imports,
     "worker": programs.worker,
