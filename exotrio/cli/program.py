@@ -34,9 +34,10 @@ def run_until_stopped(
     stop: Callable[[float | None, str], None],
     *,
     exiting: Callable[[], str | None],
+    at_once: Callable[[float | None, str], None] = lambda grace, why: None,
 ) -> int:
     """Run ``main`` in a new Trio loop as ``run_blocking`` does, but call ``stop`` in that loop, where it may
-    cancel a scope.
+    cancel a scope. ``at_once`` is called before, as by ``run_blocking``: nodes may block the loop.
 
     A signal that comes before the loop runs is handled before ``main`` is called.
     """
@@ -50,6 +51,7 @@ def run_until_stopped(
     requests: list[tuple[float | None, str]] = []
 
     def request(grace: float | None, why: str) -> None:
+        at_once(grace, why)
         requests.append((grace, why))
         call_in_loop(token, handle)
 

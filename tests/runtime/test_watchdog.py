@@ -236,11 +236,12 @@ runtime = Runtime("ns", "rt", [globals()[node]], shutdown_grace=0.2)
     ("node", "command"),
     [
         ("AwaitsThread", ["run", "app.py"]),
+        ("Blocks", ["run", "app.py"]),
         ("AwaitsThread", ["dev", "app.py", "--trigger", "--port", "0"]),
         ("AwaitsThread", ["worker", "app.py"]),
         ("LeavesThread", ["worker", "app.py"]),
     ],
-    ids=["run", "dev", "worker", "thread"],
+    ids=["run", "blocked run", "dev", "worker", "thread"],
 )
 def test_each_command_that_runs_nodes_ends_in_time(tmp_path: Path, node: str, command: list[str]) -> None:
     (tmp_path / "app.py").write_text(APP.format(node=repr(node)))

@@ -121,7 +121,9 @@ def command(
         progress=progress_for(runtime, verbose=bool(verbose), logged=as_json),
         private=not as_json and sys.stderr.isatty(),
     )
-    return run_until_stopped(run.main, run.stop, exiting=run.exiting)
+    return run_until_stopped(
+        run.main, run.stop, exiting=run.exiting, at_once=lambda grace, why: runtime.stop(grace, why=why)
+    )
 
 
 def _is_not_in_result(record: logging.LogRecord) -> bool:

@@ -89,8 +89,7 @@ class LocalRun:
         self._preparing = trio.CancelScope()
 
     def stop(self, grace: float | None, why: str) -> None:
-        """Called at a first signal with None, at a second one with 0."""
-        self.runtime.stop(grace, why=why)
+        """Called at a first signal with None, at a second one with 0, once the runtime was asked to stop."""
         if self._opening is not None:
             # The signal came while the database is being opened, or waited for: there is nothing to drain.
             self._opening.cancel()
