@@ -112,18 +112,21 @@ class Watchdog:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         signals: deque[tuple[float, int]] = deque()
+        began, used = time.monotonic(), time.process_time()
         while not self._closed:
             until = min(*self._deadlines, signals[0][0] if signals else math.inf, math.inf)
             wait = min(max(0.0, until - self._now()), MAX_WAIT)
-            began, used = time.monotonic(), time.process_time()
             woken = poll.poll(None if until == math.inf else wait * 1000)
+            # Read once for all that follows, and for the next time: a suspension may begin at any line.
+            seen = time.monotonic(), time.process_time()
             if self._armed is not None:
                 # It was to be awake from then on: the process may be suspended before it is.
                 (began, used), wait, self._armed = self._armed, 0.0, None
             if self._deadlines:
                 # Late without using the processor: SIGSTOP, a frozen container, a busy machine.
-                late = time.monotonic() - began - wait
-                self._suspended += max(0.0, late - (time.process_time() - used))
+                late = seen[0] - began - wait
+                self._suspended += max(0.0, late - (seen[1] - used))
+            began, used = seen
             if woken:
                 for number in os.read(self._woken, 4096):
                     if number & _HANDLED:
@@ -132,7 +135,7 @@ class Watchdog:
                         signals.append((self._now() + RESPONSE, number))
                         # As Trio's own descriptor does, which this one replaces.
                         call_in_loop(self.loop, _nothing, once=True)
-            now = self._now()
+            now = seen[0] - self._suspended
             while signals and signals[0][0] <= now:
                 self._handle(signals.popleft()[1])
             if now >= min(self._deadlines, default=math.inf):

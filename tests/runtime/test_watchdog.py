@@ -142,6 +142,20 @@ def wake(self, *why, wake=Watchdog._wake):
 
 Watchdog._wake = wake
 """,
+    "while the watchdog is awake": """
+import signal, threading
+from exotrio._runtime.watchdog import Watchdog
+
+times = []
+
+def now(self, now=Watchdog._now):
+    if threading.current_thread() is self._thread and self._deadlines and self._armed is None and not times:
+        times.append(now(self))
+        signal.raise_signal(signal.SIGSTOP)  # of this thread, so that it is at this line
+    return now(self)
+
+Watchdog._now = now
+""",
     "when the drain begins": """
 import logging, os, signal
 
@@ -175,8 +189,9 @@ def test_a_stop_during_which_the_process_is_suspended_goes_on_where_it_was() -> 
             process.signal(signal.SIGTERM)
             until_suspended(process)
         time.sleep(4)  # longer than the whole stop may take
-        for when, process in processes.items():
+        for process in processes.values():
             process.signal(signal.SIGCONT)
+        for when, process in processes.items():
             end = process.wait(code=75)
             assert "releasing state " in end.err, when
             assert "abandoned" not in end.err, when
