@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
+from exotrio.manager.api import native as manager_api
 from tests.contract.api import Api
 from tests.support.helpers import eventually, node_name, ok
 
@@ -50,13 +52,17 @@ async def report(api: Api, *items: dict[str, Any]) -> list[str]:
 async def waiting_claim(
     api: Api, limits: dict[str, int] | None = None
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """Let a claim wait while the body runs; when it has ended, the list has the states of the claim."""
+    """Let a claim wait while the body runs; when it has ended, the list has the states of the claim.
+
+    It waits as long as it is not woken: a claim whose wait is over would find the states, too.
+    """
     states: list[dict[str, Any]] = []
 
     async def wait() -> None:
         states.extend(await claim(api, limits, wait_ms=15_000, worker_id="waits"))
 
-    with trio.fail_after(10):
+    with trio.fail_after(60), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager_api, "max_wait_of", lambda request, wait_ms: 600.0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until_polling(api, "waits")
