@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 import anyio
 
 from exotrio._http.client import REQUEST_TIMEOUT
 from exotrio._http.event_loop import event_loop
+from exotrio._util.backoff import Outage
 from exotrio._wire.operations import Repinned, RepinnedRuns, RunPage, RunsQuery
 from exotrio._wire.overview import EXPORT_TYPE, ExportQuery
 from exotrio._wire.runs import NodeCounts, Run, RunQuery
@@ -33,11 +37,15 @@ from exotrio.client._stock_calls import StockCalls
 from exotrio.client._triggers import ManyRuns
 from exotrio.errors import ConfigurationError, InvalidResponse, ManagerUnavailable, NotFound
 
+log = logging.getLogger("exotrio")
+
+T = TypeVar("T")
+
 FIRST_POLL = 0.05
 MAX_LONG_POLLS = 8
 """Half the connections of a client, so that its other calls find one; further waits poll instead."""
 OUTAGE_TOLERANCE = 60.0
-"""Seconds for which ``wait`` repeats its request while the state manager does not answer."""
+"""Seconds for which what follows a run is repeated while the state manager does not answer."""
 EXPORT_TIMEOUT = 120.0
 """Seconds the state manager may take for the page of a large run before it begins to send."""
 
@@ -149,7 +157,7 @@ class RunCalls(StockCalls):
         poll_interval: float = 1.0,
         on_progress: Callable[[Run], None] | None = None,
     ) -> Run:
-        """Wait until a run is no longer PENDING, also through outages of up to 60 s.
+        """Wait until a run is no longer PENDING, also through outages of up to 60 s; each is logged once.
 
         Our server answers when the run ends; any other one is polled.
 
@@ -173,7 +181,8 @@ class RunCalls(StockCalls):
         run: Run | None = None
         with nullcontext() if timeout is None else event_loop().fail_after(timeout):
             while True:
-                run = await self._status_after_outages(run_id, held, pause, known=run is not None)
+                request = partial(self._status, run_id, held, pause)
+                run = await self._through_outages(request, known=run is not None, wait=held)
                 if on_progress is not None and run != shown:
                     on_progress(run)
                     shown = run
@@ -314,20 +323,25 @@ class RunCalls(StockCalls):
             await anyio.sleep_until(began + wait)
         return run
 
-    async def _status_after_outages(self, run_id: str, wait: float, pause: float, *, known: bool) -> Run:
-        """Return the status of a run; repeat the request during an outage.
+    async def _through_outages(
+        self, call: Callable[[], Awaitable[T]], *, known: bool = True, wait: float = 0.0
+    ) -> T:
+        """Make a call about a run that is followed; repeat it during an outage.
 
         Args:
             known: The state manager has answered before. Then an invalid response comes from a proxy in
                 between, and counts as an outage.
+            wait: Seconds for which the state manager may wait before it answers.
         """
         give_up = anyio.current_time() + wait + OUTAGE_TOLERANCE
+        outage = Outage(log, "following the run")
         while True:
             try:
-                return await self._status(run_id, wait, pause)
+                return await call()
             except ManagerUnavailable as error:
                 if anyio.current_time() >= give_up or (isinstance(error, InvalidResponse) and not known):
                     raise
+                outage.failed(error, f"it is tried again for {OUTAGE_TOLERANCE:.0f} s")
                 await anyio.sleep(1.0)
 
 

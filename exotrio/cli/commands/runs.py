@@ -151,13 +151,15 @@ def show(run_id: str, connection: Connection) -> None:
 def watch(run_id: str, timeout: float | None, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
 
-    Exits 0 if it succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this command, not the run.
+    Exits 0 if it succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this command, not the run. If
+    the state manager gives no usable answer for a minute, it exits 4, and prints how to follow the run again.
 
     JSON: as in `run`.
     """
 
     async def find(manager: StateManager) -> str:
-        return (await find_run(manager, run_id)).run_id
+        find = partial(find_run, manager, run_id)
+        return (await manager._through_outages(find, known=False)).run_id
 
     return follow(connection, find, timeout)
 

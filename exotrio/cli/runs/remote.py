@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -23,7 +24,7 @@ from exotrio.cli.terminal.output import print_message
 from exotrio.cli.terminal.progress import progress_for
 from exotrio.cli.values import PrivateText
 from exotrio.client import Run, RunStatus, StateManager, ValidationStatus
-from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, KeyRefused
+from exotrio.errors import ConfigurationError, ExotrioError, GraphInvalid, KeyRefused, ManagerUnavailable
 from exotrio.graph import GraphNodeModel, StoreConfigModel
 from exotrio.graph.values import check_of
 
@@ -38,13 +39,19 @@ MAX_POLL_INTERVAL = 1.0
 def follow(connection: Connection, start: Start, timeout: float | None = None) -> int:
     """Show a run's progress until it ends, then its result; return the exit code.
 
-    SIGINT, SIGTERM and the end of ``timeout`` end this command, not the run. ``start`` returns the id of the
-    run; it may start it.
+    SIGINT, SIGTERM and the end of ``timeout`` end this command, not the run; so does a state manager that
+    gives no usable answer for a minute. ``start`` returns the id of the run; it may start it, so it is not
+    repeated here.
     """
     progress, following = progress_for(), trio.CancelScope()
+    run_id: str | None = None
+
+    def print_how_to_follow(what: str) -> None:
+        command = command_line(["runs", "watch", str(run_id), *connection.arguments])
+        progress.print_message(f"{what}. Follow it again with:\n  {command}")
 
     async def main() -> int:
-        run_id: str | None = None
+        nonlocal run_id
         run: Run | None = None
         with connection.readable_errors():
             async with connection.open() as manager:
@@ -61,21 +68,26 @@ def follow(connection: Connection, start: Start, timeout: float | None = None) -
                             on_progress=progress.show,
                         )
                     if run is not None:
-                        await print_result(manager, run, connection.form, progress.elapsed)
+                        result = partial(print_result, manager, run, connection.form, progress.elapsed)
+                        await manager._through_outages(result)
         if run is not None and not following.cancelled_caught:
             # The run ended before a signal came; otherwise the signal was first, perhaps before the start.
             return SUCCESS if run.status is RunStatus.SUCCESS else FAILED
         if run_id is None:
             progress.print_message("interrupted; a run may have been started: see `runs ls`")
         else:
-            command = command_line(["runs", "watch", run_id, *connection.arguments])
             what = "no longer following; the run continues"
             if not following.cancelled_caught:
                 what = f"the run has not ended within {format_duration(timeout)}, and continues"
-            progress.print_message(f"{what}. Follow it again with:\n  {command}")
+            print_how_to_follow(what)
         return INTERRUPTED
 
-    return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs continue")
+    try:
+        return run_until_stopped(main, lambda grace, why: following.cancel(), exiting=lambda: "runs continue")
+    except ManagerUnavailable:
+        if run_id is not None:
+            print_how_to_follow("no longer following; the run continues")
+        raise
 
 
 async def start_run(
