@@ -232,6 +232,25 @@ def test_a_run_is_shown_with_what_failed(cli: Cli, place: Place) -> None:
     assert "failed:" not in cli("runs", "show", place.succeeded).out
 
 
+@pytest.mark.parametrize(
+    ("n", "failed", "lines"),
+    [
+        ("0", r"failed: work, 22 states \(\w+, \w+, \w+ and 19 more\): ValueError: .* on 0", 1),
+        ("${{ split.outputs.n }}", r"failed: work \(\w+\): ValueError: .* on \d+", 20),
+    ],
+)
+def test_states_that_failed_alike_are_one_line(cli: Cli, n: str, failed: str, lines: int) -> None:
+    graph = {**cli.json("graph", "show", "fan"), "name": f"fails-{lines}"}
+    graph["nodes"][0]["inputs"]["count"] = "22"
+    graph["nodes"][1]["inputs"] = {"n": n, "bad": n}
+    cli("graph", "apply", cli.write("graph.json", graph), code=0)
+    followed = cli("trigger", graph["name"], "--follow", code=1).out
+    run_id = followed.split()[0]
+    for out in (followed, cli("runs", "watch", run_id).out, cli("runs", "show", run_id).out):
+        assert len(re.findall(f"^{failed}$", out, re.MULTILINE)) == lines, out
+        assert (f"\n... and 2 more: states ls --run {run_id} --status ERRORED\n" in out) == (lines == 20)
+
+
 def test_a_run_without_a_result_is_not_said_to_have_a_partial_one(cli: Cli) -> None:
     lone = NODES[NODES.index("graph = ") :].replace('"fan"', '"lone"').replace('count="2"', 'count="1"')
     cli.write("lone.py", NODES[: NODES.index("graph = ")] + lone)

@@ -17,9 +17,10 @@ from exotrio.cli import completion, options
 from exotrio.cli.connection import Connection, connection
 from exotrio.cli.exit_codes import FAILED, SUCCESS
 from exotrio.cli.groups import Commands
-from exotrio.cli.lookup import find_run, find_run_id, list_pages, list_runs
+from exotrio.cli.lookup import PAGE, find_run, find_run_id, list_pages, list_runs
 from exotrio.cli.runs.remote import follow
-from exotrio.cli.terminal.output import error_message, print_message, table
+from exotrio.cli.runs.result import failure_lines
+from exotrio.cli.terminal.output import print_message, table
 from exotrio.client import (
     Change,
     RelatedRun,
@@ -38,7 +39,7 @@ from exotrio.errors import RequestRefused
 MAX_CHANGES = 5
 """Changes of the run by requests that `runs show` lists, newest first."""
 MAX_FAILED = 20
-"""Failed states that `runs show` lists."""
+"""Failed states that `runs show` has as JSON."""
 
 
 @click.group(name="runs", cls=Commands)
@@ -132,16 +133,17 @@ def show(run_id: str, connection: Connection) -> None:
         if not run.errored_count:
             return run, [], changes
         call = partial(manager.states, run=run.run_id, status=ERRORED)
-        return run, (await list_pages(call, lambda page: page.states, MAX_FAILED))[0], changes
+        return run, (await list_pages(call, lambda page: page.states, PAGE))[0], changes
 
     run, failed, changes = connection.ask(ask)
     shown = [
-        state.model_dump(mode="json", include={"id", "identifier", "status", "error"}) for state in failed
+        state.model_dump(mode="json", include={"id", "identifier", "status", "error"})
+        for state in failed[:MAX_FAILED]
     ]
     body = {**run.model_dump(mode="json"), "failed": shown}
     body["changes"] = [change.model_dump(mode="json", exclude_none=True) for change in changes]
     done = (f"{change.text()} at {iso_time(change.at)}" for change in changes)
-    connection.print(body, chain(_as_lines(run), _failures(run, failed), done))
+    connection.print(body, chain(_as_lines(run), failure_lines(run, failed), done))
 
 
 @command.command(name="watch")
@@ -378,14 +380,6 @@ def _child(child: RelatedRun, run: Run) -> tuple[str, ...]:
     if run.cancelled_at and child.origin != FAILURE and child.status is RunStatus.PENDING:
         status = f"{child.status} (about to be cancelled)"
     return (child.run_id or "", child.graph_name, status, child.cause)
-
-
-def _failures(run: Run, failed: list[StateSummary]) -> list[str]:
-    lines = [f"failed: {state.identifier} ({state.id}): {error_message(state.error)}" for state in failed]
-    if run.errored_count > len(failed):
-        left = run.errored_count - len(failed)
-        lines.append(f"... and {left} more: states ls --run {run.run_id} --status ERRORED")
-    return lines
 
 
 def _status(run: RunSummary | RelatedRun) -> str:

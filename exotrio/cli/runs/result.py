@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from exotrio._util.error_message import lines_beyond_message
 from exotrio._util.times import format_duration
-from exotrio._util.words import plural
+from exotrio._util.words import listed, plural
 from exotrio._wire.vocabulary import FAILED
 from exotrio.cli.terminal.output import error_message, pairs, print_as
-from exotrio.client import Run, StateManager, StateStatus
+from exotrio.client import Run, StateManager, StateNode, StateStatus, StateSummary
 
 MAX_SHOWN = 20
-"""States whose outputs or errors are printed; others are only counted."""
+"""States whose outputs are printed, and failures; others are only counted."""
+MAX_ALIKE = 3
+"""States that are named of those that failed alike."""
 MIN_TIMED = 1.0
 """Seconds that a run took from which on it is printed how its states spent them."""
 MAX_TRACEBACK = 30
@@ -20,7 +23,7 @@ MAX_TRACEBACK = 30
 
 
 async def print_result(client: StateManager, run: Run, form: str, elapsed: float) -> None:
-    """Print the result to standard output, with at most ``MAX_SHOWN`` outputs and as many errors.
+    """Print the result to standard output, with at most ``MAX_SHOWN`` outputs and as many failures.
 
     Args:
         elapsed: Seconds for which this command followed the run. If the run took much longer, perhaps nothing
@@ -56,10 +59,25 @@ async def print_result(client: StateManager, run: Run, form: str, elapsed: float
         "errors_left": max(0, len(failed) - MAX_SHOWN),
     }
     fix = "the run itself is kept: `run --resume RUN`, or `runs watch RUN`, prints its result again"
-    print_as(form, body, _as_lines(run, body, elapsed), fix=fix)
+    print_as(form, body, _as_lines(run, body, failed, elapsed), fix=fix)
 
 
-def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
+def failure_lines(run: Run, failed: Sequence[StateNode | StateSummary]) -> list[str]:
+    """Return a line for each way in which states of a node failed, and how many others there are."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for state in failed:
+        alike.setdefault((state.identifier, error_message(state.error)), []).append(state.id)
+    lines, left = list[str](), run.errored_count
+    for (identifier, message), ids in list(alike.items())[:MAX_SHOWN]:
+        states = f", {plural(len(ids), 'state')}" if len(ids) > 1 else ""
+        lines.append(f"failed: {identifier}{states} ({listed(ids, MAX_ALIKE)}): {message}")
+        left -= len(ids)
+    if left > 0:
+        lines.append(f"... and {left:,} more: states ls --run {run.run_id} --status ERRORED")
+    return lines
+
+
+def _as_lines(run: Run, body: dict[str, Any], failed: Sequence[StateNode], elapsed: float) -> list[str]:
     states = plural(run.total_count, "state")
     time = f" in {body['seconds']:.1f} s"
     if body["seconds"] > elapsed + MIN_TIMED:
@@ -74,14 +92,10 @@ def _as_lines(run: Run, body: dict[str, Any], elapsed: float) -> list[str]:
         lines += [f"{end['identifier']}:", *pairs(end["outputs"], "  ", ": ")]
     if body["outputs_left"]:
         lines.append(f"... and outputs of {body['outputs_left']} more states")
-    for number, failed in enumerate(body["errors"]):
-        message = error_message(failed["error"])
-        lines.append(f"failed: {failed['identifier']} ({failed['state_id']}): {message}")
-        if number == 0:
-            # One traceback only: where many states failed, most failed in the same way.
-            lines += [f"  {line}" for line in _traceback_lines(failed["error"])]
-    if body["errors_left"]:
-        lines.append(f"... and {body['errors_left']} more failed states")
+    if failed:
+        first, *others = failure_lines(run, failed)
+        # One traceback only: where many states failed, most failed in the same way.
+        lines += [first, *(f"  {line}" for line in _traceback_lines(failed[0].error or "")), *others]
     return lines
 
 
