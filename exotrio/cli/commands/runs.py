@@ -153,8 +153,8 @@ def show(run_id: str, connection: Connection) -> None:
 def watch(run_id: str, timeout: float | None, connection: Connection) -> int:
     """Follow a run until it ends, then show its result.
 
-    Exits 0 if it succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this command, not the run. If
-    the state manager gives no usable answer for a minute, it exits 4, and prints how to follow the run again.
+    Exits 0 if it succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this command, not the run.
+    If the state manager gives no usable answer for a minute, it exits 4, and prints how to follow it again.
 
     JSON: as in `run`.
     """

@@ -93,8 +93,8 @@ def command(
     Give private values in a file or on standard input: other users can read arguments.
 
     With --follow it exits 0 if the run succeeded, 1 if it failed, and 130 if Ctrl-C or --timeout ended this
-    command, not the run. If the state manager gives no usable answer for a minute, it exits 4, and prints how to
-    follow the run again.
+    command, not the run. If the state manager gives no usable answer for a minute, it exits 4, and prints how
+    to follow the run again.
 
     With --each, all lines are checked before the first run is started, and the other options are defaults
     for the lines. If it is interrupted, it prints how to continue without starting a run twice.
