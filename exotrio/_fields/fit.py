@@ -2,7 +2,7 @@
 
 Only the types are known. As with a type checker, the answer is no if some value would not fit: ``None``, a
 number with a fraction for an ``int``, a choice that the other type lacks. It is yes if that depends on the
-text, as for a ``str``.
+text, as for a ``str``; ``may_not_be_json`` says where that is seldom intended.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ def fits(source: Any, target: Any, *, in_json: bool = False) -> bool:
     if source in SCALARS or target in SCALARS or choices_of(target):
         return target in _WIDER.get(source, ())
     return _fits_inside(source, target)
+
+
+def may_not_be_json(source: Any, target: Any) -> bool:
+    """Return whether texts of the type ``source`` fit ``target``, JSON, only if a node wrote such."""
+    source, target = (optional(resolved(each)) or resolved(each) for each in (source, target))
+    return source is str and not (target is str or target in SCALARS or choices_of(target))
 
 
 def _is_json_string(source: Any) -> bool:

@@ -364,6 +364,7 @@ class Graph(GraphParts):
                 unites=target,
                 before=before,
                 condition=condition,
+                doubts=values.doubts,
             )
             problems += added.problems(next(iter(self._added), None))
             if child is self and added.is_certain_to_run:

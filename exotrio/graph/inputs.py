@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from exotrio._fields.allowed import field_problems
 from exotrio._fields.codecs import name_of, optional, resolved
-from exotrio._fields.fit import fits
+from exotrio._fields.fit import fits, may_not_be_json
 from exotrio._fields.models import field_text, names_of, plain_text
 from exotrio._util.words import listed, shortened, suggestion
 from exotrio.errors import GraphInvalid
@@ -60,6 +60,7 @@ class Inputs:
     Attributes:
         sources: The nodes whose outputs are referred to.
         problems: What is wrong, one line each.
+        doubts: What is allowed, but seldom intended: a line for each input that has one, by its name.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Inputs:
     ) -> None:
         self.texts: dict[str, str] = {}
         self.problems: list[str] = []
+        self.doubts: dict[str, str] = {}
         self._nodes = nodes
         self._store = store
         self._references: list[tuple[str, GraphNode, bool | None, str | None]] = []
@@ -98,6 +100,8 @@ class Inputs:
                 self.texts[name] = self._text(f"input {name!r}", info, value)
             except ValueError as error:
                 self.problems.append(f"input {name!r}: {error}")
+            if info is not None and isinstance(value, OutputReference) and (doubt := _doubt(info, value)):
+                self.doubts[name] = doubt
 
     def limits(self, limits: Iterable[Limit]) -> list[NodeLimitModel]:
         """Return the limits of the node, with their keys as texts."""
@@ -262,6 +266,18 @@ def _type_problem(info: FieldInfo | None, reference: OutputReference) -> str | N
         return None
     types = f"{name_of(output_type)}, which does not always fit {name_of(input_type)}"
     return f'{what} {types}; f"{{{node.identifier}.{reference.field}}}" is not checked'
+
+
+def _doubt(info: FieldInfo, reference: OutputReference) -> str | None:
+    """Return why the texts of an output may not be the JSON that an input is; None if it is not known."""
+    if reference.many or not may_not_be_json(reference.annotation, info.annotation):
+        return None
+    name, types = f"{reference.node.identifier}.{reference.field}", name_of(info.annotation)
+    fix = f"declare the output as {types}"
+    if get_origin(resolved(info.annotation)) is list:
+        fix += ", or, for a list of those of all states, give unites= a node before them and write .every"
+    what = f"output {reference.field!r} of {reference.node.identifier!r} is str"
+    return f'{what}, and the input is {types}, read from JSON: {fix}; f"{{{name}}}" is not checked'
 
 
 def models_of(node: type) -> tuple[type[BaseModel], type[BaseModel]]:

@@ -36,6 +36,7 @@ class GraphNode:
         is_certain_to_run: Whether it runs whatever the nodes before it return.
         next: The nodes to which an edge leads from it, added since.
         facts: What is known wherever it runs.
+        doubts: What is allowed of its inputs, but seldom intended, by their names.
     """
 
     model: GraphNodeModel
@@ -45,6 +46,7 @@ class GraphNode:
     condition: Condition | None = None
     next: list[GraphNode] = field(init=False, default_factory=list)
     outputs: Mapping[str, Any] | None = None
+    doubts: Mapping[str, str] = field(default_factory=dict)
     facts: frozenset[Fact] = field(init=False)
     is_certain_to_run: bool = field(init=False)
     above: frozenset[str] = field(init=False)

@@ -110,6 +110,17 @@ class GraphParts(Declaration):
         enter(self)
         return list(found.values())
 
+    def warnings(self) -> list[str]:
+        """Return what is allowed, but seldom intended, of the nodes that were added: a line for each input.
+
+        ``graph check``, ``graph apply`` and ``run`` print them.
+        """
+        return [
+            f"node {identifier!r}, input {name!r}: {doubt}"
+            for identifier, node in self._added.items()
+            for name, doubt in node.doubts.items()
+        ]
+
     def store(self, key: str, default: object = _REQUIRED) -> StoreReference:
         """Declare a key of the run's store, and return a reference to it.
 

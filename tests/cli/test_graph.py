@@ -242,6 +242,20 @@ def test_a_node_that_unites_one_that_returns_a_list_is_a_warning(cli: Cli, futur
     )
 
 
+def test_a_text_where_a_list_is_read_is_a_warning_before_a_run_and_in_a_check(cli: Cli) -> None:
+    cli.write(
+        "app.py",
+        NODES.replace("        n: str\n        bad: str\n", "        n: list[str]\n        bad: str\n"),
+    )
+    warning = "warning: node 'work', input 'n': output 'n' of 'split' is str, and the input is list[str], "
+    (problem,) = cli.json("graph", "check", "app.py")["problems"]
+    assert (problem["severity"], problem["node"], problem["field"]) == ("warning", "work", "inputs.n")
+    end = cli("run", "app.py", code=1)
+    assert end.err.startswith(warning)
+    assert "\nfailed: work, 2 states (" in end.out
+    assert cli("graph", "apply", "app.py", code=0).err.startswith(f"app.py: {warning}")
+
+
 @pytest.mark.parametrize("wrong", ["rot=plan.root", "root=plan.rot"])
 def test_a_mistake_in_a_built_graph_has_its_line(cli: Cli, wrong: str) -> None:
     text = BUILT.format(future="", root=wrong, unites="plan")

@@ -71,6 +71,18 @@ class Again(Digest):
     """The same in a separate place."""
 
 
+class Collect(BaseNode):
+    class Inputs(BaseModel):
+        lines: list[str]
+        counts: dict[str, int] = {}
+        digest: Digest.Outputs | None = None
+        title: str = ""
+        size: int = 0
+
+    async def execute(self) -> None:
+        return None
+
+
 class WriteReport(BaseNode):
     class Inputs(BaseModel):
         sizes: list[int]
@@ -377,6 +389,22 @@ def test_a_mistake_is_refused_at_its_line_and_changes_nothing(
     # Python's own traceback: the caller's line, and one of ours below it.
     frames = traceback.extract_tb(caught.tb)
     assert [frame.filename == __file__ for frame in frames[-2:]] == [True, False]
+
+
+def test_a_text_is_doubted_where_a_list_a_dict_or_a_model_is_read() -> None:
+    graph, plan, _, digest = audit()
+    text = digest.line
+    graph.add(Collect, lines=text, counts=text, digest=text, title=text, size=text)
+    graph.add(Collect, identifier="lines", unites=plan, lines=digest.every.line)
+    graph.add(Collect, identifier="written", lines=f"{text}", title="[]")
+    of_list, of_dict, of_model = graph.warnings()
+    assert of_list == (
+        "node 'collect', input 'lines': output 'line' of 'digest' is str, and the input is list[str], read"
+        " from JSON: declare the output as list[str], or, for a list of those of all states, give unites= a"
+        ' node before them and write .every; f"{digest.line}" is not checked'
+    )
+    assert of_dict.endswith(': declare the output as dict[str, int]; f"{digest.line}" is not checked')
+    assert of_model.startswith("node 'collect', input 'digest': output 'line' of 'digest' is str, and ")
 
 
 @pytest.mark.parametrize("united", [1, 2], ids=["the same", "one below"])

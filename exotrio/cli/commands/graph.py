@@ -210,7 +210,8 @@ def check(
 
     Each FILE_OR_MODULE is a JSON file (- for standard input) or Python, which is imported. Nodes are
     known from the Runtimes in all the Python files; nodes of namespaces without a Runtime are not
-    checked. Exits 3 if a graph is invalid.
+    checked. Exits 3 if a graph is invalid. Warnings, as of a str output for an input that is a list, do not
+    count.
 
     With --against-runs, the nodes of the Runtimes are compared with those that are registered, for what
     each run in flight still has ahead, and with the inputs of its states that wait. Nothing is changed.

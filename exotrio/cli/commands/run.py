@@ -121,6 +121,8 @@ def command(
         progress=progress_for(runtime, verbose=bool(verbose), logged=as_json),
         private=not as_json and sys.stderr.isatty(),
     )
+    for warning in [] if graph is None else graph.warnings():
+        run.progress.print_message(f"warning: {warning}")
     return run_until_stopped(
         run.main, run.stop, exiting=run.exiting, at_once=lambda grace, why: runtime.stop(grace, why=why)
     )

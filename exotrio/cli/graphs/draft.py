@@ -51,7 +51,7 @@ class FileProblem:
         message: One line; it names node and input.
         line: Of a file that cannot be read, or of the code that raised.
         field: Field of the node or the graph; of an input, ``inputs.NAME``.
-        severity: ``error``, or ``warning`` for what the state manager ignores.
+        severity: ``error``, or ``warning`` for what the state manager ignores, or allows.
     """
 
     file: str
@@ -138,7 +138,9 @@ def is_json(target: str) -> bool:
 
 def draft_of(file: str, graph: Graph) -> Draft:
     """Return a ``Graph`` of a Python file; its fields were checked when it was built."""
-    return Draft(file, graph.name, GraphBody.of(graph), namespace=graph.namespace)
+    draft = Draft(file, graph.name, GraphBody.of(graph), namespace=graph.namespace)
+    draft.problems += [draft.located(Problem.read(line), "warning") for line in graph.warnings()]
+    return draft
 
 
 def read_draft(file: str) -> Draft:
