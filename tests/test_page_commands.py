@@ -215,7 +215,7 @@ def check_pytest(words: Sequence[str], config: pytest.Config, page: str) -> None
 
 def test_the_files_and_extras_that_commands_name_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    deployed = [path for path in (EXAMPLES / "deploy").rglob("*") if path.is_file()]
+    deployed = [path for path in (EXAMPLES / "deploy").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for path in [*(ROOT / page for page in PAGES), *deployed]:
         shown = path.read_text("utf-8")
         assert "pip install exotrio" not in shown.replace("'", ""), "no package is published"

@@ -415,13 +415,8 @@ class Users:
         return answer if isinstance(answer, Run) else None
 
     async def _states(self, run: str) -> list[StateSummary]:
-        """Return the states of a run: they are listed in the namespace of their nodes."""
-        states: list[StateSummary] = []
-        for namespace in (OF_NODES, NAMESPACE):
-            call = partial(StateManager.states, run=run, outputs=True, limit=1_000)
-            page = await self._try(call, namespace)
-            states += [] if isinstance(page, str) else page.states  # it may have none in one of them
-        return states
+        page = await self._try(partial(StateManager.states, run=run, outputs=True, limit=1_000))
+        return [] if isinstance(page, str) else list(page.states)
 
     async def _children(self, run: str, status: RunStatus | None = None) -> list[str]:
         page = await self._try(partial(StateManager.find_runs, parent=run, status=status, limit=1_000))

@@ -101,7 +101,7 @@ def test_unusual_nodes_and_runtimes_are_highlighted() -> None:
     assert re.search(r"^Lonely .* none$", text, re.MULTILINE)
     assert re.search(r"^Greeter +w-1 +silent +3/4 +0 +1 ", text, re.MULTILINE), "none of its workers is free"
     assert text.index("Lonely") < text.index("\nA ")
-    for part in ("silent", "running, draining", "stopped", "and 4 more", "cancelled", "failed"):
+    for part in ("silent", "running, draining", "stopped", "and 4 more", "cancelling", "failed"):
         assert part in text, part
     assert "2 kinds of runtimes claim through v0" in text
 

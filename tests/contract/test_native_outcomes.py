@@ -320,7 +320,7 @@ async def test_a_run_is_shown_with_counts_for_each_place(api: Api) -> None:
     assert run.pop("started_by") in ("root", "in process")
     assert (run.pop("pruned_count"), run.pop("for_event_count"), run.pop("for_run_count")) == (0, 0, 0)
     assert (run.pop("origin"), run.pop("parent_run_id"), run.pop("parent")) == ("api", None, None)
-    assert (run.pop("children"), run.pop("children_count")) == ([], 0)
+    assert (run.pop("children"), run.pop("children_count"), run.pop("changing")) == ([], 0, [])
     assert run == await flow.run_summary()
     assert [(node["identifier"], node["node_name"]) for node in nodes] == [
         (identifier, node_name(identifier)) for identifier in ("a", "b", "c")
