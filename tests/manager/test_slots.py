@@ -167,6 +167,7 @@ async def test_a_deleted_limit_leaves_nothing_once_no_run_and_no_node_has_it(
     await set_to(manager, "another", at_most=1)
     assert await counted(manager, "limits", f"name = '{LIMIT}'") == 1, "its node has not stopped"
     clock.advance(MAX_STOPPING_MS)
+    await manager.service.store.write(expire, 10**15, Terms())
     await set_to(manager, "another", at_most=2)
     assert await counted(manager, "limits", f"name = '{LIMIT}'") == 0
     assert await counted(manager, "slots", "limit_id NOT IN (SELECT id FROM limits)") == 0

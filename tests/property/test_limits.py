@@ -19,7 +19,6 @@ from tests.support.manager import Manager, open_manager
 
 PERIOD_MS = 60_000
 PARTS = 60
-LEASE_MS = Terms().lease_ttl_ms
 PLACES = {
     "a": [{"name": "x", "key": "${{store.k}}"}],
     "b": [{"name": "x", "key": "${{store.k}}"}, {"name": "y"}],
@@ -32,15 +31,14 @@ NODES = {node_name(graph): 9 for graph in PLACES}
 
 @dataclass
 class Waiting:
-    """A state of the reference: its limits with their keys, and its claim while it is held; also after it was
-    cancelled, with the time until which it keeps its slots then."""
+    """A state of the reference: its limits with their keys, and its claim while its slots are held, also
+    after it has ended."""
 
     run_id: str
     pairs: list[tuple[str, str]]
     held: dict[str, Any] | None = None
     has_ended: bool = False
     was_released: bool = False
-    stopping_until: int | None = None
 
 
 @dataclass
@@ -60,13 +58,8 @@ class Reference:
         if pair[0] == "rate":
             after = self.clock.now_ms - period_ms
             return sum(at > after and each == pair for at, each, _ in self.started) < self.starts
-        held = sum(pair in state.pairs for state in self.states.values() if self._counts(state))
+        held = sum(pair in state.pairs for state in self.states.values() if state.held is not None)
         return held < self.at_most[pair[0]]
-
-    def _counts(self, state: Waiting) -> bool:
-        if state.stopping_until is not None:
-            return self.clock.now_ms < state.stopping_until
-        return state.held is not None
 
     def claim(self, claimed: dict[str, Any]) -> None:
         """Check that a state that was claimed is one that may be, and the first of those with its limits."""
@@ -83,11 +76,10 @@ class Reference:
         self.started += [(self.clock.now_ms, pair, state.run_id) for pair in state.pairs if pair[0] == "rate"]
 
     def free(self, state: Waiting, *, ended: bool, gives_back: bool = False) -> None:
-        state.stopping_until = None
         state.held, state.has_ended, state.was_released = None, ended, not ended
         if gives_back:
-            last = max((at for at, _, run_id in self.started if run_id == state.run_id), default=0)
-            self.started = [each for each in self.started if (each[0], each[2]) != (last, state.run_id)]
+            for last in sorted(each for each in self.started if each[2] == state.run_id)[-1:]:
+                self.started.remove(last)
 
 
 class Walk:
@@ -121,7 +113,7 @@ class Walk:
         held = [
             state
             for state in self.reference.states.values()
-            if state.held is not None and (state.stopping_until is not None) is stopping
+            if state.held is not None and state.has_ended is stopping
         ]
         return self.random.sample(held, k=self.random.randint(0, len(held)))
 
@@ -145,7 +137,7 @@ class Walk:
             else:
                 stuck = item_for(state.held, outcome="errored", error="timed out", stuck=True)
                 assert await report(self.manager.remote, stuck) == ["ok"]
-            state.has_ended, state.stopping_until = True, self.reference.clock.now_ms + LEASE_MS
+            state.has_ended = True
 
     async def stop(self) -> None:
         for state in self._some_held(stopping=True):
@@ -157,18 +149,15 @@ class Walk:
             self.reference.free(state, ended=True)
 
     async def beat(self) -> None:
-        now_ms = self.reference.clock.now_ms
         for state in self._some_held(stopping=True):
             assert state.held is not None
             ok(await self.manager.remote.heartbeat(states=[item_for(state.held)]))
-            if state.stopping_until is not None and now_ms < state.stopping_until:
-                state.stopping_until = now_ms + LEASE_MS
 
     async def expire(self) -> None:
         await self.manager.service.store.write(expire, 10**15, Terms(poison_limit=1_000))
         for state in self.reference.states.values():
-            if state.held is not None and state.stopping_until is None:
-                self.reference.free(state, ended=False)
+            if state.held is not None:
+                self.reference.free(state, ended=state.has_ended)
 
     async def change(self) -> None:
         name = self.random.choice(["x", "y"])

@@ -14,6 +14,7 @@ from exotrio.manager.engine.order import Candidate
 from exotrio.manager.engine.slots import (
     ALL_KEYS,
     HAS_WAITING,
+    IS_CHECK,
     MAX_ROOM,
     ONE_KEY,
     Hold,
@@ -308,7 +309,7 @@ class LimitedClaim:
 
 def _first_check(tx: Transaction, ids: Collection[int]) -> Rows | None:
     """Return the first check of these limits, or None without limits."""
-    due = f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL"
+    due = f"SELECT min(check_at) FROM slots WHERE {tx.any_of('limit_id')} AND {IS_CHECK}"
     return tx.execute(due, (tx.items(sorted(ids)),)) if ids else None
 
 
@@ -322,7 +323,7 @@ def _take_checks(tx: Transaction, slots: Slots) -> Rows:
     """Take away some checks that are due; return whether states wait in the lane of each."""
     return tx.execute(
         "DELETE FROM slots WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
-        f" WHERE {tx.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
+        f" WHERE {tx.any_of('limit_id')} AND {IS_CHECK} AND check_at <= ?"
         f" ORDER BY check_at, limit_id, key LIMIT ?{tx.skip_locked('slots')})"
         f" RETURNING limit_id, key, state, {HAS_WAITING}",
         (tx.items(slots.ids), tx.now_ms, MAX_LANES),

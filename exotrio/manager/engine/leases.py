@@ -27,7 +27,7 @@ from itertools import chain
 
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.slots import extend_holds, free
+from exotrio.manager.engine.slots import IS_STOPPING, end_leases_of_slots, free
 from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
@@ -100,14 +100,18 @@ def recover(tx: Transaction, manager: str, terms: Terms) -> WithEffects[int]:
 
 
 def expire(tx: Transaction, now: int, terms: Terms, *, sweeper: str | None = None) -> WithEffects[int]:
-    """End the leases whose deadline has passed; return how many those were.
+    """End the leases whose deadline has passed; return how many states those were of.
 
     With ``sweeper``, the calling state manager, also do what ``recover`` does. Both happen in one step: the
     second of two would lock runs while states are locked.
     """
     lost = [] if sweeper is None else [_held_in_lost_managers(sweeper)]
     overdue: Cause = ("lease_until <= ?", (now,))
-    return _lose(tx, terms, [overdue, *lost])
+    count, effects = _lose(tx, terms, [overdue, *lost])
+    # Those of states that have ended. After the others, since releases lock states before slots.
+    freed = Effects(freed=end_leases_of_slots(tx, now))
+    freed.add(effects)
+    return WithEffects(count, freed)
 
 
 def _lose(tx: Transaction, terms: Terms, causes: Sequence[Cause]) -> WithEffects[int]:
@@ -217,21 +221,26 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     ``by_ms`` is 0 if the clock was set back, which only that of a database can be: leases that were renewed
     before cannot be distinguished from those renewed since, and no lease may end early.
     """
-    held = tx.items(_locked_leases(tx))
-    for of, term in (("NOT NULL", terms.lease_ttl_ms), ("NULL", terms.claim_timeout_ms)):
-        if term is not None:
-            tx.execute(
-                "UPDATE states SET lease_until ="
-                " CASE WHEN lease_until + ? > ? THEN ? ELSE lease_until + ? END"
-                f" WHERE {tx.any_of('seq')} AND token IS {of}",
-                (by_ms, now + term, now + term, by_ms, held),
-            )
+    held, until = tx.items(_locked_leases(tx)), now + terms.lease_ttl_ms
+    leased = f"{tx.any_of('seq')} AND token IS"
+    _extend(tx, "states", "lease_until", by_ms, until, f"{leased} NOT NULL", held)
+    if terms.claim_timeout_ms is not None:
+        _extend(tx, "states", "lease_until", by_ms, now + terms.claim_timeout_ms, f"{leased} NULL", held)
+    in_order = (
+        "(limit_id, key, state) IN (SELECT limit_id, key, state FROM slots INDEXED BY slots_to_check"
+        f" WHERE {IS_STOPPING} ORDER BY limit_id, key, state{tx.for_update('slots')})"
+    )
     # Before the rows of runtimes, as in a heartbeat.
-    extend_holds(tx, by_ms, terms.lease_ttl_ms)
+    _extend(tx, "slots", "check_at", by_ms, until, in_order)
+    _extend(tx, "workers", "lease_until", by_ms, until, "lease_until IS NOT NULL")
+
+
+def _extend(
+    tx: Transaction, table: str, column: str, by_ms: int, until: int, which: str, *parameters: object
+) -> None:
+    later = f"CASE WHEN {column} + ? > ? THEN ? ELSE {column} + ? END"
     tx.execute(
-        "UPDATE workers SET lease_until = CASE WHEN lease_until + ? > ? THEN ? ELSE lease_until + ? END"
-        " WHERE lease_until IS NOT NULL",
-        (by_ms, now + terms.lease_ttl_ms, now + terms.lease_ttl_ms, by_ms),
+        f"UPDATE {table} SET {column} = {later} WHERE {which}", (by_ms, until, until, by_ms, *parameters)
     )
 
 
@@ -272,6 +281,5 @@ def restart(tx: Transaction, now: int, terms: Terms) -> None:
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
         (timeout, now + terms.lease_ttl_ms),
     )
-    # All that did not stop before this start, whenever that was.
-    extend_holds(tx, tx.now_ms, terms.lease_ttl_ms)
+    tx.execute(f"UPDATE slots SET check_at = ? WHERE {IS_STOPPING}", (now + terms.lease_ttl_ms,))
     tx.execute("UPDATE claims SET at = ?", (now,))

@@ -99,7 +99,7 @@ def _drop_unnamed(tx: Transaction, namespace: str) -> None:
         f"SELECT id, name, EXISTS (SELECT 1 FROM slots WHERE limit_id = limits.id AND {IS_HELD}) AS is_held"
         # A claim may have locked others, and wait for one of these.
         f" FROM limits WHERE namespace = ? AND NOT {IS_LIMIT} ORDER BY id{tx.skip_locked('limits')}",
-        (tx.now_ms, namespace),
+        (namespace,),
     ).fetchall()
     named = _named_by_runs(tx, namespace).union(*named_by_graphs(tx, namespace).values()) if rows else ()
     unnamed = [

@@ -60,7 +60,7 @@ def renew(
     _write_begins(tx, ended)
     # Their nodes go on until they have stopped.
     stopping = {state["seq"]: state["limits"] for _, state in ended if _keeps_slots(state)}
-    keep(tx, stopping.items(), tx.now_ms + terms.lease_ttl_ms)
+    keep(tx, stopping.items(), now + terms.lease_ttl_ms)
     cancelled = _cancelled(tx, {state["run"] for _, state in ended})
     replies = []
     for beat, state in found:

@@ -2,14 +2,14 @@
 
 **Held leases are the slots.** A state counts for its limits while it is QUEUED: from its claim to its
 outcome, its release or the end of its lease. The table ``slots`` is an index of such states by limit and key,
-not a second ledger: a row counts only if its state is QUEUED, or until a time that it says, so no row can
-take a slot without end.
+not a second ledger: a row counts only if its state is QUEUED, or if it has a lease itself, so no row can take
+a slot without end.
 
 **Stopping.** A state that is cancelled or replaced while a runtime holds it has ended, but its node goes on
-until its runtime learns that; or one whose outcome says that its node is stuck. Its slots are kept until the
-runtime says that the node has stopped, by a release or an outcome that comes late, at most until the end of
-its lease: ``check_at`` is that time, and heartbeats renew it, as does a restart. If the state is deleted
-meanwhile, its slots are kept until then.
+until its runtime learns that; or one whose outcome says that its node is stuck. The slot belongs to the
+lease, not to the state: the row takes over the lease, which ends at ``check_at``, and heartbeats renew it. It
+ends when the runtime says that the node has stopped, by a release or an outcome that comes late; or as all
+leases do, by a sweep, and by no clock that a claim reads. No heartbeat names a state that was deleted.
 
 **Exact.** A claim locks the rows of the limits that its states name, in the order of their ids, and only then
 counts. Only claims, heartbeats that regain a lease, and changes of limits take these locks. While a claim
@@ -63,8 +63,12 @@ ONE_KEY, ALL_KEYS = 0, -1
 whose holds ended together."""
 MAX_STOPPING_MS = 30_000
 """How long a state that ended while it was held keeps its slots, if its claim had no end."""
-IS_HELD = "state > 0 AND (check_at > ? OR (SELECT status FROM states WHERE seq = slots.state) = 'QUEUED')"
-"""Whether a row of ``slots`` counts, given the present time. PostgreSQL would read all states for a join."""
+IS_STOPPING = "state > 0 AND check_at > 0"
+"""Whether a row of ``slots`` has a lease: until ``check_at``, on the clock of leases."""
+IS_HELD = "state > 0 AND (check_at > 0 OR (SELECT status FROM states WHERE seq = slots.state) = 'QUEUED')"
+"""Whether a row of ``slots`` counts. PostgreSQL would read all states for a join."""
+IS_CHECK = "check_at IS NOT NULL AND (state < 1 OR check_at = 0)"
+"""Whether a row of ``slots`` is a check: due at ``check_at``, in Unix ms."""
 HAS_WAITING = (
     "EXISTS (SELECT 1 FROM states WHERE status = 'CREATED' AND lane IS NOT NULL"
     " AND lane = limit_id || ':' || slots.key)"
@@ -141,18 +145,20 @@ class Slots:
         self._held |= dict.fromkeys(new, NONE_HELD)
         for limit, key, *counts in view.execute(
             f"SELECT limit_id, key, count(*) FILTER (WHERE {IS_HELD}),"
-            f" count(*) FILTER (WHERE state > 0 AND check_at > ?), {HAS_WAITING} FROM slots"
+            f" count(*) FILTER (WHERE {IS_STOPPING}), {HAS_WAITING} FROM slots"
             f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} GROUP BY limit_id, key",
-            (view.now_ms, view.now_ms, *of_new),
+            of_new,
         ):
-            self._held[limit, key] = (counts[0], counts[1], bool(counts[2]))
+            if (limit, key) in new:  # others come with them
+                self._held[limit, key] = (counts[0], counts[1], bool(counts[2]))
         if any(limit in self.limits and self.limits[limit].starts is not None for limit, _ in new):
             for limit, key, slot, count in view.execute(
                 "SELECT limit_id, key, slot, count FROM starts"
                 f" WHERE {view.any_of('limit_id')} AND {view.any_of('key')} AND count > 0 ORDER BY slot",
                 of_new,
             ):
-                self._started.setdefault((limit, key), []).append((slot, count))
+                if (limit, key) in new:
+                    self._started.setdefault((limit, key), []).append((slot, count))
 
     def held(self, pair: Pair) -> int:
         """Return how many states hold the limit with this key."""
@@ -254,17 +260,14 @@ def free(tx: Transaction, effects: Effects, states: Iterable[Hold]) -> None:
     # One check of each lane is enough. If it is about several states, it is not in the row of one of them:
     # that one may be held again before a claim takes the check, and leaves the room of the others.
     checks = {pair: seq if together[pair] == 1 else -1 - seq for seq, pair in held}
-    put_slots(tx, sorted((*pair, state, 0) for pair, state in checks.items()))
     if len(checks) < len(held):
-        which, values = _rows_of(tx, held)
-        tx.execute(
-            f"DELETE FROM slots WHERE {which} AND (check_at IS NULL OR check_at > ?)", (*values, tx.now_ms)
-        )
+        drop(tx, held)
+    put_slots(tx, sorted((*pair, state, 0) for pair, state in checks.items()))
     effects.freed |= {limit for limit, _ in checks}
 
 
 def end_otherwise(tx: Transaction, effects: Effects, states: Iterable[Row]) -> None:
-    """Let states that end before their nodes keep their slots until these have stopped.
+    """Let the slots of states that end before their nodes take over their leases.
 
     Each is given as it was: seq, status, limits, lane and lease_until. Those that could be claimed may have
     been let in, and leave their room to the next ones.
@@ -273,28 +276,25 @@ def end_otherwise(tx: Transaction, effects: Effects, states: Iterable[Row]) -> N
     for state in states:
         if state["status"] == "QUEUED":
             until = state["lease_until"]
-            at = tx.now_ms + (MAX_STOPPING_MS if until is None else max(0, until - tx.lease_now))
-            stopping += [(*pair, state["seq"], at) for pair in pairs_of(state["limits"])]
+            until = tx.lease_now + MAX_STOPPING_MS if until is None else until
+            stopping += [(*pair, state["seq"], until) for pair in pairs_of(state["limits"])]
         elif state["status"] == "CREATED" and state["lane"] is None:
             # One check is enough for all with the same limits and keys.
             claimable[state["limits"]] = state["seq"]
     put_slots(tx, sorted(stopping))
-    # Claims that wait learn when to look.
-    effects.freed |= {limit for limit, *_ in stopping}
     free(tx, effects, [(seq, limits) for limits, seq in claimable.items()])
 
 
 def keep(tx: Transaction, states: Iterable[Hold], until: int) -> None:
-    """Let states that ended while they were held keep their slots until a time in Unix ms, if they still have
-    them."""
+    """Renew the leases of the slots of states that ended while they were held, if they still have them."""
     held = [(seq, pair) for seq, limits in states for pair in pairs_of(limits)]
     if not held:
         return
     which, values = _rows_of(tx, held)
     kept = tx.execute(
-        f"SELECT limit_id, key, state FROM slots WHERE {which} AND check_at > ?"
+        f"SELECT limit_id, key, state FROM slots WHERE {which} AND {IS_STOPPING}"
         f" ORDER BY limit_id, key, state{tx.for_update('slots')}",
-        (*values, tx.now_ms),
+        values,
     ).fetchall()
     put_slots(tx, [(limit, key, seq, until) for limit, key, seq in kept])
 
@@ -316,16 +316,15 @@ def _rows_of(tx: Transaction, held: Collection[tuple[int, Pair]]) -> tuple[str, 
     )
 
 
-def extend_holds(tx: Transaction, by_ms: int, term_ms: int) -> None:
-    """Keep the slots of ended states longer, by the time without heartbeats, at most to a term from now."""
-    until = tx.now_ms + term_ms
-    tx.execute(
-        "UPDATE slots SET check_at = CASE WHEN check_at + ? < ? THEN check_at + ? ELSE ? END"
-        " WHERE (limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
-        " WHERE limit_id IN (SELECT id FROM limits) AND check_at > ? AND check_at < ? AND state > 0"
-        f" ORDER BY limit_id, key, state{tx.for_update('slots')})",
-        (by_ms, until, by_ms, until, tx.now_ms - by_ms, until),
+def end_leases_of_slots(tx: Transaction, now: int) -> set[int]:
+    """Free the slots whose leases are overdue at ``now``, on the clock of leases; return their limits."""
+    rows = tx.execute(
+        "UPDATE slots SET check_at = 0 WHERE (limit_id, key, state) IN (SELECT limit_id, key, state"
+        f" FROM slots INDEXED BY slots_to_check WHERE {IS_STOPPING} AND check_at <= ?"
+        f" ORDER BY limit_id, key, state{tx.skip_locked('slots')}) RETURNING limit_id",
+        (now,),
     )
+    return {limit for (limit,) in rows}
 
 
 # -- the limits that states and nodes name

@@ -22,7 +22,17 @@ from exotrio._wire.limits import (
 from exotrio.manager.engine.lanes import keys_after
 from exotrio.manager.engine.limits import IS_LIMIT, find_limit, named_by_graphs
 from exotrio.manager.engine.order import LATER
-from exotrio.manager.engine.slots import ALL_KEYS, IS_HELD, Pair, Slots, ids_in, lane_of, lanes_of, pairs_of
+from exotrio.manager.engine.slots import (
+    ALL_KEYS,
+    IS_CHECK,
+    IS_HELD,
+    Pair,
+    Slots,
+    ids_in,
+    lane_of,
+    lanes_of,
+    pairs_of,
+)
 from exotrio.manager.engine.states import QUEUED
 from exotrio.manager.queries.audit import last_changes
 from exotrio.manager.queries.load import stages_among
@@ -107,7 +117,7 @@ def _holders(view: View, limit: int, most: int, key: str | None = None) -> list[
         " AS claimed_at"
         f" FROM slots WHERE {IS_HELD} AND limit_id = ?{which}) AS holders"
         " WHERE claimed_at IS NOT NULL ORDER BY claimed_at, state LIMIT ?",
-        (view.now_ms, limit, *keys, most),
+        (limit, *keys, most),
     ).fetchall()
 
 
@@ -223,7 +233,7 @@ class Queue:
         pairs: set[Pair] = set()
         for limit, key, is_all in self._view.execute(
             "SELECT DISTINCT limit_id, key, CASE WHEN state = ? THEN 1 ELSE 0 END FROM slots"
-            f" WHERE {self._view.any_of('limit_id')} AND check_at IS NOT NULL AND check_at <= ?"
+            f" WHERE {self._view.any_of('limit_id')} AND {IS_CHECK} AND check_at <= ?"
             f" LIMIT {MAX_READ}",
             (ALL_KEYS, self._view.items(sorted(self.slots.ids)), self._view.now_ms),
         ).fetchall():
@@ -267,7 +277,7 @@ def count_states(
     held = view.execute(
         f"SELECT limit_id, count(*), count(check_at) FROM slots WHERE {IS_HELD} AND {view.any_of('limit_id')}"
         " GROUP BY limit_id",
-        (view.now_ms, view.items(sorted(ids))),
+        (view.items(sorted(ids)),),
     )
     queue = Queue(view, Obstacles(view, namespaces), ids)
     waiting = queue.in_lanes()
@@ -362,7 +372,7 @@ def _keys(view: View, namespace: str, limit: int) -> list[LimitKey]:
     for (of_limit, key), number in queue.moves().items():
         waiting[key] += number if of_limit == limit else 0
     rows_held = f"SELECT key, count(*) AS number FROM slots WHERE {IS_HELD} AND limit_id = ?"
-    held = _first_keys(view, rows_held, view.now_ms, limit)
+    held = _first_keys(view, rows_held, limit)
     recent = f"SELECT key, count FROM starts WHERE limit_id = ? ORDER BY key LIMIT {MAX_READ}"
     started = _first_keys(view, f"SELECT key, sum(count) AS number FROM ({recent}) AS recent", limit)
     keys = list(

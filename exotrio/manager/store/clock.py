@@ -143,7 +143,7 @@ def set_back(connection: Executor, now: int, by: int) -> None:
         "status = 'QUEUED'",
     ):
         connection.execute(f"UPDATE states SET {_MOVED} WHERE {which}", (by,) * len(_TIMES))
-    connection.execute("UPDATE slots SET check_at = check_at - ? WHERE check_at > 0", (by,))
+    connection.execute("UPDATE slots SET check_at = check_at - ? WHERE check_at > 0 AND state < 1", (by,))
     # Away from the old times first, which others of the same limit and key may have.
     connection.execute("UPDATE starts SET slot = -slot")
     connection.execute("UPDATE starts SET slot = -slot - ?", (by,))

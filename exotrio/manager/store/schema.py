@@ -289,14 +289,14 @@ CREATE TABLE limits (
     UNIQUE (namespace, name)
 );
 
--- An index of the held states by limit and key: a row counts while its state is QUEUED, and until check_at.
--- From check_at on, its lane may have room. Rows with a state below 1 only say that: 0 of one key, -1 of all
--- keys after this one.
+-- An index of the held states by limit and key: a row counts while its state is QUEUED or, if that has ended,
+-- while the row has its lease. Other rows say that a lane may have room. Those with a state below 1 only say
+-- that: 0 of one key, -1 of all keys after this one.
 CREATE TABLE slots (
     limit_id INTEGER NOT NULL,
     key TEXT NOT NULL,
     state INTEGER NOT NULL,
-    check_at INTEGER,                    -- Unix time, ms
+    check_at INTEGER,                    -- when the lane may have room, Unix ms; or when the lease ends
     PRIMARY KEY (limit_id, key, state)
 ) WITHOUT ROWID;
 CREATE INDEX slots_to_check ON slots (limit_id, check_at) WHERE check_at IS NOT NULL;

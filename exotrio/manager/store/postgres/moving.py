@@ -8,7 +8,7 @@ copied; it begins to run when everything is copied.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -28,10 +28,13 @@ logger = logging.getLogger("exotrio.manager.store")
 
 OF_PROCESSES = frozenset({"workers", "v0_runtimes", "managers", "duties", "sessions", "sign_in_links"})
 """Tables about runtimes, browsers and state managers, which fill again within seconds."""
-ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at"}
+ON_LEASE_CLOCK = {"states": "lease_until", "claims": "at", "slots": "check_at"}
 """Columns on the clock of leases, which differs between SQLite and PostgreSQL."""
-_ROWS_WITH_LEASE = {"states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL"}
-"""Conditions for rows with a lease: updating all other states too would take as long as copying them."""
+_ROWS_WITH_LEASE = {
+    # Updating all other states, too, would take as long as copying them.
+    "states": " WHERE status = 'QUEUED' AND lease_until IS NOT NULL",
+    "slots": " WHERE state > 0 AND check_at > 0",
+}
 _OF_CLOCK = ("clock_latest", "clock_ahead", "clock_set_back")
 _OF_ENGINE = ("version", "oldest_version", "epoch", "writable", *_OF_CLOCK)
 """Keys of ``meta`` that belong to an engine, or to a machine's clock."""
@@ -103,21 +106,19 @@ def _copy_all(source: Source, connection: Connection, lease_now: int) -> dict[st
     rows: dict[str, int] = {}
     for table, columns in tables().items():
         if table not in OF_PROCESSES:
-            rows[table] = _copy(source, connection, table, columns, lease_now)
+            rows[table] = _copy(source, connection, table, columns)
     _set_sequences(source, connection)
     clock = ServerClock()
     clock.measure(connection)
     for table, column in ON_LEASE_CLOCK.items():
         counts = _ROWS_WITH_LEASE.get(table, "")
-        connection.execute(f"UPDATE {table} SET {column} = {column} + ?{counts}", (clock(),))
+        connection.execute(f"UPDATE {table} SET {column} = {column} + ?{counts}", (clock() - lease_now,))
     for table in rows:
         connection.control(f"ANALYZE {table}")
     return rows
 
 
-def _copy(
-    source: Source, connection: Connection, table: str, columns: Mapping[str, Column], lease_now: int
-) -> int:
+def _copy(source: Source, connection: Connection, table: str, columns: Mapping[str, Column]) -> int:
     """Copy one table and return how many rows it has, on both sides."""
     where = f" WHERE key NOT IN ({', '.join(map(repr, _OF_ENGINE))})" if table == "meta" else ""
     names = ", ".join(columns)
@@ -129,8 +130,8 @@ def _copy(
     cursor: Any = connection.driver.cursor()
     with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
         copy.set_types([column.type for column in columns.values()])
-        for row in _rows(source, f"SELECT {names} FROM {table}{where}", table, columns, lease_now):
-            copy.write_row(row)
+        for row in source.execute(f"SELECT {names} FROM {table}{where}"):
+            copy.write_row(list(row))
     arrived = connection.execute(count).fetchone()
     if arrived is None or arrived[0] != expected:
         raise DatabaseError(
@@ -139,18 +140,6 @@ def _copy(
             fix="check the file with: sqlite3 FILE 'PRAGMA integrity_check'",
         )
     return int(expected)
-
-
-def _rows(
-    source: Source, select: str, table: str, columns: Mapping[str, Column], lease_now: int
-) -> Iterator[list[Any]]:
-    shifted = ON_LEASE_CLOCK.get(table)
-    at = list(columns).index(shifted) if shifted is not None else -1
-    for row in source.execute(select):
-        values = list(row)
-        if at >= 0 and values[at] is not None:
-            values[at] -= lease_now
-        yield values
 
 
 def _set_sequences(source: Source, connection: Connection) -> None:
