@@ -425,6 +425,13 @@ def test_ticks_come_at_round_times(at_least: float, step: int) -> None:
     assert nice_step(at_least) == step
 
 
+@pytest.mark.parametrize("seconds", [65, 128, 260])
+def test_no_tick_of_a_timeline_begins_where_it_would_leave_the_picture(seconds: int) -> None:
+    labels = re.findall(r'class="tick[^"]*" x="([\d.]+)%"', timeline([("a", 1)], [], until=1000 * seconds))
+    assert len(labels) >= 4
+    assert all(float(x) <= 86 for x in labels)
+
+
 def test_the_chart_of_an_hour_shows_single_failures() -> None:
     minutes = {"first_ms": 1_700_000_040_000, "width_ms": 60_000}
     drawn = draw_counts([0] * 57 + [9_999, 10, 4], [0] * 57 + [1, 5, 0], **minutes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup, escape
 
 Value = str | int | float | None
+LABEL_ROOM = 0.86
+"""Part of the width after which no label begins: it would not fit into the picture, on a phone."""
 
 
 def element(tag: str, *children: str | Markup, **attributes: Value) -> Markup:

@@ -20,7 +20,7 @@ from exotrio._util.times import format_duration
 from exotrio.manager.queries.run_detail import Lane, Span, Spans
 from exotrio.manager.queries.state_times import HELD
 from exotrio.manager.web.format import FOR_EVENT, SHOWN_STATUS, status_class, times_of
-from exotrio.manager.web.svg.elements import element, fit, join, rect, share
+from exotrio.manager.web.svg.elements import LABEL_ROOM, element, fit, join, rect, share
 
 MAX_IN_LANE = 14
 """States of one lane that are bars even if the run has more than ``MAX_BARS``."""
@@ -92,11 +92,8 @@ def draw_timeline(spans: Spans, href: Callable[[str], str]) -> Markup:
 def _axis(until: int, height: int) -> list[Markup]:
     step = nice_step(until / TICKS)
     parts = []
-    for index in range(int(until / step) + 1):
+    for index in range(int(LABEL_ROOM * until / step) + 1):
         at = index * step / until
-        if at > 0.94 and index:
-            # Its text would not fit.
-            continue
         parts.append(element("line", class_="grid", x1=share(at), x2=share(at), y1=HEAD - 6, y2=height))
         text = "0" if index == 0 else format_duration(index * step / 1000).removesuffix(".0 s")
         text = text if text.endswith(("s", "h", "d", "n")) or text == "0" else f"{text} s"

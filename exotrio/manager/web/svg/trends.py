@@ -9,15 +9,13 @@ from markupsafe import Markup
 
 from exotrio._util.times import format_duration
 from exotrio.manager.web.format import day, minute
-from exotrio.manager.web.svg.elements import element, join, rect, share
+from exotrio.manager.web.svg.elements import LABEL_ROOM, element, join, rect, share
 
 HEAD, PLOT, DOWN, FOOT = 14, 114, 22, 16
 """Heights in pixels, from the top: the scale, the bars, of these the bars of failed attempts, the times."""
 HEIGHT = HEAD + PLOT + FOOT
 """Of every chart, so that the times of two that are side by side are on one line."""
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
-LABEL_ROOM = 0.86
-"""Part of the width after which no label begins: it would not fit into the picture."""
 
 
 def draw_counts(ended: Sequence[int], failed: Sequence[int], *, first_ms: int, width_ms: int) -> Markup:
