@@ -27,7 +27,7 @@ from itertools import chain
 
 from exotrio._wire.vocabulary import from_ms
 from exotrio.manager.engine.changes import Changes
-from exotrio.manager.engine.slots import IS_STOPPING, end_leases_of_slots, free
+from exotrio.manager.engine.slots import IS_STOPPING, OF_ANY_LIMIT, end_leases_of_slots, free
 from exotrio.manager.engine.states import (
     ERRORED,
     QUEUED,
@@ -227,8 +227,8 @@ def extend(tx: Transaction, now: int, by_ms: int, terms: Terms) -> None:
     if terms.claim_timeout_ms is not None:
         _extend(tx, "states", "lease_until", by_ms, now + terms.claim_timeout_ms, f"{leased} NULL", held)
     in_order = (
-        "(limit_id, key, state) IN (SELECT limit_id, key, state FROM slots INDEXED BY slots_to_check"
-        f" WHERE {IS_STOPPING} ORDER BY limit_id, key, state{tx.for_update('slots')})"
+        "(limit_id, key, state) IN (SELECT limit_id, key, state FROM slots"
+        f" WHERE {OF_ANY_LIMIT} AND {IS_STOPPING} ORDER BY limit_id, key, state{tx.for_update('slots')})"
     )
     # Before the rows of runtimes, as in a heartbeat.
     _extend(tx, "slots", "check_at", by_ms, until, in_order)
@@ -281,5 +281,6 @@ def restart(tx: Transaction, now: int, terms: Terms) -> None:
         "UPDATE states SET lease_until = CASE WHEN token IS NULL THEN ? ELSE ? END WHERE status = 'QUEUED'",
         (timeout, now + terms.lease_ttl_ms),
     )
-    tx.execute(f"UPDATE slots SET check_at = ? WHERE {IS_STOPPING}", (now + terms.lease_ttl_ms,))
+    which = f"{OF_ANY_LIMIT} AND {IS_STOPPING}"
+    tx.execute(f"UPDATE slots SET check_at = ? WHERE {which}", (now + terms.lease_ttl_ms,))
     tx.execute("UPDATE claims SET at = ?", (now,))

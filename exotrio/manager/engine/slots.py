@@ -65,6 +65,8 @@ MAX_STOPPING_MS = 30_000
 """How long a state that ended while it was held keeps its slots, if its claim had no end."""
 IS_STOPPING = "state > 0 AND check_at > 0"
 """Whether a row of ``slots`` has a lease: until ``check_at``, on the clock of leases."""
+OF_ANY_LIMIT = "limit_id IN (SELECT id FROM limits)"
+"""With which the index finds such rows."""
 IS_HELD = "state > 0 AND (check_at > 0 OR (SELECT status FROM states WHERE seq = slots.state) = 'QUEUED')"
 """Whether a row of ``slots`` counts. PostgreSQL would read all states for a join."""
 IS_CHECK = "check_at IS NOT NULL AND (state < 1 OR check_at = 0)"
@@ -320,7 +322,7 @@ def end_leases_of_slots(tx: Transaction, now: int) -> set[int]:
     """Free the slots whose leases are overdue at ``now``, on the clock of leases; return their limits."""
     rows = tx.execute(
         "UPDATE slots SET check_at = 0 WHERE (limit_id, key, state) IN (SELECT limit_id, key, state"
-        f" FROM slots INDEXED BY slots_to_check WHERE {IS_STOPPING} AND check_at <= ?"
+        f" FROM slots WHERE {OF_ANY_LIMIT} AND {IS_STOPPING} AND check_at <= ?"
         f" ORDER BY limit_id, key, state{tx.skip_locked('slots')}) RETURNING limit_id",
         (now,),
     )
