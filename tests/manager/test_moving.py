@@ -22,7 +22,7 @@ from tests.contract.flow import Flow
 from tests.contract.native import PRINTED, B, claim, executed_item, item_for, report
 from tests.support import postgres
 from tests.support.commands import Cli, fails
-from tests.support.helpers import NO_RETRY, node_name, ok, place
+from tests.support.helpers import NO_RETRY, node_name, ok, place, sql
 from tests.support.manager import open_manager
 from tests.support.pages import PRODUCTION, block, commands
 from tests.support.postgres import Database
@@ -156,6 +156,7 @@ async def test_a_pooler_in_between_changes_nothing(database: Database, file: Pat
 
 async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: Database, file: Path) -> None:
     held = await fill(file)
+    sql(file, "INSERT INTO slots VALUES (1, '', 99, 5), (1, '', 0, 7)")  # one has a lease
     await sqlite_to_postgres(file, database.url, terms=Terms(lease_ttl_ms=90_000, claim_timeout_ms=600_000))
     left = database.execute(
         "SELECT token IS NULL, lease_until - extract(epoch FROM clock_timestamp()) * 1000 FROM states"
@@ -164,6 +165,11 @@ async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: D
     assert [by_v0 for by_v0, _ in left] == [False, True], held
     assert 60_000 < left[0][1] <= 90_000
     assert 570_000 < left[1][1] <= 600_000
+    slots = database.execute(
+        "SELECT state, check_at - extract(epoch FROM clock_timestamp()) * 1000, check_at FROM slots"
+        " ORDER BY 1"
+    )
+    assert [(state, 60_000 < left <= 90_000 or at) for state, left, at in slots] == [(0, 7), (99, True)]
     ((ago,),) = database.execute("SELECT extract(epoch FROM clock_timestamp()) * 1000 - at FROM claims")
     assert 0 <= ago < 30_000
 
