@@ -156,6 +156,7 @@ async def test_a_pooler_in_between_changes_nothing(database: Database, file: Pat
 
 async def test_claims_have_a_fresh_term_on_the_clock_of_the_database(database: Database, file: Path) -> None:
     held = await fill(file)
+    sql(file, "INSERT INTO limits VALUES (1, 'tests', 'few', 1, NULL, NULL, 0, 0)")
     sql(file, "INSERT INTO slots VALUES (1, '', 99, 5), (1, '', 0, 7)")  # one has a lease
     await sqlite_to_postgres(file, database.url, terms=Terms(lease_ttl_ms=90_000, claim_timeout_ms=600_000))
     left = database.execute(
