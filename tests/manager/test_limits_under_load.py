@@ -184,7 +184,8 @@ class Users:
         )
         while True:
             with suppress(ExotrioError):
-                return await self.client.upsert_graph(graph)
+                await self.client.upsert_graph(graph)
+                return
             await trio.sleep(0.1)
 
 
@@ -230,7 +231,7 @@ async def test_no_limit_is_exceeded_while_runs_are_cancelled_at_random(
             # A second state manager, with a runtime inside it. A file has one, which stops and starts.
             inside = await stack.enter_async_context(embedded(db, clock=users.clock))
             runtimes.append({"transport": inside})
-        options = {"port": port, "db": db, "key": KEY, "clock": users.clock, "grace": 0.5}
+        options: dict[str, Any] = {"port": port, "db": db, "key": KEY, "clock": users.clock, "grace": 0.5}
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(keep_serving, random, lambda stopping: serve(stopping=stopping, **options))
         async with trio.open_nursery() as working:

@@ -66,11 +66,6 @@ class Waits(InProcess):
         return self.Outputs(text=self.event.value["sum"])
 
 
-def _note(call: Call, what: str) -> None:
-    with Path(call.folder, what).open("a") as file:
-        file.write(f"{call.key}\n")
-
-
 class CallsInProcess(InProcess):
     class Inputs(BaseModel):
         cities: list[str]
