@@ -218,6 +218,7 @@ async def test_no_limit_is_exceeded_while_runs_are_cancelled_at_random(
     seed = str(request.config.getoption("hypothesis_seed") or Random().getrandbits(32))
     print(f"--hypothesis-seed={seed}")
     random, port = Random(seed), free_port()
+    monkeypatch.chdir(tmp_path)  # a state manager on PostgreSQL keeps its key in .exotrio
     monkeypatch.setattr("exotrio._runtime.heartbeat.HEARTBEATS_PER_TTL", 60)
     url = f"http://127.0.0.1:{port}"
     async with AsyncExitStack() as stack:
@@ -246,5 +247,4 @@ async def test_no_limit_is_exceeded_while_runs_are_cancelled_at_random(
             users.end.set()
         nursery.cancel_scope.cancel()
     calls = Counter((tmp_path / "calls").read_text().split())
-
     assert not (tmp_path / "exceeded").exists(), f"of {calls}"
