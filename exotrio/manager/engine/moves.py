@@ -91,13 +91,13 @@ def _move(
                 " AND status || '' IN ('CREATED', 'QUEUED')",
                 (move.node_id, level, move.by, tx.items(seqs)),
             )
+        # After the last portion all that a version waited for can be claimed.
+        if seqs or len(rows) < PORTION:
+            effects.reopen(run, move.node_id)
     if len(rows) == PORTION:
         keep(tx, effects, run, change, (rows[-1]["seq"], moves))
     else:
         drop(tx, run, [change])
-    if change == MOVE or len(rows) < PORTION:
-        for move in moves:
-            effects.reopen(run, move.node_id)
     return WithEffects(len(rows), effects)
 
 

@@ -42,6 +42,7 @@ RUNS = (
 )
 
 HELD = "SELECT seq FROM states INDEXED BY states_held WHERE run = ? AND status = 'QUEUED'"
+"""The states of a run that runtimes hold."""
 
 
 def cancel(tx: Transaction, namespace: str, run_id: str) -> WithEffects[None]:
