@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
+from operator import attrgetter
 
 from exotrio.manager.engine.order import LATER, Candidate, take_places
-from exotrio.manager.engine.unfinished import IS_CLAIMABLE
+from exotrio.manager.engine.unfinished import IS_CLOSED
 from exotrio.manager.store.driver import Row
 from exotrio.manager.store.heads import START, Position
 from exotrio.manager.store.transaction import Transaction
@@ -20,15 +21,19 @@ MAX_LET_IN = 1_000
 """Maximum of states that came due and are let in at once."""
 MAX_SEARCHES = 4
 """Maximum of searches of one claim."""
-_NOT_PAUSED = f" AND (SELECT paused_at FROM nodes WHERE id = {{node_id}}) IS NULL{IS_CLAIMABLE}"
+MAX_CLOSED = 1_000
+"""States of runs that are being cancelled, or move, which a claim passes over to find others."""
+_NOT_PAUSED = " AND (SELECT paused_at FROM nodes WHERE id = {node_id}) IS NULL"
 _IN_RUN = " AND run = {run}"
 _DUE = f"status = 'CREATED' AND lane = '{LATER}' AND enqueue_after <= {{now}}"
 _FROM, _BEFORE = " AND (priority, turn, seq) >= ({priority}, {turn}, {seq})", " AND priority < {priority}"
+_is_closed = attrgetter("is_closed")
 _candidate: Callable[[Row], Candidate] = partial(tuple.__new__, Candidate)
 """As ``Candidate._make``, which is Python code, called for each state."""
 CANDIDATE = (
     "priority, turn, seq, node_id, run, enqueue_after,"
-    " size + coalesce(checkpoint_size, 0) + coalesce(calls_size, 0) AS size, limits"
+    " size + coalesce(checkpoint_size, 0) + coalesce(calls_size, 0) AS size, limits,"
+    f" {IS_CLOSED} AS is_closed"
 )
 
 
@@ -56,6 +61,11 @@ def find_candidates(
             break
         _let_in(tx, many - let_in, run)
         let_in |= many
+    if any(map(_is_closed, states)):
+        # A condition of the search would pass over all of them each time, perhaps hundreds of thousands.
+        ahead = {node_id: count + MAX_CLOSED for node_id, count in counts.items()}
+        states = [state for state in _find(tx, ahead, {}, limit + MAX_CLOSED, run) if not state.is_closed]
+        due = [state for state in states if state.lane == LATER]
     if due:
         states = [*(state for state in states if state.lane is None), *take_places(tx, due)]
     left, chosen = dict(counts), []

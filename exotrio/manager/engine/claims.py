@@ -27,7 +27,7 @@ from exotrio.manager.engine.outcomes import record_and_keep
 from exotrio.manager.engine.releases import held_under, is_used, undo_claim, undo_v0_claim, used_at
 from exotrio.manager.engine.slots import Hold, free
 from exotrio.manager.engine.states import CREATED, numbered
-from exotrio.manager.engine.unfinished import IS_CLAIMABLE
+from exotrio.manager.engine.unfinished import IS_CLOSED
 from exotrio.manager.store.effects import Effects, Topic, WithEffects
 from exotrio.manager.store.transaction import Transaction
 
@@ -197,7 +197,7 @@ def _run_to_claim(tx: Transaction, runs: Sequence[int | None], node_ids: Collect
         return runs[0]
     row = tx.row(
         f"SELECT run FROM states WHERE {tx.any_of('run')} AND {tx.any_of('node_id')} AND status = 'CREATED'"
-        f"{IS_CLAIMABLE}"
+        f" AND NOT {IS_CLOSED}"
         f" AND coalesce(lane, '') <> '{WAITING}' AND (coalesce(lane, '') <> '{LATER}' OR enqueue_after <= ?)"
         " ORDER BY lane IS NOT NULL, lane DESC, seq LIMIT 1",
         (tx.items([run for run in runs if run is not None]), tx.items(sorted(node_ids)), tx.now_ms),

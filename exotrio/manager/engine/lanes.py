@@ -29,7 +29,7 @@ from exotrio.manager.engine.slots import (
     pairs_of,
     put_slots,
 )
-from exotrio.manager.engine.unfinished import IS_CLAIMABLE
+from exotrio.manager.engine.unfinished import IS_CLOSED
 from exotrio.manager.store.driver import Row, Rows
 from exotrio.manager.store.effects import Effects
 from exotrio.manager.store.transaction import Transaction
@@ -269,14 +269,14 @@ class LimitedClaim:
         self._lock({seq for seqs in firsts.values() for seq in seqs})
 
     def _lock(self, seqs: Collection[int]) -> set[int]:
-        """Lock states in lanes, unless another transaction has locked them; return those that are locked now.
-        This claim may take those of its nodes and its run, and lets the others in."""
+        """Lock states in lanes, unless another transaction has locked them, or no claim may take them; return
+        the rest. This claim may take those of its nodes and its run, and lets the others in."""
         if not seqs:
             return set()
         tx = self._tx
         rows = tx.execute(
             f"SELECT {CANDIDATE}, lane, (SELECT paused_at FROM nodes WHERE nodes.id = node_id) AS paused_at"
-            f" FROM states WHERE {tx.any_of('seq')} AND status || '' = 'CREATED'"
+            f" FROM states WHERE {tx.any_of('seq')} AND status || '' = 'CREATED' AND NOT {IS_CLOSED}"
             f" ORDER BY seq{tx.skip_locked('states')}",
             (tx.items(sorted(seqs)),),
         )
@@ -366,7 +366,7 @@ def _first_in_lanes(
     of_run, in_run = ((), "") if run is None else ((run,), " AND run = {run}")
     first = (
         "SELECT seq, lane FROM states WHERE status = 'CREATED' AND lane IS NOT NULL AND lane = {lane}"
-        f" AND node_id = {{node_id}}{in_run}{IS_CLAIMABLE} ORDER BY priority, turn, seq LIMIT {{count}}"
+        f" AND node_id = {{node_id}}{in_run} ORDER BY priority, turn, seq LIMIT {{count}}"
     )
     names = ("lane", "node_id", "count", "run")[: 3 + len(of_run)]
     rows = [(lane_of(pair), node_id, count, *of_run) for pair, node_id, count in rooms]

@@ -90,6 +90,7 @@ class Candidate(NamedTuple):
     enqueue_after: int
     size: int
     limits: str | None
+    is_closed: bool
     lane: str | None
 
     @property

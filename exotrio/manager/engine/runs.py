@@ -119,6 +119,10 @@ def cancel_portion(changes: Changes, run: RunRow, last: int = 0) -> None:
         keep(tx, changes.effects, run.id, CANCEL, (following[-1],))
     else:
         drop(tx, run.id, [CANCEL])
+        for place in scope.template.places if last else ():
+            # Claims may have passed over no more of its states than ``MAX_CLOSED``, and wait.
+            if (node_id := tx.node_id(place.namespace, place.node_name)) is not None:
+                changes.effects.reopen(run.id, node_id)
 
 
 def set_priority(tx: Transaction, namespace: str, run_id: str, priority: Priority) -> WithEffects[int]:

@@ -4,7 +4,7 @@ The first portion is in the transaction that decides on the change; each other o
 of any state manager (``portions``). A row of ``meta`` says how far the change is. It is written with each
 portion, so none is lost, and none happens twice.
 
-While a run is cancelled, or moves to another version, no claim finds its states (``IS_CLAIMABLE``): the first
+While a run is cancelled, or moves to another version, no claim takes its states (``IS_CLOSED``): the first
 transaction decides that for all of them.
 
 While failed states are retried, the run is held (``Changes.hold``), so it cannot end; and no node unites a
@@ -42,8 +42,8 @@ _CLOSED = "key >= 'cancel ' AND key < 'cancel!' OR key >= 'version ' AND key < '
 ARE_ROWS = f"({_CLOSED} OR key >= 'moving ' AND key < 'moving!' OR key >= 'retry ' AND key < 'retry!')"
 RUN = f"CAST(substr(key, {len(RETRY) + 1}) AS BIGINT)"
 """The number of the run of such a row, possibly after a space."""
-IS_CLAIMABLE = f" AND run NOT IN (SELECT {RUN} FROM meta WHERE {_CLOSED})"
-"""Whether a claim may take a state, as far as its run decides that. A statement reads the rows once."""
+IS_CLOSED = f"run IN (SELECT {RUN} FROM meta WHERE {_CLOSED})"
+"""Whether no claim may take a state, since its run is cancelled or moves. A statement reads the rows once."""
 PORTION = 1_000
 """Maximum of states that one transaction cancels or moves."""
 HOLDS = (
